@@ -1,0 +1,205 @@
+"""Write the tables of README.md and docs/results.md from benchmarks/results/*.json and the methods' cards.
+
+    python benchmarks/make_tables.py            # rewrite
+    python benchmarks/make_tables.py --check    # exit 1 if a table is not what the results say
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; nothing else is touched.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from labelwise import run
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+HEADINGS = {"dice": "Dice [%]", "jaccard": "Jaccard [%]", "hd95": "HD95", "asd": "ASD", "assd": "ASSD"}
+
+
+def result(name: str) -> dict[str, Any]:
+    """One result file."""
+    loaded: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first column is left-aligned, the others are numbers."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *rows)) + "\n"
+
+
+def source(name: str, facts: Mapping[str, Any]) -> str:
+    """Where the numbers come from."""
+    return (
+        f"\nFrom `benchmarks/results/{name}.json`: commit {facts['commit']}, {facts['date']}, {facts['cpu']}, "
+        f"{facts['threads']} of {facts['cores']} cores, torch {facts['torch']}.\n"
+    )
+
+
+def value(cell: Mapping[str, Any] | None, metric: str) -> str:
+    """Mean, and spread over seeds if there are several."""
+    if not cell or cell["mean"] is None:
+        return "–"
+    scale, digits = (100, 1) if metric in ("dice", "jaccard") else (1, 2)
+    spread = cell["sd_over_seeds"]
+    return f"{scale * cell['mean']:.{digits}f}" + (
+        f" ± {scale * spread:.{digits}f}" if spread is not None else ""
+    )
+
+
+def sweep(name: str, variant: str, metrics: Sequence[str], unit: str) -> str:
+    """The rows of a sweep: mean and spread over seeds."""
+    loaded = result(name)
+    rows = []
+    for row, variants in loaded["rows"].items():
+        cells = [value(variants[variant].get(metric), metric) for metric in metrics]
+        seeds = next(iter(variants[variant].values()))["seeds"]
+        minutes = [one["training_seconds"] / 60 for one in loaded["runs"] if one["name"] == row]
+        rows.append([row.replace("_", " "), *cells, str(seeds), f"{sum(minutes) / len(minutes):.0f} min"])
+    units = [HEADINGS[m] if m in ("dice", "jaccard") else f"{HEADINGS[m]} [{unit}]" for m in metrics]
+    head = ["", *units, "seeds", "training"]
+    return table(head, rows) + source(name, loaded["runs"][0]["metadata"])
+
+
+def organs(name: str, variant: str, metric: str = "dice") -> str:
+    """Mean over seeds for each organ."""
+    loaded = result(name)
+    names = list(loaded["runs"][0]["scores"][variant][metric])
+    rows = []
+    for row in loaded["rows"]:
+        same = [one["scores"][variant][metric] for one in loaded["runs"] if one["name"] == row]
+        means = {organ: 100 * sum(one[organ] for one in same) / len(same) for organ in names}
+        rows.append([row.replace("_", " "), *(f"{mean:.1f}" for mean in means.values())])
+    return table([HEADINGS[metric], *names], rows)
+
+
+def demo() -> str:
+    """The table that the demo prints."""
+    loaded = result("demo")
+    rows = []
+    for name, cells in loaded["rows"].items():
+        rows.append(
+            [name, *(f"{100 * cells['dice'][o]:.1f}" for o in loaded["organs"]), f"{cells['hd95']:.1f}"]
+        )
+    header = [f"Dice [%], {loaded['test_cases']} test scans", *loaded["organs"], "HD95 [mm]"]
+    minutes = loaded["seconds"] / 60
+    note = f"\nFrom the making of the scans to the report: {minutes:.1f} minutes (seed {loaded['seed']}).\n"
+    return table(header, rows) + note + source("demo", loaded["metadata"])
+
+
+def ceiling() -> str:
+    """Scarce labels against all labels of the same synthetic scans."""
+    loaded = result("synthetic_ceiling")
+    names = list(next(iter(loaded["dice"].values())))
+    rows = [[row, *(f"{100 * cells[name]:.1f}" for name in names)] for row, cells in loaded["dice"].items()]
+    return table(["`supervised`, Dice [%]", *names], rows) + source("synthetic_ceiling", loaded["metadata"])
+
+
+def methods() -> str:
+    """One row for each registered method."""
+    rows = [
+        [f"[`{m['name']}`](docs/methods/{m['name']}.md)", ", ".join(m["learns_from"]), m["dims"], m["idea"]]
+        for m in run.methods()
+    ]
+    lines = [["method", "learns from cases", "", "idea"], ["---"] * 4, *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def speed() -> str:
+    """What the benchmarks of speed and memory say beside their goals; misses are shown as they are."""
+    step, read = result("training_step"), result("read_speed")
+    evaluation, window = result("evaluation_speed"), result("sliding_window")
+    rows = [
+        [
+            "V-Net step, bf16 and channels last against float32",
+            f"{step['precision']['times_faster']} times faster",
+            "3 times",
+        ],
+        *(
+            [f"{name}, against the bare step", f"{percent} % more", "5 %"]
+            for name, percent in step["loop_overhead"]["overhead_percent"].items()
+        ),
+        *(
+            [
+                f"reading a patch of {'x'.join(map(str, row['patch']))}, against the whole LA h5 file",
+                f"{row['times_faster_than_whole_h5']} times faster",
+                "20 times",
+            ]
+            for row in read["patches"]
+        ),
+        *(
+            [
+                f"evaluating a case of 14 organs, {name} prediction, against {oracle}",
+                f"{row[f'times_faster_than_{key}']:.0f} times faster",
+                f"{goal} times",
+            ]
+            for name, row in evaluation["rows"].items()
+            for oracle, key, goal in (("MedPy", "medpy", 25), ("MONAI", "monai", 5))
+        ),
+        *(
+            [
+                f"sliding window, {row['classes']} classes, {'x'.join(map(str, row['size']))}, against MONAI",
+                f"time x {row['time_ratio']:.2f}, memory x {row['memory_ratio']:.2f}",
+                "x 1, x 0.25 at 60 classes",
+            ]
+            for row in window["rows"]
+        ),
+    ]
+    return table(["", "measured", "goal"], rows) + source("training_step", step["metadata"])
+
+
+def steps() -> str:
+    """A step of every method relative to supervised."""
+    loaded = result("training_step")
+    rows = [
+        [f"`{name}`", f"{row['median_s']:.2f} s", f"{row['relative']:.2f}", f"{row['peak_mib']} MiB"]
+        for name, row in loaded["methods"]["methods"].items()
+    ]
+    head = ["", "processor time of a step", "relative to `supervised`", "peak memory"]
+    return (
+        table(head, rows)
+        + f"\n{loaded['methods']['network']}.\n"
+        + source("training_step", loaded["metadata"])
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "demo": demo,
+    "ceiling": ceiling,
+    "methods": methods,
+    "la2018": lambda: sweep("la2018_half_resolution", "scores", ("dice", "jaccard", "hd95", "asd"), "mm"),
+    "la2018_official": lambda: sweep(
+        "la2018_half_resolution", "scores_la_official", ("dice", "jaccard", "hd95", "asd"), "voxels"
+    ),
+    "acdc": lambda: sweep("acdc_one_structure", "scores", ("dice", "jaccard", "hd95", "assd"), "voxels"),
+    "acdc_organs": lambda: organs("acdc_one_structure", "scores"),
+    "speed": speed,
+    "steps": steps,
+}
+
+
+def filled(page: Path) -> str:
+    """The text of a page with its tables made anew."""
+    text = page.read_text(encoding="utf-8")
+    return BLOCK.sub(lambda match: match[1] + "\n" + TABLES[match[2]]() + "\n" + match[3], text)
+
+
+def main() -> None:
+    stale = [page for page in PAGES if filled(page) != page.read_text(encoding="utf-8")]
+    if "--check" in sys.argv:
+        print("\n".join(f"{page.name}: a table is not what benchmarks/results says" for page in stale))
+        raise SystemExit(bool(stale))
+    for page in stale:
+        page.write_text(filled(page), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

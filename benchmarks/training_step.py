@@ -1,0 +1,228 @@
+"""One training step, side by side in one run: precision and memory layout, the loop's overhead, and the methods.
+
+    python benchmarks/training_step.py
+
+1. A V-Net step in bf16 with the channels last (what precision "auto" gives on this hardware) against the same
+   network in float32 and the default layout. Goal: 3 times faster where the CPU has bf16.
+2. `train.loop.fit` with the loader, augmentation, log and checkpoints against the bare forward, loss, backward
+   and optimiser step of the same network on batches in memory. Goal: at most 5 % more.
+3. A step of every registered method relative to `supervised`, with peak memory.
+
+Processor seconds of one thread, so that other work on the machine does not count; variants take turns.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from metadata import write_result
+
+from labelwise.data.augment import AugmentConfig
+from labelwise.data.loader import batches
+from labelwise.data.manifest import read_manifest
+from labelwise.data.prepare import prepare
+from labelwise.data.sampling import SamplingConfig
+from labelwise.data.synthetic import SyntheticConfig, make_cohort
+from labelwise.devices import has_bf16, use_fast_layout
+from labelwise.losses.partial import supervised
+from labelwise.methods import METHODS, find_method
+from labelwise.methods.base import Method, NetFactory
+from labelwise.train.distribute import DeviceConfig, connect
+from labelwise.train.loop import LoopConfig, Stage, fit
+from labelwise.types import Batch, LabelSpace, Progress
+
+PATCH = (64, 64, 48)
+ORGANS = ("liver", "spleen", "kidneys", "pancreas")
+SPACE = LabelSpace(("background", *ORGANS))
+
+
+def a_batch(cases: int = 2, patch: tuple[int, int, int] = PATCH, *, unlabelled: int = 0) -> Batch:
+    """Noise with labels; the last `unlabelled` cases know nothing."""
+    torch.manual_seed(0)
+    labels = torch.randint(0, SPACE.num_classes, (cases, *patch))
+    annotated = torch.ones(cases, SPACE.num_classes, dtype=torch.bool)
+    if unlabelled:
+        labels[-unlabelled:], annotated[-unlabelled:] = 255, False
+    images = torch.randn(cases, 1, *patch)
+    return Batch(images, labels, annotated, (), {}, tuple(tuple(row) for row in annotated.tolist()))
+
+
+def factory(name: str = "vnet", width: int = 16) -> NetFactory:
+    """Networks of the size that the benchmark is about."""
+    return NetFactory(name, {"width": width}, dims=3, in_channels=1, num_classes=SPACE.num_classes)
+
+
+def taking_turns(variants: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, dict[str, float]]:
+    """Median and range of the processor seconds of each variant; a first round warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for number, (name, work) in itertools.product(range(rounds + 1), variants.items()):
+        start = time.process_time()
+        work()
+        if number:
+            seconds[name].append(time.process_time() - start)
+    return {
+        name: {"median_s": statistics.median(values), "min_s": min(values), "max_s": max(values)}
+        for name, values in seconds.items()
+    }
+
+
+def precision_step(bf16: bool) -> Callable[[], None]:
+    """A step of the LA benchmark's V-Net."""
+    network = factory().network()
+    batch = a_batch()
+    images = batch.images
+    if bf16:
+        use_fast_layout(network)
+        images = images.contiguous(memory_format=torch.channels_last_3d)
+    optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = supervised(network(images), batch.labels, batch.annotated)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def precision() -> dict[str, Any]:
+    """Part 1."""
+    variants = {
+        "float32, default layout": precision_step(bf16=False),
+        "bf16, channels last": precision_step(bf16=True),
+    }
+    times = taking_turns(variants, rounds=5)
+    factor = times["float32, default layout"]["median_s"] / times["bf16, channels last"]["median_s"]
+    return {
+        "network": "V-Net, width 16, 2 patches of 64x64x48",
+        "cpu_has_bf16": has_bf16("cpu"),
+        "step": times,
+        "times_faster": round(factor, 2),
+        "goal": 3,
+    }
+
+
+def overhead() -> dict[str, Any]:
+    """Part 2."""
+    steps, patch = 10, (48, 48, 32)
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = make_cohort(folder, SyntheticConfig(cases_per_site=2, unlabelled=0, validation=0, test=0))
+        store = prepare(read_manifest(folder), Path(folder) / "store", workers=1).store
+        sampling = SamplingConfig(patch_size=patch, labelled_cases=4, incomplete_cases=0)
+        fabric = connect(DeviceConfig(device="cpu"))
+        ready = a_batch(4, patch)
+        number = itertools.count()
+
+        def stored(start: int) -> Iterator[Batch]:
+            cases = manifest.split("train")
+            space, augment = manifest.label_space, AugmentConfig()
+            return batches(store, cases, space, sampling, augment, seed=0, start=start, total=steps)
+
+        def loop(from_store: bool) -> None:
+            method = find_method("supervised")(factory("vnet", 16), find_method("supervised").Config())
+            stage = Stage(
+                method=method,
+                batches=stored if from_store else lambda start: itertools.repeat(ready),
+                steps=steps,
+                folder=Path(folder) / f"run_{next(number)}",
+                settings={},
+            )
+            fit(stage, LoopConfig(steps=(steps,), log_every=5), fabric, lambda done, total, message: None)
+
+        def bare() -> None:
+            network = factory("vnet", 16).network()
+            use_fast_layout(network)
+            optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
+            for _ in range(steps):
+                with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16("cpu")):
+                    loss = supervised(network(ready.images), ready.labels, ready.annotated)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+
+        variants = {
+            "bare": bare,
+            "loop, batches in memory": lambda: loop(from_store=False),
+            "loop, batches from the store": lambda: loop(from_store=True),
+        }
+        times = taking_turns(variants, rounds=4)
+    base = times["bare"]["median_s"]
+    return {
+        "network": f"V-Net, width 16, 4 patches of {'x'.join(map(str, patch))}, {steps} steps with one checkpoint",
+        "seconds": times,
+        "overhead_percent": {
+            name: round(100 * (row["median_s"] / base - 1), 1)
+            for name, row in times.items()
+            if name != "bare"
+        },
+        "goal_percent": 5,
+    }
+
+
+def method_step(name: str) -> Callable[[], None]:
+    """A step of a method on two labelled and two unlabelled cases, in the middle of its training."""
+    kind = find_method(name)
+    torch.manual_seed(0)
+    method: Method = kind(factory(), kind.Config())
+    use_fast_layout(method)
+    sees_all = "none" in kind.card.learns_from
+    batch = a_batch(4 if sees_all else 2, (64, 64, 48), unlabelled=2 if sees_all else 0)
+    optimizer = torch.optim.SGD(method.parameter_groups()[0]["params"], 0.01, momentum=0.9)
+    progress = Progress(500, 1000)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16("cpu")):
+            terms = method(batch, progress)
+        torch.stack(list(terms.values())).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        method.after_step(progress)
+
+    return step
+
+
+def peak_mib() -> float:
+    """Peak memory of this process; getrusage would count the parent's, from before the program was started."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def methods() -> dict[str, Any]:
+    """Part 3. Peak memory is that of a process of its own that makes two steps."""
+    times = taking_turns({name: method_step(name) for name in METHODS}, rounds=3)
+    base = times["supervised"]["median_s"]
+    rows = {}
+    for name, row in times.items():
+        command = [sys.executable, __file__, "--peak", name]
+        peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        rows[name] = {**row, "relative": round(row["median_s"] / base, 2), "peak_mib": round(float(peak))}
+    return {
+        "network": "V-Net, width 16, patches of 64x64x48; 2 labelled cases, and 2 unlabelled if the method uses them",
+        "methods": rows,
+    }
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    if "--peak" in sys.argv:
+        step = method_step(sys.argv[-1])
+        step()
+        step()
+        print(peak_mib())
+        return
+    result = {"precision": precision(), "loop_overhead": overhead(), "methods": methods()}
+    print(write_result("training_step", {"unit": "processor seconds of one thread", **result}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""``import``, ``check``, ``simulate``, ``prepare``: from folders of scans to prepared data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import labelwise
+from labelwise import console, run
+from labelwise.cli.options import (
+    AsJson,
+    Data,
+    Engine,
+    Output,
+    Quiet,
+    Settings,
+    Workers,
+    overrides,
+    pairs,
+    show,
+    words,
+)
+from labelwise.errors import ConfigError
+
+DATA_CHECK_FAILED = 3
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of this file to the command line."""
+    app.command("import")(import_)
+    app.command("check")(check)
+    app.command("simulate")(simulate)
+    app.command("prepare")(prepare)
+
+
+def import_(
+    sources: Annotated[list[str], typer.Argument(help="Folders, or name=folder.", show_default=False)],
+    output: Output,
+    importer: Annotated[
+        str | None, typer.Option(help="nnunet, folders, la2018, acdc; default: found out.")
+    ] = None,
+    annotated: Annotated[
+        list[str] | None,
+        typer.Option(help="Organs annotated: liver,spleen or source=liver,spleen. Repeatable."),
+    ] = None,
+    classes: Annotated[str | None, typer.Option(help="Values in label files: liver=1,tumour=2.")] = None,
+    modality: Annotated[str | None, typer.Option(help="ct, mr or normalised.")] = None,
+    images: Annotated[str | None, typer.Option(help="Folder of the images, for plain folders.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Folder of the labels; for acdc: dense or scribble.")
+    ] = None,
+    group: Annotated[str | None, typer.Option(help=r"Regular expression of the patient: patient\d+.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Fold of splits_final.json that validates.")] = None,
+    validation: Annotated[float, typer.Option(help="Patients (or part below 1) set aside to validate.")] = 0,
+    test: Annotated[float, typer.Option(help="Patients (or part below 1) set aside to test.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides which patients are set aside.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Describe folders of scans by a manifest: manifest.csv and dataset.toml. Scans are not copied."""
+    values = _values(classes) if classes else None
+    folders = pairs(sources, "SOURCE") if all("=" in source for source in sources) else sources
+    known: Any = None
+    if annotated:
+        per_source = all("=" in text for text in annotated)
+        known = (
+            {k: words(v) for k, v in pairs(annotated, "--annotated").items()}
+            if per_source
+            else words(",".join(annotated))
+        )
+    manifest = run.import_data(
+        folders, output, importer=importer, annotated=known, validation=_share(validation), test=_share(test),
+        seed=seed, classes=values, modality=modality, images=images, labels=labels, group=group, fold=fold,
+    )  # fmt: skip
+    splits = {name or "none": len(manifest.split(name)) for name in ("train", "validation", "test", "")}
+    facts = {"manifest": str(output), "classes": list(manifest.label_space.names), "cases": splits}
+    counts = ", ".join(f"{count} {name}" for name, count in splits.items() if count)
+    show(f"{output}/manifest.csv: {counts}; classes {', '.join(manifest.label_space.organs)}", facts, as_json)
+
+
+def _values(classes: str) -> dict[str, int]:
+    named = pairs(words(classes), "--classes")
+    if wrong := [value for value in named.values() if not value.lstrip("-").isdecimal()]:
+        raise ConfigError("--classes has the form liver=1,tumour=2", found=wrong[0], expected="an integer")
+    return {name: int(value) for name, value in named.items()}
+
+
+def _share(value: float) -> int | float:
+    return int(value) if value >= 1 else value
+
+
+def check(
+    data: Data,
+    workers: Workers = None,
+    engine: Engine = "local",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """List every problem of a cohort at once, with remedies, and print which source annotates what."""
+    with console.watch(quiet=quiet, as_json=as_json) as progress:
+        report = run.check(data, workers=workers, engine=engine, progress=progress)
+    show(report.to_text(), report.facts(), as_json)
+    if report.num_errors:
+        raise typer.Exit(DATA_CHECK_FAILED)
+
+
+def simulate(
+    data: Data,
+    output: Output,
+    mode: Annotated[
+        str, typer.Option(help="keep_labelled, one_organ_per_case, organs_per_case or by_source.")
+    ],
+    settings: Settings = None,
+    hold_out: Annotated[int, typer.Option(help="Last training patients of the list become validation.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Make labels scarce, e.g. --mode keep_labelled --set n=8. Label files are never rewritten."""
+    chosen = overrides(settings)
+    if "held_out" in chosen:
+        raise ConfigError("held_out is no setting of a mode", do="use --hold-out")
+    manifest = run.simulate(data, output, mode, held_out=hold_out, **chosen)
+    train = manifest.split("train")
+    annotated = sum(bool(case.annotated) for case in train)
+    masks = sum(len(case.annotated) for case in train)
+    facts = {"manifest": str(output), "train": len(train), "annotated": annotated, "organ_masks": masks}
+    text = f"{output}/manifest.csv: {annotated} of {len(train)} training cases annotated, {masks} organ masks"
+    show(text, facts, as_json)
+
+
+def prepare(
+    data: Data,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe whose [prepare] settings are used.")] = None,
+    settings: Settings = None,
+    workers: Workers = None,
+    engine: Engine = "local",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Resample and normalise every scan once into a store that all runs share. Repeat it to continue."""
+    chosen = labelwise.load_config(recipe, overrides(settings), data=str(data))
+    with console.watch(quiet=quiet, as_json=as_json) as progress:
+        prepared = run.prepare(chosen, workers=workers, engine=engine, progress=progress)
+    prepared.require_all()
+    facts = {
+        "store": str(prepared.store.folder),
+        "cases": len(prepared.keys),
+        "written": len(prepared.written),
+    }
+    show(
+        f"{prepared.store.folder}: {len(prepared.keys)} scans, {len(prepared.written)} of them new",
+        facts,
+        as_json,
+    )

@@ -1,0 +1,65 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from labelwise.errors import ConfigError
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Do finished work again instead of skipping it.")
+]
+Workers = Annotated[int | None, typer.Option("--workers", "-j", min=1, help="Processes; default: all CPUs.")]
+Engine = Annotated[str, typer.Option("--engine", help="Where jobs run: local, or dask://host:port.")]
+Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:1 or mps.")]
+Data = Annotated[Path, typer.Argument(help="Folder of a manifest, or its manifest.csv.", show_default=False)]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.", show_default=False)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any setting as key=value, e.g. train.steps=2000. Repeatable."),
+]
+
+
+def show(text: str, facts: Any, as_json: bool) -> None:
+    """Print a result: text for people, or the same facts as JSON."""
+    sys.stdout.write((json.dumps(facts, indent=2, default=str) if as_json else text.rstrip()) + "\n")
+
+
+def pairs(values: list[str] | None, option: str) -> dict[str, str]:
+    """``["a=1", "b=2"]`` -> {"a": "1", "b": "2"}."""
+    parsed = {}
+    for value in values or []:
+        name, equals, content = value.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"{option} has the form name=value", found=value)
+        if name.strip() in parsed:
+            raise ConfigError(f"{option} names '{name.strip()}' twice", found=" ".join(values or []))
+        parsed[name.strip()] = content.strip()
+    return parsed
+
+
+def words(value: str | None) -> list[str] | None:
+    """``"liver, spleen"`` -> ["liver", "spleen"]; None stays None."""
+    return None if value is None else [word.strip() for word in value.split(",") if word.strip()]
+
+
+def overrides(texts: list[str] | None) -> dict[str, Any]:
+    """``["train.steps=[100]", "method.name=ua_mt"]`` -> {"train.steps": [100], "method.name": "ua_mt"}.
+
+    A value is read as TOML; what is not TOML is a string. Of two values for one setting the later counts.
+    """
+    values: dict[str, Any] = {}
+    for name, value in (pair for text in texts or [] for pair in pairs([text], "--set").items()):
+        try:
+            values[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[name] = value
+    return values

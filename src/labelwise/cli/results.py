@@ -1,0 +1,100 @@
+"""``predict``, ``evaluate``, ``compare``, ``report``: from a model and scans to label files, numbers and a page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from labelwise import console, run
+from labelwise.cli.options import AsJson, Device, Engine, Overwrite, Quiet, Settings, Workers, overrides, show
+
+Runs = Annotated[
+    list[Path], typer.Argument(help="Folders of evaluated runs; NAME_seed0, NAME_seed1 count as one.")
+]
+Metrics = Annotated[str, typer.Option(help="Metrics to show, separated by commas.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of this file to the command line."""
+    app.command("predict")(predict)
+    app.command("evaluate")(evaluate)
+    app.command("compare")(compare)
+    app.command("report")(report)
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="Model folder, or the folder of a run.", show_default=False)],
+    scans: Annotated[
+        Path, typer.Argument(help="A scan, a folder, a list (.txt, .csv) or a manifest.", show_default=False)
+    ],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for label files.")] = None,
+    split: Annotated[str, typer.Option(help="Of a manifest: which cases.")] = "test",
+    modality: Annotated[
+        str | None, typer.Option(help="ct, mr or normalised, if the model knows several.")
+    ] = None,
+    device: Device = "auto",
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Segment scans; label files lie on the grid of their scan. Finished scans are skipped on repetition."""
+    folder = output or model / "predictions"
+    with console.watch(quiet=quiet, as_json=as_json) as progress:
+        result = run.predict(
+            model, scans, folder, split=split, modality=modality, device=device, settings=overrides(settings),
+            overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+    show(result.to_text(), result.facts(), as_json)
+    if result.failed:
+        raise typer.Exit(1)
+
+
+def evaluate(
+    predictions: Annotated[
+        Path, typer.Argument(help="Folder of label files, or of a run.", show_default=False)
+    ],
+    reference: Annotated[
+        Path, typer.Argument(help="A manifest, or a folder of label files.", show_default=False)
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="CSV file; default scores.csv of the run.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of a manifest: which cases.")] = "test",
+    unit: Annotated[str, typer.Option(help="mm or voxels, for distances.")] = "mm",
+    variant: Annotated[
+        str, typer.Option(help="default, or la_official for the rules of the LA codes.")
+    ] = "default",
+    workers: Workers = None,
+    engine: Engine = "local",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score predictions per case and class: only what is annotated counts."""
+    with console.watch(quiet=quiet, as_json=as_json) as progress:
+        result = run.evaluate(
+            predictions, reference, output, split=split, unit=unit, variant=variant, workers=workers, engine=engine,
+            progress=progress,
+        )  # fmt: skip
+    show(result.to_text(), result.facts(), as_json)
+
+
+def compare(runs: Runs, metrics: Metrics = "dice,hd95", as_json: AsJson = False) -> None:
+    """A table of runs: mean, spread and n for each class, paired differences to the first."""
+    comparison = run.compare(runs, metrics=metrics.split(","))
+    show(comparison.to_text(), json.loads(comparison.to_json()), as_json)
+
+
+def report(
+    runs: Runs,
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")] = Path("report.html"),
+    metrics: Metrics = "dice,hd95",
+    title: Annotated[str, typer.Option(help="Headline of the page.")] = "Comparison of runs",
+    as_json: AsJson = False,
+) -> None:
+    """One self-contained HTML page: table, curves, and slices of the worst cases first."""
+    run.report(runs, output, metrics=metrics.split(","), title=title)
+    show(f"report: {output}", {"report": str(output)}, as_json)

@@ -1,0 +1,206 @@
+"""From a recipe and overrides to one RunConfig, and back to ``run.toml``.
+
+Order: defaults < the recipe that ``extends`` names < the recipe < ``--set key=value``. Each table is the settings
+dataclass of its owner; an unknown key is an error with a suggestion.
+
+    data = "my_data"
+    seed = 0
+    [method]
+    name = "mean_teacher"
+    [method.settings]
+    consistency_weight = 0.1
+    [sampling]
+    patch_size = [64, 64, 48]
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from labelwise.data.augment import AugmentConfig
+from labelwise.data.sampling import SamplingConfig
+from labelwise.errors import ConfigError
+from labelwise.infer.sliding_window import InferenceConfig
+from labelwise.infer.windows import WindowGrid
+from labelwise.methods import find_method
+from labelwise.nets.factory import NetFactory
+from labelwise.settings import build_settings
+from labelwise.train.distribute import DeviceConfig
+from labelwise.train.loop import LoopConfig
+
+STRICT = ConfigDict(extra="forbid")
+# What is trained where the recipe names no other.
+NAMES: dict[str, dict[str, Any]] = {"net": {"name": "unet"}, "method": {"name": "supervised"}}
+
+
+@dataclass(frozen=True, config=STRICT)
+class PrepareConfig:
+    """How scans are brought to one grid; what is not set comes from the fingerprint of the data."""
+
+    spacing_mm: tuple[float, float, float] | None = None  # of the prepared scans, along x, y, z
+    shape: tuple[int, int, int] | None = None  # fixed number of voxels per axis instead; 0 keeps an axis
+    crop: Literal["none", "nonzero", "body"] | None = None
+    store: str | None = None  # folder of prepared scans; default: "store" beside the manifest
+
+
+@dataclass(frozen=True, config=STRICT)
+class Choice:
+    """A network or a method by name, with its own settings."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=STRICT)
+class RunConfig:
+    """Everything that decides a training."""
+
+    data: str = ""  # folder of the manifest
+    seed: Annotated[int, Field(ge=0)] = 0
+    select: Literal["last", "best"] = "last"  # which weights become the model
+    workers: Annotated[int, Field(ge=0)] = 0  # processes that load batches; 0: in the training process
+    prepare: PrepareConfig = PrepareConfig()
+    net: Choice = Choice(**NAMES["net"])
+    method: Choice = Choice(**NAMES["method"])
+    sampling: SamplingConfig = SamplingConfig()
+    augment: AugmentConfig = AugmentConfig()
+    train: LoopConfig = LoopConfig()
+    device: DeviceConfig = DeviceConfig()
+    inference: InferenceConfig = InferenceConfig()
+
+    @property
+    def dims(self) -> int:
+        """2 if patches are slices, else 3."""
+        return self.sampling.dims
+
+    def to_toml(self) -> str:
+        """The resolved settings; ``labelwise train run.toml`` repeats the run."""
+        return to_toml(asdict(self))
+
+
+def load_config(
+    recipe: Path | str | None = None, overrides: Mapping[str, Any] | None = None, **values: Any
+) -> RunConfig:
+    """Read a recipe, put `overrides` (dotted keys: {"train.steps": 100}) and keyword values on top, and check it all.
+
+    Errors
+        ConfigError     missing or garbled recipe, unknown key, wrong type, unknown method or network,
+                        settings that the method or network does not know
+    """
+    top: dict[str, Any] = {}
+    for key, value in [*values.items(), *(overrides or {}).items()]:
+        put(top, key, value)
+    tree = _merged(read_recipe(Path(recipe)) if recipe else NAMES, top)
+    where = str(recipe) if recipe else "the settings of this run"
+    if isinstance(tree.get("train"), dict) and isinstance(tree["train"].get("steps"), int):
+        tree["train"]["steps"] = [tree["train"]["steps"]]
+    config = build_settings(RunConfig, tree, where)
+    return _with_checked_choices(config)
+
+
+def _with_checked_choices(config: RunConfig) -> RunConfig:
+    """The config with every setting of its method and network written out."""
+    method = find_method(config.method.name)
+    settings = build_settings(
+        method.Config, config.method.settings, f"[method.settings] of {config.method.name}"
+    )
+    nets = NetFactory(config.net.name, config.net.settings, dims=config.dims, in_channels=1, num_classes=2)
+    if config.dims not in method.card.dims:
+        raise ConfigError(
+            f"{config.method.name} works in {' and '.join(f'{d}D' for d in sorted(method.card.dims))} only",
+            found=f"sampling.patch_size = {list(config.sampling.patch_size)}",
+        )
+    if method.card.nets is not None and config.net.name not in method.card.nets:
+        raise ConfigError(
+            f"{config.method.name} cannot use the network '{config.net.name}'",
+            expected=", ".join(sorted(method.card.nets)),
+        )
+    _check_patch_size(config, nets)
+    return replace(
+        config,
+        method=Choice(config.method.name, asdict(settings)),
+        net=Choice(config.net.name, dict(nets.description()["settings"])),
+    )
+
+
+def _check_patch_size(config: RunConfig, nets: NetFactory) -> None:
+    patch, found = config.sampling.patch_size, f"sampling.patch_size = {list(config.sampling.patch_size)}"
+    if any(size % nets.stride for size in patch[: config.dims]):
+        raise ConfigError(
+            f"the patch size must be divisible by {nets.stride} for the network '{config.net.name}'",
+            found=found,
+        )
+    if all(size == nets.stride for size in patch[: config.dims]):
+        raise ConfigError(
+            f"the network '{config.net.name}' would see such a patch as a single voxel on its coarsest scale",
+            found=found,
+            expected=f"at least {2 * nets.stride} along one axis",
+        )
+    config.augment.check(patch)
+    WindowGrid.of(patch, patch, config.inference.stride, config.inference.overlap)  # refuses gaps
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The table of a recipe, on top of the one that it ``extends`` (a path relative to it, one level)."""
+    tree = _read_toml(path)
+    base: dict[str, Any] = {}
+    if "extends" in tree:
+        base = _read_toml(path.parent / str(tree.pop("extends")))
+        if "extends" in base:
+            raise ConfigError("a recipe that is extended may not extend another one", file=path)
+    return _merged(_merged(NAMES, base), tree)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError("the recipe does not exist", file=path) from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"the recipe cannot be read: {error}", file=path, expected="TOML, UTF-8") from error
+
+
+def put(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set ``"train.steps"`` in a table of tables; ConfigError if ``train`` is a value."""
+    *tables, name = dotted.split(".")
+    for table in tables:
+        tree = tree.setdefault(table, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"'{dotted}': '{table}' is a value, not a table")
+    both = isinstance(value, Mapping) and isinstance(tree.get(name), Mapping)
+    tree[name] = _merged(tree[name], value) if both else value
+
+
+def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        # Settings belong to one method or network: under another name the base's settings mean nothing.
+        renamed = key in NAMES and both and value.get("name", merged[key]["name"]) != merged[key]["name"]
+        merged[key] = _merged(merged[key], value) if both and not renamed else value
+    return merged
+
+
+def to_toml(tree: Mapping[str, Any], path: Sequence[str] = ()) -> str:
+    """A nested table as TOML. None is left out: it means the default. JSON and TOML write plain values alike."""
+    plain = {
+        key: value for key, value in tree.items() if not isinstance(value, Mapping) and value is not None
+    }
+    lines = [f"{key} = {json.dumps(_plain(value), ensure_ascii=False)}" for key, value in plain.items()]
+    text = (f"\n[{'.'.join(path)}]\n" if path and lines else "") + "".join(line + "\n" for line in lines)
+    nested = ((key, value) for key, value in tree.items() if isinstance(value, Mapping))
+    return text + "".join(to_toml(value, (*path, key)) for key, value in nested)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,170 @@
+"""Make annotation scarce on purpose: the same scans, but fewer of their labels may be used.
+
+Only the column `annotated` of training cases changes. Label files are never rewritten: what is hidden is
+erased when a case is read (`manifest.read_case_labels`). Validation and test stay as they are.
+
+    keep_labelled        n patients keep their labels, all others become unlabelled
+    one_organ_per_case   every patient keeps one organ, each organ equally often (LiTS + KiTS + ...)
+    organs_per_case      every patient keeps k organs, drawn at random (WORD protocol) or equally often
+    by_source            every source keeps its own organs (as if each site had annotated for its own purpose)
+
+The published WORD protocol draws among the organs that have voxels in a scan; here the draw is among the
+organs that were annotated in it, present or not, because a manifest holds no pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from labelwise.data.manifest import Manifest
+from labelwise.data.split import groups_of
+from labelwise.errors import ConfigError, did_you_mean
+from labelwise.settings import build_settings
+from labelwise.types import Case
+
+_STRICT = ConfigDict(extra="forbid")
+Unit = Literal["group", "case"]
+Kept = dict[str, frozenset[str]]  # case id -> organs that stay annotated
+
+
+@dataclass(frozen=True, config=_STRICT)
+class KeepLabelled:
+    """The first n, or n drawn at random, keep their labels."""
+
+    n: int = Field(ge=0)  # number of groups (or cases) that stay labelled
+    order: Literal["list", "random"] = "list"  # list: the first n of the manifest, as the papers do
+    unit: Unit = "group"  # group: the frames of a patient stay together
+    seed: int = 0
+
+    def kept(self, manifest: Manifest) -> Kept:
+        """Organs that stay annotated, by case id."""
+        units = _annotated_units(manifest, self.unit)
+        if self.n > len(units):
+            raise ConfigError(
+                f"cannot keep {self.n} labelled: there are not so many annotated training {self.unit}s",
+                expected=f"n = 0 to {len(units)}",
+            )
+        names = _shuffled(units, np.random.default_rng(self.seed)) if self.order == "random" else list(units)
+        return {case.id: case.annotated for name in names[: self.n] for case in units[name]}
+
+
+@dataclass(frozen=True, config=_STRICT)
+class OrgansPerCase:
+    """Every group (or case) keeps k organs of those annotated in it; all of them if it has fewer."""
+
+    k: int = Field(ge=1)  # number of organs that stay annotated
+    draw: Literal["per_case", "balanced"] = (
+        "balanced"  # balanced: each organ is kept equally often, plus minus one
+    )
+    unit: Unit = "group"  # group: the frames of a patient keep the same organs
+    seed: int = 0
+
+    def kept(self, manifest: Manifest) -> Kept:
+        """Organs that stay annotated, by case id."""
+        organs = manifest.label_space.organs
+        if self.k > len(organs):
+            raise ConfigError(f"cannot keep {self.k} organs per case", expected=f"k = 1 to {len(organs)}")
+        units = _annotated_units(manifest, self.unit)
+        generator = np.random.default_rng(self.seed)
+        names = _shuffled(units, generator)
+        offers = {name: frozenset[str]().union(*(case.annotated for case in units[name])) for name in names}
+        if self.draw == "balanced":
+            names.sort(key=lambda name: len(offers[name]))  # who has little choice chooses first
+        count = dict.fromkeys(organs, 0)
+        kept: Kept = {}
+        for name in names:
+            drawn = [organs[i] for i in generator.permutation(len(organs)) if organs[i] in offers[name]]
+            if self.draw == "balanced":
+                drawn.sort(key=count.__getitem__)  # stable: equals stay in drawn order
+            for organ in drawn[: self.k]:
+                count[organ] += 1
+            kept |= {case.id: case.annotated & frozenset(drawn[: self.k]) for case in units[name]}
+        return kept
+
+
+@dataclass(frozen=True, config=_STRICT)
+class OneOrganPerCase:
+    """Every group (or case) keeps one organ, and each organ is kept equally often, plus minus one."""
+
+    unit: Unit = "group"
+    seed: int = 0
+
+    def kept(self, manifest: Manifest) -> Kept:
+        """Organs that stay annotated, by case id."""
+        return OrgansPerCase(k=1, draw="balanced", unit=self.unit, seed=self.seed).kept(manifest)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class BySource:
+    """The named sources keep the given organs; sources that are not named keep all of theirs."""
+
+    keep: dict[str, list[str]]  # source -> organs
+
+    def kept(self, manifest: Manifest) -> Kept:
+        """Organs that stay annotated, by case id."""
+        for source, organs in self.keep.items():
+            if source not in manifest.sources:
+                raise ConfigError(
+                    f"unknown source '{source}'{did_you_mean(source, manifest.sources)}",
+                    expected=", ".join(manifest.sources),
+                )
+            for organ in organs:
+                manifest.label_space.index(organ)
+        return {
+            case.id: case.annotated & frozenset(self.keep.get(case.source, case.annotated))
+            for case in manifest.split("train")
+        }
+
+
+Mode = KeepLabelled | OneOrganPerCase | OrgansPerCase | BySource
+MODES: Mapping[str, type[Mode]] = {
+    "keep_labelled": KeepLabelled,
+    "one_organ_per_case": OneOrganPerCase,
+    "organs_per_case": OrgansPerCase,
+    "by_source": BySource,
+}
+
+
+def hide(manifest: Manifest, mode: str | Mode, /, **settings: Any) -> Manifest:
+    """A manifest in which training cases say less than their label files.
+
+    The result depends on the seed and on the manifest, never on the order of dictionaries; random draws do
+    not depend on the order of the cases either.
+
+    Errors
+        ConfigError   unknown mode, setting, source or class; more is to be kept than there is
+
+    Example
+        >>> hide(manifest, "keep_labelled", n=8)                       # the first 8 of the list
+        >>> hide(manifest, "organs_per_case", k=2, seed=1)
+    """
+    chosen = _settings(mode, settings) if isinstance(mode, str) else mode
+    kept = chosen.kept(manifest)
+    return manifest.replace_cases(
+        replace(case, annotated=kept.get(case.id, frozenset())) if case.split == "train" else case
+        for case in manifest.cases
+    )
+
+
+def _settings(mode: str, settings: dict[str, Any]) -> Mode:
+    if mode not in MODES:
+        raise ConfigError(
+            f"unknown way to hide labels '{mode}'{did_you_mean(mode, MODES)}", expected=", ".join(MODES)
+        )
+    return build_settings(MODES[mode], settings, f"hide {mode}")
+
+
+def _annotated_units(manifest: Manifest, unit: Unit) -> dict[str, tuple[Case, ...]]:
+    cases = tuple(case for case in manifest.split("train") if case.annotated)
+    return groups_of(cases) if unit == "group" else {case.id: (case,) for case in cases}
+
+
+def _shuffled(units: Mapping[str, object], generator: np.random.Generator) -> list[str]:
+    names = sorted(units)
+    return [names[i] for i in generator.permutation(len(names))]

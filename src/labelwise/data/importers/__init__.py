@@ -1,0 +1,53 @@
+"""Public data sets and common folder layouts -> manifest; one file per layout, with `matches` and `scan`.
+
+Nothing is downloaded, and no file of the user is changed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+from labelwise.data.importers.listing import existing_folder
+from labelwise.errors import ConfigError, DataError, did_you_mean
+
+IMPORTERS: Mapping[str, str] = {
+    "nnunet": "labelwise.data.importers.nnunet",
+    "la2018": "labelwise.data.importers.la2018",
+    "acdc": "labelwise.data.importers.acdc",
+    "folders": "labelwise.data.importers.folders",  # last: it accepts any folder with scans
+}
+
+
+def load(name: str) -> ModuleType:
+    """The module of an importer, with `matches(folder)`, `scan(folder, **options) -> Manifest`, `LOOKS_FOR`.
+
+    Errors
+        ConfigError   there is no importer of that name
+    """
+    if name not in IMPORTERS:
+        raise ConfigError(
+            f"unknown importer '{name}'{did_you_mean(name, IMPORTERS)}", expected=", ".join(IMPORTERS)
+        )
+    return importlib.import_module(IMPORTERS[name])
+
+
+def detect(folder: Path | str) -> str:
+    """The name of the importer for a folder.
+
+    Errors
+        DataError   the folder is missing or empty, or no importer knows its layout
+    """
+    folder = existing_folder(folder)
+    for name in IMPORTERS:
+        if load(name).matches(folder):
+            return name
+    raise DataError(
+        "no importer knows the layout of this folder",
+        file=folder,
+        found=", ".join(sorted(entry.name for entry in folder.iterdir())[:8]),
+        expected="\n            ".join(f"{name}: {load(name).LOOKS_FOR}" for name in IMPORTERS),
+        do="name the folder that holds the data set, or arrange the files in one of these ways",
+    )

@@ -1,0 +1,184 @@
+"""What the importers share: finding files, reading lists of cases, naming cases."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from labelwise.data.manifest import absolute
+from labelwise.data.source import IGNORE_NAME
+from labelwise.data.text import read_text
+from labelwise.errors import ConfigError, DataError, did_you_mean
+from labelwise.formats import SUFFIXES, suffix
+from labelwise.types import BACKGROUND
+
+logger = logging.getLogger("labelwise")
+
+
+def existing_folder(folder: Path | str) -> Path:
+    """The absolute path of a folder; links are not followed.
+
+    Errors
+        DataError   there is no such folder, or nothing lies in it
+    """
+    folder = absolute(folder)
+    if not folder.is_dir():
+        raise DataError("there is no such folder", file=folder)
+    if not any(not _is_junk(entry) for entry in folder.iterdir()):
+        raise DataError("the folder is empty", file=folder, do="name the folder in which the scans lie")
+    return folder
+
+
+def files_below(folder: Path, endings: Sequence[str] = SUFFIXES) -> list[Path]:
+    """All files below a folder with one of the endings, sorted by path; hidden files are skipped."""
+    return sorted(_walk(folder, tuple(endings)))
+
+
+def _walk(folder: Path, endings: tuple[str, ...]) -> Iterator[Path]:
+    for entry in folder.iterdir():
+        if _is_junk(entry):
+            continue
+        if entry.is_dir():  # also a folder called x.nii, into which some archives unpack x.nii
+            yield from _walk(entry, endings)
+        elif entry.name.lower().endswith(endings):
+            yield entry
+
+
+def _is_junk(entry: Path) -> bool:
+    return entry.name.startswith(".") or entry.name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def read_list(file: Path) -> list[str]:
+    """The entries of a list of cases: one per line, a tail after a comma cut off, no repetition."""
+    text = read_text(file, missing="the list is missing")
+    entries = [line.split(",")[0].strip() for line in text.splitlines()]
+    entries = [entry for entry in entries if entry]
+    if twice := {entry for entry in entries if entries.count(entry) > 1}:
+        raise DataError(f"'{min(twice)}' stands twice in the list", file=file, do="remove one of the lines")
+    return entries
+
+
+def find_list(folder: Path, name: str) -> Path | None:
+    """A list file in the folder, one level above it, or one level below."""
+    for place in (folder, folder.parent, *sorted(entry for entry in folder.iterdir() if entry.is_dir())):
+        if (place / name).is_file():
+            return place / name
+    return None
+
+
+def listed(folder: Path, lists: Mapping[str, str], names_of: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Case name -> split, in the order of the lists; cases that no list names come last and take no part.
+
+    Parameters
+        lists       name of a list file -> split of its cases
+        names_of    what a list may call a case, or several cases -> names of the cases that are there
+
+    Errors
+        DataError   a list is missing, no listed case is there, or a case is in two lists
+    """
+    split_of: dict[str, str] = {}
+    for list_name, split in lists.items():
+        file = find_list(folder, list_name)
+        if file is None:
+            raise DataError(
+                f"{list_name} is missing", file=folder, do="copy the published lists beside the scans"
+            )
+        entries = read_list(file)
+        report(
+            f"entries of {list_name} without a file", [entry for entry in entries if entry not in names_of]
+        )
+        for name in (name for entry in entries for name in names_of.get(entry, ())):
+            if split_of.setdefault(name, split) != split:
+                raise DataError("the case is in two lists", case=name, file=file, found=" and ".join(lists))
+    names = {name for names in names_of.values() for name in names}
+    if not split_of:
+        raise DataError("none of the listed cases is there", file=folder, found=", ".join(sorted(names)[:3]))
+    report("cases that no list names take no part", sorted(names - set(split_of)))
+    return split_of | dict.fromkeys(sorted(names - set(split_of)), "")
+
+
+def annotated_organs(annotated: Iterable[str] | None, organs: Sequence[str]) -> frozenset[str]:
+    """What a labelled case says: all classes of the source unless stated otherwise.
+
+    Errors
+        ConfigError   a stated class is not one of the source's
+    """
+    names = frozenset(organs if annotated is None else annotated)
+    for name in sorted(names - set(organs)):
+        raise ConfigError(f"unknown class '{name}'{did_you_mean(name, organs)}", expected=", ".join(organs))
+    return names
+
+
+def value_table(classes: Mapping[str, int | Sequence[int]]) -> dict[int, str]:
+    """Label value -> class name, from class name -> value or values; value 0 is the background if unnamed.
+
+    Errors
+        ConfigError   a value stands for two classes, or no value is the background
+    """
+    values: dict[int, str] = {}
+    for name, numbers in classes.items():
+        for number in [numbers] if isinstance(numbers, int) else numbers:
+            if values.setdefault(number, name) != name:
+                raise ConfigError(
+                    f"the value {number} stands for two classes", found=f"{values[number]}, {name}"
+                )
+    values.setdefault(0, BACKGROUND)
+    if BACKGROUND not in values.values():
+        raise ConfigError("no value stands for the background", found=dict(classes), do=f"add {BACKGROUND}")
+    return dict(sorted(values.items()))
+
+
+def class_names(classes: Iterable[str]) -> tuple[str, ...]:
+    """The names of a label space, background first, in the given order."""
+    return (BACKGROUND, *(name for name in classes if name not in (BACKGROUND, IGNORE_NAME)))
+
+
+def group_of(case_id: str, pattern: str | None) -> str:
+    """The part of a case id that names the patient: the match of `pattern`, or of its first group.
+
+    Errors
+        ConfigError   the pattern is no regular expression, or it does not match the id
+    """
+    if pattern is None:
+        return case_id
+    try:
+        match = re.search(pattern, case_id)
+    except re.error as error:
+        raise ConfigError(
+            f"the pattern of the group is no regular expression: {error}", found=pattern
+        ) from error
+    if match is None:
+        raise ConfigError(
+            "the pattern of the group does not match a case",
+            found=pattern,
+            expected=f"a match in '{case_id}'",
+        )
+    return match.group((match.lastindex and 1) or 0)
+
+
+def report(what: str, names: Sequence[str]) -> None:
+    """Log a warning that counts the names and shows the first of them."""
+    if names:
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        logger.warning("%s: %d (%s%s)", what, len(names), ", ".join(names[:5]), more)
+
+
+def channel_files(files: Iterable[Path]) -> dict[str, dict[int, Path]]:
+    """Files by case and channel: ``a_0001.nii.gz`` is channel 1 of ``a``, ``a.nii.gz`` its channel 0."""
+    cases: dict[str, dict[int, Path]] = {}
+    for file in files:
+        name = file.name[: len(file.name) - len(suffix(file))]
+        match = re.fullmatch(r"(.+)_(\d{4})", name)
+        case, channel = (match.group(1), int(match.group(2))) if match else (name, 0)
+        if channel in cases.setdefault(case, {}):
+            raise DataError(
+                "two files hold the same channel",
+                case=case,
+                file=file,
+                found=cases[case][channel],
+                do="remove one of them",
+            )
+        cases[case][channel] = file
+    return cases

@@ -1,0 +1,93 @@
+"""Which cases train, validate and test. Splits never cut through a group (patient or centre)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from labelwise.data.manifest import Manifest
+from labelwise.errors import ConfigError, DataError
+from labelwise.types import Case
+
+
+def groups_of(cases: tuple[Case, ...]) -> dict[str, tuple[Case, ...]]:
+    """Cases by group, groups in the order of their first case."""
+    groups: dict[str, list[Case]] = {}
+    for case in cases:
+        groups.setdefault(case.group, []).append(case)
+    return {name: tuple(members) for name, members in groups.items()}
+
+
+def split_cases(
+    manifest: Manifest, *, validation: int | float = 0, test: int | float = 0, seed: int = 0
+) -> Manifest:
+    """Move training groups, drawn at random, to validation and test.
+
+    Only groups with at least one annotated case are drawn: unlabelled scans cannot be scored and stay in
+    training. Cases that are in another split already stay there. The draw depends on the seed and on the
+    names of the groups, not on the order of the manifest.
+
+    Parameters
+        validation, test    number of groups (int), or fraction of the annotated training groups (float below
+                            1)
+
+    Errors
+        ConfigError   a negative number or a fraction of 1 or more, or nothing would remain to learn from
+    """
+    groups = groups_of(manifest.split("train"))
+    names = sorted(name for name, cases in groups.items() if any(case.annotated for case in cases))
+    num_validation = _number("validation", validation, len(names))
+    num_test = _number("test", test, len(names))
+    if num_validation + num_test and num_validation + num_test >= len(names):
+        raise ConfigError(
+            "no annotated training group would remain",
+            found=f"{num_validation} for validation, {num_test} for test, of {len(names)} annotated groups",
+        )
+    drawn = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    target = dict.fromkeys(drawn[:num_test], "test")
+    target |= dict.fromkeys(drawn[num_test : num_test + num_validation], "validation")
+    return _move(manifest, target)
+
+
+def hold_out(manifest: Manifest, number: int) -> Manifest:
+    """The last `number` training groups, in the order of the manifest, become validation.
+
+    Groups without any label file are passed over.
+
+    Errors
+        ConfigError   a negative number, or no training group would remain
+        DataError     the annotation of a group was hidden before: hold out first, then hide
+    """
+    groups = groups_of(manifest.split("train"))
+    names = [name for name, cases in groups.items() if any(case.labels for case in cases)]
+    if number < 0 or (number and number >= len(names)):
+        raise ConfigError(
+            "no training group would remain" if number > 0 else "a number of groups cannot be negative",
+            found=number,
+            expected=f"0 to {max(len(names) - 1, 0)}",
+        )
+    chosen = names[len(names) - number :]
+    for name in chosen:
+        if not any(case.annotated for case in groups[name]):
+            raise DataError(
+                f"group '{name}' cannot validate: its annotation was hidden", do="hold out first, then hide"
+            )
+    return _move(manifest, dict.fromkeys(chosen, "validation"))
+
+
+def _number(name: str, share: int | float, total: int) -> int:
+    if share < 0 or (isinstance(share, float) and share >= 1):
+        raise ConfigError(
+            f"'{name}' is a number of groups or a fraction",
+            found=share,
+            expected="0, 1, 2, ... or 0.0 to 0.99",
+        )
+    return round(share * total) if isinstance(share, float) else share
+
+
+def _move(manifest: Manifest, target: dict[str, str]) -> Manifest:
+    return manifest.replace_cases(
+        replace(case, split=target.get(case.group, "train")) if case.split == "train" else case
+        for case in manifest.cases
+    )

@@ -1,0 +1,124 @@
+"""Where independent jobs run: in this process, in local processes, or on a Dask cluster.
+
+Every cohort job (check, prepare, predict, evaluate) is a list of independent items. They are handed to a
+`concurrent.futures.Executor`, results come back in the order in which they finish, and an item that
+fails is an outcome, not the end of the job.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Generic, TypeVar
+
+from labelwise.errors import ConfigError, LabelwiseError, ResourceError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Item, Result]):
+    """One finished item: either a result or the error that a user should read."""
+
+    item: Item
+    result: Result | None = None
+    error: LabelwiseError | None = None
+
+
+class InThisProcess(Executor):
+    """An executor that runs each job at once, here: for one worker, for tests, for a debugger."""
+
+    def submit(self, fn: Callable[..., Result], /, *args: object, **kwargs: object) -> Future[Result]:
+        future: Future[Result] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - an executor hands every exception to its future
+            future.set_exception(error)
+        return future
+
+
+def available_cpus() -> int:
+    """CPUs this process may use (affinity, not the host's count)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_workers() -> int:
+    """Number of processes where none is asked for: LABELWISE_WORKERS, else all CPUs.
+
+    Errors
+        ConfigError     LABELWISE_WORKERS is not a number above 0
+    """
+    text = os.environ.get("LABELWISE_WORKERS", "")
+    if text and not (text.isdecimal() and int(text) > 0):
+        raise ConfigError("LABELWISE_WORKERS must be a number of processes", found=text, expected="1 or more")
+    return int(text) if text else available_cpus()
+
+
+@contextmanager
+def executor(engine: str = "local", workers: int | None = None) -> Iterator[Executor]:
+    """The executor for `engine`: ``local`` (processes; this process if workers is 1) or ``dask://host:port``."""
+    if engine.startswith("dask://"):
+        try:
+            distributed = importlib.import_module("distributed")
+        except ImportError as error:
+            raise ResourceError(
+                "the Dask engine needs the extra 'cluster'", do="pip install 'labelwise[cluster]'"
+            ) from error
+        with distributed.Client("tcp://" + engine.removeprefix("dask://")) as client:
+            yield client.get_executor()
+        return
+    if engine != "local":
+        raise ConfigError(f"unknown engine '{engine}'", expected="local or dask://host:port")
+    workers = workers or default_workers()
+    if workers == 1:
+        yield InThisProcess()
+        return
+    # Spawned, not forked: torch's and blosc2's threads do not survive a fork.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield pool
+
+
+def run_jobs(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    engine: str = "local",
+    workers: int | None = None,
+) -> Iterator[Outcome[Item, Result]]:
+    """Apply `function` to every item and yield outcomes as they finish.
+
+    `function` must be picklable (a module-level function or a `functools.partial` of one).
+    LabelwiseError and OSError become outcomes; anything else is a defect of the program and is raised.
+    """
+    if not items:
+        return
+    workers = min(workers or default_workers(), len(items))
+    with executor(engine, workers) as pool:
+        if isinstance(pool, InThisProcess):  # one by one, so that progress is seen while it is made
+            for item in items:
+                yield _outcome(item, pool.submit(function, item))
+            return
+        futures = {pool.submit(function, item): item for item in items}
+        for future in as_completed(futures):
+            yield _outcome(futures[future], future)
+
+
+def _outcome(item: Item, future: Future[Result]) -> Outcome[Item, Result]:
+    try:
+        return Outcome(item, result=future.result())
+    except LabelwiseError as error:
+        return Outcome(item, error=error)
+    except BrokenExecutor as error:
+        raise ResourceError(
+            "a worker process has died, most often because memory ran out",
+            do="repeat the command with fewer --workers, finished work is kept; a script of your own must call "
+            "labelwise below `if __name__ == '__main__':`, because each worker imports it",
+        ) from error
+    except OSError as error:
+        return Outcome(item, error=ResourceError.from_os_error(error))

@@ -1,0 +1,100 @@
+"""The ways in which labelwise refuses to go on.
+
+    LabelwiseError
+    ├── ConfigError       a setting, an option or a name is wrong                    exit code 2
+    ├── DataError         a scan, a label file, a manifest or a case is wrong        exit code 3
+    ├── TrainingError     the training cannot go on: the loss is not finite         exit code 1
+    ├── CheckpointError   a checkpoint or a model folder is wrong                    exit code 1
+    └── ResourceError     the machine cannot do it: disk, memory, device, extra      exit code 1
+
+Every message says what was wrong, in which case and file, what was expected, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+
+class LabelwiseError(Exception):
+    """An error whose message is meant for the user; shown without a traceback."""
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        case: str | None = None,
+        file: object = None,
+        found: object = None,
+        expected: object = None,
+        do: str | None = None,
+    ):
+        self.what, self.case, self.file, self.found, self.expected, self.do = (
+            what,
+            case,
+            file,
+            found,
+            expected,
+            do,
+        )
+        lines = [f"case '{case}': {what}" if case else what]
+        rows = {"file": file, "found": found, "expected": expected, "do": do}
+        lines += [f"  {name:<9} {value}" for name, value in rows.items() if value is not None]
+        super().__init__("\n".join(lines))
+
+
+class ConfigError(LabelwiseError):
+    exit_code = 2
+
+
+class DataError(LabelwiseError):
+    exit_code = 3
+
+
+class TrainingError(LabelwiseError):
+    exit_code = 1
+
+
+class CheckpointError(LabelwiseError):
+    exit_code = 1
+
+
+class ResourceError(LabelwiseError):
+    exit_code = 1
+
+    @classmethod
+    def from_os_error(cls, error: OSError) -> ResourceError:
+        """What the operating system refused, as a message."""
+        return cls(f"{type(error).__name__}: {error.strerror or error}", file=error.filename)
+
+
+@contextmanager
+def naming(case: str, file: object) -> Iterator[None]:
+    """Errors of rooms that know voxels but no cases get the name of the case, and of its file if they have none."""
+    try:
+        yield
+    except LabelwiseError as error:
+        if error.case is not None:
+            raise
+        raise type(error)(
+            error.what,
+            case=case,
+            file=error.file or file,
+            found=error.found,
+            expected=error.expected,
+            do=error.do,
+        ) from error
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the nearest known word, or an empty string.
+
+    Example
+        >>> did_you_mean("ema_deacy", ["ema_decay", "noise_std"])
+        "; did you mean 'ema_decay'?"
+    """
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""

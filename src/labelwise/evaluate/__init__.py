@@ -1,0 +1,1 @@
+"""Two label maps become numbers: overlap and surface metrics of each class, per case, and their summary."""

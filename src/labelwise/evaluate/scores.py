@@ -1,0 +1,204 @@
+"""Scores of many cases: the table on disk, and the summary over cases and classes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from labelwise.atomic import write_text
+from labelwise.errors import DataError, did_you_mean
+
+STATUSES = (
+    "ok",
+    "both_empty",
+    "reference_empty",
+    "prediction_empty",
+    "not_annotated",
+    "reference_incomplete",
+)
+FAILURES = ("reference_empty", "prediction_empty")
+COLUMNS = ("case", "class", "metric", "value", "unit", "variant", "status")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one class in one case."""
+
+    case: str
+    class_name: str
+    metric: str
+    value: float  # NaN where it is undefined
+    status: str  # one of STATUSES
+    unit: str = ""  # "mm", "ml", "voxels", "at 1 mm" (the tolerance of the NSD) or none
+    variant: str = "default"
+
+
+@dataclass(frozen=True)
+class ClassSummary:
+    """One metric of one class over the cases in which it is defined."""
+
+    class_name: str
+    metric: str
+    unit: str
+    variant: str
+    mean: float  # NaN without a defined value
+    sd: float  # between cases (n - 1); NaN for fewer than two
+    n: int  # cases with a defined value
+    failures: int  # cases in which reference or prediction, not both, is empty
+    excluded: Mapping[str, int]  # cases without a value, by status
+
+
+@dataclass(frozen=True)
+class OverallSummary:
+    """One metric over all classes: the mean of their means, so that every class counts alike."""
+
+    metric: str
+    unit: str  # without the tolerance of the NSD, which may differ between classes
+    variant: str
+    mean: float  # NaN without a class that has a value
+    num_classes: int  # classes in the mean
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean over cases first, then over classes."""
+
+    classes: tuple[ClassSummary, ...]
+    overall: tuple[OverallSummary, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON file; null stands for an undefined number."""
+        rows = asdict(self)
+        return {name: [_without_nan(row) for row in group] for name, group in rows.items()}
+
+
+def summarise(scores: Iterable[Score]) -> Summary:
+    """Mean, spread and counts of each metric: over cases for each class, then over the classes.
+
+    Values of different units or variants are never averaged together within a class; classes with different
+    tolerances of the NSD share its overall mean.
+
+    Errors
+        DataError   one case has two values of the same metric, class, unit and variant
+    """
+    groups: dict[tuple[str, str, str, str], dict[str, Score]] = defaultdict(dict)
+    for score in scores:
+        cases = groups[score.class_name, score.metric, score.unit, score.variant]
+        if score.case in cases:
+            raise DataError(
+                f"two values of {score.metric} for class '{score.class_name}'",
+                case=score.case,
+                do="summarise one run at a time",
+            )
+        cases[score.case] = score
+    classes = tuple(_class_summary(*key, list(cases.values())) for key, cases in groups.items())
+    return Summary(classes, _overall(classes))
+
+
+def write_scores(path: Path | str, scores: Iterable[Score]) -> None:
+    """Write the scores as a CSV file, one row per case, class and metric, whole or not at all."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(
+        (s.case, s.class_name, s.metric, repr(float(s.value)), s.unit, s.variant, s.status) for s in scores
+    )
+    write_text(path, table.getvalue())
+
+
+def read_scores(path: Path | str) -> list[Score]:
+    """Read a table of `write_scores`; columns in any order, further columns are ignored.
+
+    Errors
+        DataError   no such file, no UTF-8, a missing column, a row with too few or too many cells, a value
+                    that is neither finite nor nan, an unknown status, an empty name; row and column are named
+    """
+    path = Path(path)
+    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
+    try:
+        if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+            raise DataError(
+                f"the score table has no column {', '.join(missing)}",
+                file=f"{path}, row 1",
+                found=",".join(reader.fieldnames or ()) or "an empty table",
+                expected=",".join(COLUMNS),
+            )
+        return [_score(row, path, reader.line_num) for row in reader]
+    except csv.Error as error:
+        raise DataError(
+            f"the score table cannot be read: {error}", file=f"{path}, row {reader.line_num}"
+        ) from error
+
+
+def _class_summary(
+    class_name: str, metric: str, unit: str, variant: str, scores: list[Score]
+) -> ClassSummary:
+    values = np.array([score.value for score in scores if math.isfinite(score.value)])
+    return ClassSummary(
+        class_name,
+        metric,
+        unit,
+        variant,
+        mean=float(values.mean()) if values.size else math.nan,
+        sd=float(values.std(ddof=1)) if values.size > 1 else math.nan,
+        n=values.size,
+        failures=sum(score.status in FAILURES for score in scores),
+        excluded=dict(Counter(score.status for score in scores if not math.isfinite(score.value))),
+    )
+
+
+def _overall(classes: Iterable[ClassSummary]) -> tuple[OverallSummary, ...]:
+    means: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for row in classes:
+        unit = "" if row.metric == "nsd" else row.unit
+        means[row.metric, unit, row.variant] += [row.mean] if row.n else []
+    return tuple(
+        OverallSummary(*key, mean=float(np.mean(found)) if found else math.nan, num_classes=len(found))
+        for key, found in means.items()
+    )
+
+
+def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError("there is no such score table", file=path, do="run the evaluation first") from error
+    except UnicodeDecodeError as error:
+        raise DataError("the score table is not UTF-8 text", file=path) from error
+
+
+def _score(row: dict[str | Any, Any], path: Path, number: int) -> Score:
+    def refuse(column: str, what: str, expected: str) -> NoReturn:
+        place = f"{path}, row {number}, column '{column}'"
+        raise DataError(
+            what, case=row["case"] or None, file=place, found=repr(row[column]), expected=expected
+        )
+
+    if None in row or None in row.values():
+        raise DataError(
+            "the row has too few or too many cells", case=row["case"], file=f"{path}, row {number}"
+        )
+    for column in ("case", "class", "metric"):
+        if not row[column]:
+            refuse(column, f"the {column} is empty", "a name")
+    if row["status"] not in STATUSES:
+        refuse("status", f"unknown status{did_you_mean(row['status'], STATUSES)}", ", ".join(STATUSES))
+    try:
+        value = float(row["value"])
+    except ValueError:
+        refuse("value", "the value is not a number", "a number or nan")
+    if math.isinf(value):
+        refuse("value", "the value is infinite", "a number or nan")
+    return Score(row["case"], row["class"], row["metric"], value, row["status"], row["unit"], row["variant"])

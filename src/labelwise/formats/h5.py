@@ -1,0 +1,106 @@
+"""HDF5 files of the research benchmarks: one file per scan or slice, data sets `image` and `label`.
+
+The layouts in use (left atrium and pancreas: axes x, y, z; ACDC: z, y, x; ACDC slices: y, x) store no spacing
+and no orientation; `Layout` says what the files do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from labelwise.errors import ConfigError, DataError, did_you_mean
+from labelwise.formats.geometry import Geometry, as_geometry, check_size
+from labelwise.types import Array
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Layout:
+    """What a file format does not say about itself. Only .h5 files need it."""
+
+    axes: Literal["xyz", "zyx"] = "xyz"  # order of the stored axes; 2D slices: xy or yx
+    spacing_mm: tuple[float, float, float] | None = None  # along x, y, z; None counts in voxels (1 mm each)
+    image_key: str = "image"  # data set with the intensities
+    label_key: str = "label"  # data set with the label map; "scribble" for scribbles
+
+    def __post_init__(self) -> None:
+        if self.spacing_mm is not None and not all(0 < size < float("inf") for size in self.spacing_mm):
+            raise ConfigError("spacing_mm must be three positive numbers", found=self.spacing_mm)
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """(4, 4) voxel index -> mm: the axes are taken as RAS+, the first voxel lies at 0."""
+        return np.diag((*(self.spacing_mm or (1.0, 1.0, 1.0)), 1.0))
+
+
+def read_geometry(path: Path, layout: Layout) -> Geometry:
+    """The grid of the image, or of the labels in a file without an image; reads no voxels."""
+    with _open(path) as file:
+        has_labels_only = layout.image_key not in file and layout.label_key in file
+        data_set = _data_set(path, file, layout.label_key if has_labels_only else layout.image_key)
+        return _geometry(path, data_set, layout)
+
+
+def read(path: Path, layout: Layout, key: str) -> tuple[Array, Geometry]:
+    """Voxels (X, Y, Z) of the data set `key` and their grid.
+
+    Errors
+        DataError   damaged file, no such data set, neither 2D nor 3D, not numbers
+    """
+    with _open(path) as file:
+        data_set = _data_set(path, file, key)
+        geometry = _geometry(path, data_set, layout)
+        stored = data_set[()]
+    voxels = stored if layout.axes == "xyz" else stored.T
+    return voxels.reshape(geometry.shape), geometry
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[h5py.File]:
+    """The open file; h5py finds damage at any access, and reports it as any of these errors."""
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            "the HDF5 file cannot be read: truncated or damaged",
+            file=path,
+            found=error,
+            do="copy the file again",
+        ) from error
+
+
+def _data_set(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
+    found = file.get(key)
+    if not isinstance(found, h5py.Dataset):
+        keys = sorted(str(name) for name in file)
+        near = "" if key in keys else did_you_mean(key, keys)  # there, but a group
+        raise DataError(
+            f"no data set '{key}' in the file{near}",
+            file=path,
+            found=", ".join(keys) or "nothing",
+            do="name the data sets by image_key and label_key of the source's layout",
+        )
+    if found.dtype.kind not in "iufb" or found.ndim not in (2, 3):
+        raise DataError(
+            f"data set '{key}' is not an image",
+            file=path,
+            found=f"shape {found.shape}, type {found.dtype}",
+            expected="2D or 3D, numbers",
+            do="name the data sets by image_key and label_key of the source's layout",
+        )
+    return found
+
+
+def _geometry(path: Path, data_set: h5py.Dataset, layout: Layout) -> Geometry:
+    shape = data_set.shape if layout.axes == "xyz" else data_set.shape[::-1]
+    check_size(path, data_set.nbytes, compressed=True)
+    return as_geometry(path, shape, layout.affine)

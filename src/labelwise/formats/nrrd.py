@@ -1,0 +1,117 @@
+"""NRRD and MetaImage (.nrrd, .nhdr, .mha, .mhd) through SimpleITK. LPS becomes RAS here and nowhere else."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import SimpleITK
+from numpy.typing import NDArray
+
+from labelwise.errors import DataError
+from labelwise.formats.geometry import Geometry, as_geometry, check_size
+from labelwise.types import Array
+
+_WITH_SEPARATE_DATA = (".nhdr", ".mhd")  # headers whose voxels lie in another file
+_META_IMAGE = (".mha", ".mhd")
+_MOST_AXES = 8
+_LONGEST_HEADER = 65536
+_CHUNK = 65536  # compressed bytes: at most 66 MB of voxels at a time
+_LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0))
+
+
+def read_geometry(path: Path) -> Geometry:
+    """The grid of the file with its axes as stored, in RAS mm; reads the header only."""
+    return _geometry(path, _read_header(path))
+
+
+def read(path: Path) -> tuple[Array, Geometry]:
+    """Voxels (I, J, K), axes as stored, and their grid.
+
+    Errors
+        DataError   damaged file, several frames or channels, singular affine
+    """
+    reader = _read_header(path)
+    geometry = _geometry(path, reader)
+    _check_compressed(path)
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+    # SimpleITK's arrays are (K, J, I).
+    return SimpleITK.GetArrayFromImage(image).T.reshape(geometry.shape), geometry
+
+
+def _read_header(path: Path) -> SimpleITK.ImageFileReader:
+    _check_dimensions(path)
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+    return reader
+
+
+def _check_dimensions(path: Path) -> None:
+    """ITK trusts a MetaImage header that promises thousands of axes, and ends the process."""
+    if path.suffix.lower() not in _META_IMAGE:
+        return
+    with path.open("rb") as file:
+        found = re.search(rb"NDims\s*=\s*(-?\d+)", file.read(_LONGEST_HEADER))
+    if found and not 1 <= int(found[1]) <= _MOST_AXES:
+        raise _unreadable(path, f"NDims = {found[1].decode()}")
+
+
+def _check_compressed(path: Path) -> None:
+    """ITK waits forever for the end of a damaged zlib stream in a MetaImage."""
+    if path.suffix.lower() != ".mha":
+        return
+    with path.open("rb") as file:
+        header = file.read(_LONGEST_HEADER)
+        begin = re.search(rb"ElementDataFile\s*=\s*LOCAL[^\n]*\n", header)
+        if not begin or not re.search(rb"CompressedData\s*=\s*True", header[: begin.start()], re.IGNORECASE):
+            return
+        file.seek(begin.end())
+        stream = zlib.decompressobj()
+        try:
+            while not stream.eof and (chunk := file.read(_CHUNK)):
+                stream.decompress(chunk)
+        except zlib.error as error:
+            raise _unreadable(path, error) from error
+    if not stream.eof:
+        raise _unreadable(path, "the compressed voxels end early")
+
+
+def _geometry(path: Path, reader: SimpleITK.ImageFileReader) -> Geometry:
+    shape = (*reader.GetSize(), reader.GetNumberOfComponents())
+    if path.suffix.lower() not in _WITH_SEPARATE_DATA:
+        bytes_per_voxel = SimpleITK.Image([1, 1], reader.GetPixelID(), 1).GetSizeOfPixelComponent()
+        check_size(path, prod(shape) * bytes_per_voxel, compressed=True)
+    return as_geometry(path, shape, _affine(reader))
+
+
+def _affine(reader: SimpleITK.ImageFileReader) -> NDArray[np.float64]:
+    dims = reader.GetDimension()
+    used = min(dims, 3)  # a flat image is one slice, a single frame is dropped by the caller
+    direction, spacing, origin = np.eye(3), np.ones(3), np.zeros(3)
+    direction[:used, :used] = np.reshape(reader.GetDirection(), (dims, dims))[:used, :used]
+    spacing[:used] = reader.GetSpacing()[:used]
+    origin[:used] = reader.GetOrigin()[:used]
+    affine = np.eye(4)
+    affine[:3, :3] = _LPS_TO_RAS @ (direction * spacing)
+    affine[:3, 3] = _LPS_TO_RAS @ origin
+    return affine
+
+
+def _unreadable(path: Path, error: Exception | str) -> DataError:
+    reason = str(error).strip().splitlines()[-1:]
+    return DataError(
+        "the file cannot be read: truncated or damaged",
+        file=path,
+        found="".join(reason),
+        do="copy or export the file again",
+    )

@@ -1,0 +1,1 @@
+"""A predictor and a scan -> a label map on the grid of the scan."""

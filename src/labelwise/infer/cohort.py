@@ -1,0 +1,223 @@
+"""Many scans: the largest first, finished ones skipped, a failure costs one scan and not the cohort.
+
+output/
+    CASE.nii.gz     labels on the grid of the scan; written last, so its presence means finished
+    CASE.json       class table, model, settings, versions, seconds
+    failed.csv      case, file, message: only if something failed
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from labelwise.atomic import write_json, write_text
+from labelwise.engine import Outcome, run_jobs
+from labelwise.errors import ConfigError, DataError, LabelwiseError, naming
+from labelwise.formats import read_geometry, read_image, write_labels
+from labelwise.infer.scans import Scan
+from labelwise.infer.sliding_window import InferenceConfig, explained_out_of_memory
+from labelwise.infer.volume import predict_prepared
+from labelwise.infer.windows import Size
+from labelwise.preprocess.pipeline import Plan, Prepared, apply
+from labelwise.types import LabelSpace
+
+FAILED = "failed.csv"
+CohortProgress = Callable[[int, int, float | None], None]  # scans done, scans in all, seconds left if known
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A predictor, what it must be fed with, and what its results are labelled with."""
+
+    predictor: nn.Module  # (B, M, *S) -> scores (B, C, *S), on `device`
+    plan: Plan
+    patch_size: Size
+    label_space: LabelSpace
+    config: InferenceConfig
+    device: torch.device | str
+    model_id: str  # results of another model are never taken for this one's
+    versions: Mapping[str, str | None] = field(default_factory=dict)  # of the packages, for the record
+
+
+def predict_cohort(
+    segmenter: Segmenter,
+    scans: Sequence[Scan],
+    output_folder: Path | str,
+    *,
+    overwrite: bool = False,
+    progress: CohortProgress | None = None,
+) -> list[Outcome[Scan, Path]]:
+    """Predict every scan into `output_folder`; returns one outcome per scan, those finished before first.
+
+    The next scan is read and prepared in a thread while the network works on the current one.
+
+    Errors
+        ConfigError     a result would replace an input scan, two scans would share one result, or the output
+                        folder is a file
+        ResourceError   the output folder cannot be written to
+        What is wrong with one scan is the error of its outcome, and a line in failed.csv.
+    """
+    folder = Path(output_folder)
+    _check_targets(scans, folder)
+    found = (_found(scan, folder, segmenter.model_id) for scan in scans if not overwrite)
+    outcomes = [outcome for outcome in found if outcome is not None]
+    settled = {outcome.item.id for outcome in outcomes}
+    sizes = {scan.id: _num_voxels(scan) for scan in scans if scan.id not in settled}
+    waiting = sorted((scan for scan in scans if scan.id in sizes), key=lambda scan: -sizes[scan.id])
+    clock = _Clock(len(scans), sizes, progress)
+    clock.report()
+    _write_failures(folder, outcomes)  # a folder that cannot be written to must show before the work
+    with closing(_read_ahead(segmenter.plan, waiting)) as prepared:
+
+        def predict(scan: Scan) -> Path:
+            with naming(scan.id, scan.images[0]):
+                return _predict(segmenter, scan, next(prepared), folder)
+
+        for outcome in run_jobs(predict, waiting, workers=1):
+            outcomes.append(outcome)
+            if outcome.error is not None:
+                _write_failures(folder, outcomes)
+            clock.finished(outcome.item)
+    if all(outcome.error is None for outcome in outcomes):
+        (folder / FAILED).unlink()
+    return outcomes
+
+
+def result_path(scan: Scan, folder: Path) -> Path:
+    """Where the labels of a scan are written."""
+    return folder / f"{scan.id}.nii.gz"
+
+
+def _predict(segmenter: Segmenter, scan: Scan, prepared: Future[Prepared], folder: Path) -> Path:
+    start = time.perf_counter()
+    with explained_out_of_memory():
+        labels = predict_prepared(
+            segmenter.predictor,
+            prepared.result(),
+            patch_size=segmenter.patch_size,
+            num_classes=segmenter.label_space.num_classes,
+            config=segmenter.config,
+            device=segmenter.device,
+        )
+    target = result_path(scan, folder)
+    record = {
+        "case": scan.id,
+        "images": [image.name for image in scan.images],
+        "classes": dict(enumerate(segmenter.label_space.names)),
+        "model": segmenter.model_id,
+        "inference": asdict(segmenter.config),
+        "device": torch.device(segmenter.device).type,
+        "versions": dict(segmenter.versions),
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+    write_json(_sidecar(target), record)
+    write_labels(target, labels, like=scan.images[0], layout=scan.layout, names=segmenter.label_space.names)
+    return target
+
+
+def _read_ahead(plan: Plan, scans: Sequence[Scan]) -> Generator[Future[Prepared], None, None]:
+    """The prepared scans in order; never more than one is read before it is asked for."""
+
+    def prepare(scan: Scan) -> Prepared:
+        return apply(read_image(scan.images, scan.layout), plan, modality=scan.modality)
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        following = pool.submit(prepare, scans[0])
+        for scan in scans[1:]:
+            current, following = following, pool.submit(prepare, scan)
+            yield current
+        yield following
+
+
+def _found(scan: Scan, folder: Path, model_id: str) -> Outcome[Scan, Path] | None:
+    """The outcome of a scan whose result is there already: done, or an error if it is not this model's."""
+    target = result_path(scan, folder)
+    if not target.exists():
+        return None
+    try:
+        model = json.loads(_sidecar(target).read_text(encoding="utf-8")).get("model")
+    except (OSError, ValueError, AttributeError):
+        model = None
+    if model == model_id:
+        return Outcome(scan, result=target)
+    error = ConfigError(
+        "the result was not written by this model",
+        case=scan.id,
+        file=target,
+        found=f"model '{model}'" if model else "no record of a model",
+        expected=f"model '{model_id}'",
+        do="choose another output folder, or predict again with --overwrite",
+    )
+    return Outcome(scan, error=error)
+
+
+def _check_targets(scans: Sequence[Scan], folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError("the output folder is a file", file=folder, do="choose another output folder")
+    targets = {result_path(scan, folder).resolve(): scan for scan in scans}
+    if len(targets) < len(scans):
+        raise ConfigError("two scans have the same id", found=f"{len(scans)} scans, {len(targets)} ids")
+    for scan in scans:
+        for image in scan.images:
+            if image.resolve() in targets:
+                raise ConfigError(
+                    "a result would replace an input scan", file=image, do="choose another output folder"
+                )
+
+
+def _num_voxels(scan: Scan) -> int:
+    """Size of a scan by its header; 0 if that cannot be read, so that the failure comes last."""
+    try:
+        x, y, z = read_geometry(scan.images[0], scan.layout).shape
+    except (DataError, OSError):
+        return 0
+    return x * y * z
+
+
+def _write_failures(folder: Path, outcomes: Sequence[Outcome[Scan, Path]]) -> None:
+    failed = [(outcome.item, outcome.error) for outcome in outcomes if outcome.error is not None]
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("case", "file", "message"))
+    writer.writerows((scan.id, error.file or scan.images[0], _one_line(error)) for scan, error in failed)
+    write_text(folder / FAILED, table.getvalue())
+
+
+def _one_line(error: LabelwiseError) -> str:
+    return "; ".join(" ".join(line.split()) for line in str(error).splitlines())
+
+
+def _sidecar(target: Path) -> Path:
+    return target.with_name(target.name.removesuffix(".nii.gz") + ".json")
+
+
+class _Clock:
+    """Counts finished scans and estimates the rest by voxels, because the largest come first."""
+
+    def __init__(self, total: int, sizes: Mapping[str, int], progress: CohortProgress | None):
+        self.total, self.sizes, self.progress = total, sizes, progress
+        self.done, self.voxels = total - len(sizes), 0
+        self.start = time.perf_counter()
+
+    def finished(self, scan: Scan) -> None:
+        self.done += 1
+        self.voxels += self.sizes[scan.id]
+        self.report()
+
+    def report(self) -> None:
+        if self.progress is None:
+            return
+        rest = sum(self.sizes.values()) - self.voxels
+        elapsed = time.perf_counter() - self.start
+        self.progress(self.done, self.total, elapsed / self.voxels * rest if self.voxels else None)

@@ -1,0 +1,153 @@
+"""Which scans to predict: one file, a folder, or a list."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from labelwise.errors import DataError
+from labelwise.formats import SUFFIXES, Layout, stem, suffix
+
+_CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net: CASE_0000.nii.gz is the first channel of CASE
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One scan to predict. Holds no pixels."""
+
+    id: str  # name of the result, without suffix
+    images: tuple[Path, ...]  # one file per channel
+    modality: str  # a key of the plan's intensity rules
+    layout: Layout = field(default_factory=Layout)
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise DataError("a scan needs at least one image", case=self.id)
+        if self.id in ("", ".", "..") or re.search(r"[/\\:]", self.id):
+            raise DataError(
+                "the id of a scan becomes a file name", case=self.id, expected="no / \\ or :", do="rename it"
+            )
+
+
+def find_scans(
+    path: Path | str, *, modality: str, channels: int = 1, layout: Layout | None = None
+) -> list[Scan]:
+    """The scans that a user means by a path, sorted by id.
+
+    A file         one scan, named like the file
+    A folder       its image files; ``CASE_0000 ... CASE_000N`` are the N channels of CASE (nnU-Net). Hidden
+                   files, sub-folders and files of unknown formats are passed over.
+    A .txt list    one scan per line, its channels separated by ``;``; lines starting with ``#`` are comments
+    A .csv list    the column ``images`` (channels separated by ``;``), and ``id`` if there is one; other
+                   columns are passed over, so a manifest will do
+
+    Paths in a list are relative to the list.
+
+    Errors
+        DataError   nothing there, wrong number of channels, or two scans with one id
+    """
+    path = Path(path)
+    if path.is_dir():
+        named = _in_folder(path, channels)
+    elif path.suffix.lower() in (".txt", ".csv"):
+        named = list(_in_list(path))
+    elif suffix(path):
+        named = [(_id_of(path), (path,))]
+    else:
+        raise DataError(
+            "this is neither a scan nor a list of scans",
+            file=path,
+            expected=f"a folder, a .txt or .csv list, or a file with {' '.join(SUFFIXES)}",
+            do="convert the scan to NIfTI (DICOM series: with dcm2niix)",
+        )
+    if not named:
+        raise DataError(
+            "there is no scan here",
+            file=path,
+            expected=f"files with {' '.join(SUFFIXES)}",
+            do="check the path",
+        )
+    _check_channels(named, channels)
+    _check_unique(named)
+    return [Scan(id, images, modality, layout or Layout()) for id, images in sorted(named)]
+
+
+_Named = tuple[str, tuple[Path, ...]]  # id, images
+
+
+def _in_folder(folder: Path, channels: int) -> list[_Named]:
+    files = [
+        file for file in folder.iterdir() if not file.name.startswith(".") and suffix(file) and file.is_file()
+    ]
+    numbered: dict[str, dict[int, Path]] = defaultdict(dict)
+    for file in files:
+        if match := _CHANNEL.fullmatch(stem(file)):
+            numbered[match[1]][int(match[2])] = file
+    # A number is only a channel if the numbers fit: patient_0001 ... patient_0020 are twenty scans.
+    groups = {
+        case: tuple(parts[channel] for channel in range(channels))
+        for case, parts in numbered.items()
+        if sorted(parts) == list(range(channels))
+    }
+    grouped = {file for group in groups.values() for file in group}
+    return [*groups.items(), *((stem(file), (file,)) for file in files if file not in grouped)]
+
+
+def _id_of(first: Path) -> str:
+    match = _CHANNEL.fullmatch(stem(first))
+    return match[1] if match and int(match[2]) == 0 else stem(first)
+
+
+def _in_list(file: Path) -> Iterator[_Named]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"the list of scans cannot be read: {error}", file=file, expected="UTF-8 text"
+        ) from error
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    rows: Iterable[tuple[str, str]] = (("", line) for line in lines)
+    if file.suffix.lower() == ".csv":
+        table = csv.DictReader(lines)
+        if "images" not in (table.fieldnames or ()):
+            raise DataError(
+                "the list has no column 'images'", file=file, found=", ".join(table.fieldnames or ())
+            )
+        rows = ((row.get("id") or "", row["images"] or "") for row in table)
+    for id, cell in rows:
+        images = tuple(file.parent / part.strip() for part in cell.split(";") if part.strip())
+        if not images:
+            raise DataError("a row names no image", file=file, found=id or cell)
+        yield id.strip() or _id_of(images[0]), images
+
+
+def _check_channels(named: Sequence[_Named], channels: int) -> None:
+    wrong = [(id, images) for id, images in named if len(images) != channels]
+    if wrong:
+        id, images = wrong[0]
+        raise DataError(
+            "the model needs another number of images per scan",
+            case=id,
+            file=images[0],
+            found=f"{len(images)} ({len(wrong)} of {len(named)} scans do not fit)",
+            expected=channels,
+            do="name them CASE_0000, CASE_0001, ... or write a list with ; between the images of a scan",
+        )
+
+
+def _check_unique(named: Sequence[_Named]) -> None:
+    seen: dict[str, Path] = {}
+    for id, images in named:
+        # Compared without case: on Windows and macOS, Liver and liver are one file.
+        other = seen.setdefault(id.lower(), images[0])
+        if other is not images[0]:
+            raise DataError(
+                "two scans have the same id, so they would share one result",
+                case=id,
+                file=f"{other} and {images[0]}",
+                do="rename one, or write a .csv list with the columns id and images",
+            )

@@ -1,0 +1,187 @@
+"""Supervision by labels that name only some of the organs.
+
+What a voxel's label leaves possible is a set of classes: {c} for an organ c > 0, {background and all organs
+that nobody annotated} for 0, all classes for IGNORE. Everything here follows from that set.
+
+`annotated` is (B, C), one row per case; or (B, C, *S), one row per voxel, where voxels of several cases were
+mixed into one image. Its column 0 is never read: it says no more than the others.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from labelwise.losses.cross_entropy import label_log_probability
+from labelwise.losses.overlap import OverlapSums, dice_loss, members, overlap_sums
+from labelwise.losses.reduction import full_precision, mean_over_cases
+from labelwise.types import IGNORE
+
+Pooling = Literal["case", "batch"]
+Absent = Literal["skip", "include"]
+
+
+def possible_classes(labels: Tensor, annotated: Tensor) -> Tensor:
+    """The classes that each voxel can still have, given its label and what is annotated in its case.
+
+    Shapes
+        labels      (B, *S)     int64 in [0, C) or IGNORE
+        annotated   (B, C) or (B, C, *S) bool
+        returns     (B, C, *S)  bool, at least one class per voxel
+
+    Example
+        >>> liver_only = torch.tensor([[False, True, False]])
+        >>> possible_classes(torch.tensor([[0, 1, IGNORE]]), liver_only)[0].int()
+        tensor([[1, 0, 1],
+                [0, 1, 1],
+                [1, 0, 1]], dtype=torch.int32)
+    """
+    given = labels.unsqueeze(1)
+    possible = members(labels, annotated.shape[1])
+    possible |= (given == 0) & ~_known_organs(labels, annotated)
+    possible |= given == IGNORE
+    return possible
+
+
+def open_voxels(labels: Tensor, annotated: Tensor) -> Tensor:
+    """Where the labels leave more than one class possible: consistency terms act there.
+
+    Shapes
+        labels      (B, *S)  int64 in [0, C) or IGNORE
+        annotated   (B, C) or (B, C, *S) bool
+        returns     (B, *S)  bool
+    """
+    incomplete = ~_known_organs(labels, annotated)[:, 1:].all(dim=1)
+    return (labels == IGNORE) | ((labels == 0) & incomplete)
+
+
+def marginal_cross_entropy(logits: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
+    """Cross-entropy that lets every un-annotated organ hide in the background.
+
+    A voxel gives ``-log p(y)`` if its label y is an organ, and ``-log (p(background) + sum of p(c) over the
+    organs c that are not annotated)`` if its label is 0. With everything annotated this is the ordinary
+    cross-entropy.
+
+    Shapes
+        logits      (B, C, *S)  float, before softmax
+        labels      (B, *S)     int64 in [0, C) or IGNORE; 0 = background or an un-annotated organ
+        annotated   (B, C) or (B, C, *S) bool
+        returns     ()           mean over the labelled voxels of each case, then over the cases that have any
+                                 and at least one annotated organ; 0 with a zero gradient if there are none
+
+    Source
+        Shi et al., Medical Image Analysis 2021, eq. 3 (marginal loss), as sums of probabilities.
+
+    Example
+        >>> logits = torch.zeros(1, 3, 2)  # p = 1/3 for each class
+        >>> liver_only = torch.tensor([[False, True, False]])
+        >>> marginal_cross_entropy(logits, torch.tensor([[0, 1]]), liver_only)  # (-ln 2/3 - ln 1/3) / 2
+        tensor(0.7520)
+    """
+    logits = full_precision(logits)
+    return _cross_entropy(logits, logits.log_softmax(dim=1), labels, annotated)
+
+
+def annotated_dice(
+    logits: Tensor,
+    labels: Tensor,
+    annotated: Tensor,
+    *,
+    squared: bool = False,
+    pooling: Pooling = "case",
+    absent: Absent = "skip",
+    smooth: float = 1e-5,
+) -> Tensor:
+    """Soft Dice loss of the organs that are annotated; the background takes no part.
+
+    ``1 - (2 sum p y + smooth) / (sum p + sum y + smooth)`` for every organ, over the labelled voxels.
+
+    Shapes
+        logits      (B, C, *S)  float, before softmax
+        labels      (B, *S)     int64 in [0, C) or IGNORE
+        annotated   (B, C) or (B, C, *S) bool
+        squared     sum p squared instead of sum p in the denominator
+        pooling     "case": a loss per case and organ; mean over the organs, then over the cases.
+                    "batch": sums over all cases in which the organ is annotated; mean over the organs
+        absent      "skip" leaves out organs without a voxel in the case (in the batch), whose loss is near 1
+                    with a vanishing gradient; "include" keeps them
+        returns     ()           0 with a zero gradient if no organ is left
+
+    Source
+        Milletari et al., 3DV 2016, https://arxiv.org/abs/1606.04797 (squared form).
+    """
+    probabilities = full_precision(logits).softmax(dim=1)
+    return _dice(
+        probabilities, labels, annotated, squared=squared, pooling=pooling, absent=absent, smooth=smooth
+    )
+
+
+def supervised(
+    logits: Tensor,
+    labels: Tensor,
+    annotated: Tensor,
+    *,
+    squared: bool = False,
+    pooling: Pooling = "case",
+    absent: Absent = "skip",
+    smooth: float = 1e-5,
+) -> Tensor:
+    """Half the sum of `marginal_cross_entropy` and `annotated_dice`: the package's supervised loss.
+
+    The arguments are theirs; the softmax is computed once for both.
+    """
+    logits = full_precision(logits)
+    log_probabilities = logits.log_softmax(dim=1)
+    cross_entropy = _cross_entropy(logits, log_probabilities, labels, annotated)
+    dice = _dice(
+        log_probabilities.exp(),
+        labels,
+        annotated,
+        squared=squared,
+        pooling=pooling,
+        absent=absent,
+        smooth=smooth,
+    )
+    return (cross_entropy + dice) / 2
+
+
+def _cross_entropy(logits: Tensor, log_probabilities: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
+    organs = _known_organs(labels, annotated)
+    # p(background given what is possible): log p(possible) = log p(background) - log of it. Two fused
+    # log-softmaxes are as stable as a log-sum-exp over the possible classes, and take half its time.
+    possible = torch.zeros_like(organs, dtype=logits.dtype).masked_fill(organs, -torch.inf)
+    share = (logits + possible).log_softmax(dim=1)[:, 0]
+    log_likelihood = label_log_probability(log_probabilities, labels) - torch.where(labels == 0, share, 0)
+    return mean_over_cases(-log_likelihood, (labels != IGNORE) & organs.any(dim=1))
+
+
+def _dice(
+    probabilities: Tensor,
+    labels: Tensor,
+    annotated: Tensor,
+    *,
+    squared: bool,
+    pooling: Pooling,
+    absent: Absent,
+    smooth: float,
+) -> Tensor:
+    known = (labels != IGNORE).unsqueeze(1)
+    if annotated.ndim > 2:
+        known = known & annotated
+    sums = overlap_sums(probabilities, members(labels, probabilities.shape[1]), known, squared=squared)
+    valid = known.flatten(2).any(dim=2) & _known_organs(labels, annotated).flatten(2).any(dim=2)
+    if pooling == "batch":
+        sums = OverlapSums(*((part * valid).sum(dim=0, keepdim=True) for part in sums))
+        valid = valid.any(dim=0, keepdim=True)
+    if absent == "skip":
+        valid = valid & (sums.true > 0)
+    return mean_over_cases(dice_loss(sums, smooth), valid)
+
+
+def _known_organs(labels: Tensor, annotated: Tensor) -> Tensor:
+    """`annotated` without the background, with as many axes as (B, C, *S)."""
+    organs = annotated.clone()
+    organs[:, 0] = False
+    return organs.view(*organs.shape, *(1 for _ in range(labels.ndim + 1 - organs.ndim)))

@@ -1,0 +1,37 @@
+"""The registry: a name for every method. One line adds one; nothing is imported before it is asked for.
+
+Other packages add methods through the entry-point group ``labelwise.methods`` (name = "module:Class").
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from typing import cast
+
+from labelwise.errors import ConfigError, did_you_mean
+from labelwise.methods.base import Method
+
+METHODS: dict[str, str] = {
+    "naive": "labelwise.methods.naive:Naive",
+    "supervised": "labelwise.methods.supervised:Supervised",
+    "mean_teacher": "labelwise.methods.mean_teacher:MeanTeacher",
+    "ua_mt": "labelwise.methods.ua_mt:UncertaintyAwareMeanTeacher",
+}
+
+
+def method_names() -> tuple[str, ...]:
+    """All names that `find_method` knows, ours first."""
+    return tuple(METHODS) + tuple(point.name for point in entry_points(group="labelwise.methods"))
+
+
+def find_method(name: str) -> type[Method]:
+    """The class of a registered method."""
+    target = METHODS.get(name)
+    if target is None:
+        target = next((point.value for point in entry_points(group="labelwise.methods", name=name)), None)
+    if target is None:
+        known = method_names()
+        raise ConfigError(f"unknown method '{name}'{did_you_mean(name, known)}", expected=", ".join(known))
+    module, _, attribute = target.partition(":")
+    return cast(type[Method], getattr(importlib.import_module(module), attribute))

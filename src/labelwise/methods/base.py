@@ -1,0 +1,112 @@
+"""What a method is: a module whose forward turns a batch into the loss terms of its paper.
+
+Shapes follow the legend of `labelwise.types`. A method holds everything it trains and remembers (networks,
+teachers, critics, memories as buffers), and knows nothing of devices, ranks, precision or files.
+Random numbers come from torch's generator only: the loop seeds it anew at every step, which makes a
+resumed run equal to an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from labelwise.errors import CheckpointError
+from labelwise.nets.factory import NetFactory
+from labelwise.types import Array, Batch, Progress
+
+__all__ = ["Card", "LearnsFrom", "Method", "NetFactory", "Sigmoid", "Softmax", "TargetFunction"]
+
+LearnsFrom = Literal["full", "partial", "none"]
+# labels (B, *S) and annotated (B, C) -> targets (B, K, *S) float32; runs in the loader's workers
+TargetFunction = Callable[[Array, Array], Array]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the command line, the documentation and the tests need to know about a method."""
+
+    title: str
+    paper: str  # address of the paper, or "" for a baseline without one
+    idea: str  # one sentence
+    learns_from: frozenset[LearnsFrom]  # completely, partly, not annotated cases
+    dims: frozenset[int] = frozenset({2, 3})
+    nets: frozenset[str] | None = None  # networks the method can use; None: any
+
+
+class Method(nn.Module, ABC):
+    """A segmentation method, built as ``Kind(nets, config)``: a NetFactory and its own `Config`.
+
+    Subclasses are final: nobody inherits from a concrete method.
+
+    `Config` is the frozen settings dataclass whose defaults are the paper's. `follows` names the method that
+    trains the stage before this one. `extra_targets` are computed from the labels by the loader's workers and
+    arrive in ``batch.extra``.
+    """
+
+    card: ClassVar[Card]
+    Config: ClassVar[type[Any]]
+    follows: ClassVar[type[Method] | None] = None
+    extra_targets: ClassVar[Mapping[str, TargetFunction]] = {}
+
+    @abstractmethod
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """The weighted terms of the loss. The loop minimises their sum and records each."""
+
+    @abstractmethod
+    def predictor(self) -> nn.Module:
+        """The module that is kept: images (B, M, *S) -> scores (B, C, *S) in [0, 1]; the label is the argmax."""
+
+    def after_step(self, progress: Progress) -> None:
+        """Move what has no gradient (averages, memories) after the optimiser's step. Default: nothing."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for the optimiser. A group may scale the rate (``lr_scale``) or ask for an own ``optimizer``."""
+        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+
+    def start_from(self, previous: Method) -> tuple[str, ...]:
+        """Take over what fits from the method of the stage before; returns the names that found no partner."""
+        mine, theirs = self.state_dict(), previous.state_dict()
+        fitting = {
+            name: theirs[name] for name in mine if name in theirs and theirs[name].shape == mine[name].shape
+        }
+        if not fitting:
+            raise CheckpointError(
+                f"nothing of {type(previous).__name__} fits into {type(self).__name__}",
+                do="train both stages with the same network",
+            )
+        self.load_state_dict(fitting, strict=False)
+        return tuple(name for name in mine if name not in fitting)
+
+
+class Softmax(nn.Module):
+    """Scores of a network whose classes exclude each other."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, M, *S) -> (B, C, *S) probabilities in float32."""
+        return torch.softmax(self.network(images).float(), dim=1)
+
+
+class Sigmoid(nn.Module):
+    """Scores of a network with one independent map per organ; 0.5 stands in for the background.
+
+    With that constant the argmax is the strongest organ above one half, or background.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, M, *S) -> (B, C, *S): 0.5, then the sigmoid of each of the C - 1 organ maps, in float32."""
+        organs = torch.sigmoid(self.network(images).float())
+        return torch.cat([torch.full_like(organs[:, :1], 0.5), organs], dim=1)

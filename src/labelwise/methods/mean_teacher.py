@@ -1,0 +1,100 @@
+"""Mean Teacher: a network learns from unlabelled images by agreeing with its own running average.
+
+Paper      Tarvainen & Valpola, NeurIPS 2017, https://arxiv.org/abs/1703.01780
+           (segmentation settings: Yu et al., MICCAI 2019, https://arxiv.org/abs/1907.07034)
+Spec       docs/methods/mean_teacher.md: where paper and official code differ, and what we follow
+
+    for every batch (x, y, A):
+        p = softmax(student(x))
+        q = softmax(teacher(x + noise))              incomplete cases only, no gradient
+        q~ = q restricted to the classes that y and A leave open
+        minimise  supervised(p, y, A) + w(t) * mean (p - q~)^2          over voxels that are left open
+        student: one optimiser step;   teacher <- a * teacher + (1 - a) * student
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from labelwise.components.ema import EmaTeacher
+from labelwise.components.perturb import add_noise
+from labelwise.components.pseudo_label import complete
+from labelwise.components.ramps import sigmoid_ramp
+from labelwise.losses.consistency import squared_difference
+from labelwise.losses.partial import open_voxels, supervised
+from labelwise.methods.base import Card, Method, NetFactory, Softmax
+from labelwise.types import Batch, Progress
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class MeanTeacherConfig:
+    ema_decay: float = 0.99  # a
+    consistency_weight: float = 0.1  # w at the end of the ramp
+    ramp_fraction: float = 1.0  # part of the training over which w rises
+    ramp_interval: int = 150  # w changes every so many steps
+    noise_std: float = 0.1  # of the normalised image
+    noise_clip: float = 0.2
+    consistency_on: Literal["open", "all"] = "open"  # voxels that labels leave open, or every voxel
+    squared_dice: bool = True
+    dice_pooling: Literal["case", "batch"] = "batch"
+    eval_model: Literal["student", "teacher"] = "teacher"
+
+
+class MeanTeacher(Method):
+    card = Card(
+        title="Mean Teacher",
+        paper="https://arxiv.org/abs/1703.01780",
+        idea="The student must agree with its own running average, which sees a noisier image.",
+        learns_from=frozenset({"full", "partial", "none"}),
+    )
+    Config = MeanTeacherConfig
+
+    def __init__(self, nets: NetFactory, config: MeanTeacherConfig):
+        super().__init__()
+        self.config = config
+        self.student = nets.network()
+        self.teacher = EmaTeacher(self.student, decay=config.ema_decay)
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        logits = self.student(batch.images)
+        return {
+            "supervised": supervised(
+                logits,
+                batch.labels,
+                batch.annotated,
+                squared=self.config.squared_dice,
+                pooling=self.config.dice_pooling,
+            ),
+            "consistency": self.weight(progress) * self.consistency(logits, batch),
+        }
+
+    def consistency(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Mean squared distance between student and teacher where the labels leave something open."""
+        rows = list(range(len(logits))) if self.config.consistency_on == "all" else batch.incomplete_rows
+        if not rows:
+            return logits.sum() * 0
+        labels, annotated = batch.labels[rows], batch.annotated[rows]
+        noisy = add_noise(batch.images[rows], self.config.noise_std, self.config.noise_clip)
+        teacher_probabilities = complete(self.teacher(noisy).softmax(dim=1), labels, annotated)
+        where = open_voxels(labels, annotated)
+        if self.config.consistency_on == "all":
+            where = torch.ones_like(where)
+        return squared_difference(logits[rows].softmax(dim=1), teacher_probabilities, where)
+
+    def weight(self, progress: Progress) -> float:
+        """w(t): the sigmoid ramp of the step, in stairs of `ramp_interval` steps as in the official code."""
+        stair = progress.step // self.config.ramp_interval * self.config.ramp_interval
+        return self.config.consistency_weight * sigmoid_ramp(
+            stair, self.config.ramp_fraction * progress.total
+        )
+
+    def after_step(self, progress: Progress) -> None:
+        self.teacher.follow(self.student, progress.step)
+
+    def predictor(self) -> nn.Module:
+        return Softmax(self.student if self.config.eval_model == "student" else self.teacher.network)

@@ -1,0 +1,58 @@
+"""Supervised learning on what is annotated: the baseline that every other method must beat.
+
+Source     marginal loss: Shi et al., Medical Image Analysis 2021, https://arxiv.org/abs/2007.03868
+Spec       docs/methods/supervised.md
+
+    for every batch (x, y, A) of cases with annotated organs A:
+        p = softmax(network(x))
+        q_0 = p_0 + sum of p_c over the organs c not in A                 un-annotated organs hide in the background
+        minimise  1/2 (-log q_y + Dice over the organs in A)
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from labelwise.losses.partial import supervised
+from labelwise.methods.base import Card, Method, NetFactory, Softmax
+from labelwise.types import Batch, Progress
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class SupervisedConfig:
+    squared_dice: bool = False  # Dice with squared probabilities in the denominator
+    dice_pooling: Literal["case", "batch"] = "case"  # sums over each case, or over the batch
+    absent_dice: Literal["skip", "include"] = "skip"  # Dice of annotated organs without a voxel in the patch
+
+
+class Supervised(Method):
+    card = Card(
+        title="Supervised",
+        paper="https://arxiv.org/abs/2007.03868",
+        idea="Cross-entropy and Dice on what is annotated; un-annotated organs may hide in the background.",
+        learns_from=frozenset({"full", "partial"}),
+    )
+    Config = SupervisedConfig
+
+    def __init__(self, nets: NetFactory, config: SupervisedConfig):
+        super().__init__()
+        self.config = config
+        self.network = nets.network()
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        loss = supervised(
+            self.network(batch.images),
+            batch.labels,
+            batch.annotated,
+            squared=self.config.squared_dice,
+            pooling=self.config.dice_pooling,
+            absent=self.config.absent_dice,
+        )
+        return {"supervised": loss}
+
+    def predictor(self) -> nn.Module:
+        return Softmax(self.network)

@@ -1,0 +1,118 @@
+"""UA-MT: a mean teacher is followed only where it is certain.
+
+Paper      Yu, Wang, Li, Fu & Heng, MICCAI 2019, https://arxiv.org/abs/1907.07034
+Spec       docs/methods/ua_mt.md: where paper and official code differ, and what we follow
+
+    for every batch (x, y, A):
+        p = softmax(student(x))
+        q = softmax(teacher(x + noise))                                 incomplete cases only, no gradient
+        mu = mean of T more passes of the teacher, each with fresh noise and dropout
+        u = entropy of mu;   m = [u < (3/4 + 1/4 G(t)) ln(classes that are left open)]
+        minimise  supervised(p, y, A) + w(t) * sum of m (p - q)^2 / (C * sum of m)
+        student: one optimiser step;   teacher <- a * teacher + (1 - a) * student
+
+q and mu are first restricted to the classes that y and A leave open.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from labelwise.components.ema import EmaTeacher
+from labelwise.components.perturb import add_noise
+from labelwise.components.pseudo_label import complete
+from labelwise.components.ramps import sigmoid_ramp
+from labelwise.losses.consistency import squared_difference
+from labelwise.losses.entropy import mean_log_probability, voxel_entropy
+from labelwise.losses.partial import open_voxels, possible_classes, supervised
+from labelwise.methods.base import Card, Method, NetFactory, Softmax
+from labelwise.types import Batch, Progress
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class UncertaintyAwareMeanTeacherConfig:
+    ema_decay: float = 0.99  # a
+    consistency_weight: float = 0.1  # w at the end of the ramp
+    ramp_fraction: float = 1.0  # part of the training over which w rises
+    ramp_interval: int = 150  # w changes every so many steps
+    passes: Annotated[int, Field(ge=1)] = 8  # T
+    threshold_start: float = 0.75  # of the largest possible entropy, at the first step
+    threshold_end: float = 1.0  # the same at the last step
+    noise_std: float = 0.1  # of the normalised image
+    noise_clip: float = 0.2
+    squared_dice: bool = True
+    dice_pooling: Literal["case", "batch"] = "batch"
+    eval_model: Literal["student", "teacher"] = "student"
+
+
+class UncertaintyAwareMeanTeacher(Method):
+    card = Card(
+        title="UA-MT",
+        paper="https://arxiv.org/abs/1907.07034",
+        idea="A mean teacher that is followed only where the entropy of its repeated answers is low.",
+        learns_from=frozenset({"full", "partial", "none"}),
+    )
+    Config = UncertaintyAwareMeanTeacherConfig
+
+    def __init__(self, nets: NetFactory, config: UncertaintyAwareMeanTeacherConfig):
+        super().__init__()
+        self.config = config
+        self.student = nets.network()
+        self.teacher = EmaTeacher(self.student, decay=config.ema_decay)
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        logits = self.student(batch.images)
+        return {
+            "supervised": supervised(
+                logits,
+                batch.labels,
+                batch.annotated,
+                squared=self.config.squared_dice,
+                pooling=self.config.dice_pooling,
+            ),
+            "consistency": self.weight(progress) * self.consistency(logits, batch, progress),
+        }
+
+    def consistency(self, logits: Tensor, batch: Batch, progress: Progress) -> Tensor:
+        """Mean squared distance between student and teacher over the open voxels where the teacher is certain."""
+        rows = batch.incomplete_rows
+        if not rows:
+            return logits.sum() * 0
+        images, labels, annotated = batch.images[rows], batch.labels[rows], batch.annotated[rows]
+        teacher_probabilities = complete(self.noisy_pass(images).exp(), labels, annotated)
+        repeated = mean_log_probability(self.noisy_pass(images) for _ in range(self.config.passes))
+        uncertainty = voxel_entropy(complete(repeated.exp(), labels, annotated).log())
+        certain = (
+            uncertainty < self.threshold(progress) * possible_classes(labels, annotated).sum(dim=1).log()
+        )
+        where = certain & open_voxels(labels, annotated)
+        return squared_difference(logits[rows].softmax(dim=1), teacher_probabilities, where)
+
+    def noisy_pass(self, images: Tensor) -> Tensor:
+        """Log-probabilities of the teacher for images with fresh noise (and fresh dropout)."""
+        noisy = add_noise(images, self.config.noise_std, self.config.noise_clip)
+        log_probabilities: Tensor = torch.log_softmax(self.teacher(noisy), dim=1)
+        return log_probabilities
+
+    def threshold(self, progress: Progress) -> float:
+        """Part of the largest possible entropy up to which the teacher counts as certain."""
+        start, end = self.config.threshold_start, self.config.threshold_end
+        return start + (end - start) * sigmoid_ramp(progress.step, progress.total)
+
+    def weight(self, progress: Progress) -> float:
+        """w(t): the sigmoid ramp of the step, in stairs of `ramp_interval` steps as in the official code."""
+        stair = progress.step // self.config.ramp_interval * self.config.ramp_interval
+        return self.config.consistency_weight * sigmoid_ramp(
+            stair, self.config.ramp_fraction * progress.total
+        )
+
+    def after_step(self, progress: Progress) -> None:
+        self.teacher.follow(self.student, progress.step)
+
+    def predictor(self) -> nn.Module:
+        return Softmax(self.student if self.config.eval_model == "student" else self.teacher.network)

@@ -1,0 +1,1 @@
+"""Networks: tensors -> tensors, in 2D and 3D by one `dims` argument."""

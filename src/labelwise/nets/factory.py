@@ -1,0 +1,117 @@
+"""From the name of a network and its settings to the network, or to the parts of one."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, cast
+
+from torch import nn
+
+from labelwise.errors import CheckpointError, ConfigError, did_you_mean
+from labelwise.nets.parts import Blueprint, Decoder, Encoder, SegmentationNet, Upsampling
+from labelwise.settings import build_settings
+
+# A blueprint is imported when it is asked for: MONAI alone costs seconds.
+NETS: Mapping[str, str] = {
+    "unet": "labelwise.nets.unet:UNet",
+    "vnet": "labelwise.nets.vnet:VNet",
+    "dynunet": "labelwise.nets.dynunet:DynUNet",
+}
+
+
+def find_net(name: str) -> type[Blueprint]:
+    """The blueprint of a registered network; its `Settings` are the settings of that network."""
+    if name not in NETS:
+        raise ConfigError(f"unknown network '{name}'{did_you_mean(name, NETS)}", expected=", ".join(NETS))
+    module, _, attribute = NETS[name].partition(":")
+    return cast(type[Blueprint], getattr(importlib.import_module(module), attribute))
+
+
+class NetFactory:
+    """Builds networks, or parts of them, for images with `dims` axes and `in_channels` modalities.
+
+    Every call returns new, freshly initialised modules. Logits leave every head in float32.
+
+    Errors
+        ConfigError     unknown network or setting, or a number that makes no network
+
+    Example
+        >>> import torch
+        >>> nets = NetFactory("vnet", {"width": 4}, dims=3, in_channels=1, num_classes=2)
+        >>> nets.network()(torch.zeros(1, 1, 32, 32, 16)).shape
+        torch.Size([1, 2, 32, 32, 16])
+        >>> encoder, decoder = nets.encoder(), nets.decoder("nearest")
+        >>> signed_distance = nets.head(decoder.channels[-1], 1)
+    """
+
+    def __init__(
+        self, name: str, settings: Mapping[str, Any] | Any, *, dims: int, in_channels: int, num_classes: int
+    ):
+        if dims not in (2, 3):
+            raise ConfigError("networks work on images with 2 or 3 axes", found=dims)
+        if in_channels < 1 or num_classes < 1:
+            raise ConfigError(
+                "a network needs at least one input channel and one class",
+                found=f"in_channels = {in_channels}, num_classes = {num_classes}",
+            )
+        blueprint = find_net(name)
+        self.name = name
+        self.settings = build_settings(blueprint.Settings, settings, f"[net.settings] of {name}")
+        self.dims = dims
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        self._blueprint = blueprint(self.settings, dims, in_channels)
+
+    @property
+    def stride(self) -> int:
+        """Spatial sizes must be divisible by this."""
+        return self._blueprint.stride
+
+    def network(self, num_classes: int | None = None) -> SegmentationNet:
+        """A whole network: images (B, M, *S) -> logits (B, C, *S)."""
+        encoder, decoder = self.encoder(), self.decoder()
+        out_channels = self.num_classes if num_classes is None else num_classes
+        return SegmentationNet(encoder, decoder, self.head(decoder.channels[-1], out_channels))
+
+    def encoder(self) -> Encoder:
+        """Images (B, M, *S) -> features, fine to coarse; `channels` names their widths."""
+        return self._blueprint.encoder()
+
+    def decoder(self, upsampling: Upsampling | None = None) -> Decoder:
+        """Features -> scales, coarse to fine; the last is the full-resolution embedding.
+
+        `upsampling` is transposed, trilinear or nearest; None takes the one of the settings.
+        """
+        return self._blueprint.decoder(upsampling)
+
+    def head(self, in_channels: int, out_channels: int) -> nn.Module:
+        """Embedding (B, in_channels, *S) -> logits (B, out_channels, *S) in float32."""
+        return self._blueprint.head(in_channels, out_channels)
+
+    def description(self) -> dict[str, Any]:
+        """All that is needed to build the same factory again, as plain JSON values."""
+        return {
+            "name": self.name,
+            "settings": asdict(self.settings),
+            "dims": self.dims,
+            "in_channels": self.in_channels,
+            "num_classes": self.num_classes,
+        }
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> NetFactory:
+        """The factory that `description` describes.
+
+        Errors
+            CheckpointError     an entry is missing or unknown
+        """
+        expected = ("name", "settings", "dims", "in_channels", "num_classes")
+        if set(description) != set(expected):
+            raise CheckpointError(
+                "a network cannot be built from this description",
+                found=", ".join(sorted(description)),
+                expected=", ".join(expected),
+            )
+        return cls(**description)

@@ -1,0 +1,173 @@
+"""What every segmentation network consists of: an encoder, a decoder, and the bricks of both.
+
+Networks are composed, not inherited: a method that needs two decoders, another head or the features in
+between asks `labelwise.nets.factory` for the parts and puts them together itself.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from math import gcd
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from labelwise.errors import ConfigError
+
+Norm = Literal["batch", "instance", "group"]
+Upsampling = Literal["transposed", "trilinear", "nearest"]
+
+GROUPS = 16  # of group normalisation
+
+_BRICKS: dict[int, dict[str, type[nn.Module]]] = {
+    2: {
+        "convolution": nn.Conv2d,
+        "transposed": nn.ConvTranspose2d,
+        "pooling": nn.MaxPool2d,
+        "dropout": nn.Dropout2d,
+        "batch": nn.BatchNorm2d,
+        "instance": nn.InstanceNorm2d,
+    },
+    3: {
+        "convolution": nn.Conv3d,
+        "transposed": nn.ConvTranspose3d,
+        "pooling": nn.MaxPool3d,
+        "dropout": nn.Dropout3d,
+        "batch": nn.BatchNorm3d,
+        "instance": nn.InstanceNorm3d,
+    },
+}
+
+
+def brick(name: str, dims: int) -> type[Any]:
+    """The layer class of `torch.nn` for images with `dims` axes: ``brick("pooling", 2)`` is MaxPool2d."""
+    return _BRICKS[dims][name]
+
+
+def normalisation(norm: Norm, dims: int, channels: int) -> nn.Module:
+    """Batch or group normalisation with a learned scale and offset, or instance normalisation without."""
+    if norm == "group":
+        return nn.GroupNorm(gcd(GROUPS, channels), channels)
+    return cast(nn.Module, brick(norm, dims)(channels))
+
+
+class Interpolate(nn.Module):
+    """Twice the size along every axis, by linear interpolation or by repeating voxels."""
+
+    def __init__(self, dims: int, *, linear: bool, align_corners: bool = False):
+        super().__init__()
+        self.mode = {2: "bilinear", 3: "trilinear"}[dims] if linear else "nearest"
+        self.align_corners = align_corners if linear else None
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.interpolate(features, scale_factor=2, mode=self.mode, align_corners=self.align_corners)
+
+
+class Encoder(nn.Module):
+    """Stages one after the other; every stage after the first halves the size.
+
+    `channels` are those of the stages' outputs, fine to coarse. Spatial sizes must be divisible by `stride`.
+    """
+
+    def __init__(self, stages: Iterable[nn.Module], channels: Sequence[int]):
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.channels = tuple(channels)
+        self.stride = 2 ** (len(self.channels) - 1)
+        # An instance norm of a single voxel is undefined.
+        kinds = (brick("instance", 2), brick("instance", 3))
+        self._needs_two_voxels = any(isinstance(module, kinds) for module in self.modules())
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images (B, M, *S) -> features (B, channels[i], *S / 2**i), fine to coarse.
+
+        Errors
+            ConfigError     a spatial size is not divisible by the stride, or too small for the norm
+        """
+        self._check(images.shape[2:])
+        features = []
+        x = images
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
+
+    def _check(self, size: torch.Size) -> None:
+        if any(length % self.stride for length in size):
+            raise ConfigError(
+                "the network cannot halve images of this size often enough",
+                found=" x ".join(map(str, size)),
+                expected=f"every length divisible by {self.stride}",
+                do="choose another patch size",
+            )
+        if self._needs_two_voxels and all(length == self.stride for length in size):
+            raise ConfigError(
+                "images of this size shrink to a single voxel, which instance normalisation cannot take",
+                found=" x ".join(map(str, size)),
+                expected=f"a length of at least {2 * self.stride} along one axis",
+                do="choose a larger patch size, or another norm",
+            )
+
+
+class Decoder(nn.Module):
+    """Stages that take the coarser features and the encoder's features of their own scale.
+
+    `channels` are those of the scales it returns, coarse to fine.
+    """
+
+    def __init__(self, stages: Iterable[nn.Module], channels: Sequence[int]):
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.channels = tuple(channels)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Encoder's features -> scales, coarse to fine; the last is the embedding (B, channels[-1], *S)."""
+        scales = []
+        x = features[-1]
+        for stage, skip in zip(self.stages, reversed(features[:-1]), strict=True):
+            x = stage(x, skip)
+            scales.append(x)
+        return scales
+
+
+class SegmentationNet(nn.Module):
+    """Encoder, decoder and head in a row."""
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, head: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, M, *S) -> logits (B, C, *S), float32."""
+        return cast(Tensor, self.head(self.decoder(self.encoder(images))[-1]))
+
+
+class Blueprint(ABC):
+    """How one kind of network builds its parts; subclasses are listed in `labelwise.nets.factory.NETS`."""
+
+    Settings: ClassVar[type[Any]]  # frozen dataclass, defaults = the published network
+
+    @abstractmethod
+    def __init__(self, settings: Any, dims: int, in_channels: int): ...
+
+    @property
+    @abstractmethod
+    def stride(self) -> int:
+        """Spatial sizes must be divisible by this."""
+
+    @abstractmethod
+    def encoder(self) -> Encoder:
+        """A new encoder."""
+
+    @abstractmethod
+    def decoder(self, upsampling: Upsampling | None = None) -> Decoder:
+        """A new decoder for the encoder's features; `upsampling` None means the settings' own."""
+
+    @abstractmethod
+    def head(self, in_channels: int, out_channels: int) -> nn.Module:
+        """A new head: the layer from the embedding to logits."""

@@ -1,0 +1,1 @@
+"""Volume -> Volume before the network, and back after it."""

@@ -1,0 +1,133 @@
+"""What the training scans have in common, and the preprocessing plan that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, cast, get_args
+
+import numpy as np
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from labelwise.errors import ConfigError, DataError
+from labelwise.preprocess.crop import Crop, body_mask
+from labelwise.preprocess.intensity import PERCENTILES, IntensityRule
+from labelwise.preprocess.pipeline import Plan
+from labelwise.types import IGNORE, Array, Volume
+
+Modality = Literal["ct", "mr", "normalised"]
+
+NUM_QUANTILES = 1000
+"""A scan is described by so many evenly spaced quantiles: the same in every run, equal weight per scan."""
+
+_MOST_VALUES = 1_000_000  # quantiles of more voxels are not better
+_ANISOTROPIC = 3  # one axis this much coarser than the others
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ScanStatistics:
+    """The fingerprint of one scan."""
+
+    modality: Modality
+    shape: tuple[int, int, int]  # voxels along x, y, z
+    spacing_mm: tuple[float, float, float]  # along x, y, z
+    intensities: tuple[float, ...] = ()  # quantiles of the voxels that count, see `scan_statistics`; ct only
+
+
+def scan_statistics(image: Volume, modality: str, labels: Volume | None = None) -> ScanStatistics:
+    """Measure one scan.
+
+    The intensities of a CT are those of its annotated organs. A scan without any (unlabelled, or the organs
+    are absent) is described by its whole body instead, so that it counts too.
+
+    Shapes
+        image       (M, X, Y, Z), CT in HU
+        labels      (X, Y, Z) class indices; 0 and IGNORE are no organ
+
+    Errors
+        DataError   a CT without a body
+    """
+    if modality not in get_args(Modality):
+        raise ConfigError(f"unknown modality '{modality}'", expected="ct, mr or normalised")
+    intensities: tuple[float, ...] = ()
+    if modality == "ct":
+        intensities = _quantiles(_values_that_count(image, labels))
+    return ScanStatistics(cast(Modality, modality), image.shape, image.spacing_mm, intensities)
+
+
+def make_plan(
+    statistics: Sequence[ScanStatistics],
+    *,
+    spacing_mm: tuple[float, float, float] | None = None,
+    shape: tuple[int | None, int | None, int | None] | None = None,
+    crop: Crop | None = None,
+) -> Plan:
+    """The preprocessing plan of a project; what is given is taken, the rest follows from the training scans.
+
+    spacing     the median voxel size; along an axis more than three times coarser than the others, the 10th
+                percentile. Kept as it is where a `shape` is given.
+    crop        body if all scans are CT, none if some are normalised already, else nonzero
+    ct          clip to the 0.5 and 99.5 percentiles, mean and standard deviation: of the organs' voxels in
+                scans that have annotated organs and of the body in all others, with equal weight per scan
+    mr          by each scan's own numbers
+    normalised  unchanged
+
+    Source
+        Isensee et al., Nature Methods 2021 (nnU-Net), extended to scans without annotation.
+    """
+    if not statistics:
+        raise DataError("a preprocessing plan needs at least one training scan")
+    modalities = {scan.modality for scan in statistics}
+    if spacing_mm is None and shape is None:
+        spacing_mm = _typical_spacing(statistics)
+    rules = {"mr": IntensityRule("mr"), "normalised": IntensityRule("none")}
+    if "ct" in modalities:
+        rules["ct"] = _ct_rule(statistics)
+    return Plan(
+        spacing_mm=spacing_mm,
+        shape=shape,
+        crop=crop or _typical_crop(modalities),
+        intensity={modality: rules[modality] for modality in sorted(modalities)},
+    )
+
+
+def _values_that_count(image: Volume, labels: Volume | None) -> Array:
+    if labels is not None:
+        organs = (labels.data != 0) & (labels.data != IGNORE)
+        if organs.any():
+            return image.data[:, organs].ravel()
+    mask, (x, y, z) = body_mask(image)
+    return image.data[:, ::x, ::y, ::z][:, mask].ravel()
+
+
+def _quantiles(values: Array) -> tuple[float, ...]:
+    if values.size > _MOST_VALUES:
+        values = values[np.linspace(0, values.size - 1, _MOST_VALUES).astype(np.int64)]
+    positions = (np.arange(NUM_QUANTILES) + 0.5) / NUM_QUANTILES
+    return tuple(float(value) for value in np.quantile(values, positions))
+
+
+def _ct_rule(statistics: Sequence[ScanStatistics]) -> IntensityRule:
+    values = np.concatenate([scan.intensities for scan in statistics if scan.modality == "ct"])
+    low, high = (float(limit) for limit in np.percentile(values, PERCENTILES))
+    clipped = values.clip(low, high)
+    return IntensityRule("ct", (low, high), float(clipped.mean()), float(clipped.std()) or 1.0)
+
+
+def _typical_spacing(statistics: Sequence[ScanStatistics]) -> tuple[float, float, float]:
+    spacings = np.array([scan.spacing_mm for scan in statistics])
+    typical = np.median(spacings, axis=0)
+    coarsest = int(typical.argmax())
+    others = float(np.delete(typical, coarsest).max())
+    if typical[coarsest] > _ANISOTROPIC * others:
+        # Fewer scans are blurred along the slices; never finer than the plane.
+        typical[coarsest] = max(float(np.percentile(spacings[:, coarsest], 10)), others)
+    # Rounded, because float32 headers carry noise in the seventh digit.
+    x, y, z = (round(float(size), 6) for size in typical)
+    return x, y, z
+
+
+def _typical_crop(modalities: set[Modality]) -> Crop:
+    if "normalised" in modalities:
+        return "none"
+    return "body" if modalities == {"ct"} else "nonzero"

@@ -1,0 +1,308 @@
+"""What a comparison holds, and how it is told: in sentences, tables, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from labelwise.report.measures import VARIANTS, Measure, p_text
+from labelwise.report.statistics import defined_sd
+from labelwise.report.tables import Entry, Table
+
+MEAN = "mean over organs"
+SIGNIFICANT = 0.05
+_NAN = float("nan")
+Key = tuple[str, str, str]  # run, row, metric
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run, one row, one metric. Values are as scored, not in percent."""
+
+    mean: float  # over cases, then over organs
+    sd: float  # over cases, n - 1
+    n: int  # cases with a defined value
+    seed_means: tuple[float, ...]  # one mean for each seed
+    excluded: Mapping[str, int]  # undefined values by status
+
+    @property
+    def seed_sd(self) -> float:
+        """Spread of the means of the seeds (n - 1); NaN for a single seed."""
+        return defined_sd(np.asarray(self.seed_means))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A run minus the reference run, on the cases that both have."""
+
+    mean: float
+    low: float  # bootstrap 95 % interval over cases
+    high: float
+    p: float  # Wilcoxon signed-rank, two-sided
+    n: int  # cases
+    p_holm: float = _NAN  # corrected within its family, see compare.compare
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found. `rows` are the classes, then the mean over organs if there are several."""
+
+    runs: tuple[str, ...]
+    rows: tuple[str, ...]
+    cases: tuple[str, ...]
+    measures: tuple[Measure, ...]
+    seeds: Mapping[str, int]
+    reference: str
+    variant: str
+    cells: Mapping[Key, Cell]
+    best: frozenset[Key]
+    differences: Mapping[Key, Difference]  # every run but the reference
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The organs, without the row of their mean."""
+        return tuple(row for row in self.rows if row != MEAN)
+
+    @property
+    def main_row(self) -> str:
+        """The row that stands for the whole: the mean over organs, or the only organ."""
+        return self.rows[-1]
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """All runs but the reference."""
+        return tuple(run for run in self.runs if run != self.reference)
+
+    def answer(self) -> str:
+        """The result of the first metric in one or two plain sentences."""
+        first = self.measures[0]
+        organs = len(self.classes)
+        what = first.title if organs == 1 else f"mean {first.title} over {organs} organs"
+        cells = {run: self.cells[run, self.main_row, first.name] for run in self.runs}
+        values = [f"{run} {first.with_unit(cell.mean)} ({_cases(cell.n)})" for run, cell in cells.items()]
+        best = [run for run in self.runs if (run, self.main_row, first.name) in self.best]
+        if len(self.runs) == 1:
+            return f"{what[0].upper()}{what[1:]}: {values[0]}."
+        if not best:
+            return f"No run is called best in {what}, for the means cannot be ranked: {', '.join(values)}."
+        value = first.with_unit(cells[best[0]].mean)
+        if len(best) > 1:
+            return f"{_listed(best)} share the best {what}: {value}."
+        return f"{best[0]} has the best {what}: {value}. {self._against_reference(best[0], first)}"
+
+    def _against_reference(self, run: str, first: Measure) -> str:
+        if run == self.reference:
+            return "It is the run that the others are compared with."
+        found = self.differences[run, self.main_row, first.name]
+        numbers = ", ".join(part for part in (_interval(found, first), p_text(found.p_holm)) if part)
+        numbers = f" (95 % interval {numbers})" if math.isfinite(found.low) else ""
+        return (
+            f"Against {self.reference}, on the same {_cases(found.n)}: "
+            f"{first.number(found.mean, signed=True)} {first.difference_unit}{numbers}."
+            f"{'' if found.p_holm < SIGNIFICANT else ' This may be chance.'}"
+        )
+
+    def description(self) -> str:
+        """What the numbers are: on how many cases, mean over what, which definitions."""
+        several = len(self.classes) > 1
+        organs = f"{len(self.classes)} organs" if several else f"{self.classes[0]} only"
+        sentences = [
+            f"{_cases(len(self.cases))}, {organs}.",
+            f"Computed per case, then averaged over the cases{', then over the organs' if several else ''}.",
+            "The values of a case are first averaged over the seeds." if max(self.seeds.values()) > 1 else "",
+            VARIANTS.get(self.variant, f"Variant of the metrics: {self.variant}."),
+        ]
+        return " ".join(filter(None, sentences))
+
+    def definitions(self) -> tuple[tuple[str, str], ...]:
+        """Heading and definition of each metric that has one."""
+        return tuple((m.heading, m.definition) for m in self.measures if m.definition)
+
+    def tests(self) -> str:
+        """How the differences were tested."""
+        return (
+            "Difference of the means over the cases that both runs have; 95 % bootstrap interval over cases; "
+            "Wilcoxon signed-rank p, Holm-corrected. Cases are the sample: the spread of repeated trainings "
+            "is not part of interval and p."
+        )
+
+    def exclusions(self) -> tuple[str, ...]:
+        """One line for each run and metric in which values are undefined and were left out."""
+        lines = []
+        for run in self.runs:
+            for m in self.measures:
+                counts = Counter(self.cells[run, self.main_row, m.name].excluded)
+                if counts:
+                    total = self.seeds[run] * len(self.cases) * len(self.classes)
+                    reasons = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.most_common())
+                    lines.append(f"{run}, {m.title}: {counts.total()} of {total} values left out ({reasons})")
+        return tuple(lines)
+
+    def run_table(self) -> Table:
+        """The answer: one row per run, one column per metric."""
+        several = max(self.seeds.values()) > 1
+        rows = []
+        for run in self.runs:
+            cells = [self.cells[run, self.main_row, m.name] for m in self.measures]
+            entries = [self._entry(run, self.main_row, m, cells, seeds=True) for m in self.measures]
+            seeds = [Entry(str(self.seeds[run]))] if several else []
+            rows.append((Entry(run), *entries, Entry(_range([cell.n for cell in cells])), *seeds))
+        header = ("run", *(m.heading for m in self.measures), "cases", *(["seeds"] if several else []))
+        return Table(f"Runs: {self.main_row}", header, tuple(rows), self._legend(several))
+
+    def difference_table(self) -> Table | None:
+        """Each run minus the reference in the main row; None for a single run."""
+        if not self.others:
+            return None
+        rows = []
+        for run in self.others:
+            found = [self.differences[run, self.main_row, m.name] for m in self.measures]
+            entries = [_difference_entry(d, m, found) for d, m in zip(found, self.measures, strict=True)]
+            rows.append((Entry(run), *entries, Entry(_range([d.n for d in found]))))
+        header = ("run", *(f"{m.title} [{m.difference_unit}]" for m in self.measures), "cases")
+        return Table(f"Difference to {self.reference}: {self.main_row}", header, tuple(rows), self.tests())
+
+    def class_tables(self) -> tuple[Table, ...]:
+        """For each metric the organs by run; empty if there is one organ only."""
+        if len(self.rows) == 1:
+            return ()
+        return tuple(self._class_table(m) for m in self.measures)
+
+    def _class_table(self, m: Measure) -> Table:
+        rows = []
+        for row in self.rows:
+            cells = [self.cells[run, row, m.name] for run in self.runs]
+            entries = [self._entry(run, row, m, cells) for run in self.runs]
+            rows.append((Entry(row), *entries, Entry(_range([cell.n for cell in cells]))))
+        return Table(m.heading, ("organ", *self.runs, "cases"), tuple(rows))
+
+    def _entry(self, run: str, row: str, m: Measure, beside: Sequence[Cell], *, seeds: bool = False) -> Entry:
+        """Mean and spread; with its own n where a cell beside it has more cases."""
+        cell = self.cells[run, row, m.name]
+        detail = f"± {m.number(cell.sd)}"
+        if seeds and math.isfinite(cell.seed_sd):
+            detail += f", seeds ± {m.number(cell.seed_sd)}"
+        if cell.n < max(other.n for other in beside):
+            detail += f", n {cell.n}"
+        return Entry(m.number(cell.mean), detail, (run, row, m.name) in self.best)
+
+    def _legend(self, several_seeds: bool) -> str:
+        legend = "Mean ± standard deviation over the cases"
+        legend += "; seeds ±: standard deviation of the means of the seeds." if several_seeds else "."
+        if len(self.runs) > 1:
+            legend += " A best value is marked only where all runs have values for the same cases."
+        return legend
+
+    def tables(self) -> tuple[Table, ...]:
+        """All tables, the answer first."""
+        difference = self.difference_table()
+        return (self.run_table(), *([difference] if difference else []), *self.class_tables())
+
+    def to_text(self) -> str:
+        """Aligned plain tables; the best value carries a star."""
+        parts = [self.answer(), self.description(), *(table.to_text() for table in self.tables())]
+        return "\n\n".join([*parts, "\n".join(self._notes())]) + "\n"
+
+    def to_markdown(self) -> str:
+        """The same as Markdown; the best value is bold."""
+        parts = [self.answer(), self.description(), *(table.to_markdown() for table in self.tables())]
+        return "\n\n".join([*parts, "\n".join(f"- {line}" for line in self._notes())]) + "\n"
+
+    def _notes(self) -> list[str]:
+        return [*(f"{heading}: {text}" for heading, text in self.definitions()), *self.exclusions()]
+
+    def to_csv(self) -> str:
+        """One line for each run, row and metric. Values are as scored: Dice in 0..1, distances with unit."""
+        text = io.StringIO()
+        records = [{name: _csv_field(value) for name, value in record.items()} for record in self._records()]
+        writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+        return text.getvalue()
+
+    def to_json(self) -> str:
+        """Everything that the CSV says, and what it is about; an undefined value is null."""
+        about = {
+            "answer": self.answer(),
+            "description": self.description(),
+            "definitions": dict(self.definitions()),
+            "variant": self.variant,
+            "reference": self.reference,
+            "seeds": dict(self.seeds),
+            "cases": list(self.cases),
+        }
+        return (
+            json.dumps(
+                {**about, "values": list(self._records())}, indent=2, ensure_ascii=False, allow_nan=False
+            )
+            + "\n"
+        )
+
+    def _records(self) -> Iterator[dict[str, object]]:
+        nothing = Difference(mean=_NAN, low=_NAN, high=_NAN, p=_NAN, n=0)
+        for (run, row, name), cell in self.cells.items():
+            found = self.differences.get((run, row, name), nothing)
+            unit = next(m.unit for m in self.measures if m.name == name)
+            yield {
+                "run": run,
+                "class": row,
+                "metric": name,
+                "unit": "" if unit == "%" else unit,
+                "mean": _or_none(cell.mean),
+                "sd": _or_none(cell.sd),
+                "n": cell.n,
+                "seed_means": [_or_none(value) for value in cell.seed_means],
+                "seed_sd": _or_none(cell.seed_sd),
+                "best": (run, row, name) in self.best,
+                "excluded": dict(cell.excluded),
+                "difference": _or_none(found.mean),
+                "low": _or_none(found.low),
+                "high": _or_none(found.high),
+                "p": _or_none(found.p),
+                "p_holm": _or_none(found.p_holm),
+                "n_paired": found.n,
+            }
+
+
+def _difference_entry(found: Difference, m: Measure, beside: Sequence[Difference]) -> Entry:
+    own_n = f"n {found.n}" if found.n < max(other.n for other in beside) else ""
+    details = [part for part in (_interval(found, m), p_text(found.p_holm), own_n) if part]
+    return Entry(m.number(found.mean, signed=True), ", ".join(details))
+
+
+def _interval(found: Difference, m: Measure) -> str:
+    if not math.isfinite(found.low):
+        return ""
+    return f"[{m.number(found.low, signed=True)}, {m.number(found.high, signed=True)}]"
+
+
+def _cases(n: int) -> str:
+    return f"{n} case" if n == 1 else f"{n} cases"
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _csv_field(value: object) -> object:
+    if isinstance(value, dict):
+        return ";".join(f"{status}={n}" for status, n in value.items())
+    if isinstance(value, list):
+        return ";".join("" if item is None else repr(item) for item in value)
+    return value

@@ -1,0 +1,326 @@
+"""`predict` and `evaluate`: from a model and scans to label files, and from label files to scores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from labelwise.config import put
+from labelwise.console import Progress, silent
+from labelwise.data.manifest import Manifest, read_case_labels, read_manifest
+from labelwise.devices import choose_device
+from labelwise.engine import Outcome, run_jobs
+from labelwise.errors import ConfigError, DataError, did_you_mean
+from labelwise.evaluate.cases import VARIANTS, Score, Summary, Variant, evaluate_case, summarise, write_scores
+from labelwise.formats import read_labels, stem, suffix
+from labelwise.infer.cohort import Segmenter, predict_cohort
+from labelwise.infer.model import WEIGHTS, Model, load_model
+from labelwise.infer.scans import Scan, find_scans
+from labelwise.infer.sliding_window import InferenceConfig
+from labelwise.infer.windows import WindowGrid
+from labelwise.report.compare import compare
+from labelwise.run.environment import environment
+from labelwise.settings import build_settings
+from labelwise.types import Array, Case, LabelSpace
+
+__all__ = ["EvaluationResult", "PredictionResult", "evaluate", "predict"]
+
+PREDICTIONS, SCORES = "predictions", "scores.csv"
+
+
+@dataclass(frozen=True)
+class PredictionResult:
+    """Which scans have a label file now, and which failed."""
+
+    folder: Path
+    written: Mapping[str, Path]  # scan id -> label file
+    failed: Mapping[str, str]  # scan id -> message
+
+    def to_text(self) -> str:
+        """One line for the whole, and the message of each failure."""
+        head = f"{self.folder}: {len(self.written)} scans segmented, {len(self.failed)} failed"
+        return "\n".join([head, *self.failed.values()])
+
+    def facts(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return {
+            "folder": str(self.folder),
+            "written": {name: str(path) for name, path in self.written.items()},
+            "failed": dict(self.failed),
+        }
+
+
+def predict(
+    model: Path | str,
+    scans: Path | str,
+    output: Path | str,
+    *,
+    split: str = "test",
+    modality: str | None = None,
+    device: str = "auto",
+    settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> PredictionResult:
+    """Segment scans with a trained model; results lie on the grid and in the orientation of their scan.
+
+    Arguments
+        model       model folder, or the folder of a run
+        scans       a file, a folder, a list (.txt, .csv), or a manifest, of which `split` is predicted
+        output      folder for ``ID.nii.gz`` and ``ID.json``; results of this model that are there are kept
+        modality    intensity rule to use; needed only if the model knows several
+        settings    inference settings to change, e.g. {"overlap": 0.75} or {"inference.overlap": 0.75}
+
+    Errors
+        CheckpointError     not a model
+        ConfigError         unknown modality or setting
+        DataError           no scan found; a scan that cannot be read is a failure in the result instead
+    """
+    where = choose_device(device)
+    loaded = load_model(model, where)
+    items = _scans(Path(scans), split, loaded, modality)
+    config = _changed(loaded.config, settings or {})
+    patch_size = loaded.info.patch_size
+    WindowGrid.of(patch_size, patch_size, config.stride, config.overlap)  # refuses gaps, before any work
+    segmenter = Segmenter(
+        loaded.predictor, loaded.plan, patch_size, loaded.label_space, config, where,
+        model_id=_model_id(Path(model)), versions=environment()["versions"],
+    )  # fmt: skip
+
+    def show(done: int, total: int, seconds_left: float | None) -> None:
+        progress("predict", done, total)
+
+    outcomes = predict_cohort(segmenter, items, output, overwrite=overwrite, progress=show)
+    return PredictionResult(
+        Path(output),
+        {outcome.item.id: outcome.result for outcome in outcomes if outcome.result is not None},
+        {outcome.item.id: str(outcome.error) for outcome in outcomes if outcome.error is not None},
+    )
+
+
+def _scans(path: Path, split: str, model: Model, modality: str | None) -> list[Scan]:
+    manifest_file = path / "manifest.csv" if path.is_dir() else path
+    if manifest_file.name == "manifest.csv" and manifest_file.exists():
+        manifest = read_manifest(manifest_file)
+        cases = manifest.split(split)
+        if not cases:
+            raise DataError(f"no case of the manifest is in the split '{split}'", file=manifest_file)
+        _check_channels(cases, model.info.net["in_channels"])
+        sources = manifest.sources
+        return [
+            Scan(case.id, case.images, modality or sources[case.source].modality, sources[case.source].layout)
+            for case in cases
+        ]
+    known = model.info.modalities
+    if modality is None and len(known) > 1:
+        raise ConfigError(
+            "the model knows several modalities", expected=", ".join(known), do="choose one by --modality"
+        )
+    return find_scans(path, modality=modality or known[0], channels=model.info.net["in_channels"])
+
+
+def _check_channels(cases: Sequence[Case], channels: int) -> None:
+    if wrong := [case for case in cases if len(case.images) != channels]:
+        raise DataError(
+            "the model needs another number of images per scan",
+            case=wrong[0].id,
+            file=wrong[0].images[0],
+            found=f"{len(wrong[0].images)} ({len(wrong)} of {len(cases)} scans do not fit)",
+            expected=channels,
+        )
+
+
+def _changed(config: InferenceConfig, settings: Mapping[str, Any]) -> InferenceConfig:
+    values = asdict(config)
+    for key, value in settings.items():
+        put(values, key.removeprefix("inference."), value)
+    return build_settings(InferenceConfig, values, "inference settings")
+
+
+def _model_id(model: Path) -> str:
+    """Name and content of a model: results of one training are never taken for those of another."""
+    folder = model if (model / WEIGHTS).exists() else model / "model"
+    with (folder / WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Scores per case and class, and their summary."""
+
+    scores: tuple[Score, ...]
+    summary: Summary
+    file: Path
+
+    def to_text(self) -> str:
+        """Means per class and metric, with their n."""
+        tables = compare({self.file.parent.resolve().name: self.scores}).to_text()
+        return f"{tables}\nscores: {self.file}"
+
+    def facts(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return {"file": str(self.file), "summary": self.summary.to_json()}
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A prediction and what it is compared with."""
+
+    case: str
+    prediction: Path
+    reference: Path | None  # None: the manifest's label file of this case
+    annotated: tuple[str, ...]
+
+
+def evaluate(
+    predictions: Path | str,
+    reference: Path | str,
+    output: Path | str | None = None,
+    *,
+    split: str = "test",
+    unit: str = "mm",
+    variant: str = "default",
+    workers: int | None = None,
+    engine: str = "local",
+    progress: Progress = silent,
+) -> EvaluationResult:
+    """Compare label files with references, per case and class; classes that are not annotated do not count.
+
+    Arguments
+        predictions     folder of label files, or of a run with a folder predictions/
+        reference       a manifest, of which the annotated cases of `split` count; or a folder of label files
+                        with the same names and class indices (classes are read from the predictions' records)
+        output          CSV file; default: scores.csv beside the predictions, or in the folder of the run
+        unit            mm or voxels, for distances
+        variant         default, or la_official (see `labelwise.evaluate.cases`)
+
+    Errors
+        DataError       a prediction is missing, or prediction and reference lie on different grids; every
+                        problem is listed, and no file is written
+    """
+    if unit not in ("mm", "voxels"):
+        raise ConfigError(f"unknown unit '{unit}'", expected="mm or voxels")
+    if variant not in VARIANTS:
+        raise ConfigError(
+            f"unknown variant '{variant}'{did_you_mean(variant, VARIANTS)}", expected=", ".join(VARIANTS)
+        )
+    folder = Path(predictions)
+    if (folder / PREDICTIONS).is_dir():
+        folder = folder / PREDICTIONS
+    target = Path(output) if output else (folder.parent if folder.name == PREDICTIONS else folder) / SCORES
+    manifest, space, pairs = _pairs(folder, Path(reference), split)
+    job = partial(
+        _score, manifest=manifest, label_space=space, in_mm=unit == "mm", variant=cast(Variant, variant)
+    )
+    outcomes: list[Outcome[_Pair, list[Score]]] = []
+    for outcome in run_jobs(job, pairs, engine=engine, workers=workers):
+        outcomes.append(outcome)
+        progress("evaluate", len(outcomes), len(pairs))
+    if errors := [str(outcome.error) for outcome in outcomes if outcome.error]:
+        raise DataError(f"{len(errors)} of {len(pairs)} cases cannot be scored\n" + "\n".join(errors))
+    by_case = {outcome.item.case: outcome.result or [] for outcome in outcomes}
+    scores = tuple(score for pair in pairs for score in by_case[pair.case])
+    write_scores(target, scores)
+    return EvaluationResult(scores, summarise(scores), target)
+
+
+def _pairs(folder: Path, reference: Path, split: str) -> tuple[Manifest | None, LabelSpace, list[_Pair]]:
+    found = _label_files(folder)
+    if not found:
+        raise DataError("no label file to evaluate", file=folder, do="run `labelwise predict` first")
+    manifest_file = reference / "manifest.csv" if reference.is_dir() else reference
+    if manifest_file.name == "manifest.csv" and manifest_file.exists():
+        manifest = read_manifest(manifest_file)
+        cases = [case for case in manifest.split(split) if case.annotated]
+        if not cases:
+            raise DataError(f"no annotated case is in the split '{split}'", file=manifest_file)
+        _require([case.id for case in cases], found, folder)
+        return (
+            manifest,
+            manifest.label_space,
+            [_Pair(case.id, found[case.id], None, tuple(sorted(case.annotated))) for case in cases],
+        )
+    space = _recorded_classes(folder, found)
+    references = _label_files(reference)
+    if not references:
+        raise DataError("no reference found", file=reference, expected="manifest.csv, or label files")
+    _require(list(references), found, folder)
+    return None, space, [_Pair(name, found[name], path, space.organs) for name, path in references.items()]
+
+
+def _label_files(folder: Path) -> dict[str, Path]:
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {stem(file): file for file in files if suffix(file) and not file.name.startswith(".")}
+
+
+def _require(names: Sequence[str], found: Mapping[str, Path], folder: Path) -> None:
+    if missing := [name for name in names if name not in found]:
+        raise DataError(
+            f"{len(missing)} of {len(names)} cases have no prediction",
+            file=folder,
+            found=", ".join(missing[:5]) + (" ..." if len(missing) > 5 else ""),
+            do="repeat `labelwise predict`; finished scans are kept",
+        )
+
+
+def _recorded_classes(folder: Path, found: Mapping[str, Path]) -> LabelSpace:
+    """The class table that `predict` wrote beside its results."""
+    for name in found:
+        record = folder / f"{name}.json"
+        if record.exists():
+            return _read_classes(record)
+    raise DataError(
+        "the classes of these label files are not known",
+        file=folder,
+        do="give a manifest as reference, or keep the .json records that `labelwise predict` writes",
+    )
+
+
+def _read_classes(record: Path) -> LabelSpace:
+    try:
+        classes = json.loads(record.read_text(encoding="utf-8"))["classes"]
+        return LabelSpace(tuple(classes[key] for key in sorted(classes, key=int)))
+    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+        raise DataError(
+            "the record of a prediction is damaged",
+            file=record,
+            found=f"{type(error).__name__}: {error}",
+            do="delete it and its label file, and repeat `labelwise predict`",
+        ) from error
+
+
+def _score(
+    pair: _Pair, manifest: Manifest | None, label_space: LabelSpace, in_mm: bool, variant: Variant
+) -> list[Score]:
+    prediction = read_labels(pair.prediction)
+    if pair.reference is not None:
+        reference = read_labels(pair.reference)
+    else:
+        assert manifest is not None
+        case = next(case for case in manifest.cases if case.id == pair.case)
+        reference = read_case_labels(case, manifest)
+    _same_grid(pair, reference.affine, prediction.affine)
+    spacing = reference.spacing_mm if in_mm else None
+    return evaluate_case(
+        pair.case, reference.data, prediction.data, label_space=label_space, annotated=pair.annotated,
+        spacing_mm=spacing, variant=variant,
+    )  # fmt: skip
+
+
+def _same_grid(pair: _Pair, reference: Array, prediction: Array) -> None:
+    if not np.allclose(reference, prediction, atol=1e-2):
+        raise DataError(
+            "prediction and reference lie on different grids",
+            case=pair.case,
+            file=pair.prediction,
+            found=np.round(prediction, 3).tolist(),
+            expected=np.round(reference, 3).tolist(),
+            do="predict this scan again from the image that belongs to the reference",
+        )

@@ -1,0 +1,57 @@
+"""The score that a training watches: Dice on prepared validation cases, only where they are annotated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from labelwise.data.cache import Store, annotated_table
+from labelwise.evaluate.overlap import dice_per_class
+from labelwise.infer.sliding_window import InferenceConfig, predict_labels
+from labelwise.types import Case, LabelSpace
+
+
+class Validation:
+    """predictor -> mean Dice over the validation cases of each organ, then over the organs; NaN without any.
+
+    Completely and partly annotated cases count alike: each organ's mean is over the cases that annotate it.
+    Scans stay on the prepared grid, so the score costs no resampling.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        cases: Sequence[Case],
+        label_space: LabelSpace,
+        patch_size: tuple[int, int, int],
+        config: InferenceConfig,
+        device: torch.device,
+    ):
+        self.store, self.cases, self.label_space = store, cases, label_space
+        self.patch_size, self.config, self.device = patch_size, config, device
+
+    def __call__(self, predictor: nn.Module) -> float:
+        per_case = np.stack([self._dice(predictor, case) for case in self.cases])
+        defined = ~np.isnan(per_case)
+        organs = np.where(defined, per_case, 0).sum(0) / np.maximum(defined.sum(0), 1)
+        scored = defined.any(0)
+        return float(organs[scored].mean()) if scored.any() else float("nan")
+
+    def _dice(self, predictor: nn.Module, case: Case) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+        """(C - 1,) Dice per organ; NaN if the organ is not annotated, or absent from both maps."""
+        stored = self.store.case(case.id)
+        annotated = self.label_space.annotated(case.annotated).numpy()
+        prediction = predict_labels(
+            predictor,
+            torch.from_numpy(stored.image()),
+            self.patch_size,
+            num_classes=self.label_space.num_classes,
+            config=self.config,
+            device=self.device,
+        )
+        reference = stored.labels(annotated_table(annotated))
+        dice = dice_per_class(reference, prediction, self.label_space.num_classes)
+        return np.where(annotated, dice, np.nan)[1:]

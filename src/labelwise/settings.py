@@ -1,0 +1,69 @@
+"""From a table of settings (TOML, JSON, command line) to the frozen dataclass of their owner.
+
+Settings are checked by the rules of JSON: lists stand for tuples, strings for paths, and nothing is
+converted silently (``true`` is not 1, ``"16"`` is not 16).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_json
+
+from labelwise.errors import ConfigError, did_you_mean
+
+Settings = TypeVar("Settings")
+
+
+def build_settings(cls: type[Settings], values: Mapping[str, Any] | Settings, where: str) -> Settings:
+    """An instance of the pydantic dataclass `cls` with `values` in place of its defaults.
+
+    `where` says in error messages which table the values stand in, for example ``"[net.settings] of vnet"``.
+    An instance of `cls` is returned as it is.
+
+    Errors
+        ConfigError     a setting is unknown, missing, of a wrong type or out of range
+    """
+    if isinstance(values, cls):
+        return values
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: settings must be a table", found=values, expected=_known(cls))
+    try:
+        return TypeAdapter(cls).validate_json(to_json(values, inf_nan_mode="constants"), strict=True)
+    except ValidationError as error:
+        raise _as_config_error(cls, error, where) from None
+    except PydanticSerializationError as error:
+        raise ConfigError(f"{where}: a setting is not a plain value", found=error) from None
+
+
+def _as_config_error(cls: type, error: ValidationError, where: str) -> ConfigError:
+    problems = error.errors(include_url=False)
+    problem = min(problems, key=lambda p: p["type"] != "unexpected_keyword_argument")
+    location = problem["loc"]
+    name = ".".join(str(part) for part in location)
+    if problem["type"] == "unexpected_keyword_argument":
+        owner = _owner(cls, location)
+        near = did_you_mean(str(location[-1]), [field.name for field in fields(owner)])
+        return ConfigError(f"{where}: unknown setting '{name}'{near}", expected=_known(owner))
+    if problem["type"] == "missing" and isinstance(location[-1], str):
+        return ConfigError(f"{where}: setting '{name}' is missing", expected=_known(_owner(cls, location)))
+    expected = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    if not location:
+        return ConfigError(f"{where}: the settings do not fit together", expected=expected)
+    return ConfigError(f"{where}: setting '{name}' is wrong", found=repr(problem["input"]), expected=expected)
+
+
+def _owner(cls: type, location: Sequence[int | str]) -> Any:
+    """The dataclass, `cls` or one nested in it, whose field the last part of `location` names."""
+    owner = cls
+    for part in location[:-1]:
+        annotation = get_type_hints(owner).get(str(part))
+        owner = next((t for t in (annotation, *get_args(annotation)) if is_dataclass(t)), owner)  # type: ignore[assignment]
+    return owner
+
+
+def _known(cls: Any) -> str:
+    return "a table of " + ", ".join(field.name for field in fields(cls))

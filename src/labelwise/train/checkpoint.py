@@ -1,0 +1,102 @@
+"""Everything a training needs to go on, in one safetensors file: tensors by name, the rest as JSON in its header.
+
+No pickle is written or read, and the file appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from labelwise.errors import CheckpointError
+from labelwise.formats.tensors import load_header, load_tensors, load_weights, save_tensors
+
+FORMAT = 1
+LONGEST = 60  # letters of a value in a message
+
+
+def save_checkpoint(
+    path: Path, method: nn.Module, optimizers: list[Optimizer], facts: Mapping[str, Any]
+) -> None:
+    """Write the state of a method and its optimisers, and plain `facts` (step, best score, settings)."""
+    tensors = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
+    plain = []
+    for number, optimizer in enumerate(optimizers):
+        state = optimizer.state_dict()
+        scalars: dict[str, dict[str, Any]] = {}
+        for parameter, values in state["state"].items():
+            for name, value in values.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer.{number}.{parameter}.{name}"] = value
+                else:
+                    scalars.setdefault(str(parameter), {})[name] = value
+        plain.append({"param_groups": state["param_groups"], "state": scalars})
+    header = {"format": FORMAT, "facts": dict(facts), "optimizers": plain}
+    save_tensors(path, tensors, header)
+
+
+def load_checkpoint(path: Path, method: nn.Module, optimizers: list[Optimizer]) -> dict[str, Any]:
+    """Bring a method and its optimisers into the saved state and return the facts saved with it.
+
+    Errors
+        CheckpointError     unreadable file, or weights of another network
+    """
+    tensors, header = load_tensors(path)
+    weights = {name.removeprefix("method."): t for name, t in tensors.items() if name.startswith("method.")}
+    load_weights(method, weights, path)
+    for number, (optimizer, plain) in enumerate(zip(optimizers, header["optimizers"], strict=True)):
+        state: dict[int, dict[str, Any]] = {int(key): dict(values) for key, values in plain["state"].items()}
+        prefix = f"optimizer.{number}."
+        for name, tensor in tensors.items():
+            if name.startswith(prefix):
+                parameter, _, slot = name.removeprefix(prefix).partition(".")
+                state.setdefault(int(parameter), {})[slot] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": plain["param_groups"]})
+    return dict(header["facts"])
+
+
+def check_continues(path: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse to go on with a checkpoint that other settings began; without a checkpoint nothing is wrong.
+
+    Errors
+        CheckpointError     unreadable file, a newer format, or other settings: the message names those
+    """
+    if not path.exists():
+        return
+    header = load_header(path)
+    if header.get("format", FORMAT + 1) > FORMAT:
+        raise CheckpointError("written by a newer version of labelwise", file=path, do="update labelwise")
+    before, now = _flat(header["facts"]["settings"]), _flat(settings)
+    different = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if different:
+        raise CheckpointError(
+            "this run was begun with other settings",
+            file=path,
+            found=_listed(before, different),
+            expected=_listed(now, different),
+            do="choose another output folder, or --overwrite to begin anew",
+        )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` -> ``{"a.b": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def _listed(settings: Mapping[str, Any], names: list[str]) -> str:
+    return ", ".join(f"{name} = {shorten(str(settings.get(name)), LONGEST)}" for name in names)
+
+
+def load_method(path: Path, method: nn.Module) -> None:
+    """Bring only the weights and memories of a method into the saved state."""
+    tensors, _ = load_tensors(path)
+    weights = {name.removeprefix("method."): t for name, t in tensors.items() if name.startswith("method.")}
+    load_weights(method, weights, path)

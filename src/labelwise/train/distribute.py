@@ -1,0 +1,92 @@
+"""The only module that knows devices, ranks and precision: a thin layer over Lightning Fabric."""
+
+from __future__ import annotations
+
+import logging
+import os
+from inspect import signature
+from typing import Annotated, Any, Literal, cast
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from labelwise.devices import choose_device, has_bf16, use_fast_layout
+from labelwise.errors import ConfigError
+
+# Fabric announces its precision at every start; the run's settings say it already.
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+
+# Buffers hold memories and batch statistics of a rank; sending rank 0's at every step would overwrite them.
+KEEP_BUFFERS: dict[str, Any] = (
+    {"forward_sync_buffers": False}  # its name in newer versions of torch
+    if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+    else {"broadcast_buffers": False}
+)
+Precision = Literal["auto", "float32", "bf16"]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class DeviceConfig:
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    processes: Annotated[int, Field(ge=1)] = (
+        1  # on each machine, one per GPU; torchrun sets its own, under SLURM say what --ntasks-per-node says
+    )
+    precision: Precision = "auto"  # auto: bf16 where the hardware has it, else float32; losses always float32
+
+
+def connect(config: DeviceConfig) -> Fabric:
+    """Fabric for these settings, launched. Under torchrun or SLURM the ranks come from there.
+
+    Errors
+        ConfigError     one numbered device for several processes
+        ResourceError   no such device here
+    """
+    device = choose_device(config.device)
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device.type))
+    processes, machines = _processes_and_machines(config)
+    if device.index is not None and processes * machines > 1:
+        raise ConfigError(
+            f"{processes * machines} processes cannot share the device",
+            found=f"device.device = '{config.device}'",
+            expected=f"'{device.type}', of which each process takes one",
+        )
+    devices: Any = [device.index] if device.index is not None else processes
+    strategy = DDPStrategy(find_unused_parameters=True, **KEEP_BUFFERS)
+    fabric = Fabric(
+        accelerator={"mps": "mps", "cuda": "cuda"}.get(device.type, "cpu"),
+        devices=devices,
+        num_nodes=machines,
+        strategy=strategy if processes * machines > 1 else "auto",
+        precision="bf16-mixed" if bf16 else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+def _processes_and_machines(config: DeviceConfig) -> tuple[int, int]:
+    """Processes on each machine, and the number of machines."""
+    if torch.distributed.is_torchelastic_launched():
+        local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        return local, world // local
+    return config.processes, int(os.environ["SLURM_NNODES"]) if SLURMEnvironment.detect() else 1
+
+
+def set_up(
+    fabric: Fabric, method: nn.Module, optimizers: list[Optimizer]
+) -> tuple[nn.Module, list[Optimizer]]:
+    """Move a method to its device in the fastest memory layout and wrap it for precision and ranks."""
+    use_fast_layout(method)
+    wrapped, *wrapped_optimizers = fabric.setup(method, *optimizers)
+    return cast(nn.Module, wrapped), cast("list[Optimizer]", wrapped_optimizers)
+
+
+def mean_over_ranks(fabric: Fabric, value: Tensor) -> Tensor:
+    """The mean of a tensor over all ranks; itself on one rank."""
+    return cast(Tensor, fabric.all_reduce(value, reduce_op="mean")) if fabric.world_size > 1 else value

@@ -1,0 +1,263 @@
+"""The training loop: ignorant of every method and every data set.
+
+    for step in range(start, total):
+        terms = method(next batch, progress)
+        minimise their sum; method.after_step(progress)
+
+Every random number of step t is drawn from generators seeded by (seed, rank, t). Together with the
+stateless sampler this makes a resumed run equal to an uninterrupted one, bit by bit on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, Protocol, cast
+
+import torch
+from lightning_fabric import Fabric
+from pydantic import ConfigDict, Field
+from pydantic import dataclasses as pydantic_dataclasses
+from torch import Tensor, nn
+
+from labelwise.atomic import discard_leftovers
+from labelwise.errors import TrainingError
+from labelwise.methods.base import Method
+from labelwise.train.checkpoint import check_continues, load_checkpoint, save_checkpoint
+from labelwise.train.distribute import mean_over_ranks, set_up
+from labelwise.train.record import Record
+from labelwise.train.schedule import OptimizerConfig, ScheduleConfig, build_optimizers, rate_factor, set_rate
+from labelwise.types import Batch, Progress
+
+LAST, BEST = "last.safetensors", "best.safetensors"
+
+
+@pydantic_dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class LoopConfig:
+    steps: tuple[Annotated[int, Field(ge=1)], ...] = (
+        6000,
+    )  # optimiser steps, one number for each stage of the method
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    clip_gradient: float | None = None  # largest norm of all gradients together
+    log_every: Annotated[int, Field(ge=1)] = 10  # steps between two lines of the log
+    validate_every: Annotated[int, Field(ge=0)] = 0  # steps between two validations; 0: only at the end
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 1.0  # at most this much work is lost to a kill
+
+
+class ReportProgress(Protocol):
+    """Told how far the work is: `done` of `total`, and a line with the loss and its terms."""
+
+    def __call__(self, done: int, total: int, message: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training: what is trained, on what, for how long, and where its checkpoints go."""
+
+    method: Method
+    batches: Callable[[int], Iterable[Batch]]  # the batches from a given step on
+    steps: int
+    folder: Path
+    settings: Mapping[str, Any]  # plain values that a checkpoint must agree with to be continued
+    seed: int = 0
+    number: int = 0
+    validate: Callable[[nn.Module], float] | None = None  # predictor -> score, higher is better
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a stage ended."""
+
+    step: int
+    interrupted: bool
+    best_score: float | None
+    best_step: int | None
+
+
+def fit(stage: Stage, config: LoopConfig, fabric: Fabric, report: ReportProgress) -> Result:
+    """Train until the last step, a signal, or a loss that is not finite.
+
+    Writes ``last.safetensors`` (every `checkpoint_minutes`, at the end and when stopped by SIGINT or SIGTERM),
+    ``best.safetensors`` (if there is a validation) and ``log.jsonl`` into the folder of the stage. An existing
+    ``last.safetensors`` with the same settings is continued.
+    """
+    return _Training(stage, config, fabric, report).run()
+
+
+class _Training:
+    def __init__(self, stage: Stage, config: LoopConfig, fabric: Fabric, report: ReportProgress):
+        self.stage, self.config, self.fabric, self.report = stage, config, fabric, report
+        stage.folder.mkdir(parents=True, exist_ok=True)
+        self.last, self.best = stage.folder / LAST, stage.folder / BEST
+        self.optimizers = build_optimizers(stage.method.parameter_groups(), config.optimizer)
+        self.wrapped, self.steppers = set_up(fabric, stage.method, self.optimizers)
+        self.best_score: float | None = None
+        self.best_step: int | None = None
+        self.step = self._resume()
+        if fabric.is_global_zero:
+            discard_leftovers(self.last)
+        log = stage.folder / "log.jsonl" if fabric.is_global_zero else None
+        self.record = Record(log, keep_until=(stage.number, self.step))
+        self.saved_at = time.monotonic()
+        self.sums: dict[str, Tensor] = {}
+        self.counted = 0
+
+    def run(self) -> Result:
+        total, batches = self.stage.steps, iter(self.stage.batches(self.step))
+        self.wrapped.train()
+        with stop_signal() as stopped:
+            while self.step < total and not self._should_stop(stopped):
+                self._optimise(next(batches), Progress(self.step, total))
+                self.step += 1
+                if self.step % self.config.log_every == 0 or self.step == total:
+                    self._log()
+                if self._validation_is_due():
+                    self._validate()
+                if time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes:
+                    self._log()  # refuses a loss that is not finite, before it reaches the checkpoint
+                    self._save(self.last)
+            interrupted = self.step < total
+            self._log()
+            self._save(self.last)
+        self.fabric.barrier()  # all ranks may read the checkpoint now
+        return Result(self.step, interrupted, self.best_score, self.best_step)
+
+    def _should_stop(self, stopped: threading.Event) -> bool:
+        if self.fabric.world_size == 1:
+            return stopped.is_set()
+        # Ranks get the signal at different steps; they must leave at the same one or wait for each other forever.
+        if self.step % self.config.log_every:
+            return False
+        votes = torch.tensor(float(stopped.is_set()), device=self.fabric.device)
+        return bool(mean_over_ranks(self.fabric, votes) > 0)
+
+    def _optimise(self, batch: Batch, progress: Progress) -> None:
+        torch.manual_seed(
+            step_seed(self.stage.seed, self.stage.number, progress.step, self.fabric.global_rank)
+        )
+        set_rate(self.optimizers, rate_factor(self.config.schedule, progress.step, progress.total))
+        terms: dict[str, Tensor] = self.wrapped(batch, progress)
+        self.fabric.backward(torch.stack(list(terms.values())).sum())
+        if self.config.clip_gradient is not None:
+            parameters = [
+                p for group in self.optimizers for entry in group.param_groups for p in entry["params"]
+            ]
+            torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_gradient)
+        for optimizer in self.steppers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.stage.method.after_step(progress)
+        for name, term in terms.items():  # summed on the device; read once per log line
+            self.sums[name] = self.sums[name] + term.detach() if name in self.sums else term.detach()
+        self.counted += 1
+
+    def _log(self) -> None:
+        if not self.counted:
+            return
+        names = sorted(self.sums)
+        means = (
+            mean_over_ranks(self.fabric, torch.stack([self.sums[name].float() for name in names]))
+            / self.counted
+        )
+        terms = dict(zip(names, means.tolist(), strict=True))
+        self.sums, self.counted = {}, 0
+        loss = sum(terms.values())
+        if not math.isfinite(loss):
+            raise self._not_finite(terms)
+        rate = self.optimizers[0].param_groups[0]["lr"]
+        facts = {"stage": self.stage.number, "loss": loss, "terms": terms, "rate": rate}
+        self.record.write("train", self.step, **facts)
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
+        self.report(self.step, self.stage.steps, f"loss {loss:.4f}  ({shown})")
+
+    def _not_finite(self, terms: Mapping[str, float]) -> TrainingError:
+        guilty = ", ".join(name for name, value in terms.items() if not math.isfinite(value))
+        return TrainingError(
+            f"the loss is not finite within the steps up to {self.step}",
+            found=f"term {guilty}",
+            file=self.last,
+            do="lower train.optimizer.rate, set train.clip_gradient = 12, or device.precision = 'float32'; "
+            "the last checkpoint before this is kept",
+        )
+
+    def _validation_is_due(self) -> bool:
+        if self.stage.validate is None:
+            return False
+        every = self.config.validate_every
+        return self.step == self.stage.steps or (every > 0 and self.step % every == 0)
+
+    def _validate(self) -> None:
+        assert self.stage.validate is not None
+        self._log()
+        # Every rank validates, so none waits for another; the score and the checkpoint of rank 0 count.
+        predictor = self.stage.method.predictor()
+        predictor.eval()
+        with torch.random.fork_rng(devices=[]):
+            score = self.stage.validate(predictor)
+        predictor.train()
+        self.wrapped.train()
+        self.record.write("validation", self.step, stage=self.stage.number, score=score)
+        if not math.isnan(score) and (self.best_score is None or score > self.best_score):
+            self.best_score, self.best_step = score, self.step
+            self._save(self.best)
+
+    def _save(self, path: Path) -> None:
+        if self.fabric.is_global_zero:
+            facts = {
+                "stage": self.stage.number,
+                "step": self.step,
+                "best_score": self.best_score,
+                "best_step": self.best_step,
+                "settings": self.stage.settings,
+            }
+            save_checkpoint(path, self.stage.method, self.optimizers, facts)
+        self.saved_at = time.monotonic()
+
+    def _resume(self) -> int:
+        if not self.last.exists():
+            return 0
+        check_continues(self.last, self.stage.settings)
+        facts = load_checkpoint(self.last, self.stage.method, self.optimizers)
+        self.best_score, self.best_step = facts["best_score"], facts["best_step"]
+        return int(facts["step"])
+
+
+def step_seed(seed: int, stage: int, step: int, rank: int) -> int:
+    """A seed of 63 bits, unlike that of any other (seed, stage, step, rank)."""
+    value = 0
+    for part in (seed, stage, step, rank):
+        # One round of splitmix64 per part: neighbouring steps must not get correlated generators.
+        value = (value + part + 0x9E3779B97F4A7C15) & (2**64 - 1)
+        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+        value ^= value >> 31
+    return value >> 1
+
+
+@contextmanager
+def stop_signal() -> Iterator[threading.Event]:
+    """An event that SIGINT or SIGTERM sets; a second SIGINT interrupts at once. Main thread only."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if stopped.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stopped.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, cast(Any, handler))

@@ -1,0 +1,46 @@
+"""What happened, step by step: ``log.jsonl`` with one JSON object per line, and progress for whoever watches."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from labelwise.atomic import explained, write_text
+
+
+class Record:
+    """The log of a run. Written by rank 0 only; other ranks pass ``path=None``.
+
+    A resumed run first drops the events behind its checkpoint `keep_until` (stage, step), so that every step
+    stands in the log once.
+    """
+
+    def __init__(self, path: Path | None, *, keep_until: tuple[int, int] = (0, 0)):
+        self.path = path
+        if path is not None and path.exists():
+            kept = [event for event in read_log(path) if (event.get("stage", 0), event["step"]) <= keep_until]
+            write_text(path, "".join(json.dumps(event) + "\n" for event in kept))
+
+    def write(self, event: str, step: int, **facts: Any) -> None:
+        """Append one event, flushed, so that a killed run loses nothing of its log."""
+        if self.path is None:
+            return
+        line = json.dumps({"time": round(time.time(), 3), "step": step, "event": event, **facts})
+        with explained(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The events of a log. A last line cut off by a kill is left out."""
+    events = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return events

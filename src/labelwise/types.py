@@ -1,0 +1,208 @@
+"""The words that every room of the house speaks.
+
+Legend for shapes, used by the whole package: B cases in a batch, C classes (0 is background), M modalities
+(channels of an image), S spatial axes ((H, W) or (X, Y, Z)), N points, F features. Lengths are in mm,
+intensities in HU or normalised, `step` counts optimiser steps.
+
+What a label voxel says (checked where batches are made, by `check_batch`):
+
+    c > 0     this voxel is organ c; occurs only where organ c is annotated in that case
+    0         none of the case's annotated organs; background only if *all* organs are annotated
+    IGNORE    nothing is known: unlabelled case, scribble gap, padding
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from labelwise.errors import ConfigError, DataError, did_you_mean
+
+IGNORE = 255
+BACKGROUND = "background"
+SPLITS = ("train", "validation", "test", "")
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The classes of a project, in order; class 0 is the background.
+
+    Example
+        >>> LabelSpace(("background", "liver", "spleen")).annotated(["spleen"])
+        tensor([False, False,  True])
+    """
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        names = tuple(self.names)
+        object.__setattr__(self, "names", names)
+        if len(names) < 2 or names[0] != BACKGROUND:
+            raise ConfigError(
+                "a label space starts with 'background' and has at least one organ", found=list(names)
+            )
+        if len(set(names)) != len(names):
+            raise ConfigError("a class name stands twice in the label space", found=list(names))
+        if len(names) > IGNORE:
+            raise ConfigError(f"a label space has at most {IGNORE} classes", found=len(names))
+        for name in names:
+            if not name or name != name.strip() or any(sign in name for sign in ";,=\n\t"):
+                raise ConfigError(
+                    f"'{name}' cannot be a class name", expected="a word without ; , = or line breaks"
+                )
+
+    @property
+    def organs(self) -> tuple[str, ...]:
+        """All classes but the background."""
+        return self.names[1:]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C, background included."""
+        return len(self.names)
+
+    def index(self, name: str) -> int:
+        """Class index of a name; an unknown name is refused with the nearest known one."""
+        if name not in self.names:
+            raise ConfigError(
+                f"unknown class '{name}'{did_you_mean(name, self.names)}", expected=", ".join(self.names)
+            )
+        return self.names.index(name)
+
+    def annotated(self, organs: Iterable[str]) -> Tensor:
+        """(C,) bool: which classes are annotated; the background only if every organ is."""
+        row = torch.zeros(self.num_classes, dtype=torch.bool)
+        row[[self.index(organ) for organ in organs]] = True
+        row[0] = bool(row[1:].all())
+        return row
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the manifest: where a scan lies and what is annotated in it. Holds no pixels."""
+
+    id: str
+    images: tuple[Path, ...]  # one file per modality
+    labels: Path | None = None
+    annotated: frozenset[str] = frozenset()  # organs delineated in this case, present or not
+    group: str = ""  # patient or centre: splits never cut through it
+    source: str = ""  # data set, key of Manifest.sources
+    split: str = ""  # one of SPLITS; "" takes no part
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "group", self.group or self.id)
+        if not self.images:
+            raise DataError("a case needs at least one image", case=self.id)
+        if self.annotated and self.labels is None:
+            raise DataError(
+                "classes are said to be annotated, but there is no label file",
+                case=self.id,
+                found=f"annotated = {', '.join(sorted(self.annotated))}",
+                do="fill the column 'labels', or leave 'annotated' empty",
+            )
+        if self.split not in SPLITS:
+            raise DataError(
+                f"unknown split '{self.split}'{did_you_mean(self.split, SPLITS)}",
+                case=self.id,
+                expected="train, validation, test or empty",
+            )
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Pixels with their place in the world.
+
+    `data` is (M, X, Y, Z) for images and (X, Y, Z) for label maps, axes in RAS+ order
+    (index grows to the patient's right, front, top). `affine` is the 4x4 matrix from voxel
+    index to mm in the same frame.
+    """
+
+    data: Array
+    affine: NDArray[np.float64]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of voxels along X, Y, Z."""
+        x, y, z = self.data.shape[-3:]
+        return int(x), int(y), int(z)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Size of a voxel along X, Y, Z in mm."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+    def __repr__(self) -> str:
+        spacing = " x ".join(f"{s:.3g}" for s in self.spacing_mm)
+        return f"Volume(shape={self.data.shape}, spacing={spacing} mm, dtype={self.data.dtype})"
+
+
+_NOTHING: Mapping[str, Tensor] = {}
+
+
+class Batch(NamedTuple):
+    """What a method sees. A NamedTuple because Lightning Fabric moves and casts those without copying."""
+
+    images: Tensor  # (B, M, *S) float, normalised
+    labels: Tensor  # (B, *S) int64: class index, 0, or IGNORE
+    annotated: Tensor  # (B, C) bool
+    case_ids: tuple[str, ...] = ()
+    extra: Mapping[str, Tensor] = _NOTHING  # targets a method asked the loader for
+    # `annotated` once more, as plain values: a step can choose rows by it without waiting for the GPU.
+    annotated_on_host: tuple[tuple[bool, ...], ...] = ()
+
+    @property
+    def complete(self) -> Tensor:
+        """(B,) bool: cases in which every organ is annotated."""
+        return self.annotated[:, 1:].all(dim=1)
+
+    @property
+    def incomplete(self) -> Tensor:
+        """(B,) bool: cases in which some organ, or every organ, is not annotated."""
+        return ~self.complete
+
+    @property
+    def incomplete_rows(self) -> list[int]:
+        """Row numbers of the incomplete cases, known without a look at the device."""
+        rows = self.annotated_on_host or self.annotated.tolist()
+        return [number for number, row in enumerate(rows) if not all(row[1:])]
+
+
+class Progress(NamedTuple):
+    """Where the training stands: `step` of `total`, counted from 0. A NamedTuple for the reason of Batch."""
+
+    step: int
+    total: int
+
+    @property
+    def fraction(self) -> float:
+        """Part of the training that is over, in [0, 1)."""
+        return self.step / max(self.total, 1)
+
+
+def check_batch(batch: Batch) -> None:
+    """Raise a DataError if a batch says more than its cases know (see the top of this module)."""
+    num_classes = batch.annotated.shape[1]
+    for row, case_labels in enumerate(batch.labels):
+        case = batch.case_ids[row] if batch.case_ids else str(row)
+        annotated = batch.annotated[row]
+        if bool(annotated[0]) != bool(annotated[1:].all()):
+            raise DataError("annotated[0] must be True exactly if all organs are annotated", case=case)
+        counts = torch.bincount(case_labels.flatten(), minlength=IGNORE + 1)
+        if len(counts) > IGNORE + 1 or bool(counts[num_classes:IGNORE].any()):
+            raise DataError(
+                "a label is outside the label space", case=case, expected=f"0..{num_classes - 1} or {IGNORE}"
+            )
+        if bool(counts[1:num_classes][~annotated[1:]].any()):
+            raise DataError("a label names an organ that is not annotated in this case", case=case)
+        if not bool(annotated.any()) and bool(counts[:IGNORE].any()):
+            raise DataError(f"an unlabelled case must be {IGNORE} (nothing known) everywhere", case=case)

@@ -1,0 +1,285 @@
+"""One scan and many scans from file to file, with a predictor that thresholds the intensity."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from labelwise.errors import CheckpointError, ConfigError, DataError, ResourceError
+from labelwise.infer import cohort as module
+from labelwise.infer.cohort import Segmenter, predict_cohort
+from labelwise.infer.scans import Scan, find_scans
+from labelwise.infer.sliding_window import InferenceConfig
+from labelwise.infer.tidy import TidyConfig
+from labelwise.infer.volume import predict_volume
+from labelwise.preprocess.pipeline import IntensityRule, Plan
+from labelwise.types import Array, LabelSpace, Volume
+
+PLAN = Plan(intensity={"mr": IntensityRule(scheme="none")})
+FLOAT32 = InferenceConfig(precision="float32")
+
+
+class Threshold(nn.Module):
+    """Bright is organ 1; counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.shapes.append(tuple(images.shape))
+        return torch.cat([-images, images], dim=1).sigmoid()
+
+
+@pytest.fixture
+def segmenter() -> Segmenter:
+    space = LabelSpace(("background", "liver"))
+    return Segmenter(Threshold(), PLAN, (8, 8, 8), space, FLOAT32, "cpu", "model-1", {"torch": "2"})
+
+
+def write_scan(path: Path, shape: tuple[int, int, int], affine: Array | None = None, seed: int = 0) -> Array:
+    """A random scan stored with flipped and permuted axes; returns what its labels should be, as stored."""
+    image = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    path.parent.mkdir(exist_ok=True)
+    default = np.array([[0, 0, 3, 5], [-2, 0, 0, 6], [0, 1.5, 0, 7], [0, 0, 0, 1]], float)
+    nibabel.save(nibabel.Nifti1Image(image, default if affine is None else affine), path)
+    return image > 0
+
+
+def labels_of(image: Volume, predictor: nn.Module | None = None, **settings: Any) -> Volume:
+    values = {"plan": PLAN, "patch_size": (8, 8, 8), "config": FLOAT32, **settings}
+    return predict_volume(
+        predictor or Threshold(), image, modality="mr", num_classes=2, device="cpu", **values
+    )
+
+
+def cohort(folder: Path) -> dict[str, Array]:
+    """Three scans of different size; returns their labels as stored."""
+    shapes = {"small": (9, 8, 7), "large": (16, 12, 20), "middle": (12, 10, 9)}
+    return {name: write_scan(folder / f"{name}.nii.gz", shape) for name, shape in shapes.items()}
+
+
+def failures(folder: Path) -> list[dict[str, str]]:
+    with (folder / "failed.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_labels_come_back_on_the_grid_of_the_scan() -> None:
+    """At half the resolution flat layers, two voxels thick, survive; the predictor sees the prepared grid."""
+    layers = np.array([1, -1, -1, 1, 1, -1], np.float32)[:, None, None]
+    coarse = np.broadcast_to(layers, (6, 5, 4))
+    image = Volume(coarse.repeat(2, 0).repeat(2, 1).repeat(2, 2)[None], np.diag([1.0, 1, 1, 1]))
+    plan = Plan(spacing_mm=(2, 2, 2), intensity=PLAN.intensity)
+    predictor = Threshold()
+    labels = predict_volume(
+        predictor,
+        image,
+        plan=plan,
+        modality="mr",
+        patch_size=(6, 5, 4),
+        num_classes=2,
+        config=FLOAT32,
+        device="cpu",
+    )
+    assert predictor.shapes == [(1, 1, 6, 5, 4)]
+    np.testing.assert_array_equal(labels.data, image.data[0] > 0)
+    np.testing.assert_array_equal(labels.affine, image.affine)
+
+
+def test_tidying_is_done_on_the_grid_of_the_scan() -> None:
+    image = -np.ones((1, 8, 8, 8), np.float32)
+    image[0, 1:4, 1:4, 1:4], image[0, 6, 6, 6] = 1, 1
+    config = replace(FLOAT32, tidy=TidyConfig(largest_component=True))
+    labels = labels_of(Volume(image, np.eye(4)), config=config)
+    assert labels.data.sum() == 27
+
+
+def test_a_read_only_image_is_predicted_without_complaint() -> None:
+    image = np.ones((1, 8, 8, 8), np.float32)
+    image.flags.writeable = False
+    labels = labels_of(Volume(image, np.eye(4)))
+    assert labels.data.all()
+
+
+def test_every_scan_gets_labels_on_its_own_grid_and_a_record(tmp_path: Path, segmenter: Segmenter) -> None:
+    expected = cohort(tmp_path / "in")
+    outcomes = predict_cohort(segmenter, find_scans(tmp_path / "in", modality="mr"), tmp_path / "out")
+    assert [outcome.result for outcome in outcomes] == [
+        tmp_path / "out" / f"{name}.nii.gz" for name in ("large", "middle", "small")
+    ]
+    for name, labels in expected.items():
+        written, source = (nibabel.load(tmp_path / side / f"{name}.nii.gz") for side in ("out", "in"))
+        np.testing.assert_array_equal(np.asanyarray(written.dataobj), labels)
+        np.testing.assert_allclose(written.affine, source.affine)
+        assert written.get_data_dtype() == np.uint8
+    record = json.loads((tmp_path / "out" / "small.json").read_text())
+    assert record["classes"] == {"0": "background", "1": "liver"}
+    assert (record["model"], record["versions"], record["images"]) == (
+        "model-1",
+        {"torch": "2"},
+        ["small.nii.gz"],
+    )
+    assert record["seconds"] > 0
+    assert record["inference"]["blending"] == "gaussian"
+    assert not (tmp_path / "out" / "failed.csv").exists()
+
+
+def test_a_repetition_predicts_only_what_is_missing(tmp_path: Path, segmenter: Segmenter) -> None:
+    cohort(tmp_path / "in")
+    scans = find_scans(tmp_path / "in", modality="mr")
+    predict_cohort(segmenter, scans, tmp_path / "out")
+    (tmp_path / "out" / "middle.nii.gz").unlink()
+    before = (tmp_path / "out" / "large.nii.gz").stat().st_mtime_ns
+    again = replace(segmenter, predictor=Threshold())
+    outcomes = predict_cohort(again, scans, tmp_path / "out")
+    assert {outcome.item.id for outcome in outcomes if outcome.result} == {"small", "large", "middle"}
+    assert (tmp_path / "out" / "large.nii.gz").stat().st_mtime_ns == before
+    assert (tmp_path / "out" / "middle.nii.gz").exists()
+    finished = replace(segmenter, predictor=Threshold())
+    predict_cohort(finished, scans, tmp_path / "out")
+    assert finished.predictor.shapes == []
+    predict_cohort(finished, scans, tmp_path / "out", overwrite=True)
+    assert finished.predictor.shapes != []
+
+
+def test_results_of_another_model_are_neither_kept_nor_replaced_silently(
+    tmp_path: Path, segmenter: Segmenter
+) -> None:
+    write_scan(tmp_path / "in" / "a.nii.gz", (8, 8, 8))
+    scans = find_scans(tmp_path / "in", modality="mr")
+    predict_cohort(segmenter, scans, tmp_path / "out")
+    before = (tmp_path / "out" / "a.nii.gz").read_bytes()
+    (outcome,) = predict_cohort(replace(segmenter, model_id="model-2"), scans, tmp_path / "out")
+    assert isinstance(outcome.error, ConfigError)
+    assert "model-1" in str(outcome.error)
+    assert (tmp_path / "out" / "a.nii.gz").read_bytes() == before
+    (tmp_path / "out" / "a.json").write_text("not JSON")
+    (outcome,) = predict_cohort(segmenter, scans, tmp_path / "out")
+    assert "no record" in str(outcome.error)
+
+
+def test_a_failing_scan_costs_only_itself(tmp_path: Path, segmenter: Segmenter) -> None:
+    cohort(tmp_path / "in")
+    damaged = tmp_path / "in" / "large.nii.gz"
+    damaged.write_bytes(damaged.read_bytes()[:400])
+    (tmp_path / "in" / "gone.txt").write_text("nowhere.nii.gz")
+    scans = [
+        *find_scans(tmp_path / "in", modality="mr"),
+        *find_scans(tmp_path / "in" / "gone.txt", modality="mr"),
+    ]
+    outcomes = predict_cohort(segmenter, scans, tmp_path / "out")
+    errors = {outcome.item.id: outcome.error for outcome in outcomes}
+    assert [name for name, error in errors.items() if error is None] == ["middle", "small"]
+    assert isinstance(errors["large"], DataError)
+    rows = failures(tmp_path / "out")
+    assert [row["case"] for row in rows] == ["large", "nowhere"]
+    assert rows[0]["file"] == str(damaged)
+    assert "no such file" in rows[1]["message"]
+    write_scan(damaged, (8, 8, 8))
+    predict_cohort(segmenter, scans[:-1], tmp_path / "out")
+    assert not (tmp_path / "out" / "failed.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        (MemoryError(), ResourceError),
+        (CheckpointError("broken"), CheckpointError),
+        (OSError(5, "I/O"), ResourceError),
+    ],
+)
+def test_failures_of_the_network_are_outcomes_too(
+    tmp_path: Path, segmenter: Segmenter, failure: Exception, kind: type[Exception]
+) -> None:
+    def fail(*_: object) -> None:
+        raise failure
+
+    write_scan(tmp_path / "in" / "a.nii.gz", (8, 8, 8))
+    segmenter.predictor.register_forward_pre_hook(fail)
+    (outcome,) = predict_cohort(segmenter, find_scans(tmp_path / "in", modality="mr"), tmp_path / "out")
+    assert isinstance(outcome.error, kind)
+    assert not (tmp_path / "out" / "a.nii.gz").exists()
+
+
+def test_a_defect_of_the_program_is_not_swallowed(tmp_path: Path, segmenter: Segmenter) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    cohort(tmp_path / "in")
+    segmenter.predictor.register_forward_pre_hook(fail)
+    with pytest.raises(ZeroDivisionError):
+        predict_cohort(segmenter, find_scans(tmp_path / "in", modality="mr"), tmp_path / "out")
+
+
+def test_progress_counts_scans_and_estimates_the_rest(tmp_path: Path, segmenter: Segmenter) -> None:
+    cohort(tmp_path / "in")
+    scans = find_scans(tmp_path / "in", modality="mr")
+    predict_cohort(segmenter, scans[:1], tmp_path / "out")
+    calls: list[tuple[int, int, float | None]] = []
+    predict_cohort(segmenter, scans, tmp_path / "out", progress=lambda *call: calls.append(call))
+    assert [call[:2] for call in calls] == [(1, 3), (2, 3), (3, 3)]
+    assert calls[0][2] is None
+    assert calls[1][2] is not None
+    assert calls[2][2] == 0
+
+
+def test_inputs_are_never_replaced(tmp_path: Path, segmenter: Segmenter) -> None:
+    write_scan(tmp_path / "a.nii.gz", (8, 8, 8))
+    before = (tmp_path / "a.nii.gz").read_bytes()
+    with pytest.raises(ConfigError, match="replace an input"):
+        predict_cohort(segmenter, find_scans(tmp_path, modality="mr"), tmp_path / "x" / "..", overwrite=True)
+    assert (tmp_path / "a.nii.gz").read_bytes() == before
+
+
+def test_scans_with_one_id_are_refused(tmp_path: Path, segmenter: Segmenter) -> None:
+    scans = [Scan("a", (tmp_path / name,), "mr") for name in ("1.nii.gz", "2.nii.gz")]
+    with pytest.raises(ConfigError, match="same id"):
+        predict_cohort(segmenter, scans, tmp_path / "out")
+
+
+def test_an_output_folder_that_is_a_file_is_found_before_the_network_runs(
+    tmp_path: Path, segmenter: Segmenter
+) -> None:
+    write_scan(tmp_path / "in" / "a.nii.gz", (8, 8, 8))
+    (tmp_path / "out").write_text("a file where the folder should be")
+    with pytest.raises(ConfigError, match="is a file"):
+        predict_cohort(segmenter, find_scans(tmp_path / "in", modality="mr"), tmp_path / "out")
+    assert segmenter.predictor.shapes == []
+
+
+def test_at_most_one_scan_is_read_ahead(
+    tmp_path: Path, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    original: Callable[..., Volume] = module.read_image
+
+    def counting(paths: tuple[Path, ...], layout: object) -> Volume:
+        read.append(paths[0].name)
+        return original(paths, layout)
+
+    monkeypatch.setattr(module, "read_image", counting)
+    for number in range(5):
+        write_scan(tmp_path / "in" / f"{number}.nii.gz", (8, 8, 8))
+    ahead: list[int] = []
+    predict_cohort(
+        segmenter,
+        find_scans(tmp_path / "in", modality="mr"),
+        tmp_path / "out",
+        progress=lambda done, total, seconds: ahead.append(len(read) - done),
+    )
+    assert len(read) == 5
+    assert max(ahead) <= 1
+
+
+def test_no_scan_is_no_work(tmp_path: Path, segmenter: Segmenter) -> None:
+    assert predict_cohort(segmenter, [], tmp_path / "out") == []

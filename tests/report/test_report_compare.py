@@ -1,0 +1,301 @@
+import csv
+import io
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from labelwise.errors import ConfigError, DataError
+from labelwise.evaluate.scores import Score, read_scores, summarise, write_scores
+from labelwise.report.compare import compare, worst_cases
+from labelwise.report.comparison import MEAN
+
+NAN = math.nan
+ORGANS = ("liver", "spleen")
+
+
+def scores(values, metric="dice", organs=ORGANS, unit="", status="ok", variant="default"):
+    """values: (cases, organs)"""
+    return [
+        Score(
+            f"case{n}",
+            organ,
+            metric,
+            float(value),
+            "both_empty" if np.isnan(value) else status,
+            unit,
+            variant,
+        )
+        for n, row in enumerate(values)
+        for organ, value in zip(organs, row, strict=True)
+    ]
+
+
+def random_values(seed, shift=0.0, cases=12):
+    return 0.7 + shift + 0.05 * np.random.default_rng(seed).normal(size=(cases, 2))
+
+
+def test_means_go_over_cases_first_and_over_organs_second():
+    """Spleen is defined in one case only, and still counts as much as the liver."""
+    comparison = compare({"a": scores([[0.8, 0.4], [0.6, NAN]])})
+    cells = comparison.cells
+    assert cells["a", "liver", "dice"].mean == pytest.approx(0.7)
+    assert cells["a", "spleen", "dice"].mean == pytest.approx(0.4)
+    assert cells["a", MEAN, "dice"].mean == pytest.approx(0.55)
+    assert (cells["a", "spleen", "dice"].n, cells["a", MEAN, "dice"].n) == (1, 2)
+
+
+def test_means_agree_with_the_summary_of_the_evaluation():
+    values = random_values(3)
+    values[2, 1] = NAN
+    found = scores(values)
+    summary = summarise(found)
+    cells = compare({"a": found}).cells
+    for row in summary.classes:
+        cell = cells["a", row.class_name, "dice"]
+        assert (cell.mean, cell.sd, cell.n) == pytest.approx((row.mean, row.sd, row.n))
+    assert cells["a", MEAN, "dice"].mean == pytest.approx(summary.overall[0].mean)
+
+
+def test_the_spread_is_over_cases():
+    comparison = compare({"a": scores([[0.8, 0.6], [0.6, 0.6]])})
+    assert comparison.cells["a", "liver", "dice"].sd == pytest.approx(0.1 * math.sqrt(2))
+    assert comparison.cells["a", MEAN, "dice"].sd == pytest.approx(0.05 * math.sqrt(2))
+
+
+def test_several_seeds_do_not_count_as_more_cases():
+    seeds = [scores([[0.8, 0.8], [0.6, 0.6]]), scores([[0.9, 0.9], [0.7, 0.7]])]
+    cell = compare({"a": seeds}).cells["a", MEAN, "dice"]
+    assert cell.n == 2
+    assert cell.mean == pytest.approx(0.75)
+    assert cell.seed_means == pytest.approx((0.7, 0.8))
+    assert cell.seed_sd == pytest.approx(0.1 / math.sqrt(2))
+    assert "seeds ± 7.1" in compare({"a": seeds}).to_text()
+
+
+def test_undefined_values_are_counted_by_reason():
+    comparison = compare({"a": scores([[0.8, NAN], [0.6, NAN]]), "b": scores([[0.8, 0.5]])})
+    assert comparison.cells["a", "spleen", "dice"].excluded == {"both_empty": 2}
+    assert comparison.cells["b", MEAN, "dice"].excluded == {"missing": 2}
+    assert comparison.exclusions() == (
+        "a, Dice: 2 of 4 values left out (2 both empty)",
+        "b, Dice: 2 of 4 values left out (2 missing)",
+    )
+
+
+def test_a_paired_difference_uses_only_the_cases_of_both():
+    comparison = compare({"a": scores([[0.5, 0.5], [0.1, 0.1]]), "b": scores([[0.6, 0.8]])})
+    found = comparison.differences["b", MEAN, "dice"]
+    assert found.mean == pytest.approx(0.2)
+    assert found.n == 1
+    assert math.isnan(found.low)  # one case has no interval
+
+
+def test_the_interval_of_a_constant_difference_is_that_difference():
+    values = random_values(0)
+    found = compare({"a": scores(values), "b": scores(values + 0.05)}).differences["b", "liver", "dice"]
+    assert (found.mean, found.low, found.high) == pytest.approx((0.05, 0.05, 0.05))
+    assert found.p == pytest.approx(2 / 2**12)
+
+
+def test_the_interval_holds_the_true_difference_about_95_times_in_100():
+    held = 0
+    for seed in range(100):
+        pair = {
+            "a": scores(random_values(2 * seed, cases=40)),
+            "b": scores(random_values(2 * seed + 1, 0.1, 40)),
+        }
+        found = compare(pair, resamples=400, seed=seed).differences["b", MEAN, "dice"]
+        held += found.low <= 0.1 <= found.high
+    assert 88 <= held <= 99
+
+
+def test_swapping_the_reference_turns_the_sign():
+    runs = {"a": scores(random_values(0)), "b": scores(random_values(1, 0.02))}
+    one = compare(runs).differences["b", MEAN, "dice"]
+    other = compare(runs, reference="b").differences["a", MEAN, "dice"]
+    assert (one.mean, one.low, one.p) == pytest.approx((-other.mean, -other.high, other.p))
+
+
+def test_the_same_seed_gives_the_same_page():
+    runs = {"a": scores(random_values(0)), "b": scores(random_values(1))}
+    assert compare(runs).to_json() == compare(runs).to_json()
+    assert compare(runs).to_json() != compare(runs, seed=1).to_json()
+
+
+def test_holm_counts_the_runs_for_the_mean_and_runs_times_organs_for_the_organs():
+    runs = {name: scores(random_values(n, 0.01 * n)) for n, name in enumerate("abc")}
+    found = compare(runs).differences
+    mean_p = sorted(found[run, MEAN, "dice"].p for run in "bc")
+    assert min(found[run, MEAN, "dice"].p_holm for run in "bc") == pytest.approx(min(1, 2 * mean_p[0]))
+    organ_p = min(found[run, organ, "dice"].p for run in "bc" for organ in ORGANS)
+    organ_holm = min(found[run, organ, "dice"].p_holm for run in "bc" for organ in ORGANS)
+    assert organ_holm == pytest.approx(min(1, 4 * organ_p))
+
+
+def test_best_is_high_for_dice_and_low_for_a_distance():
+    a = scores([[0.8, 0.8]]) + scores([[5.0, 5.0]], "hd95", unit="mm")
+    b = scores([[0.7, 0.7]]) + scores([[3.0, 3.0]], "hd95", unit="mm")
+    best = compare({"a": a, "b": b}).best
+    assert ("a", MEAN, "dice") in best
+    assert ("b", MEAN, "hd95") in best
+    assert ("b", MEAN, "dice") not in best
+
+
+def test_runs_that_print_the_same_number_share_the_mark():
+    comparison = compare({"a": scores([[0.80001, 0.8]]), "b": scores([[0.8, 0.8]])})
+    assert {("a", MEAN, "dice"), ("b", MEAN, "dice")} <= comparison.best
+    assert comparison.answer() == "a and b share the best mean Dice over 2 organs: 80.0 %."
+
+
+def test_nothing_is_best_where_the_runs_lack_different_values():
+    """Leaving out the hard case must not win."""
+    a = scores([[10.0, 5.0], [NAN, 5.0]], "hd95", unit="mm")
+    b = scores([[11.0, 6.0], [40.0, 6.0]], "hd95", unit="mm")
+    comparison = compare({"a": a, "b": b})
+    assert comparison.best == {("a", "spleen", "hd95")}
+    assert "No run is called best" in comparison.answer()
+    assert "n 1" in comparison.to_text()
+
+
+def test_a_difference_without_direction_has_no_best():
+    runs = {"a": scores([[1.0, 2.0]], "volume_difference"), "b": scores([[0.0, 1.0]], "volume_difference")}
+    assert not compare(runs).best
+
+
+def test_a_single_organ_has_no_mean_over_organs():
+    comparison = compare({"a": scores([[0.8]], organs=("atrium",)), "b": scores([[0.9]], organs=("atrium",))})
+    assert comparison.rows == ("atrium",)
+    assert comparison.class_tables() == ()
+    assert "b has the best Dice: 90.0 %" in comparison.answer()
+
+
+def test_a_single_run_is_told_without_comparison():
+    comparison = compare({"a": scores([[0.8, 0.6]])})
+    assert comparison.difference_table() is None
+    assert comparison.answer() == "Mean Dice over 2 organs: a 70.0 % (1 case)."
+    assert "A best value" not in comparison.to_text()
+
+
+def test_a_small_difference_is_called_possible_chance():
+    runs = {"a": scores(random_values(0)), "b": scores(random_values(1, 0.002))}
+    assert compare(runs).answer().endswith("This may be chance.")
+
+
+def test_convention_dice_is_printed_in_percent_and_distances_with_their_unit():
+    text = compare({"a": scores([[0.8714, 0.8714]]) + scores([[4.5, 4.5]], "hd95", unit="voxels")}).to_text()
+    assert "Dice [%]" in text
+    assert "87.1" in text
+    assert "HD95 [voxels]" in text
+    assert "4.50" in text
+
+
+def test_text_columns_are_aligned_and_the_best_is_starred():
+    text = compare(
+        {"short": scores(random_values(0)), "a_longer_name": scores(random_values(1, 0.2))}
+    ).to_text()
+    table = text.split("\n\n")[3].splitlines()
+    assert len({line.index("±") for line in table[2:]}) == 1
+    assert "* ±" in table[3]
+
+
+def test_markdown_has_equal_columns_and_escapes_names():
+    text = compare({"a|b": scores(random_values(0)), "c_d": scores(random_values(1, 0.2))}).to_markdown()
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert "a\\|b" in text
+    assert any("**" in row and "c\\_d" in row for row in rows)
+    counts = {row.replace("\\|", "").count("|") for row in rows[:4]}
+    assert len(counts) == 1
+
+
+def test_csv_has_one_line_for_each_run_row_and_metric_in_plain_numbers():
+    comparison = compare({"a": scores([[0.8, NAN], [0.6, NAN]]), "b": scores([[0.9, 0.5], [0.7, 0.7]])})
+    rows = list(csv.DictReader(io.StringIO(comparison.to_csv())))
+    assert len(rows) == 2 * 3
+    first = rows[0]
+    assert (first["run"], first["class"], first["metric"]) == ("a", "liver", "dice")
+    assert float(first["mean"]) == pytest.approx(0.7)
+    assert rows[1]["mean"] == ""
+    assert rows[1]["excluded"] == "both_empty=2"
+    assert float(rows[3]["difference"]) == pytest.approx(0.1)
+
+
+def test_json_is_strict_and_keeps_undefined_values_as_null():
+    content = json.loads(compare({"a": scores([[0.8, NAN]])}).to_json())
+    assert content["values"][1]["mean"] is None
+    assert content["variant"] == "default"
+
+
+def test_scores_read_from_disk_compare_alike(tmp_path):
+    found = scores(random_values(0))
+    write_scores(tmp_path / "scores.csv", found)
+    assert compare({"a": read_scores(tmp_path / "scores.csv")}).to_json() == compare({"a": found}).to_json()
+
+
+def test_the_usual_metrics_are_shown_unless_others_are_asked_for():
+    found = scores([[0.8, 0.8]]) + scores([[1.0, 1.0]], "volume_difference") + scores([[2.0, 2.0]], "hd95")
+    assert [m.name for m in compare({"a": found}).measures] == ["dice", "hd95"]
+    asked = compare({"a": found}, metrics=("volume_difference", "dice"))
+    assert [m.name for m in asked.measures] == ["volume_difference", "dice"]
+
+
+def test_an_unknown_metric_of_a_plugin_is_printed_under_its_own_name():
+    comparison = compare({"a": scores([[0.8, 0.8]], "lesion_recall")})
+    assert "lesion_recall" in comparison.to_text()
+    assert not comparison.best
+
+
+def test_one_tolerance_joins_the_title_and_several_join_the_definition():
+    one = compare({"a": scores([[0.9, 0.9]], "nsd", unit="at 2 mm")})
+    assert one.measures[0].heading == "NSD at 2 mm [%]"
+    two = [replace(score, unit=f"at {len(score.class_name)} mm") for score in scores([[0.9, 0.9]], "nsd")]
+    measure = compare({"a": two}).measures[0]
+    assert measure.heading == "NSD [%]"
+    assert measure.definition.endswith("liver at 5 mm, spleen at 6 mm")
+
+
+def test_variants_are_never_mixed():
+    both = scores([[0.8, 0.8]]) + scores([[0.0, 0.8]], variant="la_official")
+    with pytest.raises(ConfigError, match="several variants"):
+        compare({"a": both})
+    official = compare({"a": both}, variant="la_official")
+    assert official.cells["a", "liver", "dice"].mean == 0
+    assert "empty prediction scores 0" in official.description()
+    with pytest.raises(ConfigError, match="did you mean 'la_official'"):
+        compare({"a": both}, variant="la_offical")
+
+
+def test_units_are_never_mixed():
+    with pytest.raises(DataError, match="two units"):
+        compare(
+            {"a": scores([[1.0, 1.0]], "hd95", unit="mm"), "b": scores([[1.0, 1.0]], "hd95", unit="voxels")}
+        )
+
+
+def test_values_given_twice_are_refused():
+    with pytest.raises(DataError, match=r"case 'case0'.*two values of dice"):
+        compare({"a": scores([[0.8, 0.8]]) * 2})
+
+
+def test_wrong_names_are_refused_with_the_nearest_right_one():
+    runs = {"supervised": scores([[0.8, 0.8]])}
+    with pytest.raises(ConfigError, match="did you mean 'supervised'"):
+        compare(runs, reference="supervise")
+    with pytest.raises(ConfigError, match="did you mean 'dice'"):
+        compare(runs, metrics=["dices"])
+    with pytest.raises(ConfigError, match="nothing to compare"):
+        compare({})
+    with pytest.raises(ConfigError, match="at least one metric"):
+        compare(runs, metrics=[])
+    with pytest.raises(DataError, match="has no scores"):
+        compare({"empty": []})
+
+
+def test_the_worst_cases_come_first():
+    found = scores([[0.9, 0.9], [0.1, 0.9], [NAN, NAN], [0.2, NAN]])
+    assert worst_cases(found, 2) == ("case3", "case1")
+    assert worst_cases(found, 9) == ("case3", "case1", "case0")
+    better = scores([[0.9, 0.9], [0.9, 0.9], [0.9, 0.9], [0.9, 0.9]])
+    assert worst_cases(found + better, 1) == ("case3",)

@@ -1,0 +1,412 @@
+"""Runs, models and results that are wrong, and disks that are full: a message, and nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel
+import numpy as np
+import pytest
+
+from conftest import tiny_config
+from labelwise import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    ResourceError,
+    TrainingError,
+    load_model,
+    read_manifest,
+    run,
+    write_manifest,
+)
+from labelwise.methods.naive import Naive
+from labelwise.methods.supervised import Supervised
+
+pytestmark = pytest.mark.usefixtures("one_process")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def finished(tiny_run, tmp_path) -> Path:
+    """A copy of a finished run that may be spoilt."""
+    return shutil.copytree(tiny_run, tmp_path / "first")
+
+
+# the folder of a run
+
+
+def test_other_settings_are_refused_by_name_and_the_run_stays_as_it_is(tiny_cohort, finished):
+    before = content(finished)
+    changed = tiny_config(
+        tiny_cohort, train__optimizer__rate=0.5, method__settings__dice_pooling="batch", workers=0
+    )
+    with pytest.raises(CheckpointError, match="this run was begun with other settings") as caught:
+        run.train(changed, finished)
+    text = str(caught.value)
+    assert "run.method.settings.dice_pooling = case" in text
+    assert "run.method.settings.dice_pooling = batch" in text
+    assert "run.train.optimizer.rate = 0.5" in text
+    assert "run.seed" not in text
+    assert content(finished) == before
+
+
+def test_another_method_or_another_annotation_is_refused(tiny_cohort, finished, tmp_path):
+    before = content(finished)
+    with pytest.raises(CheckpointError, match=r"run\.method\.name = supervised"):
+        run.train(tiny_config(tiny_cohort, "naive"), finished)
+    run.simulate(tiny_cohort, tmp_path / "scarce", "organs_per_case", k=2)
+    manifest = read_manifest(tiny_cohort)
+    cases = [replace(case, split="train") for case in manifest.cases]
+    write_manifest(manifest.replace_cases(cases), tmp_path / "more")
+    with pytest.raises(CheckpointError, match="cases = "):
+        run.train(tiny_config(tmp_path / "more", prepare__store=str(tiny_cohort / "store")), finished)
+    assert content(finished) == before
+
+
+def test_what_does_not_decide_the_result_may_change(tiny_cohort, finished):
+    result = run.train(tiny_config(tiny_cohort, select="best", inference__overlap=0.25), finished)
+    assert (result.steps, result.interrupted) == (4, False)
+    assert 'select = "best"' in (finished / "run.toml").read_text()
+    assert load_model(finished).info.training["selected"] == "best"
+
+
+def test_a_damaged_checkpoint_is_named(tiny_cohort, finished):
+    file = finished / "last.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"last\.safetensors"):
+        run.train(tiny_config(tiny_cohort), finished)
+
+
+def test_what_a_killed_run_left_of_a_checkpoint_is_removed(tiny_cohort, finished):
+    leftover = finished / ".0123abcd.last.safetensors"
+    leftover.write_bytes(b"half")
+    run.train(tiny_config(tiny_cohort), finished)
+    assert not leftover.exists()
+
+
+def test_a_number_of_steps_for_each_stage_is_needed(tiny_cohort, tmp_path):
+    with pytest.raises(ConfigError, match="trains in 1 stages"):
+        run.train(tiny_config(tiny_cohort, train__steps=[2, 2]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_method_that_follows_another_is_trained_in_two_stages_and_resumed(
+    tiny_cohort, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Naive, "follows", Supervised)
+    config = tiny_config(tiny_cohort, "naive", train__steps=[2, 3])
+    result = run.train(config, tmp_path / "run")
+    assert result.steps == 3
+    assert {"stage_1", "stage_2", "model"} < {path.name for path in (tmp_path / "run").iterdir()}
+    shutil.rmtree(tmp_path / "run" / "stage_2")
+    before = (tmp_path / "run" / "model" / "weights.safetensors").read_bytes()
+    run.train(config, tmp_path / "run")
+    assert (tmp_path / "run" / "model" / "weights.safetensors").read_bytes() == before
+    with pytest.raises(CheckpointError, match=r"run\.train\.log_every = 1"):
+        run.train(
+            tiny_config(tiny_cohort, "naive", train__steps=[2, 3], train__log_every=2), tmp_path / "run"
+        )
+
+
+def test_best_weights_without_a_single_score_are_refused(tiny_cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr("labelwise.run.training.Validation.__call__", lambda self, predictor: float("nan"))
+    with pytest.raises(TrainingError, match="no validation had a score"):
+        run.train(tiny_config(tiny_cohort, select="best"), tmp_path / "run")
+    assert run.train(tiny_config(tiny_cohort), tmp_path / "run").best_score is None
+
+
+# disks
+
+
+def below_a_file(tmp_path: Path) -> Path:
+    (tmp_path / "file").write_text("in the way")
+    return tmp_path / "file" / "folder"
+
+
+def test_a_folder_below_a_file_cannot_be_written(tiny_cohort, tiny_run, tmp_path):
+    folder = below_a_file(tmp_path)
+    with pytest.raises(ResourceError, match="a part of the path is a file"):
+        run.train(tiny_config(tiny_cohort), folder)
+    with pytest.raises(ResourceError, match="a part of the path is a file"):
+        run.predict(tiny_run, tiny_cohort, folder, device="cpu")
+    with pytest.raises(ResourceError, match="a part of the path is a file"):
+        run.evaluate(tiny_run, tiny_cohort, folder / "scores.csv")
+    with pytest.raises(ResourceError, match="a part of the path is a file"):
+        run.report([tiny_run], folder / "page.html")
+    with pytest.raises(ResourceError, match="a part of the path is a file"):
+        run.simulate(tiny_cohort, folder, "keep_labelled", n=1)
+
+
+def full_disk(*arguments: object, **options: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
+
+
+def test_a_full_disk_ends_the_commands_with_a_message(tiny_cohort, tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("labelwise.atomic.os.fsync", full_disk)
+    for write in (
+        lambda: run.train(tiny_config(tiny_cohort), tmp_path / "run"),
+        lambda: run.simulate(tiny_cohort, tmp_path / "scarce", "keep_labelled", n=1),
+        lambda: run.evaluate(tiny_run, tiny_cohort, tmp_path / "scores.csv"),
+        lambda: run.report([tiny_run], tmp_path / "page.html"),
+        lambda: run.predict(tiny_run, tiny_cohort, tmp_path / "predictions", device="cpu"),
+    ):
+        with pytest.raises(ResourceError, match="the disk is full"):
+            write()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_disk_that_fills_up_while_a_log_is_written(tiny_cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr("labelwise.train.record.os", SimpleNamespace(fsync=full_disk))
+    with pytest.raises(ResourceError, match="cannot write: the disk is full") as caught:
+        run.train(tiny_config(tiny_cohort), tmp_path / "run")
+    assert caught.value.file == tmp_path / "run" / "log.jsonl"
+
+
+def test_a_disk_that_fills_up_while_scans_are_prepared(tiny_cohort, tmp_path, monkeypatch):
+    data = shutil.copytree(tiny_cohort, tmp_path / "data", ignore=shutil.ignore_patterns("store"))
+    monkeypatch.setattr("labelwise.data.cache.save_file", full_disk)
+    prepared = run.prepare(tiny_config(data))
+    assert len(prepared.failures) == 6
+    assert all("the disk is full" in str(error) for error in prepared.failures.values())
+    assert not list((prepared.store.folder / "cases").iterdir())
+
+
+# models
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda model: shutil.rmtree(model), ["this is not a model folder", "model.json"]),
+        (lambda model: (model / "model.json").write_text("{"), ["this is not a model folder"]),
+        (lambda model: (model / "model.json").write_text("[]"), ["description of the model is wrong"]),
+        (lambda model: (model / "weights.safetensors").unlink(), ["cannot be read", "weights.safetensors"]),
+        (lambda model: (model / "weights.safetensors").write_bytes(b"x" * 99), ["cannot be read"]),
+        (lambda model: edit(model, format=2), ["written by a newer version of labelwise"]),
+        (lambda model: edit(model, format="two"), ["description of the model is wrong", "format"]),
+        (lambda model: edit(model, surprise=1), ["unknown setting 'surprise'", "model.json"]),
+        (lambda model: edit(model, classes=None), ["setting 'classes' is missing"]),
+        (lambda model: edit(model, classes=["liver"]), ["starts with 'background'", "model.json"]),
+        (lambda model: edit(model, plan={"spacing": 1}), ["preprocessing plan"]),
+        (lambda model: edit(model, net={"name": "unet"}), ["a network cannot be built"]),
+        (lambda model: edit(model, predictor="method", method="x"), ["unknown method 'x'", "model.json"]),
+        (lambda model: edit_net(model, width=4), ["belong to another network"]),
+    ],
+)
+def test_a_model_that_is_wrong_is_refused(finished, tiny_cohort, tmp_path, spoil, words):
+    spoil(finished / "model")
+    with pytest.raises(CheckpointError) as caught:
+        run.predict(finished, tiny_cohort, tmp_path / "out", device="cpu")
+    for expected in words:
+        assert expected in str(caught.value)
+    assert str(finished) in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def edit(model: Path, **changes: object) -> None:
+    """Change or (None) take out entries of model.json."""
+    values = json.loads((model / "model.json").read_text()) | changes
+    kept = {name: value for name, value in values.items() if value is not None}
+    (model / "model.json").write_text(json.dumps(kept))
+
+
+def edit_net(model: Path, **changes: object) -> None:
+    net = json.loads((model / "model.json").read_text())["net"]
+    edit(model, net={**net, "settings": net["settings"] | changes})
+
+
+def test_a_model_moves_without_its_run(finished, tiny_cohort, tmp_path):
+    model = shutil.move(finished / "model", tmp_path / "elsewhere")
+    result = run.predict(model, tiny_cohort, tmp_path / "out", device="cpu")
+    assert sorted(result.written) == ["test_000", "test_001"]
+
+
+# predicting
+
+
+def test_results_of_another_model_are_not_taken_for_this_ones(finished, tiny_cohort, tmp_path):
+    run.train(tiny_config(tiny_cohort, seed=1), tmp_path / "second")
+    result = run.predict(tmp_path / "second", tiny_cohort, finished / "predictions", device="cpu")
+    assert not result.written
+    assert all("not written by this model" in message for message in result.failed.values())
+    again = run.predict(
+        tmp_path / "second", tiny_cohort, finished / "predictions", device="cpu", overwrite=True
+    )
+    assert not again.failed
+
+
+def test_an_empty_split_an_empty_folder_and_no_scan_are_refused(tiny_run, tiny_cohort, tmp_path):
+    with pytest.raises(DataError, match="no case of the manifest is in the split 'tst'"):
+        run.predict(tiny_run, tiny_cohort, tmp_path / "out", split="tst", device="cpu")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="there is no scan here"):
+        run.predict(tiny_run, tmp_path / "empty", tmp_path / "out", device="cpu")
+    with pytest.raises(DataError, match="neither a scan nor a list"):
+        run.predict(tiny_run, tmp_path / "nothing", tmp_path / "out", device="cpu")
+    result = run.predict(tiny_run, tmp_path / "nothing.nii.gz", tmp_path / "out", device="cpu")
+    assert "case 'nothing': there is no such file" in result.failed["nothing"]
+
+
+def test_scans_with_another_number_of_channels_are_refused(tiny_run, tiny_cohort, tmp_path):
+    manifest = read_manifest(tiny_cohort)
+    write_manifest(manifest.replace_cases(replace(c, images=c.images * 2) for c in manifest.cases), tmp_path)
+    with pytest.raises(DataError, match="another number of images per scan") as caught:
+        run.predict(tiny_run, tmp_path, tmp_path / "out", device="cpu")
+    assert caught.value.case == "test_000"
+
+
+def test_unknown_settings_devices_and_modalities_are_refused(tiny_run, tiny_cohort, tmp_path):
+    scan = tiny_cohort / "images" / "test_000.nii.gz"
+    with pytest.raises(ConfigError, match="did you mean 'overlap'"):
+        run.predict(tiny_run, scan, tmp_path / "out", device="cpu", settings={"inference.overlapp": 0.5})
+    with pytest.raises(ConfigError, match=r"'overlap\.tidy': 'overlap' is a value"):
+        run.predict(tiny_run, scan, tmp_path / "out", device="cpu", settings={"overlap.tidy": 1})
+    with pytest.raises(ConfigError, match="the stride leaves gaps"):
+        run.predict(tiny_run, scan, tmp_path / "out", device="cpu", settings={"stride": [32, 32, 17]})
+    with pytest.raises(ResourceError, match="device 'tpu' is not available"):
+        run.predict(tiny_run, scan, tmp_path / "out", device="tpu")
+    result = run.predict(tiny_run, scan, tmp_path / "out", device="cpu", modality="mr")
+    assert "knows no scans of modality 'mr'" in result.failed["test_000"]
+
+
+def test_a_model_of_several_modalities_asks_which(finished, tiny_cohort, tmp_path):
+    plan = json.loads((finished / "model" / "model.json").read_text())["plan"]
+    rules = plan["intensity"] | {"normalised": {"scheme": "none", "clip": None, "mean": None, "std": None}}
+    edit(finished / "model", modalities=["ct", "normalised"], plan=plan | {"intensity": rules})
+    scan = tiny_cohort / "images" / "test_000.nii.gz"
+    with pytest.raises(ConfigError, match="the model knows several modalities"):
+        run.predict(finished, scan, tmp_path / "out", device="cpu")
+    assert run.predict(finished, scan, tmp_path / "out", device="cpu", modality="ct").written
+
+
+# evaluating
+
+
+def test_a_missing_prediction_is_refused_before_anything_is_scored(finished, tiny_cohort):
+    (finished / "scores.csv").unlink()
+    (finished / "predictions" / "test_001.nii.gz").unlink()
+    with pytest.raises(DataError, match="1 of 2 cases have no prediction") as caught:
+        run.evaluate(finished, tiny_cohort)
+    assert "test_001" in str(caught.value)
+    assert not (finished / "scores.csv").exists()
+
+
+def changed(file: Path, *, crop: int = 0, shift: float = 0.0, add: int = 0) -> None:
+    image = nibabel.load(file)
+    affine = image.affine.copy()
+    affine[0, 3] += shift
+    voxels = np.asanyarray(image.dataobj)[crop:] + np.uint8(add)
+    nibabel.save(nibabel.Nifti1Image(voxels, affine), file)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"shift": 5.0}, "different grids"),
+        ({"crop": 1}, "shape"),
+        ({"add": 17}, "outside"),
+    ],
+)
+def test_a_prediction_that_does_not_fit_is_named(finished, tiny_cohort, change, words):
+    (finished / "scores.csv").unlink()
+    changed(finished / "predictions" / "test_001.nii.gz", **change)
+    with pytest.raises(DataError, match="1 of 2 cases cannot be scored") as caught:
+        run.evaluate(finished, tiny_cohort)
+    assert "case 'test_001'" in str(caught.value)
+    assert words in str(caught.value)
+    assert not (finished / "scores.csv").exists()
+
+
+def test_evaluation_of_nothing_is_refused(tiny_run, tiny_cohort, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no label file to evaluate"):
+        run.evaluate(tmp_path / "empty", tiny_cohort)
+    with pytest.raises(DataError, match="no label file to evaluate"):
+        run.evaluate(tmp_path / "nowhere", tiny_cohort)
+    with pytest.raises(DataError, match="no reference found"):
+        run.evaluate(tiny_run, tmp_path / "empty")
+    with pytest.raises(DataError, match="no annotated case is in the split 'tst'"):
+        run.evaluate(tiny_run, tiny_cohort, split="tst")
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (None, "the classes of these label files are not known"),
+        ("{", "the record of a prediction is damaged"),
+        ("{}", "the record of a prediction is damaged"),
+        ('{"classes": {"0": "liver"}}', "the record of a prediction is damaged"),
+        ('{"classes": ["liver"]}', "the record of a prediction is damaged"),
+    ],
+)
+def test_a_reference_folder_needs_the_classes(finished, record, words):
+    for file in finished.glob("predictions/*.json"):
+        file.unlink() if record is None else file.write_text(record)
+    with pytest.raises(DataError, match=words):
+        run.evaluate(finished, finished / "predictions")
+
+
+# comparing
+
+
+def test_runs_without_scores_or_without_a_name_are_refused(finished):
+    with pytest.raises(ConfigError, match="no run named"):
+        run.compare([])
+    (finished / "scores.csv").unlink()
+    with pytest.raises(DataError, match="the run has no scores"):
+        run.compare([finished])
+
+
+@pytest.mark.parametrize("cell", ["much", "inf"])
+def test_a_score_that_is_no_number_is_named(finished, cell):
+    lines = (finished / "scores.csv").read_text().splitlines()
+    column = lines[0].split(",").index("value")
+    cells = lines[3].split(",")
+    cells[column] = cell
+    (finished / "scores.csv").write_text("\n".join([*lines[:3], ",".join(cells), *lines[4:]]) + "\n")
+    with pytest.raises(DataError, match=r"scores\.csv, row 4") as caught:
+        run.compare([finished])
+    assert cell in str(caught.value)
+
+
+def test_two_runs_of_one_name_are_not_taken_for_repetitions(finished, tiny_run, tmp_path):
+    with pytest.raises(ConfigError, match="two runs are called 'first'"):
+        run.compare([finished, tiny_run])
+    with pytest.raises(ConfigError, match="two runs are called 'first'"):
+        run.report([finished, finished], tmp_path / "page.html")
+
+
+def test_seeds_of_one_method_count_as_one_run(finished, tmp_path):
+    for seed in (0, 1):
+        shutil.copytree(finished, tmp_path / f"first_seed{seed}")
+    comparison = run.compare([tmp_path / "first_seed0", tmp_path / "first_seed1"])
+    assert "first_seed" not in comparison.to_text()
+
+
+def test_a_garbled_run_toml_is_named_by_the_report(finished, tmp_path):
+    (finished / "run.toml").write_text("seed =")
+    with pytest.raises(ConfigError, match=r"run\.toml"):
+        run.report([finished], tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_report_needs_neither_settings_nor_logs(finished, tmp_path):
+    (finished / "run.toml").unlink()
+    (finished / "log.jsonl").unlink()
+    assert run.report([finished], tmp_path / "page.html").exists()
+
+
+def test_a_report_lives_without_the_data(finished, tmp_path):
+    text = (finished / "run.toml").read_text().splitlines()
+    (finished / "run.toml").write_text("\n".join([f'data = "{tmp_path / "moved"}"', *text[1:]]))
+    assert run.report([finished], tmp_path / "page.html").exists()

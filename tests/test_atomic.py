@@ -1,0 +1,96 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from labelwise.atomic import atomic_path, discard_leftovers, explained, write_json, write_text
+from labelwise.errors import ResourceError
+
+
+def test_the_temporary_file_lies_beside_and_keeps_the_suffixes(tmp_path):
+    with atomic_path(tmp_path / "new" / "scan.nii.gz") as temporary:
+        assert temporary.parent == tmp_path / "new"
+        assert temporary.name.endswith(".scan.nii.gz")
+        temporary.write_text("x")
+        assert not (tmp_path / "new" / "scan.nii.gz").exists()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["scan.nii.gz"]
+
+
+def write_half(path: Path, error: BaseException) -> None:
+    with atomic_path(path) as temporary:
+        if path.suffix:
+            temporary.write_text("half")
+        else:
+            temporary.mkdir()
+        raise error
+
+
+@pytest.mark.parametrize("error", [ValueError("a defect"), KeyboardInterrupt()])
+def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(type(error)):
+        write_half(tmp_path / "a.txt", error)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_folders_replace_folders(tmp_path):
+    for content in ("old", "new"):
+        with atomic_path(tmp_path / "model") as temporary:
+            temporary.mkdir()
+            write_text(temporary / content, content)
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["new"]
+    with pytest.raises(ZeroDivisionError):
+        write_half(tmp_path / "model", ZeroDivisionError())
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "quota"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "no permission"),
+        (errno.EPERM, "no permission"),
+    ],
+)
+def test_errors_of_the_system_say_what_to_do(tmp_path, number, words):
+    with pytest.raises(ResourceError, match=words) as caught, atomic_path(tmp_path / "a.txt"):
+        raise OSError(number, os.strerror(number))
+    assert caught.value.file == tmp_path / "a.txt"
+    assert caught.value.do
+    with pytest.raises(ResourceError, match=words), explained(tmp_path / "a.txt"):
+        raise OSError(number, os.strerror(number))
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+    with pytest.raises(ResourceError, match="a folder of this name is in the way"):
+        write_text(tmp_path, "text")
+    assert not list(tmp_path.parent.glob(f".*.{tmp_path.name}"))
+
+
+def test_an_unexpected_error_of_the_system_stays_what_it_is(tmp_path):
+    with pytest.raises(OSError, match="I/O"), atomic_path(tmp_path / "a.txt"):
+        raise OSError(errno.EIO, "I/O")
+
+
+def test_json_is_for_people_and_strict(tmp_path):
+    write_json(tmp_path / "a.json", {"a": [1, 2]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1, 2]}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "b.json", {"a": float("nan")})
+    assert not (tmp_path / "b.json").exists()
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path):
+    for name in (".0123abcd.a.txt", ".0123abcd.b.txt", "a.txt", ".hidden"):
+        (tmp_path / name).touch()
+    (tmp_path / ".abcdefgh.a.txt").mkdir()
+    discard_leftovers(tmp_path / "a.txt")
+    assert {path.name for path in tmp_path.iterdir()} == {".0123abcd.b.txt", "a.txt", ".hidden"}

@@ -1,0 +1,75 @@
+"""How many processes there are, and who says so."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from labelwise.errors import ConfigError, ResourceError
+from labelwise.train.distribute import DeviceConfig, connect, mean_over_ranks
+
+# What srun and torchrun set for four processes on two machines.
+SLURM = {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train", "SLURM_NNODES": "2"}
+TORCHRUN = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "1"}
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What Fabric is asked for; nothing is started."""
+    arguments = {}
+
+    class Asked:
+        def __init__(self, **given):
+            arguments.update(given)
+
+        def launch(self):
+            pass
+
+    monkeypatch.setattr("labelwise.train.distribute.Fabric", Asked)
+    return arguments
+
+
+def test_one_process_needs_no_strategy(asked):
+    connect(DeviceConfig(device="cpu", precision="bf16"))
+    assert asked == {
+        "accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "bf16-mixed",
+    }  # fmt: skip
+
+
+def test_several_processes_are_started(asked):
+    connect(DeviceConfig(device="cpu", processes=3, precision="float32"))
+    assert (asked["devices"], asked["num_nodes"], asked["precision"]) == (3, 1, "32-true")
+    assert asked["strategy"] != "auto"
+
+
+def test_torchrun_says_how_many(asked, monkeypatch):
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    connect(DeviceConfig(device="cpu"))
+    assert (asked["devices"], asked["num_nodes"]) == (2, 2)
+
+
+def test_slurm_says_on_how_many_machines(asked, monkeypatch):
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    connect(DeviceConfig(device="cpu", processes=2))
+    assert (asked["devices"], asked["num_nodes"]) == (2, 2)
+
+
+def test_a_numbered_device_is_for_one_process(asked, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    connect(DeviceConfig(device="cuda:1", precision="float32"))
+    assert asked["devices"] == [1]
+    with pytest.raises(ConfigError, match="2 processes cannot share the device"):
+        connect(DeviceConfig(device="cuda:1", processes=2, precision="float32"))
+
+
+def test_a_device_that_is_not_there_is_refused(asked):
+    with pytest.raises(ResourceError, match="device 'npu' is not available"):
+        connect(DeviceConfig(device="npu"))
+
+
+def test_the_mean_over_one_rank_is_the_value():
+    fabric = connect(DeviceConfig(device="cpu", precision="float32"))
+    value = torch.tensor(3.0)
+    assert mean_over_ranks(fabric, value) is value

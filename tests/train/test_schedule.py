@@ -1,0 +1,43 @@
+"""Learning rates over the steps, and optimisers from parameter groups."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from labelwise.train.schedule import OptimizerConfig, ScheduleConfig, build_optimizers, rate_factor, set_rate
+
+
+def test_poly_falls_from_one_to_zero():
+    factors = [rate_factor(ScheduleConfig(), step, 100) for step in (0, 50, 99)]
+    assert factors == pytest.approx([1.0, 0.5**0.9, 0.01**0.9])
+
+
+def test_step_drops_at_the_published_iterations_of_the_la_benchmark():
+    schedule = ScheduleConfig(name="step")
+    assert [round(rate_factor(schedule, step, 6000), 6) for step in (2499, 2500, 4999, 5000)] == [
+        1,
+        0.1,
+        0.1,
+        0.01,
+    ]
+
+
+def test_constant_with_warmup():
+    schedule = ScheduleConfig(name="constant", warmup_steps=4)
+    assert [rate_factor(schedule, step, 100) for step in (0, 1, 3, 50)] == [0.25, 0.5, 1.0, 1.0]
+
+
+def test_groups_scale_the_rate_or_bring_their_own_optimiser():
+    weights = [nn.Parameter(torch.ones(1)) for _ in range(3)]
+    groups = [
+        {"params": [weights[0]]},
+        {"params": [weights[1]], "lr_scale": 0.1},
+        {"params": [weights[2]], "optimizer": {"name": "adam", "rate": 1e-4}},
+    ]
+    optimizers = build_optimizers(groups, OptimizerConfig(rate=0.01))
+    set_rate(optimizers, 0.5)
+    rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+    assert rates == pytest.approx([0.005, 0.0005, 0.5e-4])
+    assert [type(optimizer).__name__ for optimizer in optimizers] == ["SGD", "Adam"]

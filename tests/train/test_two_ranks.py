@@ -1,0 +1,87 @@
+"""Every method on two processes that talk over the loopback: their parameters stay equal."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from conftest import tiny_config
+from labelwise import load_model
+from labelwise.methods import METHODS
+from labelwise.train.record import read_log
+
+DRIVER = """
+import hashlib, json, sys, warnings
+from pathlib import Path
+import torch
+from labelwise import load_config, run
+from labelwise.run import training
+
+warnings.simplefilter("ignore")
+torch.set_num_threads(1)
+
+def digest(method):
+    values = b"".join(value.detach().numpy().tobytes() for value in method.parameters())
+    return hashlib.sha256(values).hexdigest()
+
+def train(recipe, output):
+    trained = []
+    fit = training.fit
+
+    def watched(stage, config, fabric, report):
+        result = fit(stage, config, fabric, report)
+        trained.append((fabric.global_rank, fabric.world_size, digest(stage.method)))
+        return result
+
+    training.fit = watched
+    result = run.train(load_config(recipe), output)
+    training.fit = fit
+    return [*trained[-1], result.steps]
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    facts = {}
+    for recipe in sorted(folder.glob("*.toml")):
+        facts[recipe.stem] = train(recipe, folder / recipe.stem)
+        (folder / f"rank{facts[recipe.stem][0]}.json").write_text(json.dumps(facts))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_cohort, tmp_path_factory):
+    """The runs of all methods, trained by torchrun, and what each rank says of them."""
+    folder = tmp_path_factory.mktemp("ranks")
+    for method in METHODS:
+        text = tiny_config(tiny_cohort, method, train__steps=[2]).to_toml()
+        (folder / f"{method}.toml").write_text(text, encoding="utf-8")
+    (folder / "driver.py").write_text(DRIVER)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    ended = subprocess.run(
+        [*torchrun, folder / "driver.py", folder], capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 0, ended.stderr
+    return folder, [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_parameters_of_all_ranks_are_equal(trained, method):
+    _, (first, second) = trained
+    assert (first[method][0], second[method][0]) == (0, 1)
+    assert first[method][1:] == second[method][1:]
+    assert first[method][1] == first[method][3] == 2  # ranks, steps
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_run_folder_is_written_once_and_complete(trained, method):
+    folder = trained[0] / method
+    assert {path.name for path in folder.iterdir()} == {
+        *("run.toml", "environment.json", "log.jsonl", "last.safetensors", "best.safetensors", "model"),
+    }
+    events = [(event["event"], event["step"]) for event in read_log(folder / "log.jsonl")]
+    assert events == [("train", 1), ("train", 2), ("validation", 2)]
+    assert load_model(folder).info.method == method
