@@ -1,9 +1,14 @@
-"""What the hardware offers: the device for a name, native bf16, and the memory layout that convolutions like."""
+"""What the hardware offers: the device for a name, native bf16, the memory layout that convolutions like."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from labelwise.errors import ResourceError
 
@@ -44,3 +49,37 @@ def use_fast_layout(module: nn.Module) -> None:
             part.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         elif isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+class SafeConvolutions(TorchFunctionMode):
+    """Within this context a 3D convolution whose kernel is longer than the image is computed in float32 on a CPU.
+
+    Under bf16 oneDNN takes the gradient of such weights from memory that nobody wrote: it is wrong, NaN, or the
+    process ends with a corrupt heap. Seen with torch 2.13 (oneDNN 3.12) on avx512_bf16 for kernels of 3, 5 and 7;
+    results of the forward pass, 2D and float32 are right. Images so small lie on the coarsest scales only, where
+    float32 costs little.
+    """
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function not in (F.conv3d, torch.conv3d) or not torch.is_autocast_enabled("cpu"):
+            return function(*args, **kwargs)
+        images, kernel = (
+            args[i] if len(args) > i else kwargs[name] for i, name in enumerate(("input", "weight"))
+        )
+        if images.device.type != "cpu" or all(
+            length >= width for length, width in zip(images.shape[2:], kernel.shape[2:], strict=True)
+        ):
+            return function(*args, **kwargs)
+        with torch.autocast("cpu", enabled=False):
+            return function(*map(_float32, args), **{name: _float32(value) for name, value in kwargs.items()})
+
+
+def _float32(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) else value

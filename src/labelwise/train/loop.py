@@ -28,6 +28,7 @@ from pydantic import dataclasses as pydantic_dataclasses
 from torch import Tensor, nn
 
 from labelwise.atomic import discard_leftovers
+from labelwise.devices import SafeConvolutions
 from labelwise.errors import TrainingError
 from labelwise.methods.base import Method
 from labelwise.train.checkpoint import check_continues, load_checkpoint, save_checkpoint
@@ -144,7 +145,8 @@ class _Training:
             step_seed(self.stage.seed, self.stage.number, progress.step, self.fabric.global_rank)
         )
         set_rate(self.optimizers, rate_factor(self.config.schedule, progress.step, progress.total))
-        terms: dict[str, Tensor] = self.wrapped(batch, progress)
+        with SafeConvolutions():
+            terms: dict[str, Tensor] = self.wrapped(batch, progress)
         self.fabric.backward(torch.stack(list(terms.values())).sum())
         if self.config.clip_gradient is not None:
             parameters = [
