@@ -32,6 +32,7 @@ from typing import Any
 
 import blosc2
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -44,9 +45,12 @@ FORMAT = 1
 POINTS_PER_CLASS = 1000
 CHUNK = (64, 64, 64)  # what is compressed together
 BLOCK = (16, 32, 32)  # what is decompressed together
-# High and low bytes of the floats are compressed apart: on LA scans and a CT, as they are and resampled, this
-# is 8 to 35 % smaller than bits apart, and no slower to read. Labels are read 3 times faster as they are.
+# LZ4 unpacks three times as fast as Zstandard, and its thorough form LZ4HC makes files a sixth smaller than LZ4:
+# on the LA scans 38 MB, where Zstandard needs 27 and no compression 48. High and low bytes of the floats are
+# compressed apart; labels are read 3 times faster as they are.
+_CODEC, _LEVEL = blosc2.Codec.LZ4HC, 9
 _BYTES_APART, _PLAIN = blosc2.Filter.SHUFFLE, blosc2.Filter.NOFILTER
+_AS_STORED = np.arange(256, dtype=np.uint8)  # the table of someone who knows every class
 FLOAT16_WHOLE_NUMBERS = 2048.0
 # An open case holds two file descriptors, and 1024 per process is a usual limit.
 MAX_OPEN_CASES = 200
@@ -59,7 +63,7 @@ def annotated_table(annotated: Array) -> Array:
 
     Organs that are not annotated become 0; without any annotated organ everything becomes IGNORE.
     """
-    table = np.arange(256, dtype=np.uint8)
+    table = _AS_STORED.copy()
     table[1 : len(annotated)][~annotated[1:]] = 0
     return table if annotated.any() else np.full_like(table, IGNORE)
 
@@ -296,7 +300,7 @@ def _write_array(path: Path, array: Array, blosc_filter: blosc2.Filter) -> None:
     chunk = tuple(min(sides) for sides in zip(leading + CHUNK, array.shape, strict=True))
     block = tuple(min(sides) for sides in zip(leading + BLOCK, chunk, strict=True))
     compression = {
-        "codec": blosc2.Codec.ZSTD, "clevel": 5, "filters": [blosc_filter], "nthreads": 1,
+        "codec": _CODEC, "clevel": _LEVEL, "filters": [blosc_filter], "nthreads": 1,
     }  # fmt: skip
     blosc2.asarray(
         np.ascontiguousarray(array),
@@ -327,4 +331,10 @@ def _read(
     if not empty:
         patch = stored[(..., *(slice(a, b) for a, b in zip(low, high, strict=True)))]
         x, y, z = (slice(a - begin, b - begin) for a, b, begin in zip(low, high, corner, strict=True))
-        out[..., x, y, z] = patch if table is None else table.take(patch, mode="clip")
+        target = out[..., x, y, z]
+        if table is None:  # torch turns float16 into float32 ten times as fast as NumPy
+            torch.from_numpy(target).copy_(torch.from_numpy(patch))
+        elif np.array_equal(table, _AS_STORED):
+            target[...] = patch
+        else:
+            target[...] = table.take(patch, mode="clip")
