@@ -9,49 +9,45 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sweep import Job, collect, parse, perform
+from sweep import Row, Sweep
 
 from labelwise import run
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "la2018"
-SILENT = {"method.settings.consistency_weight": 0.0}
-# row of the table -> recipe, changes. The third row tells what the consistency adds: it sees the same batches,
-# so the batch norm of its network sees the unlabelled scans too, but nothing else is learnt from them.
-ROWS = {
-    "supervised": ("supervised_8_of_80.toml", {}),
-    "mean_teacher": ("mean_teacher_8_of_80.toml", {}),
-    "mean_teacher_without_consistency": ("mean_teacher_8_of_80.toml", SILENT),
-}
-VARIANTS = {
-    "scores": {"unit": "mm", "variant": "default"},
-    "scores_la_official": {"unit": "voxels", "variant": "la_official"},
-}
-PROTOCOL = {
-    "data": "LA 2018, published pre-processed scans (cropped around the label), 80 training and 20 test scans",
-    "labelled": "the first 8 scans of train.list; the other 72 without labels",
-    "resolution": "trained at 1.25 mm (half), predictions evaluated on the original grid of 0.625 mm",
-    "checkpoint": "last iteration; no validation set, no component filter, nothing selected on test scans",
-    "scores": "distances in mm, undefined for an empty prediction",
-    "scores_la_official": "distances in voxels of 0.625 mm, asd from prediction to reference, empty = 0",
-}
+SUPERVISED, MEAN_TEACHER = RECIPES / "supervised_8_of_80.toml", RECIPES / "mean_teacher_8_of_80.toml"
 
 
-def main() -> None:
-    options = parse(str(__doc__).splitlines()[0], list(ROWS))
-    complete, data = options.work / "complete", options.work / "labelled_8"
-    if not (data / "manifest.csv").exists():
-        run.import_data([options.source], complete)
-        run.simulate(complete, data, "keep_labelled", n=8)
-    jobs = [
-        Job(name, RECIPES / recipe, data, seed, changes)
-        for seed in options.seeds
-        for name, (recipe, changes) in ROWS.items()
-    ]
-    for job in jobs:
-        if job.name in options.only and not options.collect:
-            perform(job, options.work, variants=VARIANTS)
-    collect("la2018_half_resolution", jobs, options.work, PROTOCOL)
+def make_manifests(source: Path, work: Path) -> None:
+    if not (work / "labelled_8" / "manifest.csv").exists():
+        run.import_data([source], work / "complete")
+        run.simulate(work / "complete", work / "labelled_8", "keep_labelled", n=8)
 
+
+SWEEP = Sweep(
+    name="la2018_half_resolution",
+    rows={
+        "supervised": Row(SUPERVISED, "labelled_8"),
+        "mean_teacher": Row(MEAN_TEACHER, "labelled_8"),
+        # This row tells what the consistency adds: it sees the same batches, so the batch norm of its network
+        # sees the unlabelled scans too, but nothing else is learnt from them.
+        "mean_teacher_without_consistency": Row(
+            MEAN_TEACHER, "labelled_8", {"method.settings.consistency_weight": 0.0}
+        ),
+    },
+    variants={
+        "scores": {"unit": "mm", "variant": "default"},
+        "scores_la_official": {"unit": "voxels", "variant": "la_official"},
+    },
+    protocol={
+        "data": "LA 2018, published pre-processed scans (cropped around the label), 80 training and 20 test scans",
+        "labelled": "the first 8 scans of train.list; the other 72 without labels",
+        "resolution": "trained at 1.25 mm (half), predictions evaluated on the original grid of 0.625 mm",
+        "checkpoint": "last iteration; no validation set, no component filter, nothing selected on test scans",
+        "scores": "distances in mm, undefined for an empty prediction",
+        "scores_la_official": "distances in voxels of 0.625 mm, asd from prediction to reference, empty = 0",
+    },
+    make_manifests=make_manifests,
+)
 
 if __name__ == "__main__":
-    main()
+    SWEEP.main(str(__doc__).splitlines()[0])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
@@ -20,6 +20,15 @@ from metadata import metadata, write_result
 from labelwise import console, load_config, run
 from labelwise.atomic import write_json
 from labelwise.evaluate.scores import Score, summarise
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is trained for a row of the table."""
+
+    recipe: Path
+    manifest: str  # name of its folder
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,32 @@ class Job:
     def run(self) -> str:
         """Name of the run's folder."""
         return f"{self.name}_seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A table of runs over several seeds, and how its numbers come about."""
+
+    name: str  # of the result file
+    rows: Mapping[str, Row]
+    variants: Mapping[str, Mapping[str, str]]  # evaluations: name -> unit and rules
+    protocol: Mapping[str, Any]
+    # (folder of the data set, folder of the manifests): writes the manifests that are not there
+    make_manifests: Callable[[Path, Path], None]
+
+    def main(self, description: str) -> None:
+        """Read the command line, run what is not finished yet, and write the result file."""
+        options = parse(description, list(self.rows))
+        self.make_manifests(options.source, options.work)
+        jobs = [
+            Job(name, row.recipe, options.work / row.manifest, seed, row.changes)
+            for seed in options.seeds
+            for name, row in self.rows.items()
+        ]
+        for job in jobs:
+            if job.name in options.only and not options.collect:
+                perform(job, options.work, variants=self.variants)
+        collect(self.name, jobs, options.work, self.protocol)
 
 
 def parse(description: str, names: Sequence[str]) -> argparse.Namespace:
