@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,31 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path):
     (tmp_path / ".abcdefgh.a.txt").mkdir()
     discard_leftovers(tmp_path / "a.txt")
     assert {path.name for path in tmp_path.iterdir()} == {".0123abcd.b.txt", "a.txt", ".hidden"}
+
+
+def test_folders_of_several_writers_replace_each_other(tmp_path):
+    def write(content: str) -> None:
+        for _ in range(30):
+            with atomic_path(tmp_path / "model") as temporary:
+                temporary.mkdir()
+                (temporary / "weights").write_text(content)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(write, "abc"))
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "weights").read_text() in "abc"
+
+
+def test_an_old_folder_is_removed_when_the_new_one_is_in_its_place(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").touch()
+    seen = []
+
+    def remove(folder: Path, **_: object) -> None:
+        seen.append(([file.name for file in folder.iterdir()], (tmp_path / "model" / "new").exists()))
+
+    monkeypatch.setattr("labelwise.atomic.shutil.rmtree", remove)
+    with atomic_path(tmp_path / "model") as temporary:
+        temporary.mkdir()
+        (temporary / "new").touch()
+    assert seen == [(["old"], True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -125,6 +126,32 @@ def test_every_command_in_a_block_would_be_understood(place, words):
     assert verb in VERBS, f"{place}: there is no verb '{verb}'"
     given = VERBS[verb].make_context(verb, arguments).params
     check_settings(verb, given)
+
+
+GUIDES = ("make-labels-scarce.md", "resume-and-predict.md")
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_the_commands_of_a_guide_run_one_after_the_other(
+    guide, command, tiny_cohort, tiny_run, tmp_path, monkeypatch
+):
+    """All but `train`, which the README and the command line test; with fewer patients than the guide has."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_cohort, "my_data")
+    for name in ("supervised", "mean_teacher"):
+        shutil.copytree(tiny_run, Path("runs") / name)
+    scan = Path("my_data") / "images" / "test_000.nii.gz"
+    Path("new_scans").mkdir()
+    for copy in (Path("scan.nii.gz"), Path("new_scans") / scan.name):
+        shutil.copy(scan, copy)
+    fewer = {"n=8": "n=1", "10": "1"}
+    page = ROOT / "docs" / "how-to" / guide
+    written = [words for block in blocks(page) for words in commands(block) if words[0] != "train"]
+    assert len(written) > 3
+    for words in written:
+        device = ("--device", "cpu") if words[0] == "predict" and "--device" not in words else ()
+        answer = command(*(fewer.get(word, word) for word in words), *device)
+        assert answer.code == 0, (words, answer.err)
 
 
 def check_settings(verb: str, given: dict[str, Any]) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -128,3 +130,37 @@ def test_an_error_keeps_the_file_it_names():
     with pytest.raises(LabelwiseError) as caught, naming("a", "a.nii"):
         raise DataError("wrong", file="mask.nii")
     assert caught.value.file == "mask.nii"
+
+
+# interruption
+
+
+def nap(number: int, folder: Path) -> int:
+    time.sleep(0.1)
+    (folder / str(number)).touch()
+    return number
+
+
+def test_what_has_not_begun_when_the_user_interrupts_is_not_done(tmp_path):
+    outcomes = run_jobs(partial(nap, folder=tmp_path), list(range(40)), workers=2)
+    next(outcomes)
+    outcomes.close()  # as an exception in the loop over the outcomes does
+    assert len(list(tmp_path.iterdir())) < 20
+
+
+def is_deaf_to_ctrl_c(number: int) -> bool:
+    return signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_ctrl_c_is_the_business_of_the_first_process_alone():
+    assert [outcome.result for outcome in run_jobs(is_deaf_to_ctrl_c, [0, 1], workers=2)] == [True, True]
+
+
+def hoard(number: int) -> None:
+    raise MemoryError("Unable to allocate 9 TiB")
+
+
+def test_an_item_that_needs_too_much_memory_is_an_outcome():
+    (outcome,) = run_jobs(hoard, [1], workers=1)
+    assert isinstance(outcome.error, ResourceError)
+    assert "memory ran out: Unable to allocate 9 TiB" in str(outcome.error)

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from labelwise.errors import ResourceError
 
+# What a system answers when a folder is renamed over another: Linux, others, Windows.
+_FOLDER_IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES)
+
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
@@ -20,7 +23,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
     If the block raises, the temporary file or folder is removed and `path` is untouched. An existing
     file is replaced; an existing folder is replaced too. The temporary name keeps the suffixes of
-    `path`, because writers choose a format by them.
+    `path`, because writers choose a format by them. Several processes may write one path at a time: the last
+    one stays.
 
     Errors
         ResourceError   the disk is full, the folder is read-only, or the path cannot be written
@@ -30,12 +34,11 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        if temporary.is_dir() and path.is_dir():
-            shutil.rmtree(path)
         # The data must be on disk before the name is: else a crash can leave an empty file under the name.
-        if temporary.is_file():
-            _flush(temporary)
-        temporary.replace(path)
+        for file in [temporary, *temporary.rglob("*")]:
+            if file.is_file():
+                _flush(file)
+        _rename(temporary, path)
     except OSError as error:
         _discard(temporary)
         raise _as_resource_error(error, path) from error
@@ -72,8 +75,23 @@ def write_json(path: Path | str, value: object) -> None:
 
 
 def _flush(file: Path) -> None:
-    with file.open("rb") as handle:
+    with file.open("r+b") as handle:  # Windows flushes only what may be written
         os.fsync(handle.fileno())
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    """Rename over `path`. A folder with content has to step aside first; only for that instant there is none."""
+    try:
+        temporary.replace(path)
+        return
+    except OSError as error:
+        if not temporary.is_dir() or error.errno not in _FOLDER_IN_THE_WAY:
+            raise
+    aside = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+    with suppress(FileNotFoundError):  # another process was faster
+        path.replace(aside)
+    _rename(temporary, path)
+    _discard(aside)
 
 
 def _discard(temporary: Path) -> None:

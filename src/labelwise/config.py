@@ -16,6 +16,8 @@ dataclass of its owner; an unknown key is an error with a suggestion.
 from __future__ import annotations
 
 import json
+import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, field, replace
@@ -37,6 +39,7 @@ from labelwise.train.distribute import DeviceConfig
 from labelwise.train.loop import LoopConfig
 
 STRICT = ConfigDict(extra="forbid")
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # needs no quotes in TOML
 # What is trained where the recipe names no other.
 NAMES: dict[str, dict[str, Any]] = {"net": {"name": "unet"}, "method": {"name": "supervised"}}
 
@@ -64,7 +67,7 @@ class RunConfig:
     """Everything that decides a training."""
 
     data: str = ""  # folder of the manifest
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     select: Literal["last", "best"] = "last"  # which weights become the model
     workers: Annotated[int, Field(ge=0)] = 0  # processes that load batches; 0: in the training process
     prepare: PrepareConfig = PrepareConfig()
@@ -194,13 +197,20 @@ def to_toml(tree: Mapping[str, Any], path: Sequence[str] = ()) -> str:
     plain = {
         key: value for key, value in tree.items() if not isinstance(value, Mapping) and value is not None
     }
-    lines = [f"{key} = {json.dumps(_plain(value), ensure_ascii=False)}" for key, value in plain.items()]
-    text = (f"\n[{'.'.join(path)}]\n" if path and lines else "") + "".join(line + "\n" for line in lines)
+    lines = [f"{_key(key)} = {_toml_value(value)}" for key, value in plain.items()]
+    head = f"\n[{'.'.join(map(_key, path))}]\n" if path and lines else ""
+    text = head + "".join(line + "\n" for line in lines)
     nested = ((key, value) for key, value in tree.items() if isinstance(value, Mapping))
     return text + "".join(to_toml(value, (*path, key)) for key, value in nested)
 
 
-def _plain(value: Any) -> Any:
+def _key(name: str) -> str:
+    return name if BARE_KEY.fullmatch(name) else json.dumps(name, ensure_ascii=False)
+
+
+def _toml_value(value: Any) -> str:
     if isinstance(value, Iterable) and not isinstance(value, str):
-        return [_plain(item) for item in value]
-    return value
+        return f"[{', '.join(map(_toml_value, value))}]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # inf, which JSON writes in another way
+    return json.dumps(value, ensure_ascii=False)

@@ -118,6 +118,11 @@ def watch(*, quiet: bool = False, as_json: bool = False) -> Bars | Lines:
     return Lines(as_json=as_json) if plain or as_json else Bars()
 
 
+def is_first_process() -> bool:
+    """False in the other processes of a training: torchrun, and a training that starts them itself, number them."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK"))
+
+
 def duration(seconds: float) -> str:
     """A time span for people.
 

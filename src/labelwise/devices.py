@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from labelwise.errors import ResourceError
@@ -23,15 +22,16 @@ def choose_device(device: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    kind, _, number = device.partition(":")
+    kind, colon, number = device.partition(":")
     counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if not (number or "0").isdecimal() or int(number or 0) >= counts.get(kind, 0):
+    number = number if colon else "0"
+    if not number.isdecimal() or int(number) >= counts.get(kind, 0):
         raise ResourceError(
             f"device '{device}' is not available here",
             expected=", ".join(f"{name} ({count})" for name, count in counts.items() if count),
             do="choose --device auto",
         )
-    return torch.device(device)
+    return torch.device(kind, int(number)) if colon else torch.device(kind)
 
 
 def has_bf16(device_type: str) -> bool:
@@ -51,13 +51,16 @@ def use_fast_layout(module: nn.Module) -> None:
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+CONVOLUTIONS_3D = (torch.conv3d, torch.conv_transpose3d)  # the same objects as in torch.nn.functional
+
+
 class SafeConvolutions(TorchFunctionMode):
     """Within this context a 3D convolution whose kernel is longer than the image is computed in float32 on a CPU.
 
     Under bf16 oneDNN takes the gradient of such weights from memory that nobody wrote: it is wrong, NaN, or the
-    process ends with a corrupt heap. Seen with torch 2.13 (oneDNN 3.12) on avx512_bf16 for kernels of 3, 5 and 7;
-    results of the forward pass, 2D and float32 are right. Images so small lie on the coarsest scales only, where
-    float32 costs little.
+    process ends with a corrupt heap. Seen with torch 2.13 (oneDNN 3.12) on avx512_bf16 for kernels of 3, 5 and 7,
+    transposed or not; results of the forward pass, 2D and float32 are right. Images so small lie on the coarsest
+    scales only, where float32 costs little.
     """
 
     def __torch_function__(
@@ -68,13 +71,13 @@ class SafeConvolutions(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if function not in (F.conv3d, torch.conv3d) or not torch.is_autocast_enabled("cpu"):
+        if function not in CONVOLUTIONS_3D or not torch.is_autocast_enabled("cpu"):
             return function(*args, **kwargs)
         images, kernel = (
             args[i] if len(args) > i else kwargs[name] for i, name in enumerate(("input", "weight"))
         )
         if images.device.type != "cpu" or all(
-            length >= width for length, width in zip(images.shape[2:], kernel.shape[2:], strict=True)
+            length >= width for length, width in zip(images.shape[-3:], kernel.shape[-3:], strict=True)
         ):
             return function(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):

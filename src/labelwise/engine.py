@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -80,8 +81,15 @@ def executor(engine: str = "local", workers: int | None = None) -> Iterator[Exec
         yield InThisProcess()
         return
     # Spawned, not forked: torch's and blosc2's threads do not survive a fork.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield pool
+    # Ctrl-C reaches all processes at once: this one decides what it means.
+    with ProcessPoolExecutor(
+        workers, get_context("spawn"), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+    ) as pool:
+        try:
+            yield pool
+        except BaseException:  # nobody waits for the rest any more: only what has begun is finished
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def run_jobs(
@@ -94,7 +102,8 @@ def run_jobs(
     """Apply `function` to every item and yield outcomes as they finish.
 
     `function` must be picklable (a module-level function or a `functools.partial` of one).
-    LabelwiseError and OSError become outcomes; anything else is a defect of the program and is raised.
+    LabelwiseError, OSError and MemoryError become outcomes; anything else is a defect of the program and is
+    raised.
     """
     if not items:
         return
@@ -114,6 +123,9 @@ def _outcome(item: Item, future: Future[Result]) -> Outcome[Item, Result]:
         return Outcome(item, result=future.result())
     except LabelwiseError as error:
         return Outcome(item, error=error)
+    except MemoryError as error:
+        what = f"memory ran out: {error}" if str(error) else "memory ran out"
+        return Outcome(item, error=ResourceError(what, do="repeat the command with fewer --workers"))
     except BrokenExecutor as error:
         raise ResourceError(
             "a worker process has died, most often because memory ran out",

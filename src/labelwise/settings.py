@@ -51,6 +51,8 @@ def _as_config_error(cls: type, error: ValidationError, where: str) -> ConfigErr
     if problem["type"] == "missing" and isinstance(location[-1], str):
         return ConfigError(f"{where}: setting '{name}' is missing", expected=_known(_owner(cls, location)))
     expected = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    if problem["type"] == "dataclass_type" and location:
+        expected = _known(_owner(cls, (*location, "")))
     if not location:
         return ConfigError(f"{where}: the settings do not fit together", expected=expected)
     return ConfigError(f"{where}: setting '{name}' is wrong", found=repr(problem["input"]), expected=expected)
@@ -66,4 +68,4 @@ def _owner(cls: type, location: Sequence[int | str]) -> Any:
 
 
 def _known(cls: Any) -> str:
-    return "a table of " + ", ".join(field.name for field in fields(cls))
+    return "a table of " + ", ".join(field.name for field in fields(cls)) if fields(cls) else "no settings"

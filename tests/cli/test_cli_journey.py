@@ -108,6 +108,13 @@ def test_two_sources_are_merged_and_each_annotates_its_own_organs(
     assert found["public_d"] == found["clinic_d"] == set()
 
 
+def test_a_number_of_patients_is_whole(command, plain_folder, tmp_path):
+    options = ("--classes", CLASSES, "--modality", "ct", "--test", 1.5)
+    answer = command("import", plain_folder, "-o", tmp_path / "data", *options)
+    assert answer.code == 2
+    assert "found     1.5" in answer.err
+
+
 def test_annotated_for_a_source_that_is_not_there_is_refused(command, nnunet_folder, tmp_path):
     answer = command("import", f"public={nnunet_folder}", "-o", tmp_path / "x", "--annotated", "publik=liver")
     assert answer.code == 2
@@ -164,6 +171,26 @@ def test_simulate_refuses_settings_that_no_mode_has(command, tiny_cohort, tmp_pa
     assert answer.code == 2
     assert setting.split("=")[0] in answer.err
     assert not (tmp_path / "x").exists()
+
+
+def test_another_manifest_is_never_replaced(command, plain_folder, tmp_path):
+    """It may be corrected by hand, and it may be the one that a simulation begins with."""
+    data = tmp_path / "data"
+    imported = ("import", plain_folder, "-o", data, "--classes", CLASSES, "--modality", "ct")
+    hidden = ("simulate", data, "--mode", "keep_labelled", "--set", "n=1")
+    assert command(*imported).code == command(*imported).code == 0
+    before = (data / "manifest.csv").read_bytes()
+    answer = command(*hidden, "-o", data)
+    assert answer.code == 2
+    assert "the output folder holds another manifest" in answer.err
+    assert str(data / "manifest.csv") in answer.err
+    assert (data / "manifest.csv").read_bytes() == before
+
+    assert command(*hidden, "-o", tmp_path / "scarce").code == 0
+    for text in (before.replace(b"all", b"liver", 1), b"damaged"):
+        (data / "manifest.csv").write_bytes(text)
+        assert command(*imported).code == 2
+        assert (data / "manifest.csv").read_bytes() == text
 
 
 def test_prepare_does_only_what_is_missing(command, tiny_cohort):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import logging
+import os
+import shlex
 import subprocess
 import sys
 
@@ -13,7 +16,7 @@ import pytest
 from conftest import TINY_SETTINGS
 from labelwise import run
 from labelwise.cli import main as command_line
-from labelwise.cli.options import overrides, pairs, words
+from labelwise.cli.options import overrides, pairs, show, words
 from labelwise.console import Bars, Lines, duration, watch
 from labelwise.errors import ConfigError, LabelwiseError, TrainingError
 
@@ -82,6 +85,12 @@ def test_wrong_usage_ends_with_2_and_a_message_on_stderr(command, arguments):
             ["--classes has the form"],
         ),
         (("import", ".", "-o", "y", "--importer", "nnunet", "--classes", "a=1"), ["has no option 'classes'"]),
+        (("import", "a=.", "b", "-o", "y"), ["SOURCE has a name in some places only", "a=. b"]),
+        (
+            ("import", ".", "-o", "y", "--annotated", "a=liver", "--annotated", "spleen"),
+            ["--annotated has a name in some places only"],
+        ),
+        (("compare", "x", "--metrics", " ,"), ["--metrics names no metric", "dice,hd95"]),
         (("evaluate", "x", "y", "--unit", "inch"), ["unknown unit 'inch'", "mm or voxels"]),
         (("evaluate", "x", "y", "--variant", "la"), ["unknown variant 'la'"]),
     ],
@@ -169,6 +178,57 @@ def test_notes_of_the_work_go_to_stderr_only_while_a_command_runs(command, monke
     answer = command("methods")
     assert answer.err == "warning: two cases have no label\n"
     assert (list(logger.handlers), logger.level) == before
+
+
+# streams
+
+
+def in_its_own_process(*words):
+    """A command whose streams a test may break."""
+    code = "from labelwise.cli.main import main; main()"
+    return {"args": [sys.executable, "-c", code, *words], "env": {**os.environ, "PYTHONUNBUFFERED": ""}}
+
+
+def test_a_refusal_that_nobody_reads_keeps_its_code():
+    """As in ``labelwise import a=. b -o c --json | true``."""
+    for streams in ({"stdout"}, {"stdout", "stderr"}):
+        reader, writer = os.pipe()
+        os.close(reader)
+        pipes = {"stderr": subprocess.PIPE, **dict.fromkeys(streams, writer)}
+        ended = subprocess.run(
+            **in_its_own_process("import", "a=.", "b", "-o", "c", "--json"), **pipes, text=True, check=False
+        )
+        os.close(writer)
+        assert ended.returncode == 2
+        assert "Traceback" not in (ended.stderr or "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="closes file descriptors as a POSIX shell does")
+def test_closed_streams_are_no_error():
+    """As in ``labelwise import a=. b -o c >&- 2>&-``: the code says what the message would."""
+    words = shlex.join(in_its_own_process("import", "a=.", "b", "-o", "c")["args"])
+    ended = subprocess.run(f"{words} >&- 2>&-", shell=True, check=False)
+    assert ended.returncode == 2
+
+
+def test_signs_that_the_terminal_does_not_know_are_printed_as_escapes(command, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr("sys.stdout", stream)
+    monkeypatch.setattr("labelwise.run.about.methods", lambda: [])
+    monkeypatch.setattr("labelwise.cli.about.show", lambda *arguments: show("größe 扫", {}, False))
+    command("methods")
+    assert stream.buffer.getvalue().decode("cp1252").splitlines() == [r"größe \u626b"]
+
+
+@pytest.mark.parametrize("rank", ["RANK", "LOCAL_RANK"])
+def test_only_the_first_process_of_a_training_prints(command, monkeypatch, rank):
+    dry = ("train", "--data", "x", "--dry-run", "--json")
+    monkeypatch.setenv(rank, "0")
+    assert json.loads(command(*dry).out)
+    monkeypatch.setenv(rank, "1")
+    assert command(*dry).out == ""
+    assert "unknown setting 'sed'" in command(*dry, "--set", "sed=1").err
+    assert command("compare", "--help").out
 
 
 # parts

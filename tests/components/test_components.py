@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from conftest import make_batch
+from labelwise.components.choose import take
 from labelwise.components.ema import EmaTeacher
 from labelwise.components.perturb import add_noise, strong_view
 from labelwise.components.pseudo_label import complete
@@ -55,6 +56,13 @@ def test_the_teacher_takes_part_in_no_gradient():
     teacher = EmaTeacher(student, decay=0.9)
     assert not teacher(torch.randn(1, 1, 2, 2, 2)).requires_grad
     assert not any(p.requires_grad for p in teacher.parameters())
+
+
+def test_chosen_rows_are_those_of_an_index_and_pass_the_gradient_on():
+    values = torch.arange(12.0).reshape(4, 3).requires_grad_()
+    assert torch.equal(take(values, [3, 1]), values[[3, 1]])
+    take(values, [3, 1]).sum().backward()
+    assert values.grad.sum(dim=1).tolist() == [0, 3, 0, 3]
 
 
 def test_noise_is_clipped():

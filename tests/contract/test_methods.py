@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import SPACE, make_batch, make_method
 from labelwise.methods import METHODS, find_method
@@ -91,6 +92,32 @@ def test_bf16_gives_nearly_the_same_terms_in_float32(name):
     for key, term in rough.items():
         assert term.dtype == torch.float32
         assert term.item() == pytest.approx(exact[key].item(), rel=0.1, abs=0.02), key
+
+
+class Waits(TorchDispatchMode):
+    """Writes down the operations for which a host would wait for its GPU."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal.default")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        by_mask = str(function).startswith("aten.index.") and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        if by_mask or any(name in str(function) for name in self.WAITING):
+            self.seen.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_never_waits_for_the_device(name):
+    method, batch = make_method(name), make_batch("full", "partial", "none")
+    with Waits() as waits:
+        torch.stack(list(terms_of(method, batch).values())).sum().backward()
+        method.after_step(HALFWAY)
+    assert not waits.seen
 
 
 def test_the_same_seed_gives_the_same_step(name):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +16,11 @@ from stored_cohort import ANNOTATED, SPACE, label_map, make_store, scan
 
 from labelwise.data import cache
 from labelwise.data.cache import Store, annotated_table, organ_points, write_case
-from labelwise.errors import DataError
+from labelwise.errors import DataError, ResourceError
 from labelwise.preprocess.pipeline import Undo
 from labelwise.types import IGNORE, Volume
 
+IDENTITY = tuple(tuple(row) for row in np.eye(4).tolist())
 EVERYTHING = annotated_table(SPACE.annotated(SPACE.organs).numpy())
 NUMBERS = {name: number for number, name in enumerate(ANNOTATED)}
 
@@ -180,7 +184,7 @@ def test_an_interrupted_write_leaves_nothing_behind(tmp_path, monkeypatch):
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cache, "save_file", interrupted)
+    monkeypatch.setattr(cache, "save", interrupted)
     image = np.zeros((1, 4, 4, 4), np.float32)
     with pytest.raises(KeyboardInterrupt):
         write_case(tmp_path / "store" / "case", Volume(image, np.eye(4)), None, undo_of((4, 4, 4)))
@@ -214,3 +218,57 @@ def undo_of(shape: tuple[int, ...]) -> Undo:
     x, y, z = shape
     rows = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0))
     return Undo((x, y, z), rows, (0, 0, 0), (x, y, z), (x, y, z))
+
+
+def test_a_copy_in_another_process_keeps_the_index_it_was_made_with(store: Store):
+    expected = dict(store.keys)
+    others = dict.fromkeys(expected, "0" * 32)
+    (store.folder / "index.json").write_text(json.dumps(others))  # another process prepared them otherwise
+    assert pickle.loads(pickle.dumps(store)).keys == expected
+    assert Store(store.folder).keys == others
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1e-7, 0.0), (1.0, 1000.0)])
+def test_images_that_float16_would_blur_are_kept_as_float32(tmp_path: Path, scale: float, offset: float):
+    voxels = (np.random.default_rng(0).normal(size=(1, 8, 8, 8)) * scale + offset).astype(np.float32)
+    undo = Undo((8, 8, 8), IDENTITY, (0, 0, 0), (8, 8, 8), (8, 8, 8))
+    write_case(tmp_path / "case", Volume(voxels, np.eye(4)), None, undo)
+    np.testing.assert_array_equal(cache.StoredCase(tmp_path / "case").image(), voxels)
+
+
+@pytest.mark.parametrize("largest", [10, 3000])
+def test_arrays_of_any_byte_order_that_are_mapped_and_read_only_are_stored(tmp_path: Path, largest: int):
+    np.save(
+        tmp_path / "image.npy", np.arange(-largest, largest, largest / 256).reshape(1, 8, 8, 8).astype(">f4")
+    )
+    image = np.load(tmp_path / "image.npy", mmap_mode="r")
+    labels = (np.arange(512).reshape(8, 8, 8) % 3).astype(">u2")
+    labels.setflags(write=False)
+    undo = Undo((8, 8, 8), IDENTITY, (0, 0, 0), (8, 8, 8), (8, 8, 8))
+    write_case(tmp_path / "case", Volume(image, np.eye(4)), Volume(labels, np.eye(4)), undo)
+    stored = cache.StoredCase(tmp_path / "case")
+    np.testing.assert_allclose(stored.image(), image, rtol=2**-11)
+    np.testing.assert_array_equal(stored.labels(EVERYTHING), labels)
+
+
+@pytest.mark.parametrize("file", ["image.b2nd", "labels.b2nd", "points.safetensors", "case.json"])
+def test_a_full_disk_is_named_whatever_file_is_being_written(tmp_path: Path, monkeypatch, file: str):
+    def refuse(path: Path, *arguments: object, **options: object) -> None:
+        if path.name.endswith(file):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for name in ("write_bytes", "write_text"):
+        monkeypatch.setattr(Path, name, refused_after(refuse, getattr(Path, name)))
+    labels = Volume(np.ones((8, 8, 8), np.uint8), np.eye(4))
+    image = Volume(np.ones((1, 8, 8, 8), np.float32), np.eye(4))
+    with pytest.raises(ResourceError, match="the disk is full"):
+        write_case(tmp_path / "case", image, labels, Undo((8,) * 3, IDENTITY, (0,) * 3, (8,) * 3, (8,) * 3))
+    assert not list(tmp_path.iterdir())
+
+
+def refused_after(refuse: Callable[..., None], write: Callable[..., int]) -> Callable[..., int]:
+    def write_unless_refused(path: Path, *arguments: object, **options: object) -> int:
+        refuse(path)
+        return write(path, *arguments, **options)
+
+    return write_unless_refused

@@ -189,11 +189,6 @@ def test_a_cohort_with_nothing_to_learn_from_is_noticed(tmp_path: Path, split: s
     only(problems(make_case(tmp_path, "a", split=split)), part, severity=severity)
 
 
-def test_the_label_file_of_a_hidden_case_is_not_judged(tmp_path: Path):
-    hidden = replace(make_case(tmp_path, "a", 77), annotated=frozenset())
-    assert problems(hidden, make_case(tmp_path, "b", *EVERYTHING)) == []
-
-
 # coverage
 
 
@@ -236,3 +231,21 @@ def test_a_disk_that_fails_while_a_case_is_read_is_a_problem_of_that_case(tmp_pa
 
     monkeypatch.setattr("labelwise.data.manifest.read_image", fail_on_b)
     only(problems(*cases), "case 'b'", "Input/output error", "b.nii.gz")
+
+
+def test_the_label_file_of_a_case_without_annotation_is_looked_at_too(tmp_path: Path):
+    sound = make_case(tmp_path, "a", *EVERYTHING)
+    wrong = make_case(tmp_path, "b", 1, 99, annotated=())
+    only(problems(sound, wrong), "case 'b'", "value 99")
+    wrong.labels.unlink()
+    only(problems(sound, wrong), "case 'b'", "no such file")
+
+
+def test_hidden_annotation_is_no_problem(tmp_path: Path):
+    assert problems(make_case(tmp_path, "a", *EVERYTHING), make_case(tmp_path, "b", 255, annotated=())) == []
+
+
+def test_a_ct_without_a_body_is_an_error(tmp_path: Path):
+    cases = [make_case(tmp_path, name, *EVERYTHING) for name in "ab"]
+    write_nifti(cases[1].images[0], np.linspace(-1000, -400, 120, dtype=np.float32).reshape(SHAPE))
+    only(problems(*cases), "case 'b'", "no body in this CT", "Hounsfield")

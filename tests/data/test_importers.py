@@ -535,3 +535,43 @@ def test_the_published_la2018_and_acdc_are_imported_as_published(real_data: Path
     assert len({case.group for case in heart.split("test")}) == 10
     scribble = read_case_labels(heart.split("train")[0], heart).data
     assert 0.9 < (scribble == IGNORE).mean() < 1
+
+
+def test_nnunet_values_that_only_regions_name_are_background(tmp_path: Path, warnings_of):
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": [3], "ignore": 4}
+    make_nnunet(tmp_path, 2, labels=labels)
+    write_map(tmp_path / "labelsTr" / "c0.nii.gz", 1, 2, 3, 4)
+    manifest = nnunet.scan(tmp_path)
+    assert manifest.label_space.names == ("background", "enhancing")
+    assert read_case_labels(manifest.cases[0], manifest).data.ravel()[:5].tolist() == [0, 0, 1, IGNORE, 0]
+    assert "whole, core; what only they name is background: 1, 2" in warnings_of()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"background": 0, "whole": [1, 2], "core": [2, 1]}, "regions are passed over"),
+        ({"background": 0, "whole": [1, "2"], "core": 2}, "not an integer"),
+    ],
+)
+def test_nnunet_labels_that_make_no_class_are_refused(tmp_path: Path, labels: object, message: str):
+    with pytest.raises(DataError, match=message):
+        nnunet.scan(make_nnunet(tmp_path, labels=labels))
+
+
+@pytest.mark.parametrize(
+    "folds", [{}, [1], [{"train": ["c0"]}], [{"train": 1, "val": []}], [{"train": [1], "val": []}]]
+)
+def test_nnunet_garbled_folds_are_refused(tmp_path: Path, folds: object):
+    make_nnunet(tmp_path)
+    (tmp_path / "splits_final.json").write_text(json.dumps(folds))
+    with pytest.raises(DataError, match="not a list of folds"):
+        nnunet.scan(tmp_path, fold=0)
+
+
+def test_links_that_lead_back_are_not_followed_and_others_are(tmp_path: Path):
+    make_folders(tmp_path / "far", "b")
+    make_folders(tmp_path / "here", "a")
+    (tmp_path / "here" / "images" / "up").symlink_to("..")
+    (tmp_path / "here" / "images" / "more").symlink_to(tmp_path / "far" / "images")
+    assert [case.id for case in scan_folders(tmp_path / "here").cases] == ["a", "b"]

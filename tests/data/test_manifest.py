@@ -367,3 +367,24 @@ def test_a_folder_in_the_place_of_the_table_is_refused(tmp_path: Path):
     (tmp_path / "manifest.csv").mkdir()
     with pytest.raises(DataError, match="cannot be read"):
         read_manifest(tmp_path)
+
+
+def test_all_wrong_rows_are_told_at_once(tmp_path: Path):
+    rows = "a,a.nii,,,,lits,trian\nb,b.nii,,,,lits,train\nb,c.nii,,,,lits,train\nc,c.nii,c.nii,lver,,lits,train\n"
+    message = refusal(write(tmp_path, rows))
+    assert "3 rows of the table are wrong" in message
+    for part in (
+        "row 2, column 'split'",
+        "row 4, column 'id'",
+        "first in row 3",
+        "row 5",
+        "did you mean 'liver'",
+    ):
+        assert part in message
+
+
+def test_a_table_with_many_wrong_rows_is_not_told_in_full(tmp_path: Path):
+    message = refusal(write(tmp_path, "".join(f"c{i},c.nii,,,,lits,x\n" for i in range(50))))
+    assert "50 rows" in message
+    assert message.count("unknown split") == 20
+    assert message.endswith("and 30 more\n  file      " + str(tmp_path / "manifest.csv"))

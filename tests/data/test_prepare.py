@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-from stored_cohort import ANNOTATED, SPACE, UNCHANGED, label_map, make_manifest, make_store, scan
+import SimpleITK
+from stored_cohort import ANNOTATED, SOURCES, SPACE, UNCHANGED, label_map, make_manifest, make_store, scan
 
 from labelwise.data import prepare as module
 from labelwise.data.cache import Store, annotated_table
 from labelwise.data.manifest import Manifest, read_case_labels
-from labelwise.data.prepare import Jobs, content_key, hash_file, prepare, training_statistics
+from labelwise.data.prepare import Jobs, Prepared, content_key, hash_file, prepare, training_statistics
 from labelwise.errors import DataError
 from labelwise.formats import Layout
 from labelwise.preprocess.pipeline import Plan
@@ -201,3 +203,62 @@ def test_a_folder_is_hashed_by_the_names_and_contents_of_its_files(tmp_path):
 def test_the_organs_of_the_cohort_are_in_the_store(tmp_path):
     _, prepared = make_store(tmp_path)
     assert sorted(prepared.store.case("full_1").points) == list(range(1, SPACE.num_classes))
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_equal_headers_with_other_voxels_beside_them_are_other_scans(tmp_path, suffix):
+    cases = []
+    for number, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / f"image{suffix}"
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(scan(0) + np.float32(number)), str(file))
+        cases.append(Case(name, (file,), source="site", split="train"))
+    assert cases[0].images[0].read_bytes() == cases[1].images[0].read_bytes()
+    prepared = prepare(Manifest(SPACE, SOURCES, tuple(cases)), tmp_path / "store", UNCHANGED, workers=1)
+    prepared.require_all()
+    stored = [prepared.store.case(name).image() for name in "ab"]
+    np.testing.assert_array_equal(stored[1], stored[0] + 1)
+    (voxels,) = [file for file in (tmp_path / "a").iterdir() if file.suffix != suffix]
+    voxels.write_bytes(voxels.read_bytes()[::-1])
+    assert prepare(Manifest(SPACE, SOURCES, tuple(cases)), tmp_path / "store", workers=1).written == ("a",)
+
+
+def test_an_empty_folder_in_the_place_of_a_scan_is_one_failed_case(manifest, tmp_path):
+    (tmp_path / "nothing").mkdir()
+    wrong = manifest.replace_cases(
+        [manifest.cases[0], replace(manifest.cases[1], images=(tmp_path / "nothing",))]
+    )
+    prepared = prepare(wrong, tmp_path / "store", UNCHANGED, workers=1)
+    assert set(prepared.keys) == {"full_1"}
+    assert "unknown file format" in str(prepared.failures["full_2"])
+
+
+def test_what_another_process_has_prepared_meanwhile_is_left_alone(tmp_path, monkeypatch):
+    manifest, first = make_store(tmp_path)
+    monkeypatch.setattr(module, "write_case", None)
+    case = manifest.cases[0]
+    module.prepare_case((first.keys[case.id], case), manifest, UNCHANGED, first.store)
+
+
+def test_two_processes_fill_one_store_together(manifest, tmp_path):
+    def fill(cases: tuple[Case, ...]) -> Prepared:
+        return prepare(manifest.replace_cases(cases), tmp_path / "store", UNCHANGED, workers=1)
+
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(fill, [manifest.cases, manifest.cases[::-1]]))
+    for prepared in results:
+        prepared.require_all()
+        for number, case in enumerate(manifest.cases):
+            np.testing.assert_array_equal(prepared.store.case(case.id).image()[0], scan(number))
+    assert {path.name for path in (tmp_path / "store" / "cases").iterdir()} == set(results[0].keys.values())
+
+
+def test_the_plan_of_the_process_that_began_the_store_first_counts(manifest, tmp_path, monkeypatch):
+    earlier = Plan(spacing_mm=(2, 2, 2), intensity=UNCHANGED.intensity)
+
+    def slow(*_: object) -> list[object]:
+        Store(tmp_path / "store").set_plan(earlier)
+        return training_statistics(manifest, Jobs(workers=1))
+
+    monkeypatch.setattr(module, "training_statistics", slow)
+    assert prepare(manifest, tmp_path / "store", workers=1).plan == earlier

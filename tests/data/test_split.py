@@ -28,6 +28,11 @@ def test_splits_have_the_asked_size_and_keep_patients_together(shares: tuple[flo
     assert len({name for part in parts for name in part}) == 10
 
 
+def test_a_fraction_of_few_patients_is_at_least_one():
+    after = split_cases(patients(4), validation=0.1, test=0.0)
+    assert [len(groups(after, name)) for name in ("validation", "test")] == [1, 0]
+
+
 def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_the_cases():
     manifest = patients()
     backwards = manifest.replace_cases(manifest.cases[::-1])

@@ -265,6 +265,11 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_labels_too_large_for_an_integer_are_refused(tmp_path):
+    with pytest.raises(DataError, match="not whole numbers"):
+        read_labels(save(tmp_path / "a.nii", np.full((2, 3, 4), 2.0**31, np.float32)))
+
+
 def test_whole_numbers_stored_as_floats_are_labels_and_fractions_are_not(tmp_path):
     labels = read_labels(save(tmp_path / "a.nii", numbered(dtype=np.float32)))
     assert labels.data.dtype == np.int32

@@ -130,3 +130,24 @@ def test_simpleitk_is_imported_only_when_such_a_file_is_read():
     ]
     assert "nifti" in imported
     assert "nrrd" not in imported
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "expected"),
+    [
+        ("a.mhd", "NDims = 3\r\nElementDataFile = x 1.raw\r\n", ["x 1.raw"]),
+        ("a.mhd", "ElementDataFile = LIST\nx 1.raw\ny2.raw\ngone.raw\n", ["x 1.raw", "y2.raw"]),
+        ("a.mhd", "ElementDataFile = y%d.raw 1 2 1\n", ["y1.raw", "y2.raw"]),
+        ("a.nhdr", "NRRD0004\ntype: short\ndata file: y1.raw\n", ["y1.raw"]),
+        ("a.nhdr", "NRRD0004\ndatafile: LIST\ny1.raw\ny2.raw\n", ["y1.raw", "y2.raw"]),
+        ("a.nhdr", "NRRD0004\ntype: short\n", []),
+        ("a.nrrd", "NRRD0004\ndata file: y1.raw\n", []),
+    ],
+)
+def test_the_files_of_a_scan_are_found_by_its_header(
+    tmp_path: Path, name: str, header: str, expected: list[str]
+):
+    for file in ("x 1.raw", "y1.raw", "y2.raw"):
+        (tmp_path / file).touch()
+    (tmp_path / name).write_bytes(header.encode())
+    assert formats.files_of(tmp_path / name) == [tmp_path / name, *(tmp_path / file for file in expected)]

@@ -41,6 +41,13 @@ class Threshold(nn.Module):
         return torch.cat([-images, images], dim=1).sigmoid()
 
 
+class Inverse(Threshold):
+    """Dark is organ 1."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images).flip(1)
+
+
 @pytest.fixture
 def segmenter() -> Segmenter:
     space = LabelSpace(("background", "liver"))
@@ -166,6 +173,57 @@ def test_results_of_another_model_are_neither_kept_nor_replaced_silently(
     (tmp_path / "out" / "a.json").write_text("not JSON")
     (outcome,) = predict_cohort(segmenter, scans, tmp_path / "out")
     assert "no record" in str(outcome.error)
+
+
+def test_an_old_result_is_never_taken_for_the_one_that_a_killed_process_was_to_write(
+    tmp_path: Path, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the record and before the labels, while it replaced the result of another model."""
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    labels = write_scan(tmp_path / "in" / "a.nii.gz", (8, 8, 8))
+    scans = find_scans(tmp_path / "in", modality="mr")
+    predict_cohort(replace(segmenter, predictor=Inverse(), model_id="old"), scans, tmp_path / "out")
+    monkeypatch.setattr(module, "write_labels", killed)
+    with pytest.raises(KeyboardInterrupt):
+        predict_cohort(segmenter, scans, tmp_path / "out", overwrite=True)
+    monkeypatch.undo()
+    (outcome,) = predict_cohort(segmenter, scans, tmp_path / "out")
+    assert outcome.error is None
+    written = np.asanyarray(nibabel.load(tmp_path / "out" / "a.nii.gz").dataobj)
+    np.testing.assert_array_equal(written, labels)
+
+
+def test_results_of_other_settings_are_not_kept_silently(tmp_path: Path, segmenter: Segmenter) -> None:
+    write_scan(tmp_path / "in" / "a.nii.gz", (8, 8, 8))
+    scans = find_scans(tmp_path / "in", modality="mr")
+    predict_cohort(segmenter, scans, tmp_path / "out")
+    faster = replace(segmenter, config=replace(FLOAT32, batch_size=4))
+    assert predict_cohort(faster, scans, tmp_path / "out")[0].error is None
+    tidier = replace(segmenter, config=replace(FLOAT32, overlap=0.25, tidy=TidyConfig(fill_holes=True)))
+    (outcome,) = predict_cohort(tidier, scans, tmp_path / "out")
+    assert isinstance(outcome.error, ConfigError)
+    assert "overlap 0.5" in str(outcome.error)
+    assert "overlap 0.25" in str(outcome.error)
+
+
+def test_another_scan_of_the_same_name_is_not_taken_for_finished(
+    tmp_path: Path, segmenter: Segmenter
+) -> None:
+    """Two hospitals both have a patient 001."""
+    write_scan(tmp_path / "north" / "001.nii.gz", (8, 8, 8))
+    write_scan(tmp_path / "south" / "001.nii.gz", (8, 8, 9))
+    north, south = (find_scans(tmp_path / side, modality="mr") for side in ("north", "south"))
+    predict_cohort(segmenter, north, tmp_path / "out")
+    (outcome,) = predict_cohort(segmenter, south, tmp_path / "out")
+    assert "grid of this scan" in str(outcome.error)
+    (tmp_path / "north" / "001.nii.gz").unlink()
+    assert predict_cohort(segmenter, north, tmp_path / "out")[0].error is None
+    (tmp_path / "out" / "001.nii.gz").write_bytes(b"damaged")
+    (outcome,) = predict_cohort(segmenter, south, tmp_path / "out")
+    assert "a damaged file" in str(outcome.error)
 
 
 def test_a_failing_scan_costs_only_itself(tmp_path: Path, segmenter: Segmenter) -> None:

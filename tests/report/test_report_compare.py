@@ -145,9 +145,30 @@ def test_best_is_high_for_dice_and_low_for_a_distance():
 
 
 def test_runs_that_print_the_same_number_share_the_mark():
-    comparison = compare({"a": scores([[0.80001, 0.8]]), "b": scores([[0.8, 0.8]])})
-    assert {("a", MEAN, "dice"), ("b", MEAN, "dice")} <= comparison.best
+    runs = {"a": scores([[0.80001, 0.8]]), "b": scores([[0.8, 0.8]]), "c": scores([[0.7, 0.7]])}
+    comparison = compare(runs)
+    assert {key for key in comparison.best if key[1] == MEAN} == {("a", MEAN, "dice"), ("b", MEAN, "dice")}
     assert comparison.answer() == "a and b share the best mean Dice over 2 organs: 80.0 %."
+
+
+@pytest.mark.parametrize("value", [0.0, 0.8])
+def test_nothing_is_best_where_all_runs_print_the_same_number(value):
+    """An organ that no run finds has no winner."""
+    runs = {"a": scores([[value, 0.5]]), "b": scores([[value, 0.6]])}
+    assert {key[:2] for key in compare(runs).best} == {("b", "spleen"), ("b", MEAN)}
+    tied = compare({name: scores([[value, value]]) for name in "ab"})
+    assert not tied.best
+    assert tied.answer().startswith(
+        "No run is called best in mean Dice over 2 organs, for all runs have the same"
+    )
+
+
+def test_what_has_no_spread_is_printed_without_one():
+    """One case, or none at all."""
+    text = compare({"a": scores([[0.8, NAN]])}).to_text()
+    assert "80.0" in text
+    assert "±  " not in text
+    assert "± –" not in text
 
 
 def test_nothing_is_best_where_the_runs_lack_different_values():

@@ -89,6 +89,7 @@ def test_coverage_shows_every_count():
     picture = coverage_picture({"lits": {"liver": 100}, "kits": {"kidney": 7}}, {"lits": 131, "kits": 210})
     assert {"100", "7", "liver", "kidney", "131 cases"} <= set(texts(picture))
     assert "lits: liver 100" in picture.alt
+    assert "1 case" in texts(coverage_picture({"lits": {"liver": 1}}, {"lits": 1}))
 
 
 def test_any_name_can_be_drawn():

@@ -10,7 +10,7 @@ from labelwise.report.figures import Picture, coverage_picture, learning_curves
 from labelwise.report.overlays import CasePicture
 from labelwise.report.page import write_page
 
-VOID = {"meta", "link", "img", "br"}
+VOID = {"meta", "link", "img", "br", "wbr"}
 NASTY = '<script>alert("&")</script>'
 
 
@@ -160,6 +160,19 @@ def test_every_picture_has_words_and_every_table_a_caption(page):
 
 def test_the_best_value_is_marked_for_eye_and_ear(page):
     assert re.search(r'<td class="best"><strong>77\.5</strong><span class="unseen"> best</span>', page())
+
+
+def test_long_names_break_after_an_underscore_and_numbers_only_after_a_comma(page):
+    """Else a name as long as a phone is wide hides all numbers, or runs into the picture beside it."""
+    text = page()
+    assert '<th scope="row"><span>mean_<wbr>teacher</span></th>' in text
+    assert '<th scope="col"><span>mean_<wbr>teacher</span></th>' in text
+    assert re.search(r"<small>\[\+10\.0,\n\+10\.0\],\np&nbsp;=&nbsp;0\.031</small>", text)
+    assert re.search(r"figcaption {[^}]*overflow-wrap: anywhere", text)
+
+
+def test_a_single_curve_is_as_wide_as_one_of_two(page):
+    assert re.search(r"\.curves {[^}]*auto-fill", page())
 
 
 def test_settings_are_shown_as_dotted_names(page):

@@ -46,6 +46,12 @@ def test_equal_runs_have_p_one_and_no_pair_has_none():
     assert signed_rank_p(np.array([0.3])) == 1.0
 
 
+def test_rounding_errors_are_no_differences_and_hide_no_ties():
+    assert signed_rank_p(np.array([1e-17, -1e-17, 3e-17])) == 1
+    five_of_six = np.array([0.3 - 0.2, 0.2 - 0.1, 0.4 - 0.3, 0.9 - 0.8, 0.7 - 0.8, 0.6 - 0.5])
+    assert signed_rank_p(five_of_six) == pytest.approx(2 * 7 / 64)
+
+
 def test_the_bootstrap_of_a_constant_is_the_constant():
     resampled = bootstrap_means(np.full((6, 2), 0.25), resamples=50, seed=0)
     np.testing.assert_allclose(resampled, 0.25)

@@ -13,6 +13,8 @@ from types import SimpleNamespace
 import nibabel
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from conftest import tiny_config
 from labelwise import (
@@ -80,6 +82,19 @@ def test_what_does_not_decide_the_result_may_change(tiny_cohort, finished):
     assert load_model(finished).info.training["selected"] == "best"
 
 
+def test_a_run_goes_on_with_a_store_that_was_moved(tiny_cohort, finished, tmp_path):
+    elsewhere = shutil.copytree(tiny_cohort / "store", tmp_path / "elsewhere")
+    weights = (finished / "model" / "weights.safetensors").read_bytes()
+    assert run.train(tiny_config(tiny_cohort, prepare__store=str(elsewhere)), finished).steps == 4
+    assert (finished / "model" / "weights.safetensors").read_bytes() == weights
+
+
+def test_a_run_goes_on_with_the_file_of_the_manifest_in_place_of_its_folder(tiny_cohort, finished):
+    before = set(tiny_cohort.rglob("*"))
+    assert run.train(tiny_config(tiny_cohort / "manifest.csv"), finished).steps == 4
+    assert set(tiny_cohort.rglob("*")) == before
+
+
 def test_a_damaged_checkpoint_is_named(tiny_cohort, finished):
     file = finished / "last.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
@@ -87,11 +102,25 @@ def test_a_damaged_checkpoint_is_named(tiny_cohort, finished):
         run.train(tiny_config(tiny_cohort), finished)
 
 
-def test_what_a_killed_run_left_of_a_checkpoint_is_removed(tiny_cohort, finished):
-    leftover = finished / ".0123abcd.last.safetensors"
-    leftover.write_bytes(b"half")
+def test_a_file_of_another_program_is_not_taken_for_a_checkpoint(tiny_cohort, finished):
+    save_file({"weight": torch.zeros(1)}, finished / "last.safetensors")
+    with pytest.raises(CheckpointError, match="no checkpoint of labelwise"):
+        run.train(tiny_config(tiny_cohort), finished)
+
+
+def test_a_method_that_needs_labels_is_not_trained_without(tiny_cohort, tmp_path):
+    with pytest.raises(ConfigError, match="supervised learns from labelled cases only"):
+        run.train(tiny_config(tiny_cohort, sampling__labelled_cases=0), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_killed_run_left_half_written_is_removed(tiny_cohort, finished):
+    for name in ("last.safetensors", "best.safetensors", "model/weights.safetensors"):
+        leftover = finished / f".0123abcd.{name}"
+        leftover.parent.mkdir(exist_ok=True)
+        leftover.write_bytes(b"half")
     run.train(tiny_config(tiny_cohort), finished)
-    assert not leftover.exists()
+    assert not list(finished.glob(".*"))
 
 
 def test_a_number_of_steps_for_each_stage_is_needed(tiny_cohort, tmp_path):
@@ -116,6 +145,21 @@ def test_a_method_that_follows_another_is_trained_in_two_stages_and_resumed(
         run.train(
             tiny_config(tiny_cohort, "naive", train__steps=[2, 3], train__log_every=2), tmp_path / "run"
         )
+
+
+def test_runs_of_one_stage_and_of_two_do_not_replace_each_other(tiny_cohort, finished, tmp_path, monkeypatch):
+    two = tmp_path / "two"
+    with monkeypatch.context() as patch:
+        patch.setattr(Naive, "follows", Supervised)
+        run.train(tiny_config(tiny_cohort, "naive", train__steps=[1, 1]), two)
+        before = content(finished)
+        with pytest.raises(CheckpointError, match="other settings"):
+            run.train(tiny_config(tiny_cohort, "naive", train__steps=[1, 1]), finished)
+        assert content(finished) == before
+    before = content(two)
+    with pytest.raises(CheckpointError, match="other settings"):
+        run.train(tiny_config(tiny_cohort), two)
+    assert content(two) == before
 
 
 def test_best_weights_without_a_single_score_are_refused(tiny_cohort, tmp_path, monkeypatch):
@@ -174,7 +218,7 @@ def test_a_disk_that_fills_up_while_a_log_is_written(tiny_cohort, tmp_path, monk
 
 def test_a_disk_that_fills_up_while_scans_are_prepared(tiny_cohort, tmp_path, monkeypatch):
     data = shutil.copytree(tiny_cohort, tmp_path / "data", ignore=shutil.ignore_patterns("store"))
-    monkeypatch.setattr("labelwise.data.cache.save_file", full_disk)
+    monkeypatch.setattr("labelwise.data.cache.save", full_disk)
     prepared = run.prepare(tiny_config(data))
     assert len(prepared.failures) == 6
     assert all("the disk is full" in str(error) for error in prepared.failures.values())

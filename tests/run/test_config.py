@@ -9,7 +9,7 @@ import pytest
 
 from conftest import tiny_config
 from labelwise import load_config
-from labelwise.config import RunConfig
+from labelwise.config import RunConfig, to_toml
 from labelwise.errors import ConfigError
 from labelwise.methods.base import Card
 from labelwise.methods.naive import Naive
@@ -103,6 +103,16 @@ def test_run_toml_keeps_signs_of_text(tmp_path):
     assert load_config(recipe(tmp_path, config.to_toml())) == config
 
 
+def test_run_toml_can_hold_every_plain_value():
+    tree = {"left kidney": {"a.b": 1, "ü": 1e-05}, "limit": float("inf"), "many": [[1.5, True], ["x"], []]}
+    assert tomllib.loads(to_toml(tree)) == tree
+
+
+def test_run_toml_keeps_a_limit_that_is_none(tmp_path):
+    config = load_config(None, {"train.checkpoint_minutes": float("inf")})
+    assert load_config(recipe(tmp_path, config.to_toml())) == config
+
+
 def test_training_from_run_toml_repeats_the_run(tiny_run):
     config = load_config(tiny_run / "run.toml")
     assert isinstance(config, RunConfig)
@@ -133,6 +143,10 @@ def test_every_recipe_of_the_project_loads(file):
         ("train.steps", True, ["setting 'train.steps", "integer"]),
         ("seed", -1, ["setting 'seed'", "greater than or equal to 0"]),
         ("seed", "1", ["setting 'seed'", "'1'", "integer"]),
+        ("seed", 2**63, ["setting 'seed'", "less than"]),
+        ("net", "vnet", ["setting 'net'", "'vnet'", "a table of name, settings"]),
+        ("train.optimizer", 0.1, ["setting 'train.optimizer'", "a table of name, rate, momentum"]),
+        ("train.optimizer", {"nesterov": True, "momentum": 0}, ["nesterov needs a momentum"]),
         ("data.folder", "x", ["'data.folder': 'data' is a value, not a table"]),
         ("train", 5, ["setting 'train'"]),
         ("device.precision", "half", ["'auto', 'float32' or 'bf16'"]),
@@ -160,6 +174,21 @@ def test_a_setting_is_a_value_or_a_table_but_not_both():
 def test_the_recipe_is_named_if_one_of_its_settings_is_wrong(tmp_path):
     file = recipe(tmp_path, "sed = 1")
     assert f"{file}: unknown setting 'sed'; did you mean 'seed'?" in refused(file)
+
+
+@pytest.mark.parametrize("method", ["mean_teacher", "ua_mt"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ema_decay", 1.1), ("ramp_interval", 0), ("ramp_fraction", -1.0), ("noise_clip", -0.2)],
+)
+def test_settings_that_no_mean_teacher_can_have_are_refused(method, name, value):
+    assert f"setting '{name}'" in refused(None, {f"method.settings.{name}": value}, method={"name": method})
+
+
+def test_a_method_without_settings_says_so():
+    text = refused(None, {"method.settings.rate": 1}, method={"name": "naive"})
+    assert "unknown setting 'rate'" in text
+    assert "no settings" in text
 
 
 def test_a_method_that_cannot_do_2d_is_refused(monkeypatch):

@@ -64,6 +64,19 @@ def test_a_numbered_device_is_for_one_process(asked, monkeypatch):
         connect(DeviceConfig(device="cuda:1", processes=2, precision="float32"))
 
 
+def test_all_processes_share_the_numbered_cpu(asked):
+    connect(DeviceConfig(device="cpu:0", processes=2))
+    assert (asked["accelerator"], asked["devices"]) == ("cpu", 2)
+
+
+def test_more_processes_than_gpus_are_refused(asked, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ResourceError, match="3 processes need a device each"):
+        connect(DeviceConfig(device="cuda", processes=3, precision="float32"))
+    connect(DeviceConfig(device="cuda", processes=2, precision="float32"))
+    assert asked["devices"] == 2
+
+
 def test_a_device_that_is_not_there_is_refused(asked):
     with pytest.raises(ResourceError, match="device 'npu' is not available"):
         connect(DeviceConfig(device="npu"))

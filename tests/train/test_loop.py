@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from conftest import make_batch
+from labelwise.components.ema import EmaTeacher
 from labelwise.devices import choose_device
 from labelwise.errors import CheckpointError, ResourceError, TrainingError
 from labelwise.formats.tensors import load_tensors
+from labelwise.losses.consistency import squared_difference
 from labelwise.losses.partial import supervised
 from labelwise.methods.base import Card, Method, Softmax
 from labelwise.train.distribute import DeviceConfig, connect
@@ -107,6 +109,50 @@ def test_a_resumed_run_is_equal_to_an_uninterrupted_one(tmp_path, optimizer, pre
     assert whole_log == parts_log
 
 
+class Manifold(Toy):
+    """Batch norm, a teacher, weights in another memory layout, and two optimisers."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Sequential(
+            nn.Conv3d(1, 8, 3, padding=1), nn.BatchNorm3d(8), nn.ReLU(), nn.Conv3d(8, 4, 3, padding=1)
+        )
+        self.teacher = EmaTeacher(self.network, decay=0.9)
+
+    def forward(self, batch, progress):
+        answer = self.teacher(batch.images + 0.1 * torch.randn_like(batch.images)).softmax(dim=1)
+        distance = squared_difference(self.network(batch.images).softmax(dim=1), answer)
+        return {**super().forward(batch, progress), "consistency": distance}
+
+    def after_step(self, progress):
+        super().after_step(progress)
+        self.teacher.follow(self.network, progress.step)
+
+    def parameter_groups(self):
+        *first, last = self.network
+        return [
+            {"params": [weight for layer in first for weight in layer.parameters()], "lr_scale": 0.5},
+            {"params": list(last.parameters()), "optimizer": {"name": "adam", "rate": 1e-3}},
+        ]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_memories_and_several_optimisers_are_resumed(tmp_path, precision):
+    config = replace(CONFIG, clip_gradient=0.1)
+    fabric = connect(replace(PRECISE, precision=precision))
+    whole, last = stage(tmp_path / "whole", method=Manifold()), stage(tmp_path / "parts", method=Manifold())
+    fit(whole, config, fabric, quiet)
+
+    def stop(done, total, message):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    assert fit(replace(last, method=Manifold()), config, fabric, stop).step == 2
+    assert fit(replace(last, method=Manifold()), config, fabric, stop).step == 4
+    fit(last, config, fabric, quiet)
+    assert_equal_states(state(whole.method), state(last.method))
+    assert not torch.equal(whole.method.teacher.network[0].weight, whole.method.network[0].weight)
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path):
     fabric = connect(PRECISE)
     fit(stage(tmp_path), CONFIG, fabric, quiet)
@@ -129,9 +175,39 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_good_checkpoint(tmp
     with pytest.raises(TrainingError, match="term supervised") as caught:
         fit(stage(tmp_path, method=Toy(blow_up_at=9), steps=20), config, fabric, quiet)
     assert "clip_gradient" in str(caught.value)
+    assert "the last checkpoint before this is kept" in str(caught.value)
     tensors, header = load_tensors(tmp_path / "last.safetensors")
     assert header["facts"]["step"] <= 9
     assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+def test_a_loss_that_is_never_finite_names_no_checkpoint(tmp_path):
+    with pytest.raises(TrainingError) as caught:
+        fit(stage(tmp_path, method=Toy(blow_up_at=0)), CONFIG, connect(PRECISE), quiet)
+    assert "checkpoint" not in str(caught.value)
+    assert not (tmp_path / "last.safetensors").exists()
+
+
+class Exploding(Toy):
+    """Its loss stays finite while its gradient does not, as that of a square root at 0."""
+
+    def forward(self, batch, progress):
+        terms = super().forward(batch, progress)
+        if progress.step == 3:
+            terms["root"] = (self.network[2].bias * 0).sum().sqrt()
+        return terms
+
+
+@pytest.mark.parametrize(("steps", "minutes"), [(4, 60), (6, 1e-9)])
+def test_weights_that_are_not_finite_reach_no_checkpoint(tmp_path, steps, minutes):
+    config = replace(CONFIG, steps=(steps,), checkpoint_minutes=minutes, log_every=1)
+    with pytest.raises(TrainingError, match="the weights are not finite within the steps up to 4") as caught:
+        fit(stage(tmp_path, method=Exploding(), steps=steps), config, connect(PRECISE), quiet)
+    assert "weight network.2.bias" in str(caught.value)
+    if (tmp_path / "last.safetensors").exists():
+        tensors, header = load_tensors(tmp_path / "last.safetensors")
+        assert header["facts"]["step"] == 3
+        assert all(tensor.isfinite().all() for tensor in tensors.values())
 
 
 def test_the_best_validation_is_kept(tmp_path):
@@ -150,6 +226,55 @@ def test_the_best_validation_is_kept(tmp_path):
         0.7,
         0.4,
     ]
+
+
+def test_a_best_checkpoint_does_not_put_off_the_last_one(tmp_path, monkeypatch):
+    """A run goes on from the last checkpoint, so only that one starts the clock anew."""
+    saved, minutes = [], itertools.count(0, 24)
+    monkeypatch.setattr("labelwise.train.loop.time.monotonic", lambda: float(next(minutes)))
+    monkeypatch.setattr("labelwise.train.loop.save_checkpoint", lambda path, *_: saved.append(path.name))
+    config = replace(CONFIG, validate_every=1, checkpoint_minutes=1)
+    scores = itertools.count()
+    fit(stage(tmp_path, validate=lambda _: float(next(scores))), config, connect(PRECISE), quiet)
+    assert saved.count("best.safetensors") == 6
+    assert saved.count("last.safetensors") >= 3
+
+
+class Ranks:
+    """One rank of two, whose words to the other are written down. The other always agrees."""
+
+    def __init__(self, fabric, said):
+        self.fabric, self.said, self.world_size = fabric, said, 2
+
+    def __getattr__(self, name):
+        return getattr(self.fabric, name)
+
+    def all_reduce(self, value, reduce_op):
+        self.said.append(value.shape)
+        return value
+
+
+def test_ranks_with_different_clocks_do_the_same_at_every_step(tmp_path, monkeypatch):
+    """One rank is late with its checkpoint and the other is not: both must talk at the same steps."""
+    conversations = []
+    for name, tick in (("slow", 0), ("fast", 1e6)):
+        clock = itertools.count(0, tick)
+        monkeypatch.setattr("labelwise.train.loop.time.monotonic", lambda clock=clock: float(next(clock)))
+        said = []
+        conversations.append(said)
+
+        def watched(start, said=said):
+            for number, batch in zip(itertools.count(start), forever(start), strict=False):
+                said.append(number)
+                yield batch
+
+        fit(
+            stage(tmp_path / name, batches=watched),
+            replace(CONFIG, log_every=3),
+            Ranks(connect(PRECISE), said),
+            quiet,
+        )
+    assert conversations[0] == conversations[1]
 
 
 def test_validation_does_not_change_the_training(tmp_path):

@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from labelwise.errors import ConfigError
+from labelwise.settings import build_settings
+from labelwise.train.loop import LoopConfig
 from labelwise.train.schedule import OptimizerConfig, ScheduleConfig, build_optimizers, rate_factor, set_rate
 
 
@@ -41,3 +44,23 @@ def test_groups_scale_the_rate_or_bring_their_own_optimiser():
     rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     assert rates == pytest.approx([0.005, 0.0005, 0.5e-4])
     assert [type(optimizer).__name__ for optimizer in optimizers] == ["SGD", "Adam"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"clip_gradient": 0},
+        {"clip_gradient": -1.0},
+        {"optimizer": {"rate": float("inf")}},
+        {"optimizer": {"momentum": -0.1}},
+        {"optimizer": {"momentum": 0.0, "nesterov": True}},
+        {"optimizer": {"weight_decay": -1e-4}},
+        {"schedule": {"power": -1.0}},
+        {"schedule": {"factor": -0.1}},
+        {"schedule": {"milestones": [0.5, 2.0]}},
+        {"schedule": {"warmup_steps": -5}},
+    ],
+)
+def test_settings_that_would_climb_the_loss_or_crash_the_optimiser_are_refused(settings):
+    with pytest.raises(ConfigError):
+        build_settings(LoopConfig, settings, "[train]")

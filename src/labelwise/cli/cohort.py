@@ -60,13 +60,12 @@ def import_(
 ) -> None:
     """Describe folders of scans by a manifest: manifest.csv and dataset.toml. Scans are not copied."""
     values = _values(classes) if classes else None
-    folders = pairs(sources, "SOURCE") if all("=" in source for source in sources) else sources
+    folders = pairs(sources, "SOURCE") if _named(sources, "SOURCE") else sources
     known: Any = None
     if annotated:
-        per_source = all("=" in text for text in annotated)
         known = (
             {k: words(v) for k, v in pairs(annotated, "--annotated").items()}
-            if per_source
+            if _named(annotated, "--annotated")
             else words(",".join(annotated))
         )
     manifest = run.import_data(
@@ -86,8 +85,20 @@ def _values(classes: str) -> dict[str, int]:
     return {name: int(value) for name, value in named.items()}
 
 
+def _named(texts: list[str], option: str) -> bool:
+    """Whether the texts have the form name=content: each of them, or none."""
+    with_name = ["=" in text for text in texts]
+    if any(with_name) and not all(with_name):
+        raise ConfigError(
+            f"{option} has a name in some places only",
+            found=" ".join(texts),
+            expected="name=... everywhere, or nowhere",
+        )
+    return all(with_name)
+
+
 def _share(value: float) -> int | float:
-    return int(value) if value >= 1 else value
+    return int(value) if value.is_integer() else value
 
 
 def check(
@@ -115,7 +126,7 @@ def simulate(
     hold_out: Annotated[int, typer.Option(help="Last training patients of the list become validation.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Make labels scarce, e.g. --mode keep_labelled --set n=8. Label files are never rewritten."""
+    """Make labels scarce: --mode keep_labelled --set n=8. Label files are never rewritten."""
     chosen = overrides(settings)
     if "held_out" in chosen:
         raise ConfigError("held_out is no setting of a mode", do="use --hold-out")

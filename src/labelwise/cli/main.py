@@ -5,11 +5,14 @@ Exit codes: 0 done, 1 the run failed, 2 wrong usage, 3 the data check failed, 13
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -32,6 +35,7 @@ for group in (about, cohort, training, results):
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit with its code; an error of the user's is a message, not a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _make_streams_safe()
     try:
         with _notes_on_stderr():
             app(arguments)
@@ -42,11 +46,24 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _refuse(error: LabelwiseError, *, as_json: bool) -> NoReturn:
-    if as_json:
-        facts = {"error": type(error).__name__, "message": str(error)}
-        sys.stdout.write(json.dumps(facts) + "\n")
-    sys.stderr.write(f"{type(error).__name__}: {error}\n")
+    try:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        if as_json:
+            typer.echo(json.dumps({"error": type(error).__name__, "message": str(error)}))
+    except OSError:  # nobody reads any more: what is left must not be flushed at the end either
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     raise SystemExit(error.exit_code) from None
+
+
+def _make_streams_safe() -> None:
+    """A sign that the code page lacks is printed as its escape; what is printed to a closed stream is lost."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - stays open
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class _Notes(logging.Handler):

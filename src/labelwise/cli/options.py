@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +29,7 @@ Settings = Annotated[
 
 def show(text: str, facts: Any, as_json: bool) -> None:
     """Print a result: text for people, or the same facts as JSON."""
-    sys.stdout.write((json.dumps(facts, indent=2, default=str) if as_json else text.rstrip()) + "\n")
+    typer.echo(json.dumps(facts, indent=2, default=str) if as_json else text.rstrip())
 
 
 def pairs(values: list[str] | None, option: str) -> dict[str, str]:

@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 from labelwise import console, run
-from labelwise.cli.options import AsJson, Device, Engine, Overwrite, Quiet, Settings, Workers, overrides, show
+from labelwise.cli.options import (
+    AsJson,
+    Device,
+    Engine,
+    Overwrite,
+    Quiet,
+    Settings,
+    Workers,
+    overrides,
+    show,
+    words,
+)
+from labelwise.errors import ConfigError
 
 Runs = Annotated[
     list[Path], typer.Argument(help="Folders of evaluated runs; NAME_seed0, NAME_seed1 count as one.")
@@ -84,7 +96,7 @@ def evaluate(
 
 def compare(runs: Runs, metrics: Metrics = "dice,hd95", as_json: AsJson = False) -> None:
     """A table of runs: mean, spread and n for each class, paired differences to the first."""
-    comparison = run.compare(runs, metrics=metrics.split(","))
+    comparison = run.compare(runs, metrics=_metrics(metrics))
     show(comparison.to_text(), json.loads(comparison.to_json()), as_json)
 
 
@@ -96,5 +108,11 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """One self-contained HTML page: table, curves, and slices of the worst cases first."""
-    run.report(runs, output, metrics=metrics.split(","), title=title)
+    run.report(runs, output, metrics=_metrics(metrics), title=title)
     show(f"report: {output}", {"report": str(output)}, as_json)
+
+
+def _metrics(text: str) -> list[str]:
+    if not (names := words(text)):
+        raise ConfigError("--metrics names no metric", expected="names separated by commas, e.g. dice,hd95")
+    return names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,6 +43,9 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a model. An interrupted run continues where it stopped when the command is repeated."""
+    speaks = console.is_first_process()  # of a training on several GPUs; all say their errors
+    if not speaks:
+        logging.getLogger("labelwise").setLevel(logging.ERROR)
     values: dict[str, Any] = {
         "data": None if data is None else str(data),
         "method": None if method is None else {"name": method},
@@ -53,15 +57,17 @@ def train(
     )
     folder = output or Path("runs") / chosen.method.name
     if dry_run:
-        show(chosen.to_toml(), asdict(chosen), as_json)
+        if speaks:
+            show(chosen.to_toml(), asdict(chosen), as_json)
         return
-    with console.watch(quiet=quiet, as_json=as_json) as progress:
+    with console.watch(quiet=quiet or not speaks, as_json=as_json) as progress:
         result = run.train(chosen, folder, overwrite=overwrite, progress=progress)
     text = f"{folder}: {result.steps} steps" + (
         ", interrupted; repeat the command to continue"
         if result.interrupted
         else f", model in {folder}/model"
     )
-    show(text, result.facts(), as_json)
+    if speaks:
+        show(text, result.facts(), as_json)
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)

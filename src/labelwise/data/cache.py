@@ -4,7 +4,7 @@
         plan.json                   how the scans were prepared
         index.json                  case id -> name of its folder
         cases/<content hash>/
-            image.b2nd              (M, X, Y, Z) float16, or float32 if the values leave +-2048
+            image.b2nd              (M, X, Y, Z) float16, or float32 where that would be too coarse
             labels.b2nd             (X, Y, Z) uint8 class indices or IGNORE; missing if there is no label file
             points.safetensors      voxels of each organ, int32 (N, 3): where patches may be centred
             case.json               shape, spacing, undo, sizes of the files
@@ -16,7 +16,8 @@ Labels are stored as the label file gives them, before any organ is hidden. One 
 manifest that `simulate` makes of a data set: what a case does not know is erased when a patch is read.
 
 Precision: float16 keeps 11 bits, a relative error of at most 0.05 %, which is far below the noise of a scan.
-Beyond +-2048 it could no longer hold every whole number, so such images (raw HU) are kept as float32.
+Beyond +-2048 it could no longer hold every whole number, so such images (raw HU) are kept as float32; and so
+are images whose contrast is small beside their values, or that are so small that float16 runs out of digits.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ import blosc2
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from labelwise.atomic import atomic_path, write_json
 from labelwise.errors import DataError
@@ -52,6 +53,7 @@ _CODEC, _LEVEL = blosc2.Codec.LZ4HC, 9
 _BYTES_APART, _PLAIN = blosc2.Filter.SHUFFLE, blosc2.Filter.NOFILTER
 _AS_STORED = np.arange(256, dtype=np.uint8)  # the table of someone who knows every class
 FLOAT16_WHOLE_NUMBERS = 2048.0
+MOST_ROUNDING = 0.01  # mean error of float16, as a part of the standard deviation of the scan
 # An open case holds two file descriptors, and 1024 per process is a usual limit.
 MAX_OPEN_CASES = 200
 
@@ -165,7 +167,9 @@ class Store:
         self._process = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "_open": {}, "_process": -1}
+        # The index goes along: a worker must see what this process sees, whatever others enter meanwhile.
+        index = {"keys": self.keys} if "keys" in vars(self) else {}
+        return {"folder": self.folder, "_open": {}, "_process": -1, **index}
 
     @cached_property
     def keys(self) -> dict[str, str]:
@@ -233,7 +237,7 @@ class Store:
                 "this is not a store of prepared scans, or it is not finished",
                 file=self.folder / name,
                 found=f"{type(error).__name__}: {error}",
-                do="run `labelwise prepare`; scans that are already prepared are kept",
+                do="delete this file if it is there, and run `labelwise prepare`; prepared scans are kept",
             ) from error
 
 
@@ -241,14 +245,14 @@ def write_case(folder: Path, image: Volume, labels: Volume | None, undo: Undo) -
     """Write one prepared scan: image (M, X, Y, Z) float32, labels (X, Y, Z) uint8 or None. All or nothing."""
     with atomic_path(folder) as temporary:
         temporary.mkdir()
-        _write_array(
-            temporary / "image.b2nd", image.data.astype(_stored_type(image.data), copy=False), _BYTES_APART
-        )
+        _write_array(temporary / "image.b2nd", _in_stored_type(image.data), _BYTES_APART)
         points: dict[int, Array] = {}
         if labels is not None:
             _write_array(temporary / "labels.b2nd", labels.data.astype(np.uint8, copy=False), _PLAIN)
             points = organ_points(labels.data, seed=_seed(folder.name))
-        save_file({str(index): voxels for index, voxels in points.items()}, temporary / "points.safetensors")
+        # Not by `save_file`, which hides the errors of the system as well.
+        packed = save({str(index): voxels for index, voxels in points.items()})
+        (temporary / "points.safetensors").write_bytes(packed)
         facts = {
             "format": FORMAT,
             "shape": list(image.shape),
@@ -286,9 +290,14 @@ def organ_points(labels: Array, *, seed: int, limit: int = POINTS_PER_CLASS) -> 
     return points
 
 
-def _stored_type(image: Array) -> type[np.floating[Any]]:
-    largest = max(-float(image.min()), float(image.max()))
-    return np.float16 if largest <= FLOAT16_WHOLE_NUMBERS else np.float32
+def _in_stored_type(image: Array) -> Array:
+    """The image as float16 if that loses no contrast, else as float32."""
+    exact = image.astype(np.float32, copy=False)
+    if max(-float(exact.min()), float(exact.max())) > FLOAT16_WHOLE_NUMBERS:
+        return exact
+    rounded = exact.astype(np.float16)
+    error = float(np.abs(rounded - exact).mean())
+    return rounded if error <= MOST_ROUNDING * float(exact.std()) else exact
 
 
 def _seed(key: str) -> int:
@@ -302,14 +311,11 @@ def _write_array(path: Path, array: Array, blosc_filter: blosc2.Filter) -> None:
     compression = {
         "codec": _CODEC, "clevel": _LEVEL, "filters": [blosc_filter], "nthreads": 1,
     }  # fmt: skip
-    blosc2.asarray(
-        np.ascontiguousarray(array),
-        chunks=chunk,
-        blocks=block,
-        cparams=compression,
-        urlpath=str(path),
-        mode="w",
+    packed = blosc2.asarray(
+        np.ascontiguousarray(array), chunks=chunk, blocks=block, cparams=compression, contiguous=True
     )
+    # Not by blosc2 itself: it does not say that a disk is full.
+    path.write_bytes(packed.to_cframe())
 
 
 def _open_array(path: Path) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from labelwise.data.manifest import Manifest, check_same_grid, read_case_image, 
 from labelwise.data.split import groups_of
 from labelwise.engine import Outcome, run_jobs
 from labelwise.errors import DataError, LabelwiseError
+from labelwise.preprocess.crop import body_mask
 from labelwise.types import Array, Case, Volume
 
 __all__ = ["CaseFacts", "Coverage", "Problem", "check", "coverage", "inspect_case"]
@@ -106,9 +108,10 @@ def inspect_case(single: Manifest) -> CaseFacts:
     case = single.cases[0]
     problems: list[Problem] = []
     image = _read(read_case_image, single, problems)
-    labels = _read(read_case_labels, single, problems) if case.annotated else None
+    # The whole file, also of a case without annotation: that is what `prepare` stores.
+    labels = _read(partial(read_case_labels, erase=False), single, problems) if case.labels else None
     if image is not None:
-        problems += _constant_channels(case, image)
+        problems += list(_constant_channels(case, image)) or _no_body(case, image, single)
         problems += _suspect_spacing(case, image.spacing_mm)
     if image is not None and labels is not None:
         try:
@@ -116,7 +119,7 @@ def inspect_case(single: Manifest) -> CaseFacts:
         except DataError as error:
             problems.append(_from_error(case, error))
     counts = _class_counts(labels.data) if labels is not None else np.zeros(256, dtype=np.int64)
-    if labels is not None and not counts[:-1].any():
+    if case.annotated and labels is not None and not counts[:-1].any():
         problems.append(
             _error(case, "no voxel has a label: all are marked to be ignored", "leave 'annotated' empty")
         )
@@ -161,6 +164,16 @@ def _constant_channels(case: Case, image: Volume) -> Iterator[Problem]:
         if low == high:
             what = f"the image is empty: every voxel is {low:g}"
             yield Problem("error", case.id, str(file), what, "replace the file, or remove the case")
+
+
+def _no_body(case: Case, image: Volume, single: Manifest) -> list[Problem]:
+    """What `prepare` cannot crop: a CT whose intensities are no Hounsfield units."""
+    try:
+        if single.source_of(case).modality == "ct":
+            body_mask(image)
+    except DataError as error:
+        return [_from_error(case, error)]
+    return []
 
 
 def _suspect_spacing(case: Case, spacing_mm: tuple[float, float, float]) -> Iterator[Problem]:

@@ -30,7 +30,7 @@ from labelwise.data.source import (
     unknown_values,
     write_class_table,
 )
-from labelwise.data.spreadsheet import Row, read_rows
+from labelwise.data.spreadsheet import Row, convert, read_rows
 from labelwise.errors import DataError, did_you_mean
 from labelwise.formats import Geometry, read_geometry, read_image, read_labels
 from labelwise.types import IGNORE, SPLITS, Case, LabelSpace, Volume
@@ -227,21 +227,19 @@ def read_manifest(path: Path | str) -> Manifest:
     file = path / MANIFEST_NAME if path.is_dir() else path
     rows = read_rows(file, COLUMNS)
     label_space, sources = read_class_table(file.with_name(FILE_NAME))
-    seen: dict[str, int] = {}
+    first: dict[str, int] = {}
     for row in rows:
-        name = row.cells["id"]
-        if name in seen:
-            row.refuse(
-                "id", f"the id stands twice: first in row {seen[name]}", do="give each case its own id"
-            )
-        seen[name] = row.number
-    return Manifest(label_space, sources, tuple(_case(row, label_space, sources) for row in rows))
+        first.setdefault(row.cells["id"], row.number)
+    cases = convert(rows, lambda row: _case(row, first[row.cells["id"]], label_space, sources))
+    return Manifest(label_space, sources, tuple(cases))
 
 
-def _case(row: Row, label_space: LabelSpace, sources: Mapping[str, Source]) -> Case:
+def _case(row: Row, first: int, label_space: LabelSpace, sources: Mapping[str, Source]) -> Case:
     cells = row.cells
     if problem := _id_problem(cells["id"]):
         row.refuse("id", problem)
+    if row.number != first:
+        row.refuse("id", f"the id stands twice: first in row {first}", do="give each case its own id")
     if cells["source"] not in sources:
         row.refuse(
             "source",

@@ -24,6 +24,7 @@ from labelwise.data.cache import FORMAT, Store, write_case
 from labelwise.data.manifest import Manifest, check_same_grid, read_case_image, read_case_labels
 from labelwise.engine import run_jobs
 from labelwise.errors import DataError, LabelwiseError, naming
+from labelwise.formats import files_of
 from labelwise.preprocess import pipeline
 from labelwise.preprocess.fingerprint import ScanStatistics, make_plan, scan_statistics
 from labelwise.preprocess.pipeline import Plan
@@ -106,7 +107,7 @@ def prepare(
     store, jobs = Store(folder), Jobs(workers, engine, progress)
     cases = [case for case in manifest.cases if case.split]
     hashes, failures = _hash_files(cases, store.folder / "hashes.json", jobs)
-    plan = plan or _stored_plan(store) or make_plan(training_statistics(manifest, jobs))
+    plan = plan or _stored_plan(store) or _new_plan(store, manifest, jobs)
     store.set_plan(plan)
 
     keys = {
@@ -132,6 +133,8 @@ def prepare(
 def prepare_case(job: tuple[str, Case], manifest: Manifest, plan: Plan, store: Store) -> None:
     """Read, preprocess and store one (content key, case). Errors name the case."""
     key, case = job
+    if store.has(key):  # another process that fills the same store was here first
+        return
     with _naming(case):
         image = read_case_image(case, manifest)
         labels = read_case_labels(case, manifest, erase=False) if case.labels else None
@@ -139,7 +142,8 @@ def prepare_case(job: tuple[str, Case], manifest: Manifest, plan: Plan, store: S
             check_same_grid(case, image, labels)
         modality = manifest.source_of(case).modality
         prepared = pipeline.apply(image, plan, modality=modality, labels=labels)
-    write_case(store.case_folder(key), prepared.image, prepared.labels, prepared.undo)
+    if not store.has(key):
+        write_case(store.case_folder(key), prepared.image, prepared.labels, prepared.undo)
 
 
 def content_key(
@@ -186,12 +190,23 @@ def training_statistics(manifest: Manifest, jobs: Jobs = IN_ALL_PROCESSES) -> li
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of all files in a folder (a DICOM series)."""
-    if path.is_dir():
-        parts = [f"{file.relative_to(path).as_posix()} {hash_file(file)}" for file in _files_of(path)]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file; of the names and contents of all its files, if a scan consists of several.
+
+    Those are a header with the files that hold its voxels (.mhd, .nhdr), and a folder (a DICOM series).
+    """
+    files = _files_of(path)
+    if files == [path]:
+        return _digest(path)
+    parts = [
+        f"{file.relative_to(path).as_posix() if path.is_dir() else file.name} {_digest(file)}"
+        for file in files
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _hash_files(
@@ -232,11 +247,11 @@ def _is_known(path: Path, memo: Mapping[str, Stamped]) -> bool:
 def _stamp(path: Path) -> tuple[int, int]:
     """Size and time of the last change: cheap signs that a file is still the same."""
     states = [file.stat() for file in _files_of(path)]
-    return sum(state.st_size for state in states), max(state.st_mtime_ns for state in states)
+    return sum(state.st_size for state in states), max((state.st_mtime_ns for state in states), default=0)
 
 
 def _files_of(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else files_of(path)
 
 
 def _paths(case: Case) -> list[Path]:
@@ -262,6 +277,11 @@ def _scan_statistics(case: Case, manifest: Manifest) -> ScanStatistics:
 
 def _stored_plan(store: Store) -> Plan | None:
     return store.plan if (store.folder / "plan.json").exists() else None
+
+
+def _new_plan(store: Store, manifest: Manifest, jobs: Jobs) -> Plan:
+    made = make_plan(training_statistics(manifest, jobs))
+    return _stored_plan(store) or made  # another process may have begun the same store meanwhile
 
 
 def _without_cases(manifest: Manifest) -> Manifest:

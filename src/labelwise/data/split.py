@@ -30,7 +30,7 @@ def split_cases(
 
     Parameters
         validation, test    number of groups (int), or fraction of the annotated training groups (float below
-                            1)
+                            1; at least one group)
 
     Errors
         ConfigError   a negative number or a fraction of 1 or more, or nothing would remain to learn from
@@ -83,7 +83,8 @@ def _number(name: str, share: int | float, total: int) -> int:
             found=share,
             expected="0, 1, 2, ... or 0.0 to 0.99",
         )
-    return round(share * total) if isinstance(share, float) else share
+    # A share that is asked for is never nobody, however few there are.
+    return max(1, round(share * total)) if isinstance(share, float) and share else int(share)
 
 
 def _move(manifest: Manifest, target: dict[str, str]) -> Manifest:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from labelwise.data.text import read_text
 from labelwise.errors import DataError, did_you_mean
 
+Result = TypeVar("Result")
+_MOST_REFUSED = 20  # rows of one message
 _IMPORT = "name a folder with a manifest.csv, or import one"
 _SAVE = "save it as 'CSV UTF-8 (comma delimited)'"
 
@@ -57,6 +59,24 @@ def read_rows(file: Path, columns: Sequence[str]) -> list[Row]:
     if len(lines) == 1:
         raise DataError("the table has no rows below the column names", file=file, do="add one row per case")
     return [_row(file, number, header, line) for number, line in lines[1:]]
+
+
+def convert(rows: Sequence[Row], function: Callable[[Row], Result]) -> list[Result]:
+    """`function` of every row. What several rows refuse is told at once, so that they can be mended together."""
+    results: list[Result] = []
+    refused: list[DataError] = []
+    for row in rows:
+        try:
+            results.append(function(row))
+        except DataError as error:
+            refused.append(error)
+    if len(refused) == 1:
+        raise refused[0]
+    if refused:
+        more = f"\nand {len(refused) - _MOST_REFUSED} more" if len(refused) > _MOST_REFUSED else ""
+        shown = "\n".join(map(str, refused[:_MOST_REFUSED]))
+        raise DataError(f"{len(refused)} rows of the table are wrong\n{shown}{more}", file=rows[0].file)
+    return results
 
 
 def _read_lines(file: Path) -> list[tuple[int, list[str]]]:

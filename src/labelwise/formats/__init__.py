@@ -24,6 +24,7 @@ __all__ = [
     "SUFFIXES",
     "Geometry",
     "Layout",
+    "files_of",
     "read_geometry",
     "read_image",
     "read_labels",
@@ -54,6 +55,11 @@ def stem(path: Path | str) -> str:
     """The file name without its known suffix: ``scans/liver_001.nii.gz`` -> ``liver_001``."""
     name = Path(path).name
     return name[: len(name) - len(suffix(path))]
+
+
+def files_of(path: Path) -> list[Path]:
+    """All files that make up a scan: the file itself, and those in which a .nhdr or .mhd keeps its voxels."""
+    return [path, *_itk().data_files(path)] if suffix(path) in _ITK else [path]
 
 
 def read_geometry(path: Path, layout: Layout = _PLAIN) -> Geometry:
@@ -238,7 +244,7 @@ def _as_integers(path: Path, values: Array) -> Array:
     """Floating-point labels as int32, if every one is a whole number."""
     _check_finite(path, values)
     whole = np.rint(values)
-    wrong = (np.abs(values - whole) > _INTEGRAL_WITHIN) | (np.abs(whole) > np.iinfo(np.int32).max)
+    wrong = (np.abs(values - whole) > _INTEGRAL_WITHIN) | (np.abs(whole) >= np.iinfo(np.int32).max)
     if wrong.any():
         examples = ", ".join(f"{value:g}" for value in np.unique(values[wrong])[:5])
         raise DataError(

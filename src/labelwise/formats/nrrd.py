@@ -45,6 +45,28 @@ def read(path: Path) -> tuple[Array, Geometry]:
     return SimpleITK.GetArrayFromImage(image).T.reshape(geometry.shape), geometry
 
 
+def data_files(path: Path) -> list[Path]:
+    """The files beside a .nhdr or .mhd that hold its voxels, as far as they are there; none for other files."""
+    if path.suffix.lower() not in _WITH_SEPARATE_DATA:
+        return []
+    with path.open("rb") as file:
+        header = file.read(_LONGEST_HEADER).decode("utf-8", "replace")
+    entry = re.search(
+        r"^(?:ElementDataFile[ \t]*=|data ?file:)[ \t]*(.*)$", header, re.MULTILINE | re.IGNORECASE
+    )
+    if entry is None:
+        return []
+    named = entry[1].strip()
+    if named.startswith("LIST"):
+        files = [path.parent / line.strip() for line in header[entry.end() :].splitlines() if line.strip()]
+    elif "%" in named:  # slice_%03d.raw 1 40 1
+        pattern = path.parent / re.sub(r"(%\d*d)+", "*", named.split()[0])
+        files = sorted(pattern.parent.glob(pattern.name))
+    else:
+        files = [path.parent / named]
+    return [file for file in files if file.is_file()]
+
+
 def _read_header(path: Path) -> SimpleITK.ImageFileReader:
     _check_dimensions(path)
     reader = SimpleITK.ImageFileReader()

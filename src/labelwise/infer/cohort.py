@@ -17,11 +17,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from labelwise.atomic import write_json, write_text
+from labelwise.atomic import discard_leftovers, write_json, write_text
 from labelwise.engine import Outcome, run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError, naming
 from labelwise.formats import read_geometry, read_image, write_labels
@@ -60,6 +61,9 @@ def predict_cohort(
 ) -> list[Outcome[Scan, Path]]:
     """Predict every scan into `output_folder`; returns one outcome per scan, those finished before first.
 
+    A result that is there is kept if it is of this model, of settings that give the same labels, and on the
+    grid of the scan; else it is an error of that scan, unless `overwrite` replaces all of them.
+
     The next scan is read and prepared in a thread while the network works on the current one.
 
     Errors
@@ -70,7 +74,7 @@ def predict_cohort(
     """
     folder = Path(output_folder)
     _check_targets(scans, folder)
-    found = (_found(scan, folder, segmenter.model_id) for scan in scans if not overwrite)
+    found = (_found(scan, folder, segmenter) for scan in scans if not overwrite)
     outcomes = [outcome for outcome in found if outcome is not None]
     settled = {outcome.item.id for outcome in outcomes}
     sizes = {scan.id: _num_voxels(scan) for scan in scans if scan.id not in settled}
@@ -121,6 +125,8 @@ def _predict(segmenter: Segmenter, scan: Scan, prepared: Future[Prepared], folde
         "versions": dict(segmenter.versions),
         "seconds": round(time.perf_counter() - start, 3),
     }
+    discard_leftovers(target)
+    target.unlink(missing_ok=True)  # if this process dies here, no old result stands beside a new record
     write_json(_sidecar(target), record)
     write_labels(target, labels, like=scan.images[0], layout=scan.layout, names=segmenter.label_space.names)
     return target
@@ -140,26 +146,59 @@ def _read_ahead(plan: Plan, scans: Sequence[Scan]) -> Generator[Future[Prepared]
         yield following
 
 
-def _found(scan: Scan, folder: Path, model_id: str) -> Outcome[Scan, Path] | None:
-    """The outcome of a scan whose result is there already: done, or an error if it is not this model's."""
+def _found(scan: Scan, folder: Path, segmenter: Segmenter) -> Outcome[Scan, Path] | None:
+    """The outcome of a scan whose result is there already: done, or an error if it is not what is asked for."""
     target = result_path(scan, folder)
     if not target.exists():
         return None
-    try:
-        model = json.loads(_sidecar(target).read_text(encoding="utf-8")).get("model")
-    except (OSError, ValueError, AttributeError):
-        model = None
-    if model == model_id:
+    record = _read_record(_sidecar(target))
+    model, settings = record.get("model"), _deciding(record.get("inference"))
+    wanted = _deciding(json.loads(json.dumps(asdict(segmenter.config))))
+    if model != segmenter.model_id:
+        what = "the result was not written by this model"
+        found = f"model '{model}'" if model else "no record of a model"
+        expected = f"model '{segmenter.model_id}'"
+    elif changed := sorted(name for name in wanted if settings.get(name) != wanted[name]):
+        what = "the result was predicted with other settings"
+        found = ", ".join(f"{name} {settings.get(name)}" for name in changed)
+        expected = ", ".join(f"{name} {wanted[name]}" for name in changed)
+    elif grids := _different_grids(scan, target):
+        what = "the result does not lie on the grid of this scan"
+        found, expected = grids
+    else:
         return Outcome(scan, result=target)
-    error = ConfigError(
-        "the result was not written by this model",
-        case=scan.id,
-        file=target,
-        found=f"model '{model}'" if model else "no record of a model",
-        expected=f"model '{model_id}'",
-        do="choose another output folder, or predict again with --overwrite",
+    do = "choose another output folder, or predict again with --overwrite"
+    return Outcome(
+        scan, error=ConfigError(what, case=scan.id, file=target, found=found, expected=expected, do=do)
     )
-    return Outcome(scan, error=error)
+
+
+def _read_record(file: Path) -> dict[str, Any]:
+    """What was written beside a result; nothing if that cannot be read."""
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _deciding(settings: Any) -> dict[str, Any]:
+    """The settings that decide what is predicted; the others are for speed and memory."""
+    chosen = settings if isinstance(settings, dict) else {}
+    return {name: value for name, value in chosen.items() if name not in ("batch_size", "precision")}
+
+
+def _different_grids(scan: Scan, target: Path) -> tuple[str, str] | None:
+    """The grid of a result and that of its scan, if they differ: another scan may have had the same name."""
+    try:
+        expected = read_geometry(scan.images[0], scan.layout)
+    except (DataError, OSError):
+        return None  # what was predicted before the scan was moved away is still right
+    try:
+        found = read_geometry(target)
+    except DataError:
+        return "a damaged file", str(expected)
+    return None if expected.matches(found) else (str(found), str(expected))
 
 
 def _check_targets(scans: Sequence[Scan], folder: Path) -> None:

@@ -14,13 +14,14 @@ Spec       docs/methods/mean_teacher.md: where paper and official code differ, a
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from labelwise.components.choose import take
 from labelwise.components.ema import EmaTeacher
 from labelwise.components.perturb import add_noise
 from labelwise.components.pseudo_label import complete
@@ -33,12 +34,12 @@ from labelwise.types import Batch, Progress
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class MeanTeacherConfig:
-    ema_decay: float = 0.99  # a
-    consistency_weight: float = 0.1  # w at the end of the ramp
-    ramp_fraction: float = 1.0  # part of the training over which w rises
-    ramp_interval: int = 150  # w changes every so many steps
-    noise_std: float = 0.1  # of the normalised image
-    noise_clip: float = 0.2
+    ema_decay: Annotated[float, Field(ge=0, le=1)] = 0.99  # a
+    consistency_weight: NonNegativeFloat = 0.1  # w at the end of the ramp
+    ramp_fraction: NonNegativeFloat = 1.0  # part of the training over which w rises
+    ramp_interval: PositiveInt = 150  # w changes every so many steps
+    noise_std: NonNegativeFloat = 0.1  # of the normalised image
+    noise_clip: NonNegativeFloat = 0.2
     consistency_on: Literal["open", "all"] = "open"  # voxels that labels leave open, or every voxel
     squared_dice: bool = True
     dice_pooling: Literal["case", "batch"] = "batch"
@@ -78,13 +79,13 @@ class MeanTeacher(Method):
         rows = list(range(len(logits))) if self.config.consistency_on == "all" else batch.incomplete_rows
         if not rows:
             return logits.sum() * 0
-        labels, annotated = batch.labels[rows], batch.annotated[rows]
-        noisy = add_noise(batch.images[rows], self.config.noise_std, self.config.noise_clip)
+        labels, annotated = take(batch.labels, rows), take(batch.annotated, rows)
+        noisy = add_noise(take(batch.images, rows), self.config.noise_std, self.config.noise_clip)
         teacher_probabilities = complete(self.teacher(noisy).softmax(dim=1), labels, annotated)
         where = open_voxels(labels, annotated)
         if self.config.consistency_on == "all":
             where = torch.ones_like(where)
-        return squared_difference(logits[rows].softmax(dim=1), teacher_probabilities, where)
+        return squared_difference(take(logits, rows).softmax(dim=1), teacher_probabilities, where)
 
     def weight(self, progress: Progress) -> float:
         """w(t): the sigmoid ramp of the step, in stairs of `ramp_interval` steps as in the official code."""

@@ -19,10 +19,11 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from labelwise.components.choose import take
 from labelwise.components.ema import EmaTeacher
 from labelwise.components.perturb import add_noise
 from labelwise.components.pseudo_label import complete
@@ -36,15 +37,15 @@ from labelwise.types import Batch, Progress
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class UncertaintyAwareMeanTeacherConfig:
-    ema_decay: float = 0.99  # a
-    consistency_weight: float = 0.1  # w at the end of the ramp
-    ramp_fraction: float = 1.0  # part of the training over which w rises
-    ramp_interval: int = 150  # w changes every so many steps
-    passes: Annotated[int, Field(ge=1)] = 8  # T
-    threshold_start: float = 0.75  # of the largest possible entropy, at the first step
-    threshold_end: float = 1.0  # the same at the last step
-    noise_std: float = 0.1  # of the normalised image
-    noise_clip: float = 0.2
+    ema_decay: Annotated[float, Field(ge=0, le=1)] = 0.99  # a
+    consistency_weight: NonNegativeFloat = 0.1  # w at the end of the ramp
+    ramp_fraction: NonNegativeFloat = 1.0  # part of the training over which w rises
+    ramp_interval: PositiveInt = 150  # w changes every so many steps
+    passes: PositiveInt = 8  # T
+    threshold_start: NonNegativeFloat = 0.75  # of the largest possible entropy, at the first step
+    threshold_end: NonNegativeFloat = 1.0  # the same at the last step
+    noise_std: NonNegativeFloat = 0.1  # of the normalised image
+    noise_clip: NonNegativeFloat = 0.2
     squared_dice: bool = True
     dice_pooling: Literal["case", "batch"] = "batch"
     eval_model: Literal["student", "teacher"] = "student"
@@ -83,7 +84,9 @@ class UncertaintyAwareMeanTeacher(Method):
         rows = batch.incomplete_rows
         if not rows:
             return logits.sum() * 0
-        images, labels, annotated = batch.images[rows], batch.labels[rows], batch.annotated[rows]
+        images, labels, annotated = (
+            take(values, rows) for values in (batch.images, batch.labels, batch.annotated)
+        )
         teacher_probabilities = complete(self.noisy_pass(images).exp(), labels, annotated)
         repeated = mean_log_probability(self.noisy_pass(images) for _ in range(self.config.passes))
         uncertainty = voxel_entropy(complete(repeated.exp(), labels, annotated).log())
@@ -91,7 +94,7 @@ class UncertaintyAwareMeanTeacher(Method):
             uncertainty < self.threshold(progress) * possible_classes(labels, annotated).sum(dim=1).log()
         )
         where = certain & open_voxels(labels, annotated)
-        return squared_difference(logits[rows].softmax(dim=1), teacher_probabilities, where)
+        return squared_difference(take(logits, rows).softmax(dim=1), teacher_probabilities, where)
 
     def noisy_pass(self, images: Tensor) -> Tensor:
         """Log-probabilities of the teacher for images with fresh noise (and fresh dropout)."""

@@ -132,7 +132,7 @@ def _best(
     measures: Sequence[Measure],
     rows: Sequence[str],
 ) -> set[Key]:
-    """Keys of the best cells; equal printed numbers share the mark.
+    """Keys of the best cells; equal printed numbers share the mark, unless all runs have the same.
 
     Means over different cases cannot be ranked: where the runs lack different values, none is marked.
     """
@@ -146,8 +146,9 @@ def _best(
             keys = [(run, row, judged.name) for run in values]
             if judged.higher_is_better is None or not comparable or not cells[keys[0]].n:
                 continue
-            top = (max if judged.higher_is_better else min)(cells[key].mean for key in keys)
-            best.update(key for key in keys if judged.number(cells[key].mean) == judged.number(top))
+            top = judged.number((max if judged.higher_is_better else min)(cells[key].mean for key in keys))
+            equal = [key for key in keys if judged.number(cells[key].mean) == top]
+            best.update(equal if len(equal) < len(keys) else ())
     return best
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labelwise.report.measures import VARIANTS, Measure, p_text
+from labelwise.report.measures import UNDEFINED, VARIANTS, Measure, p_text
 from labelwise.report.statistics import defined_sd
 from labelwise.report.tables import Entry, Table
 
@@ -91,7 +91,10 @@ class Comparison:
         if len(self.runs) == 1:
             return f"{what[0].upper()}{what[1:]}: {values[0]}."
         if not best:
-            return f"No run is called best in {what}, for the means cannot be ranked: {', '.join(values)}."
+            numbers = {first.number(cell.mean) for cell in cells.values()}
+            equal = len(numbers) == 1 and UNDEFINED not in numbers
+            why = "all runs have the same" if equal else "the means cannot be ranked"
+            return f"No run is called best in {what}, for {why}: {', '.join(values)}."
         value = first.with_unit(cells[best[0]].mean)
         if len(best) > 1:
             return f"{_listed(best)} share the best {what}: {value}."
@@ -186,12 +189,12 @@ class Comparison:
     def _entry(self, run: str, row: str, m: Measure, beside: Sequence[Cell], *, seeds: bool = False) -> Entry:
         """Mean and spread; with its own n where a cell beside it has more cases."""
         cell = self.cells[run, row, m.name]
-        detail = f"± {m.number(cell.sd)}"
+        details = [f"± {m.number(cell.sd)}"] if math.isfinite(cell.sd) else []
         if seeds and math.isfinite(cell.seed_sd):
-            detail += f", seeds ± {m.number(cell.seed_sd)}"
+            details.append(f"seeds ± {m.number(cell.seed_sd)}")
         if cell.n < max(other.n for other in beside):
-            detail += f", n {cell.n}"
-        return Entry(m.number(cell.mean), detail, (run, row, m.name) in self.best)
+            details.append(f"n {cell.n}")
+        return Entry(m.number(cell.mean), ", ".join(details), (run, row, m.name) in self.best)
 
     def _legend(self, several_seeds: bool) -> str:
         legend = "Mean ± standard deviation over the cases"

@@ -156,7 +156,10 @@ def coverage_picture(annotated: Mapping[str, Mapping[str, int]], cases: Mapping[
                 Rectangle((column + 0.03, row + 0.06), 0.94, 0.88, fc=_COLOURS[0], alpha=shade, lw=0)
             )
             axes.text(column + 0.5, row + 0.5, str(count) if count else "–", ha="center", va="center")
-        headings = [f"{textwrap.fill(source, 14)}\n{cases[source]} cases" for source in sources]
+        headings = [
+            f"{textwrap.fill(source, 14)}\n{cases[source]} case{'' if cases[source] == 1 else 's'}"
+            for source in sources
+        ]
         axes.set_xticks(np.arange(len(sources)) + 0.5, headings)
         axes.set_yticks(np.arange(len(organs)) + 0.5, organs)
         axes.set(xlim=(0, len(sources)), ylim=(len(organs), 0))

@@ -104,7 +104,7 @@ def _classes(comparison: Comparison) -> str:
 
 def _table(table: Table, style: str = "") -> str:
     legend = f"<span>{escape(table.legend)}</span>" if table.legend else ""
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in table.header)
+    head = "".join(f'<th scope="col">{_name(text)}</th>' for text in table.header)
     return "\n".join(
         [
             f'<div class="scroll {style}" tabindex="0" role="region" aria-label="{escape(table.title)}">',
@@ -123,11 +123,17 @@ def _table(table: Table, style: str = "") -> str:
 def _row(entries: Sequence[Entry]) -> str:
     total = ' class="total"' if entries[0].text == MEAN else ""
     cells = "".join(map(_cell, entries[1:]))
-    return f'<tr{total}><th scope="row">{escape(entries[0].text)}</th>{cells}</tr>'
+    return f'<tr{total}><th scope="row">{_name(entries[0].text)}</th>{cells}</tr>'
+
+
+def _name(text: str) -> str:
+    """A name that may be long: its lines break after an underscore."""
+    return f"<span>{escape(text).replace('_', '_<wbr>')}</span>"
 
 
 def _cell(entry: Entry) -> str:
-    detail = f" <small>{escape(entry.detail)}</small>" if entry.detail else ""
+    parts = escape(entry.detail).replace(", ", ",\n").replace(" ", "&nbsp;")  # lines break at commas only
+    detail = f" <small>{parts}</small>" if entry.detail else ""
     if entry.best:
         value = f'<strong>{escape(entry.text)}</strong><span class="unseen"> best</span>'
         return f'<td class="best">{value}{detail}</td>'

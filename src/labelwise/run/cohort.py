@@ -13,9 +13,9 @@ from labelwise.data import check as checking
 from labelwise.data import importers
 from labelwise.data.coverage import Coverage, coverage
 from labelwise.data.hide import hide
-from labelwise.data.manifest import Manifest, merge, read_manifest, write_manifest
+from labelwise.data.manifest import MANIFEST_NAME, Manifest, merge, read_manifest, write_manifest
 from labelwise.data.split import hold_out, split_cases
-from labelwise.errors import ConfigError, did_you_mean
+from labelwise.errors import ConfigError, DataError, did_you_mean
 
 __all__ = ["CheckReport", "check", "import_data", "simulate"]
 
@@ -35,7 +35,7 @@ def import_data(
 
     Arguments
         sources         folders, or name -> folder; several are joined in one label space by class name
-        output          folder that receives manifest.csv and dataset.toml
+        output          folder that receives manifest.csv and dataset.toml; another manifest there is not replaced
         importer        how the folders are laid out; found out from their contents if not given
         annotated       organs that the labelled cases of a source are annotated for (per source, or for all);
                         default: all classes of the source
@@ -54,13 +54,32 @@ def import_data(
     if isinstance(annotated, Mapping) and (unknown := set(annotated) - set(named)):
         name = sorted(unknown)[0]
         raise ConfigError(
-            f"--annotated names no source '{name}'{did_you_mean(name, named)}", expected=", ".join(named)
+            f"--annotated names no source '{name}'{did_you_mean(name, named)}",
+            expected=", ".join(named) or "organs only, because there is one source without a name",
         )
     manifest = merge(parts) if len(parts) > 1 else parts[0]
     if validation or test:
         manifest = split_cases(manifest, validation=validation, test=test, seed=seed)
-    write_manifest(manifest, output)
+    _write(manifest, Path(output))
     return manifest
+
+
+def _write(manifest: Manifest, folder: Path) -> None:
+    """Never over another manifest: people correct theirs by hand, and a simulation must not hide its own source."""
+    if (folder / MANIFEST_NAME).exists() and not _holds(folder, manifest):
+        raise ConfigError(
+            "the output folder holds another manifest",
+            file=folder / MANIFEST_NAME,
+            do="choose another folder; or, if nobody needs that manifest any more, delete it",
+        )
+    write_manifest(manifest, folder)
+
+
+def _holds(folder: Path, manifest: Manifest) -> bool:
+    try:
+        return read_manifest(folder) == manifest
+    except DataError:  # damaged, but not ours to throw away
+        return False
 
 
 def _named(sources: Mapping[str, Path | str] | Sequence[Path | str]) -> Mapping[str, Path | str]:
@@ -146,12 +165,12 @@ def simulate(
 
     Arguments
         data        the manifest to begin with
-        output      folder for the new manifest
+        output      folder for the new manifest; another manifest there is not replaced
         mode        keep_labelled, one_organ_per_case, organs_per_case or by_source (see `labelwise.data.hide`)
         held_out    training patients (the last of the list) that become validation before labels are hidden
         settings    of the mode, e.g. n=8, or k=2, seed=1
     """
     manifest = hold_out(read_manifest(data), held_out)
     manifest = hide(manifest, mode, **settings)
-    write_manifest(manifest, output)
+    _write(manifest, Path(output))
     return manifest

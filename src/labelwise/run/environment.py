@@ -55,10 +55,20 @@ def _cpu_model() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this package was imported from, if it was."""
+    """The commit of the checkout that this package was imported from, if it was.
+
+    A package that is merely installed may lie in the checkout of another project, whose commit says nothing.
+    """
+    package = Path(__file__).parents[1]
+    top, commit = _git("rev-parse", "--show-toplevel"), _git("rev-parse", "HEAD")
+    return commit if top and Path(top) / "src" / "labelwise" == package.resolve() else None
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says about the folder of this file; None without git, or outside of a checkout."""
     try:
         result = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
+            ["git", *arguments],
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,

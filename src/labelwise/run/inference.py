@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,7 +18,7 @@ from labelwise.devices import choose_device
 from labelwise.engine import Outcome, run_jobs
 from labelwise.errors import ConfigError, DataError, did_you_mean
 from labelwise.evaluate.cases import VARIANTS, Score, Summary, Variant, evaluate_case, summarise, write_scores
-from labelwise.formats import read_labels, stem, suffix
+from labelwise.formats import read_labels
 from labelwise.infer.cohort import Segmenter, predict_cohort
 from labelwise.infer.model import WEIGHTS, Model, load_model
 from labelwise.infer.scans import Scan, find_scans
@@ -27,6 +26,7 @@ from labelwise.infer.sliding_window import InferenceConfig
 from labelwise.infer.windows import WindowGrid
 from labelwise.report.compare import compare
 from labelwise.run.environment import environment
+from labelwise.run.pairing import Pair, find_pairs, in_space
 from labelwise.settings import build_settings
 from labelwise.types import Array, Case, LabelSpace
 
@@ -74,7 +74,7 @@ def predict(
     Arguments
         model       model folder, or the folder of a run
         scans       a file, a folder, a list (.txt, .csv), or a manifest, of which `split` is predicted
-        output      folder for ``ID.nii.gz`` and ``ID.json``; results of this model that are there are kept
+        output      folder for ``ID.nii.gz`` and ``ID.json``; results of this model and these settings are kept
         modality    intensity rule to use; needed only if the model knows several
         settings    inference settings to change, e.g. {"overlap": 0.75} or {"inference.overlap": 0.75}
 
@@ -169,16 +169,6 @@ class EvaluationResult:
         return {"file": str(self.file), "summary": self.summary.to_json()}
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """A prediction and what it is compared with."""
-
-    case: str
-    prediction: Path
-    reference: Path | None  # None: the manifest's label file of this case
-    annotated: tuple[str, ...]
-
-
 def evaluate(
     predictions: Path | str,
     reference: Path | str,
@@ -193,6 +183,8 @@ def evaluate(
 ) -> EvaluationResult:
     """Compare label files with references, per case and class; classes that are not annotated do not count.
 
+    Classes are joined by name: a model may have learnt them in another order, or more of them.
+
     Arguments
         predictions     folder of label files, or of a run with a folder predictions/
         reference       a manifest, of which the annotated cases of `split` count; or a folder of label files
@@ -202,8 +194,8 @@ def evaluate(
         variant         default, or la_official (see `labelwise.evaluate.cases`)
 
     Errors
-        DataError       a prediction is missing, or prediction and reference lie on different grids; every
-                        problem is listed, and no file is written
+        DataError       a prediction is missing, its model does not know an annotated class, or prediction and
+                        reference lie on different grids; every problem is listed, and no file is written
     """
     if unit not in ("mm", "voxels"):
         raise ConfigError(f"unknown unit '{unit}'", expected="mm or voxels")
@@ -215,11 +207,11 @@ def evaluate(
     if (folder / PREDICTIONS).is_dir():
         folder = folder / PREDICTIONS
     target = Path(output) if output else (folder.parent if folder.name == PREDICTIONS else folder) / SCORES
-    manifest, space, pairs = _pairs(folder, Path(reference), split)
+    manifest, space, pairs = find_pairs(folder, Path(reference), split)
     job = partial(
         _score, manifest=manifest, label_space=space, in_mm=unit == "mm", variant=cast(Variant, variant)
     )
-    outcomes: list[Outcome[_Pair, list[Score]]] = []
+    outcomes: list[Outcome[Pair, list[Score]]] = []
     for outcome in run_jobs(job, pairs, engine=engine, workers=workers):
         outcomes.append(outcome)
         progress("evaluate", len(outcomes), len(pairs))
@@ -231,73 +223,8 @@ def evaluate(
     return EvaluationResult(scores, summarise(scores), target)
 
 
-def _pairs(folder: Path, reference: Path, split: str) -> tuple[Manifest | None, LabelSpace, list[_Pair]]:
-    found = _label_files(folder)
-    if not found:
-        raise DataError("no label file to evaluate", file=folder, do="run `labelwise predict` first")
-    manifest_file = reference / "manifest.csv" if reference.is_dir() else reference
-    if manifest_file.name == "manifest.csv" and manifest_file.exists():
-        manifest = read_manifest(manifest_file)
-        cases = [case for case in manifest.split(split) if case.annotated]
-        if not cases:
-            raise DataError(f"no annotated case is in the split '{split}'", file=manifest_file)
-        _require([case.id for case in cases], found, folder)
-        return (
-            manifest,
-            manifest.label_space,
-            [_Pair(case.id, found[case.id], None, tuple(sorted(case.annotated))) for case in cases],
-        )
-    space = _recorded_classes(folder, found)
-    references = _label_files(reference)
-    if not references:
-        raise DataError("no reference found", file=reference, expected="manifest.csv, or label files")
-    _require(list(references), found, folder)
-    return None, space, [_Pair(name, found[name], path, space.organs) for name, path in references.items()]
-
-
-def _label_files(folder: Path) -> dict[str, Path]:
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    return {stem(file): file for file in files if suffix(file) and not file.name.startswith(".")}
-
-
-def _require(names: Sequence[str], found: Mapping[str, Path], folder: Path) -> None:
-    if missing := [name for name in names if name not in found]:
-        raise DataError(
-            f"{len(missing)} of {len(names)} cases have no prediction",
-            file=folder,
-            found=", ".join(missing[:5]) + (" ..." if len(missing) > 5 else ""),
-            do="repeat `labelwise predict`; finished scans are kept",
-        )
-
-
-def _recorded_classes(folder: Path, found: Mapping[str, Path]) -> LabelSpace:
-    """The class table that `predict` wrote beside its results."""
-    for name in found:
-        record = folder / f"{name}.json"
-        if record.exists():
-            return _read_classes(record)
-    raise DataError(
-        "the classes of these label files are not known",
-        file=folder,
-        do="give a manifest as reference, or keep the .json records that `labelwise predict` writes",
-    )
-
-
-def _read_classes(record: Path) -> LabelSpace:
-    try:
-        classes = json.loads(record.read_text(encoding="utf-8"))["classes"]
-        return LabelSpace(tuple(classes[key] for key in sorted(classes, key=int)))
-    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
-        raise DataError(
-            "the record of a prediction is damaged",
-            file=record,
-            found=f"{type(error).__name__}: {error}",
-            do="delete it and its label file, and repeat `labelwise predict`",
-        ) from error
-
-
 def _score(
-    pair: _Pair, manifest: Manifest | None, label_space: LabelSpace, in_mm: bool, variant: Variant
+    pair: Pair, manifest: Manifest | None, label_space: LabelSpace, in_mm: bool, variant: Variant
 ) -> list[Score]:
     prediction = read_labels(pair.prediction)
     if pair.reference is not None:
@@ -309,12 +236,12 @@ def _score(
     _same_grid(pair, reference.affine, prediction.affine)
     spacing = reference.spacing_mm if in_mm else None
     return evaluate_case(
-        pair.case, reference.data, prediction.data, label_space=label_space, annotated=pair.annotated,
-        spacing_mm=spacing, variant=variant,
+        pair.case, reference.data, in_space(prediction.data, pair.classes, label_space),
+        label_space=label_space, annotated=pair.annotated, spacing_mm=spacing, variant=variant,
     )  # fmt: skip
 
 
-def _same_grid(pair: _Pair, reference: Array, prediction: Array) -> None:
+def _same_grid(pair: Pair, reference: Array, prediction: Array) -> None:
     if not np.allclose(reference, prediction, atol=1e-2):
         raise DataError(
             "prediction and reference lie on different grids",

@@ -60,7 +60,9 @@ def prepare_manifest(
 
 def store_folder(config: RunConfig) -> Path:
     """Where the prepared scans lie: one folder for each choice of settings, so that runs never share a wrong plan."""
-    root = Path(config.prepare.store) if config.prepare.store else Path(config.data) / "store"
+    manifest = Path(config.data)  # the file, or its folder
+    beside = (manifest.parent if manifest.is_file() else manifest) / "store"
+    root = Path(config.prepare.store) if config.prepare.store else beside
     chosen = {
         key: value for key, value in asdict(config.prepare).items() if key != "store" and value is not None
     }

@@ -9,7 +9,7 @@ from typing import Any
 
 from labelwise.config import read_recipe
 from labelwise.data.coverage import coverage
-from labelwise.data.manifest import Manifest, read_case_image, read_case_labels, read_manifest
+from labelwise.data.manifest import MANIFEST_NAME, Manifest, read_case_image, read_case_labels, read_manifest
 from labelwise.errors import ConfigError, DataError
 from labelwise.evaluate.cases import Score, read_scores
 from labelwise.formats import read_labels, suffix
@@ -85,13 +85,19 @@ def _logs(folder: Path) -> list[Path]:
 def _coverage(settings: Mapping[str, Mapping[str, Any]]) -> Picture | None:
     """What the training cases annotate, if all runs learnt from the same manifest."""
     data = {str(table.get("data", "")) for table in settings.values()}
-    folder = data.pop() if len(data) == 1 else ""
-    if not folder or not Path(folder).exists():
+    manifest = _manifest(data.pop()) if len(data) == 1 else None
+    if manifest is None:
         return None
-    rows = [row for row in coverage(read_manifest(folder), "train").rows if row.cases]
+    rows = [row for row in coverage(manifest, "train").rows if row.cases]
     return coverage_picture(
         {row.source: row.annotated for row in rows}, {row.source: row.cases for row in rows}
     )
+
+
+def _manifest(data: str) -> Manifest | None:
+    """The manifest of a run; None if it is not there any more, for a report must outlive the data."""
+    file = Path(data) / MANIFEST_NAME if Path(data).is_dir() else Path(data)
+    return read_manifest(file) if data and file.is_file() else None
 
 
 def _by_name(runs: Sequence[Path | str]) -> dict[str, list[Path]]:
@@ -124,8 +130,8 @@ def _facts(runs: Mapping[str, Path], settings: Mapping[str, Mapping[str, Any]]) 
     facts: dict[str, Any] = {}
     for name, folder in runs.items():
         table = settings[name]
-        if table:
-            steps = " + ".join(str(number) for number in table["train"]["steps"])
+        if table.keys() >= {"method", "net", "train", "seed"}:  # else somebody has shortened it
+            steps = " + ".join(str(number) for number in table["train"].get("steps", ["?"]))
             facts[name] = (
                 f"{table['method']['name']}, {table['net']['name']}, {steps} steps, seed {table['seed']}"
             )
@@ -139,20 +145,19 @@ def _pictures(
 ) -> list[CasePicture]:
     """The worst cases of all runs together, each shown for every run that has its prediction."""
     shown = []
-    manifests: dict[str, Manifest] = {}
+    manifests = {name: _manifest(str(table.get("data", ""))) for name, table in settings.items()}
     scores = {name: _scores(folder) for name, folder in runs.items()}
     everything = [score for of_run in scores.values() for score in of_run]
     for case_id in worst_cases(everything, max(1, count // max(len(runs), 1))):
         for name, folder in runs.items():
-            data = str(settings[name].get("data", ""))
             prediction = folder / PREDICTIONS / f"{case_id}.nii.gz"
-            if not prediction.exists() or not data or not Path(data).exists():
+            manifest = manifests[name]
+            if manifest is None or not prediction.exists():
                 continue
-            if data not in manifests:
-                manifests[data] = read_manifest(data)
-            case = next((case for case in manifests[data].cases if case.id == case_id), None)
-            if case is not None:  # else it was evaluated against another manifest than it was trained on
-                shown.append(_picture(case, name, manifests[data], prediction, scores[name]))
+            case = next((case for case in manifest.cases if case.id == case_id), None)
+            # Unknown if it was evaluated against another manifest than it was trained on.
+            if case is not None and all(file.exists() for file in (*case.images, case.labels) if file):
+                shown.append(_picture(case, name, manifest, prediction, scores[name]))
     return shown
 
 

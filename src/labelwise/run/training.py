@@ -14,7 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from labelwise.atomic import write_json, write_text
+from labelwise.atomic import discard_leftovers, write_json, write_text
 from labelwise.config import RunConfig
 from labelwise.console import Progress, silent
 from labelwise.data.loader import batches
@@ -89,7 +89,8 @@ def train(
         prepared.require_all()
     trainer = _Trainer(config, manifest, prepared, fabric, progress)
     if not overwrite:
-        check_continues(_stage_folder(folder, stages, 0) / LAST, trainer.settings)
+        for begun in (folder, folder / "stage_1"):  # by a method of one stage, or of several
+            check_continues(begun / LAST, trainer.settings)
     fabric.barrier()  # nobody looks any more at what rank 0 now replaces
     if fabric.is_global_zero:
         _begin(folder, config, overwrite=overwrite)
@@ -126,7 +127,8 @@ def _begin(folder: Path, config: RunConfig, *, overwrite: bool) -> None:
     if overwrite and (folder / RECORD).exists():
         for path in [path for pattern in WRITTEN for path in folder.glob(pattern)]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    write_text(folder / RECORD, config.to_toml())
+    # Absolute: a report of this run may be made in another folder.
+    write_text(folder / RECORD, replace(config, data=str(Path(config.data).absolute())).to_toml())
     write_json(folder / "environment.json", environment())
 
 
@@ -167,6 +169,10 @@ def _check_trainable(manifest: Manifest, config: RunConfig) -> None:
             do="set cases aside (split 'validation' in manifest.csv), or choose select = 'last'",
         )
     learns_from = find_method(config.method.name).card.learns_from
+    if "none" not in learns_from and not config.sampling.labelled_cases:
+        raise ConfigError(
+            f"{config.method.name} learns from labelled cases only", found="sampling.labelled_cases = 0"
+        )
     if "none" not in learns_from and (silent_cases := sum(not case.annotated for case in cases)):
         logger.info(
             "%d of %d training cases are not annotated; %s does not learn from them",
@@ -195,6 +201,7 @@ class _Trainer:
             num_classes=manifest.label_space.num_classes,
         )
         decisive = {key: value for key, value in asdict(config).items() if key not in NOT_DECISIVE}
+        del decisive["prepare"]["store"]  # the same scans may lie elsewhere
         ranks = {"precision": config.device.precision, "ranks": fabric.world_size}
         self.settings = {"run": replace_tuples(decisive), "device": ranks, "cases": self._digest()}
 
@@ -311,6 +318,7 @@ class _Trainer:
             "inference": asdict(self.config.inference),
             "training": training,
         }
+        discard_leftovers(folder / "model")
         save_model(folder / "model", info, method, self.nets)
 
 

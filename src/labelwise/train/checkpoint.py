@@ -64,12 +64,16 @@ def check_continues(path: Path, settings: Mapping[str, Any]) -> None:
     """Refuse to go on with a checkpoint that other settings began; without a checkpoint nothing is wrong.
 
     Errors
-        CheckpointError     unreadable file, a newer format, or other settings: the message names those
+        CheckpointError     unreadable or foreign file, a newer format, or other settings: the message names those
     """
     if not path.exists():
         return
     header = load_header(path)
-    if header.get("format", FORMAT + 1) > FORMAT:
+    if "format" not in header:
+        raise CheckpointError(
+            "this is no checkpoint of labelwise", file=path, do="choose another output folder"
+        )
+    if header["format"] > FORMAT:
         raise CheckpointError("written by a newer version of labelwise", file=path, do="update labelwise")
     before, now = _flat(header["facts"]["settings"]), _flat(settings)
     different = [key for key in {**before, **now} if before.get(key) != now.get(key)]

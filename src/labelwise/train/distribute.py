@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from labelwise.devices import choose_device, has_bf16, use_fast_layout
-from labelwise.errors import ConfigError
+from labelwise.errors import ConfigError, ResourceError
 
 # Fabric announces its precision at every start; the run's settings say it already.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -46,18 +46,25 @@ def connect(config: DeviceConfig) -> Fabric:
 
     Errors
         ConfigError     one numbered device for several processes
-        ResourceError   no such device here
+        ResourceError   no such device here, or fewer than processes
     """
     device = choose_device(config.device)
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device.type))
     processes, machines = _processes_and_machines(config)
-    if device.index is not None and processes * machines > 1:
+    numbered = device.index is not None and device.type != "cpu"  # all processes share cpu:0
+    if numbered and processes * machines > 1:
         raise ConfigError(
             f"{processes * machines} processes cannot share the device",
             found=f"device.device = '{config.device}'",
             expected=f"'{device.type}', of which each process takes one",
         )
-    devices: Any = [device.index] if device.index is not None else processes
+    there = torch.cuda.device_count() if device.type == "cuda" else 1
+    if device.type != "cpu" and processes > there:
+        raise ResourceError(
+            f"{processes} processes need a device each", found=f"{there} of '{device.type}' here",
+            do="lower device.processes",
+        )  # fmt: skip
+    devices: Any = [device.index] if numbered else processes
     strategy = DDPStrategy(find_unused_parameters=True, **KEEP_BUFFERS)
     fabric = Fabric(
         accelerator={"mps": "mps", "cuda": "cuda"}.get(device.type, "cpu"),

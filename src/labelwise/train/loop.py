@@ -47,7 +47,7 @@ class LoopConfig:
     )  # optimiser steps, one number for each stage of the method
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    clip_gradient: float | None = None  # largest norm of all gradients together
+    clip_gradient: Annotated[float, Field(gt=0)] | None = None  # largest norm of all gradients together
     log_every: Annotated[int, Field(ge=1)] = 10  # steps between two lines of the log
     validate_every: Annotated[int, Field(ge=0)] = 0  # steps between two validations; 0: only at the end
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 1.0  # at most this much work is lost to a kill
@@ -105,6 +105,7 @@ class _Training:
         self.step = self._resume()
         if fabric.is_global_zero:
             discard_leftovers(self.last)
+            discard_leftovers(self.best)
         log = stage.folder / "log.jsonl" if fabric.is_global_zero else None
         self.record = Record(log, keep_until=(stage.number, self.step))
         self.saved_at = time.monotonic()
@@ -115,29 +116,32 @@ class _Training:
         total, batches = self.stage.steps, iter(self.stage.batches(self.step))
         self.wrapped.train()
         with stop_signal() as stopped:
-            while self.step < total and not self._should_stop(stopped):
+            while self.step < total and not self._on_any_rank(stopped.is_set()):
                 self._optimise(next(batches), Progress(self.step, total))
                 self.step += 1
                 if self.step % self.config.log_every == 0 or self.step == total:
                     self._log()
                 if self._validation_is_due():
                     self._validate()
-                if time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes:
-                    self._log()  # refuses a loss that is not finite, before it reaches the checkpoint
+                if self._on_any_rank(time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes):
+                    self._require_finite()
                     self._save(self.last)
             interrupted = self.step < total
-            self._log()
+            self._require_finite()
             self._save(self.last)
         self.fabric.barrier()  # all ranks may read the checkpoint now
         return Result(self.step, interrupted, self.best_score, self.best_step)
 
-    def _should_stop(self, stopped: threading.Event) -> bool:
+    def _on_any_rank(self, here: bool) -> bool:
+        """Whether something is so on any rank; several ranks ask each other at the steps of the log only.
+
+        Signals and clocks differ between ranks, which must do the same at the same step or wait for each other forever.
+        """
         if self.fabric.world_size == 1:
-            return stopped.is_set()
-        # Ranks get the signal at different steps; they must leave at the same one or wait for each other forever.
+            return here
         if self.step % self.config.log_every:
             return False
-        votes = torch.tensor(float(stopped.is_set()), device=self.fabric.device)
+        votes = torch.tensor(float(here), device=self.fabric.device)
         return bool(mean_over_ranks(self.fabric, votes) > 0)
 
     def _optimise(self, batch: Batch, progress: Progress) -> None:
@@ -145,9 +149,11 @@ class _Training:
             step_seed(self.stage.seed, self.stage.number, progress.step, self.fabric.global_rank)
         )
         set_rate(self.optimizers, rate_factor(self.config.schedule, progress.step, progress.total))
-        with SafeConvolutions():
+        with (
+            SafeConvolutions()
+        ):  # also while the backward pass computes again what the forward pass did not keep
             terms: dict[str, Tensor] = self.wrapped(batch, progress)
-        self.fabric.backward(torch.stack(list(terms.values())).sum())
+            self.fabric.backward(torch.stack(list(terms.values())).sum())
         if self.config.clip_gradient is not None:
             parameters = [
                 p for group in self.optimizers for entry in group.param_groups for p in entry["params"]
@@ -173,21 +179,33 @@ class _Training:
         self.sums, self.counted = {}, 0
         loss = sum(terms.values())
         if not math.isfinite(loss):
-            raise self._not_finite(terms)
+            guilty = ", ".join(name for name, value in terms.items() if not math.isfinite(value))
+            raise self._not_finite("the loss is", f"term {guilty}")
         rate = self.optimizers[0].param_groups[0]["lr"]
         facts = {"stage": self.stage.number, "loss": loss, "terms": terms, "rate": rate}
         self.record.write("train", self.step, **facts)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
         self.report(self.step, self.stage.steps, f"loss {loss:.4f}  ({shown})")
 
-    def _not_finite(self, terms: Mapping[str, float]) -> TrainingError:
-        guilty = ", ".join(name for name, value in terms.items() if not math.isfinite(value))
+    def _require_finite(self) -> None:
+        """Refuse a loss and weights that are not finite: they must not reach a checkpoint.
+
+        A finite loss may have a gradient that is not; then the next loss would tell, but after the checkpoint.
+        """
+        self._log()
+        weights = dict(self.stage.method.named_parameters())
+        if not torch.stack([weight.isfinite().all() for weight in weights.values()]).all():
+            guilty = next(name for name, weight in weights.items() if not weight.isfinite().all())
+            raise self._not_finite("the weights are", f"weight {guilty}")
+
+    def _not_finite(self, subject: str, found: str) -> TrainingError:
+        kept = "; the last checkpoint before this is kept" if self.last.exists() else ""
         return TrainingError(
-            f"the loss is not finite within the steps up to {self.step}",
-            found=f"term {guilty}",
-            file=self.last,
-            do="lower train.optimizer.rate, set train.clip_gradient = 12, or device.precision = 'float32'; "
-            "the last checkpoint before this is kept",
+            f"{subject} not finite within the steps up to {self.step}",
+            found=found,
+            file=self.last if kept else None,
+            do="lower train.optimizer.rate, set train.clip_gradient = 12, or device.precision = 'float32'"
+            + kept,
         )
 
     def _validation_is_due(self) -> bool:
@@ -198,7 +216,7 @@ class _Training:
 
     def _validate(self) -> None:
         assert self.stage.validate is not None
-        self._log()
+        self._require_finite()
         # Every rank validates, so none waits for another; the score and the checkpoint of rank 0 count.
         predictor = self.stage.method.predictor()
         predictor.eval()
@@ -221,7 +239,8 @@ class _Training:
                 "settings": self.stage.settings,
             }
             save_checkpoint(path, self.stage.method, self.optimizers, facts)
-        self.saved_at = time.monotonic()
+        if path == self.last:  # a run goes on from this one only
+            self.saved_at = time.monotonic()
 
     def _resume(self) -> int:
         if not self.last.exists():

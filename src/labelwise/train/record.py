@@ -28,7 +28,8 @@ class Record:
         """Append one event, flushed, so that a killed run loses nothing of its log."""
         if self.path is None:
             return
-        line = json.dumps({"time": round(time.time(), 3), "step": step, "event": event, **facts})
+        known = {name: None if value != value else value for name, value in facts.items()}  # JSON has no NaN
+        line = json.dumps({"time": round(time.time(), 3), "step": step, "event": event, **known})
         with explained(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
             file.flush()
@@ -36,11 +37,13 @@ class Record:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The events of a log. A last line cut off by a kill is left out."""
+    """The events of a log. A last line cut off by a kill is left out, and so is whatever is no event."""
     events = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            events.append(json.loads(line))
+            event = json.loads(line)
         except json.JSONDecodeError:
             continue
+        if isinstance(event, dict) and "step" in event:
+            events.append(event)
     return events

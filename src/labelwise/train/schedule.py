@@ -9,23 +9,30 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch.optim import Optimizer
 
+from labelwise.errors import ConfigError
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class OptimizerConfig:
     name: Literal["sgd", "adamw", "adam"] = "sgd"
-    rate: Annotated[float, Field(gt=0)] = 0.01  # learning rate before the schedule
-    momentum: float = 0.9  # sgd only
+    rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01  # learning rate before the schedule
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd only
     nesterov: bool = False  # sgd only
-    weight_decay: float = 1e-4
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-4
+
+    def __post_init__(self) -> None:
+        if self.nesterov and not self.momentum:
+            raise ConfigError("nesterov needs a momentum", found="train.optimizer.momentum = 0")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ScheduleConfig:
     name: Literal["poly", "step", "constant"] = "poly"
-    power: float = 0.9  # poly: (1 - step / total) ** power
-    milestones: tuple[float, ...] = (5 / 12, 5 / 6)  # step: parts of the training after which the rate drops
-    factor: float = 0.1  # step: by this factor
-    warmup_steps: int = 0  # linear rise at the beginning
+    power: Annotated[float, Field(ge=0)] = 0.9  # poly: (1 - step / total) ** power
+    # step: parts of the training after which the rate drops
+    milestones: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (5 / 12, 5 / 6)
+    factor: Annotated[float, Field(ge=0)] = 0.1  # step: by this factor
+    warmup_steps: Annotated[int, Field(ge=0)] = 0  # linear rise at the beginning
 
 
 def rate_factor(config: ScheduleConfig, step: int, total: int) -> float:

@@ -38,12 +38,17 @@ def files_below(folder: Path, endings: Sequence[str] = SUFFIXES) -> list[Path]:
 
 def _walk(folder: Path, endings: tuple[str, ...]) -> Iterator[Path]:
     for entry in folder.iterdir():
-        if _is_junk(entry):
+        if _is_junk(entry) or _leads_back(entry):
             continue
         if entry.is_dir():  # also a folder called x.nii, into which some archives unpack x.nii
             yield from _walk(entry, endings)
         elif entry.name.lower().endswith(endings):
             yield entry
+
+
+def _leads_back(entry: Path) -> bool:
+    """Whether an entry is a link to a folder in which it lies: its files would be found again and again."""
+    return entry.is_symlink() and entry.parent.resolve().is_relative_to(entry.resolve())
 
 
 def _is_junk(entry: Path) -> bool:

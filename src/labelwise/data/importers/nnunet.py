@@ -6,8 +6,9 @@
     imagesTs/, labelsTs/            test cases
     splits_final.json               list of {"train": [...], "val": [...]}, for the option `fold`
 
-The label ``ignore`` marks voxels about which nothing is known. Regions (lists of integers) are passed over:
-classes of a label space do not overlap.
+The label ``ignore`` marks voxels about which nothing is known. Regions (lists of several integers) are passed
+over: classes of a label space do not overlap. Voxels that only a region names are none of the other classes,
+and count as background.
 
 Source
     nnU-Net, documentation/dataset_format.md and documentation/manual_data_splits.md.
@@ -37,7 +38,7 @@ from labelwise.data.source import Modality
 from labelwise.data.text import read_text
 from labelwise.errors import ConfigError, DataError
 from labelwise.formats import SUFFIXES, stem
-from labelwise.types import Case, LabelSpace
+from labelwise.types import BACKGROUND, Case, LabelSpace
 
 LOOKS_FOR = "dataset.json, imagesTr/<case>_0000.nii.gz and labelsTr/<case>.nii.gz"
 FOLDERS = (("imagesTr", "labelsTr", "train"), ("imagesTs", "labelsTs", "test"))
@@ -139,7 +140,7 @@ def _modality(channels: list[str]) -> Modality:
     return "mr"
 
 
-def _classes(dataset: Mapping[str, Any], folder: Path) -> dict[str, int]:
+def _classes(dataset: Mapping[str, Any], folder: Path) -> dict[str, int | list[int]]:
     labels = dataset.get("labels")
     if isinstance(labels, dict) and all(isinstance(name, str) for name in labels.values()):
         labels = {
@@ -151,19 +152,45 @@ def _classes(dataset: Mapping[str, Any], folder: Path) -> dict[str, int]:
             file=folder / "dataset.json",
             expected='"labels": {"background": 0, "liver": 1}',
         )
-    regions = [name for name, value in labels.items() if isinstance(value, list)]
-    if regions:
-        logger.warning("regions are passed over, classes may not overlap: %s", ", ".join(regions))
+    labels = {
+        name: value[0] if isinstance(value, list) and len(value) == 1 else value
+        for name, value in labels.items()
+    }
+    regions = {name: value for name, value in labels.items() if isinstance(value, list)}
     classes = {name: value for name, value in labels.items() if name not in regions}
-    if wrong := {name: value for name, value in classes.items() if type(value) is not int}:
+    if wrong := {name: value for name, value in labels.items() if not all(map(_is_integer, _listed(value)))}:
         raise DataError("a label is not an integer", file=folder / "dataset.json", found=wrong)
     if len(class_names(classes)) < 2:
         raise DataError(
             "dataset.json names no class beside the background",
             file=folder / "dataset.json",
             found=dataset.get("labels"),
+            do="name at least one class by a single integer: regions are passed over" if regions else None,
         )
-    return classes
+    return _without_regions(classes, regions)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _is_integer(value: Any) -> bool:
+    return type(value) is int  # True and False are integers, too, but no label
+
+
+def _without_regions(
+    classes: Mapping[str, int], regions: Mapping[str, list[int]]
+) -> dict[str, int | list[int]]:
+    """The classes; the background gets the values that only regions name, with a message."""
+    known = {*classes.values(), classes.get(BACKGROUND, 0)}
+    rest = sorted({value for values in regions.values() for value in values} - known)
+    if regions:
+        logger.warning(
+            "regions are passed over, classes may not overlap: %s%s",
+            ", ".join(regions),
+            f"; what only they name is background: {', '.join(map(str, rest))}" if rest else "",
+        )
+    return {**classes, BACKGROUND: [classes.get(BACKGROUND, 0), *rest]} if rest else dict(classes)
 
 
 def _ending(dataset: Mapping[str, Any], folder: Path) -> str:
@@ -191,12 +218,12 @@ def _all_channels(case_id: str, files: Mapping[int, Path], number: int) -> tuple
 
 def _with_fold(manifest: Manifest, file: Path, fold: int) -> Manifest:
     folds = _read_json(file)
-    if not isinstance(folds, list) or not 0 <= fold < len(folds):
-        raise ConfigError(
-            f"there is no fold {fold}",
-            found=file,
-            expected=f"0 to {len(folds) - 1}" if isinstance(folds, list) else "a list",
+    if not isinstance(folds, list) or not all(map(_is_fold, folds)):
+        raise DataError(
+            f"{file.name} is not a list of folds", file=file, expected='[{"train": ["a"], "val": ["b"]}, ...]'
         )
+    if not 0 <= fold < len(folds):
+        raise ConfigError(f"there is no fold {fold}", found=file, expected=f"0 to {len(folds) - 1}")
     split = dict.fromkeys(folds[fold]["train"], "train") | dict.fromkeys(folds[fold]["val"], "validation")
     known = {case.id for case in manifest.split("train")}
     report(f"{file.name} names cases that are not there", sorted(set(split) - known))
@@ -209,3 +236,10 @@ def _with_fold(manifest: Manifest, file: Path, fold: int) -> Manifest:
         [case.id for case in cases if not case.split],
     )
     return manifest.replace_cases(cases)
+
+
+def _is_fold(entry: Any) -> bool:
+    if not isinstance(entry, dict):
+        return False
+    lists = [entry.get("train"), entry.get("val")]
+    return all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists)

@@ -1,0 +1,48 @@
+"""A report outlives what it was made of: data that moved, scans that were deleted, settings cut short."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from labelwise import run
+
+pytestmark = pytest.mark.usefixtures("one_process")
+
+
+@pytest.fixture
+def finished(tiny_run, tiny_cohort, tmp_path) -> Path:
+    """A copy of a finished run, with data of its own."""
+    data = shutil.copytree(tiny_cohort, tmp_path / "data", ignore=shutil.ignore_patterns("store"))
+    folder = shutil.copytree(tiny_run, tmp_path / "first")
+    text = (folder / "run.toml").read_text().splitlines()
+    (folder / "run.toml").write_text("\n".join([f"data = '{data}'", *text[1:]]))
+    return folder
+
+
+def pictures(folder: Path) -> int:
+    page = run.report([folder], folder / "page.html").read_text(encoding="utf-8")
+    return page.count("<img ")
+
+
+def test_the_cases_are_shown(finished):
+    assert pictures(finished) == 2
+
+
+def test_a_case_whose_scan_was_deleted_is_not_shown(finished, tmp_path):
+    (tmp_path / "data" / "images" / "test_001.nii.gz").unlink()
+    assert pictures(finished) == 1
+
+
+def test_a_folder_that_holds_no_manifest_any_more_shows_nothing(finished, tmp_path):
+    (tmp_path / "data" / "manifest.csv").unlink()
+    assert pictures(finished) == 0
+
+
+def test_settings_that_were_shortened_are_not_told(finished):
+    (finished / "run.toml").write_text("seed = 3\n")
+    page = run.report([finished], finished / "page.html").read_text(encoding="utf-8")
+    assert "run.toml" in page
+    assert " steps, seed" not in page
