@@ -165,6 +165,10 @@ def read_recipe(path: Path) -> dict[str, Any]:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
+    except IsADirectoryError as error:
+        raise ConfigError(
+            "a folder is no recipe", file=path, do=f"name it as the data set: --data {path}"
+        ) from error
     except FileNotFoundError as error:
         raise ConfigError("the recipe does not exist", file=path) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

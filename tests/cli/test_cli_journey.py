@@ -306,7 +306,7 @@ def predicted(answer, folder: Path) -> list[str]:
 def test_predict_a_file(command, tiny_run, scans, tmp_path):
     answer = command("predict", tiny_run, scans / "one.nii.gz", "-o", tmp_path, "-d", "cpu")
     assert predicted(answer, tmp_path) == ["one.nii.gz"]
-    assert f"{tmp_path}: 1 scans segmented, 0 failed" in answer.out
+    assert f"{tmp_path}: 1 scan segmented, 0 failed" in answer.out
     result, scan = read_geometry(tmp_path / "one.nii.gz"), read_geometry(scans / "one.nii.gz")
     assert result.matches(scan)
 

@@ -223,7 +223,7 @@ def test_a_garbled_recipe_is_named(tmp_path, content, expected):
 
 def test_a_recipe_that_is_not_there_or_a_folder(tmp_path):
     assert "the recipe does not exist" in refused(tmp_path / "none.toml")
-    assert "the recipe cannot be read" in refused(tmp_path)
+    assert f"--data {tmp_path}" in refused(tmp_path)
 
 
 def test_a_missing_or_longer_chain_of_recipes_is_refused(tmp_path):

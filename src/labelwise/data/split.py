@@ -77,7 +77,7 @@ def hold_out(manifest: Manifest, number: int) -> Manifest:
 
 
 def _number(name: str, share: int | float, total: int) -> int:
-    if share < 0 or (isinstance(share, float) and share >= 1):
+    if not share >= 0 or (isinstance(share, float) and share >= 1):  # NaN is no number of anything
         raise ConfigError(
             f"'{name}' is a number of groups or a fraction",
             found=share,

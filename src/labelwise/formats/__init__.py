@@ -217,7 +217,7 @@ def _checked_suffix(path: Path) -> str:
             do="convert the scan to NIfTI (DICOM series: with dcm2niix)",
         )
     if not Path(path).is_file():
-        raise DataError("there is no such file", file=path, do="correct the path in the manifest")
+        raise DataError("there is no such file", file=path, do="correct its path")
     return kind
 
 

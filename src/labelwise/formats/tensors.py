@@ -36,8 +36,11 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str,
     # safetensors refuses shared memory and keeps no memory layout: store plain contiguous copies on the host.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         try:
             save_file(plain, temporary, metadata={"labelwise": json.dumps(header)})
+            temporary.chmod(mode)  # safetensors lets nobody but the owner read
         except SafetensorError as error:
             raise _as_os_error(error) from error
 

@@ -24,6 +24,7 @@ from labelwise.infer.model import WEIGHTS, Model, load_model
 from labelwise.infer.scans import Scan, find_scans
 from labelwise.infer.sliding_window import InferenceConfig
 from labelwise.infer.windows import WindowGrid
+from labelwise.lock import only_writer
 from labelwise.report.compare import compare
 from labelwise.run.environment import environment
 from labelwise.run.pairing import Pair, find_pairs, in_space
@@ -45,7 +46,8 @@ class PredictionResult:
 
     def to_text(self) -> str:
         """One line for the whole, and the message of each failure."""
-        head = f"{self.folder}: {len(self.written)} scans segmented, {len(self.failed)} failed"
+        scans = "scan" if len(self.written) == 1 else "scans"
+        head = f"{self.folder}: {len(self.written)} {scans} segmented, {len(self.failed)} failed"
         return "\n".join([head, *self.failed.values()])
 
     def facts(self) -> dict[str, Any]:
@@ -97,7 +99,8 @@ def predict(
     def show(done: int, total: int, seconds_left: float | None) -> None:
         progress("predict", done, total)
 
-    outcomes = predict_cohort(segmenter, items, output, overwrite=overwrite, progress=show)
+    with only_writer(output):
+        outcomes = predict_cohort(segmenter, items, output, overwrite=overwrite, progress=show)
     return PredictionResult(
         Path(output),
         {outcome.item.id: outcome.result for outcome in outcomes if outcome.result is not None},
@@ -106,6 +109,9 @@ def predict(
 
 
 def _scans(path: Path, split: str, model: Model, modality: str | None) -> list[Scan]:
+    known = model.info.modalities
+    if modality is not None and modality not in known:
+        raise ConfigError(f"the model does not know the modality '{modality}'", expected=", ".join(known))
     manifest_file = path / "manifest.csv" if path.is_dir() else path
     if manifest_file.name == "manifest.csv" and manifest_file.exists():
         manifest = read_manifest(manifest_file)
@@ -118,7 +124,6 @@ def _scans(path: Path, split: str, model: Model, modality: str | None) -> list[S
             Scan(case.id, case.images, modality or sources[case.source].modality, sources[case.source].layout)
             for case in cases
         ]
-    known = model.info.modalities
     if modality is None and len(known) > 1:
         raise ConfigError(
             "the model knows several modalities", expected=", ".join(known), do="choose one by --modality"
@@ -207,6 +212,10 @@ def evaluate(
     if (folder / PREDICTIONS).is_dir():
         folder = folder / PREDICTIONS
     target = Path(output) if output else (folder.parent if folder.name == PREDICTIONS else folder) / SCORES
+    if target.is_dir():
+        raise ConfigError(
+            "the scores are one CSV file", file=target, found="a folder", do=f"name a file: {target / SCORES}"
+        )
     manifest, space, pairs = find_pairs(folder, Path(reference), split)
     job = partial(
         _score, manifest=manifest, label_space=space, in_mm=unit == "mm", variant=cast(Variant, variant)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from labelwise.data.manifest import Manifest, read_manifest
 from labelwise.data.prepare import Prepared
 from labelwise.errors import ConfigError, DataError, TrainingError
 from labelwise.infer.model import save_model
+from labelwise.lock import only_writer
 from labelwise.methods import find_method
 from labelwise.methods.base import Method, NetFactory
 from labelwise.run.environment import environment
@@ -77,6 +79,7 @@ def train(
         DataError           nothing to learn from, a class that no training case annotates, broken scans
         TrainingError       the loss is not finite
         CheckpointError     the folder holds a run with other settings
+        ResourceError       the folder cannot be written to, or another program is writing into it
     """
     folder = Path(output)
     fabric = connect(config.device)
@@ -84,21 +87,24 @@ def train(
     _check_stages(stages, config)
     manifest = read_manifest(_named(config))
     _check_trainable(manifest, config)
-    with fabric.rank_zero_first():  # the other ranks find the store filled
-        prepared = prepare_manifest(manifest, config, progress=progress if fabric.is_global_zero else silent)
-        prepared.require_all()
-    trainer = _Trainer(config, manifest, prepared, fabric, progress)
-    if not overwrite:
-        for begun in (folder, folder / "stage_1"):  # by a method of one stage, or of several
-            check_continues(begun / LAST, trainer.settings)
-    fabric.barrier()  # nobody looks any more at what rank 0 now replaces
-    if fabric.is_global_zero:
-        _begin(folder, config, overwrite=overwrite)
-    fabric.barrier()
-    method, result = trainer.run(stages, folder)
-    if not result.interrupted and fabric.is_global_zero:
-        trainer.save(method, result, folder)
-    fabric.barrier()
+    with only_writer(folder) if fabric.is_global_zero else nullcontext():
+        with fabric.rank_zero_first():  # the other ranks find the store filled
+            prepared = prepare_manifest(
+                manifest, config, progress=progress if fabric.is_global_zero else silent
+            )
+            prepared.require_all()
+        trainer = _Trainer(config, manifest, prepared, fabric, progress)
+        if not overwrite:
+            for begun in (folder, folder / "stage_1"):  # by a method of one stage, or of several
+                check_continues(begun / LAST, trainer.settings)
+        fabric.barrier()  # nobody looks any more at what rank 0 now replaces
+        if fabric.is_global_zero:
+            _begin(folder, config, overwrite=overwrite)
+        fabric.barrier()
+        method, result = trainer.run(stages, folder)
+        if not result.interrupted and fabric.is_global_zero:
+            trainer.save(method, result, folder)
+        fabric.barrier()
     return TrainingResult(folder, result.step, result.interrupted, result.best_score)
 
 

@@ -71,10 +71,18 @@ def scan(
     """
     if not classes:
         raise ConfigError(
-            "the classes are missing: no file says what the label values mean", do='state them: {"liver": 1}'
+            "the classes are missing: no file says what the label values mean",
+            file=folder,
+            do="state them: --classes liver=1,spleen=2",
         )
     if modality not in MODALITIES:
-        raise ConfigError("state the modality", found=modality, expected=", ".join(MODALITIES))
+        raise ConfigError(
+            "state the modality: no file says it",
+            file=folder,
+            found=modality,
+            expected=", ".join(MODALITIES),
+            do="--modality ct, for example",
+        )
     folder = existing_folder(folder)
     image_folder = _subfolder(folder, images, IMAGE_FOLDERS) or folder
     label_folder = _subfolder(folder, labels, LABEL_FOLDERS)
