@@ -97,6 +97,14 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {".0123abcd.b.txt", "a.txt", ".hidden"}
 
 
+def test_young_leftovers_may_belong_to_a_process_at_work(tmp_path):
+    for name in (".0123abcd.one", ".89abcdef.two", "one"):
+        (tmp_path / name).mkdir()
+    os.utime(tmp_path / ".89abcdef.two", (0, 0))
+    discard_leftovers(tmp_path / "*", days=1)
+    assert {path.name for path in tmp_path.iterdir()} == {".0123abcd.one", "one"}
+
+
 def test_folders_of_several_writers_replace_each_other(tmp_path):
     def write(content: str) -> None:
         for _ in range(30):

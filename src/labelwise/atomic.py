@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -47,11 +48,16 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         raise
 
 
-def discard_leftovers(path: Path | str) -> None:
-    """Remove what processes that were killed while writing `path` have left under temporary names."""
-    path = Path(path)
+def discard_leftovers(path: Path | str, *, days: float = 0) -> None:
+    """Remove what processes that were killed while writing `path` have left under temporary names.
+
+    The name of `path` may hold wildcards. With `days`, only what is older: other processes may be writing there.
+    """
+    path, newest = Path(path), time.time() - 86400 * days
     for temporary in path.parent.glob(f".????????.{path.name}"):
-        _discard(temporary)
+        with suppress(FileNotFoundError):  # it was renamed meanwhile
+            if not days or temporary.stat().st_mtime < newest:
+                _discard(temporary)
 
 
 @contextmanager

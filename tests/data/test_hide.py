@@ -156,6 +156,12 @@ def test_wrong_settings_are_refused(mode: str, settings: dict[str, object], mess
         hide(cohort(), mode, **settings)
 
 
+def test_a_source_cannot_keep_what_it_does_not_annotate():
+    cases = paper_case(1, source="a", annotated=frozenset({"liver"})), paper_case(2, source="b")
+    with pytest.raises(ConfigError, match=r"source 'a' cannot keep 'spleen'(.|\n)*liver"):
+        hide(manifest_of(*cases), "by_source", keep={"a": ["spleen"]})
+
+
 def test_label_files_are_not_touched_and_hidden_organs_are_erased_when_read(tmp_path: Path):
     case = make_case(tmp_path, "a", 1, 3, 7)
     assert case.labels is not None

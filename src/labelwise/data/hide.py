@@ -114,8 +114,17 @@ class BySource:
                     f"unknown source '{source}'{did_you_mean(source, manifest.sources)}",
                     expected=", ".join(manifest.sources),
                 )
+            there = frozenset().union(
+                *(case.annotated for case in manifest.split("train") if case.source == source)
+            )
             for organ in organs:
                 manifest.label_space.index(organ)
+                if organ not in there:
+                    raise ConfigError(
+                        f"source '{source}' cannot keep '{organ}': none of its training cases annotates it",
+                        expected=", ".join(sorted(there))
+                        or "nothing: the source has no annotated training case",
+                    )
         return {
             case.id: case.annotated & frozenset(self.keep.get(case.source, case.annotated))
             for case in manifest.split("train")

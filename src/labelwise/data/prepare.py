@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
-from labelwise.atomic import write_json
+from labelwise.atomic import discard_leftovers, write_json
 from labelwise.data.cache import FORMAT, Store, write_case
 from labelwise.data.manifest import Manifest, check_same_grid, read_case_image, read_case_labels
 from labelwise.engine import run_jobs
@@ -109,6 +109,7 @@ def prepare(
     hashes, failures = _hash_files(cases, store.folder / "hashes.json", jobs)
     plan = plan or _stored_plan(store) or _new_plan(store, manifest, jobs)
     store.set_plan(plan)
+    discard_leftovers(store.case_folder("*"), days=1)  # younger ones may be another process at work
 
     keys = {
         case.id: content_key(case, manifest, plan, hashes.__getitem__)

@@ -81,6 +81,7 @@ def predict_cohort(
     waiting = sorted((scan for scan in scans if scan.id in sizes), key=lambda scan: -sizes[scan.id])
     clock = _Clock(len(scans), sizes, progress)
     clock.report()
+    discard_leftovers(folder / FAILED)
     _write_failures(folder, outcomes)  # a folder that cannot be written to must show before the work
     with closing(_read_ahead(segmenter.plan, waiting)) as prepared:
 
