@@ -51,14 +51,25 @@ def make_batch(*kinds: str, dims: int = 3, size: int = 32, seed: int = 0, absent
     return batch
 
 
+# Networks of a few thousand weights, without dropout.
+SMALL_NETS: dict[str, dict[str, Any]] = {
+    "vnet": {"width": 4, "dropout": 0.0},
+    "unet": {"width": 4, "dropout_scale": 0.0},
+    "dynunet": {"width": 4, "depth": 4},
+}
+
+
+def net_of(kind: type[Method]) -> str:
+    """The network that the tests give a method: a V-Net, or the first one that it can use."""
+    return "vnet" if kind.card.nets is None or "vnet" in kind.card.nets else min(kind.card.nets)
+
+
 def make_method(name: str, *, dims: int = 3, seed: int = 0, settings: dict[str, Any] | None = None) -> Method:
     """A registered method with a network of a few thousand weights, without dropout."""
     kind = find_method(name)
     torch.manual_seed(seed)
-    net = sorted(kind.card.nets)[0] if kind.card.nets else "vnet"
-    nets = NetFactory(
-        net, {"width": 4, "dropout": 0.0}, dims=dims, in_channels=1, num_classes=SPACE.num_classes
-    )
+    net = net_of(kind)
+    nets = NetFactory(net, SMALL_NETS[net], dims=dims, in_channels=1, num_classes=SPACE.num_classes)
     return kind(nets, build_settings(kind.Config, settings or {}, name))
 
 
@@ -102,7 +113,8 @@ TINY_SETTINGS: dict[str, Any] = {
 def tiny_config(data: Path, method: str = "supervised", **changes: Any) -> RunConfig:
     """Four steps with a network of two channels; ``train__steps=[2]`` changes train.steps."""
     dotted = {name.replace("__", "."): value for name, value in changes.items()}
-    return load_config(None, TINY_SETTINGS | dotted, data=str(data), method={"name": method})
+    settings = {key: value for key, value in TINY_SETTINGS.items() if key.rpartition(".")[0] not in dotted}
+    return load_config(None, settings | dotted, data=str(data), method={"name": method})
 
 
 @pytest.fixture

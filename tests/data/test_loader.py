@@ -31,9 +31,11 @@ PLAIN = AugmentConfig(preset="none")
 NUMBERS = {name: number for number, name in enumerate(ANNOTATED)}
 
 
-def organ_masks(labels: Array, annotated: Array) -> Array:
+def organ_masks(labels: Array, annotated: Array, spacing_mm: Array) -> Array:
     """An extra target: one mask per organ."""
     assert annotated.shape == (len(labels), SPACE.num_classes)
+    assert spacing_mm.shape == (len(labels), labels.ndim - 1)
+    assert (spacing_mm > 0).all()
     return np.stack([labels == organ for organ in range(1, SPACE.num_classes)], axis=1).astype(np.float32)
 
 
@@ -176,7 +178,8 @@ def few_labelled(manifest: Manifest) -> set[str]:
 def test_extra_targets_follow_the_labels(cohort, patch_size):
     settings = {"augmentation": AugmentConfig(preset="flip"), "extra_targets": {"masks": organ_masks}}
     for batch in load(cohort, sampling=SamplingConfig(patch_size=patch_size), **settings):
-        expected = organ_masks(batch.labels.numpy(), batch.annotated.numpy())
+        labels = batch.labels.numpy()
+        expected = organ_masks(labels, batch.annotated.numpy(), np.ones((len(labels), labels.ndim - 1)))
         np.testing.assert_array_equal(batch.extra["masks"].numpy(), expected)
 
 

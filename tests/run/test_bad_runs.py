@@ -351,6 +351,14 @@ def test_unknown_settings_devices_and_modalities_are_refused(tiny_run, tiny_coho
         run.predict(tiny_run, scan, tmp_path / "out", device="cpu", modality="mr")
 
 
+def test_results_of_a_model_that_was_changed_are_another_models(finished, tiny_cohort):
+    assert not run.predict(finished, tiny_cohort, finished / "predictions", device="cpu").failed
+    edit(finished / "model", method_settings={"squared_dice": True})
+    failed = run.predict(finished, tiny_cohort, finished / "predictions", device="cpu").failed
+    assert set(failed) == {"test_000", "test_001"}
+    assert "not written by this model" in failed["test_000"]
+
+
 def test_a_model_of_several_modalities_asks_which(finished, tiny_cohort, tmp_path):
     plan = json.loads((finished / "model" / "model.json").read_text())["plan"]
     rules = plan["intensity"] | {"normalised": {"scheme": "none", "clip": None, "mean": None, "std": None}}

@@ -329,6 +329,29 @@ def test_gradient_clipping_changes_the_result(tmp_path):
     assert not torch.equal(plain.method.network[0].weight, clipped.method.network[0].weight)
 
 
+def test_gradients_of_one_optimiser_do_not_clip_those_of_another(tmp_path):
+    class Loud(Toy):
+        """A critic whose gradient is a million times that of the network."""
+
+        def __init__(self):
+            super().__init__()
+            self.critic = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, batch, progress):
+            return {**super().forward(batch, progress), "critic": 1e6 * self.critic.sum()}
+
+        def parameter_groups(self):
+            critic = {"params": [self.critic], "optimizer": {"name": "sgd", "rate": 1e-3}}
+            return [{"params": list(self.network.parameters())}, critic]
+
+    fabric, config = connect(PRECISE), replace(CONFIG, clip_gradient=100.0)
+    alone, beside = stage(tmp_path / "a"), stage(tmp_path / "b", method=Loud())
+    beside.method.network.load_state_dict(alone.method.network.state_dict())
+    fit(alone, config, fabric, quiet)
+    fit(beside, config, fabric, quiet)
+    assert_equal_states(state(alone.method.network), state(beside.method.network))
+
+
 def test_a_device_that_is_not_there_is_refused():
     if not torch.cuda.is_available():
         with pytest.raises(ResourceError, match="auto"):

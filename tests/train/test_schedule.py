@@ -33,17 +33,23 @@ def test_constant_with_warmup():
 
 
 def test_groups_scale_the_rate_or_bring_their_own_optimiser():
-    weights = [nn.Parameter(torch.ones(1)) for _ in range(3)]
+    weights = [nn.Parameter(torch.ones(1)) for _ in range(4)]
     groups = [
         {"params": [weights[0]]},
         {"params": [weights[1]], "lr_scale": 0.1},
-        {"params": [weights[2]], "optimizer": {"name": "adam", "rate": 1e-4}},
+        {"params": [weights[2]], "optimizer": {"name": "adam", "rate": 1e-4, "betas": (0.9, 0.99)}},
+        {
+            "params": [weights[3]],
+            "schedule": {"name": "constant"},
+            "optimizer": {"name": "adamw", "rate": 1e-3},
+        },
     ]
     optimizers = build_optimizers(groups, OptimizerConfig(rate=0.01))
-    set_rate(optimizers, 0.5)
+    set_rate(optimizers, ScheduleConfig(power=1.0), 50, 100)
     rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
-    assert rates == pytest.approx([0.005, 0.0005, 0.5e-4])
-    assert [type(optimizer).__name__ for optimizer in optimizers] == ["SGD", "Adam"]
+    assert rates == pytest.approx([0.005, 0.0005, 0.5e-4, 1e-3])
+    assert [type(optimizer).__name__ for optimizer in optimizers] == ["SGD", "Adam", "AdamW"]
+    assert optimizers[1].param_groups[0]["betas"] == (0.9, 0.99)
 
 
 @pytest.mark.parametrize(

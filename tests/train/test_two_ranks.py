@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from conftest import tiny_config
+from conftest import SMALL_NETS, net_of, tiny_config
 from labelwise import load_model
-from labelwise.methods import METHODS
+from labelwise.methods import METHODS, find_method
 from labelwise.train.record import read_log
 
 DRIVER = """
@@ -52,12 +52,21 @@ if __name__ == "__main__":
 """
 
 
+def stages_of(method):
+    kind, count = find_method(method), 1
+    while (kind := kind.follows) is not None:
+        count += 1
+    return count
+
+
 @pytest.fixture(scope="module")
 def trained(tiny_cohort, tmp_path_factory):
     """The runs of all methods, trained by torchrun, and what each rank says of them."""
     folder = tmp_path_factory.mktemp("ranks")
     for method in METHODS:
-        text = tiny_config(tiny_cohort, method, train__steps=[2]).to_toml()
+        net = net_of(find_method(method))
+        changes = {"net.name": net, "net.settings": SMALL_NETS[net], "train.steps": [2] * stages_of(method)}
+        text = tiny_config(tiny_cohort, method, **changes).to_toml()
         (folder / f"{method}.toml").write_text(text, encoding="utf-8")
     (folder / "driver.py").write_text(DRIVER)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -78,10 +87,16 @@ def test_the_parameters_of_all_ranks_are_equal(trained, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_run_folder_is_written_once_and_complete(trained, method):
-    folder = trained[0] / method
-    assert {path.name for path in folder.iterdir()} == {
-        *("run.toml", "environment.json", "log.jsonl", "last.safetensors", "best.safetensors", "model"),
+    folder, count = trained[0] / method, stages_of(method)
+    stages = [folder] if count == 1 else [folder / f"stage_{number + 1}" for number in range(count)]
+    files = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    expected = {folder / name for name in ("run.toml", "environment.json")}
+    expected |= {folder / "model" / name for name in ("model.json", "weights.safetensors")}
+    expected |= {
+        stage / name for stage in stages for name in ("log.jsonl", "last.safetensors", "best.safetensors")
     }
-    events = [(event["event"], event["step"]) for event in read_log(folder / "log.jsonl")]
-    assert events == [("train", 1), ("train", 2), ("validation", 2)]
+    assert files == {file.relative_to(folder) for file in expected}
+    for stage in stages:
+        events = [(event["event"], event["step"]) for event in read_log(stage / "log.jsonl")]
+        assert events == [("train", 1), ("train", 2), ("validation", 2)]
     assert load_model(folder).info.method == method

@@ -22,8 +22,8 @@ from labelwise.data.sampling import Draw, Sampler, SamplingConfig, patch_corner
 from labelwise.errors import DataError, LabelwiseError
 from labelwise.types import Array, Batch, Case, LabelSpace, check_batch
 
-# labels (B, *S) uint8 and annotated (B, C) bool -> targets (B, K, *S)
-TargetFunction = Callable[[Array, Array], Array]
+# labels (B, *S) uint8, annotated (B, C) bool and spacing in mm (B, dims) -> targets (B, K, *S)
+TargetFunction = Callable[[Array, Array, Array], Array]
 
 CHECKED_BATCHES = 3  # at the start of a run: on a GPU a check has to wait for the batch
 PREFETCHED_BATCHES = 2  # per worker
@@ -163,7 +163,11 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
         if self.sampling.dims == 2:
             images, labels = images[..., 0], labels[..., 0]
         annotated = self.annotated[[draw.case for draw in draws]]
-        targets = {name: function(labels, annotated) for name, function in self.extra_targets.items()}
+        spacing_mm = np.array([case.spacing_mm for case in stored])
+        targets = {
+            name: function(labels, annotated, spacing_mm[:, : self.sampling.dims])
+            for name, function in self.extra_targets.items()
+        }
         return Reading(
             Views(
                 torch.from_numpy(images),
@@ -171,7 +175,7 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
                 {name: torch.as_tensor(values, dtype=torch.float32) for name, values in targets.items()},
             ),
             torch.from_numpy(annotated),
-            torch.tensor([case.spacing_mm for case in stored]),
+            torch.from_numpy(spacing_mm).float(),
             tuple(case.case_id for case in stored),
         )
 

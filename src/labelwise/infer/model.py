@@ -49,7 +49,7 @@ class ModelInfo:
     method_settings: dict[str, Any]
     predictor: Literal[
         "softmax", "method"
-    ]  # softmax: weights of the network; method: state of the whole method
+    ]  # softmax: weights of the network; method: state of the method's predictor
     patch_size: tuple[int, int, int]  # voxels of the prepared scan; the last is 1 for a 2D model
     inference: dict[str, Any]
     training: dict[str, Any] = field(default_factory=dict)  # steps, seed, cases, scores, versions, date
@@ -73,9 +73,9 @@ def save_model(folder: Path, info: Mapping[str, Any], method: Method, nets: NetF
     `info` holds the fields of `ModelInfo` except ``predictor``, ``net`` and ``format``.
     """
     predictor = method.predictor()
-    plain = isinstance(predictor, Softmax) and _same_shapes(predictor.network, nets.network())
+    plain = isinstance(predictor, Softmax) and _same_network(predictor.network, nets.network())
     kind: Literal["softmax", "method"] = "softmax" if plain else "method"
-    kept = predictor.network if isinstance(predictor, Softmax) and plain else method
+    kept = predictor.network if isinstance(predictor, Softmax) and plain else predictor
     complete = build_settings(ModelInfo, {**info, "predictor": kind, "net": nets.description()}, DESCRIPTION)
     with atomic_path(folder) as temporary:
         temporary.mkdir()
@@ -112,8 +112,9 @@ def _load_predictor(info: ModelInfo, file: Path) -> nn.Module:
         return Softmax(network)
     kind = find_method(info.method)
     method = kind(nets, build_settings(kind.Config, info.method_settings, f"settings of {info.method}"))
-    load_weights(method, weights, file)
-    return method.predictor()
+    predictor = method.predictor()
+    load_weights(predictor, weights, file)
+    return predictor
 
 
 @contextmanager
@@ -133,11 +134,13 @@ def _naming(file: Path) -> Iterator[None]:
         ) from error
 
 
-def _same_shapes(network: nn.Module, plain: nn.Module) -> bool:
+def _same_network(network: nn.Module, plain: nn.Module) -> bool:
+    """Whether both compute the same from the same weights: layers without weights count too, as they print."""
+
     def shapes(module: nn.Module) -> dict[str, torch.Size]:
         return {name: tensor.shape for name, tensor in module.state_dict().items()}
 
-    return type(network) is type(plain) and shapes(network) == shapes(plain)
+    return repr(network) == repr(plain) and shapes(network) == shapes(plain)
 
 
 def _read_description(file: Path) -> ModelInfo:

@@ -23,8 +23,10 @@ from labelwise.types import Array, Batch, Progress
 __all__ = ["Card", "LearnsFrom", "Method", "NetFactory", "Sigmoid", "Softmax", "TargetFunction"]
 
 LearnsFrom = Literal["full", "partial", "none"]
-# labels (B, *S) and annotated (B, C) -> targets (B, K, *S) float32; runs in the loader's workers
-TargetFunction = Callable[[Array, Array], Array]
+# labels (B, *S) with IGNORE also beyond the scan, annotated (B, C), spacing in mm (B, dims) -> targets (B, K, *S)
+# float32. Runs in the loader's workers, before the augmentation, which then moves targets like images: they must
+# be local (a distance is, a distance divided by the largest one of the patch is not). Must be picklable.
+TargetFunction = Callable[[Array, Array, Array], Array]
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,15 @@ class Method(nn.Module, ABC):
     Subclasses are final: nobody inherits from a concrete method.
 
     `Config` is the frozen settings dataclass whose defaults are the paper's. `follows` names the method that
-    trains the stage before this one. `extra_targets` are computed from the labels by the loader's workers and
-    arrive in ``batch.extra``.
+    trains the stage before this one.
+
+    Memories are buffers: they are saved, resumed and moved with the method. A memory that the loss of a step reads
+    changes in `after_step`, or is read as a ``.clone()``: autograd refuses what was changed in between.
     """
 
     card: ClassVar[Card]
     Config: ClassVar[type[Any]]
     follows: ClassVar[type[Method] | None] = None
-    extra_targets: ClassVar[Mapping[str, TargetFunction]] = {}
 
     @abstractmethod
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
@@ -65,8 +68,16 @@ class Method(nn.Module, ABC):
     def after_step(self, progress: Progress) -> None:
         """Move what has no gradient (averages, memories) after the optimiser's step. Default: nothing."""
 
+    def extra_targets(self) -> Mapping[str, TargetFunction]:
+        """What the loader computes from the labels; it arrives in ``batch.extra`` by these names. Default: nothing."""
+        return {}
+
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for the optimiser. A group may scale the rate (``lr_scale``) or ask for an own ``optimizer``."""
+        """Groups for the optimiser.
+
+        A group may scale the rate (``lr_scale``), have its own ``schedule``, or ask for an own ``optimizer``; the
+        last two are tables of settings, as in a recipe.
+        """
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
     def start_from(self, previous: Method) -> tuple[str, ...]:

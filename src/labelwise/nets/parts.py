@@ -62,6 +62,9 @@ class Interpolate(nn.Module):
         self.mode = {2: "bilinear", 3: "trilinear"}[dims] if linear else "nearest"
         self.align_corners = align_corners if linear else None
 
+    def extra_repr(self) -> str:
+        return f"mode={self.mode}, align_corners={self.align_corners}"
+
     def forward(self, features: Tensor) -> Tensor:
         return F.interpolate(features, scale_factor=2, mode=self.mode, align_corners=self.align_corners)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,7 +21,7 @@ from labelwise.errors import ConfigError, DataError, did_you_mean
 from labelwise.evaluate.cases import VARIANTS, Score, Summary, Variant, evaluate_case, summarise, write_scores
 from labelwise.formats import read_labels
 from labelwise.infer.cohort import Segmenter, predict_cohort
-from labelwise.infer.model import WEIGHTS, Model, load_model
+from labelwise.infer.model import WEIGHTS, Model, ModelInfo, load_model
 from labelwise.infer.scans import Scan, find_scans
 from labelwise.infer.sliding_window import InferenceConfig
 from labelwise.infer.windows import WindowGrid
@@ -93,7 +94,7 @@ def predict(
     WindowGrid.of(patch_size, patch_size, config.stride, config.overlap)  # refuses gaps, before any work
     segmenter = Segmenter(
         loaded.predictor, loaded.plan, patch_size, loaded.label_space, config, where,
-        model_id=_model_id(Path(model)), versions=environment()["versions"],
+        model_id=_model_id(Path(model), loaded.info), versions=environment()["versions"],
     )  # fmt: skip
 
     def show(done: int, total: int, seconds_left: float | None) -> None:
@@ -149,11 +150,22 @@ def _changed(config: InferenceConfig, settings: Mapping[str, Any]) -> InferenceC
     return build_settings(InferenceConfig, values, "inference settings")
 
 
-def _model_id(model: Path) -> str:
-    """Name and content of a model: results of one training are never taken for those of another."""
+def _model_id(model: Path, info: ModelInfo) -> str:
+    """Of all that decides what a model says of a scan: results of one model are never taken for another's."""
     folder = model if (model / WEIGHTS).exists() else model / "model"
     with (folder / WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        digest = hashlib.file_digest(file, "sha256")
+    decisive = (
+        info.classes,
+        info.plan,
+        info.net,
+        info.method,
+        info.method_settings,
+        info.predictor,
+        info.patch_size,
+    )
+    digest.update(json.dumps(decisive, sort_keys=True).encode())
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -275,7 +275,7 @@ class _Trainer:
                 rank=self.fabric.global_rank,
                 world=self.fabric.world_size,
                 workers=self.config.workers,
-                extra_targets=method.extra_targets,
+                extra_targets=method.extra_targets(),
                 device=self.fabric.device,
             )
 

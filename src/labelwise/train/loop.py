@@ -34,7 +34,7 @@ from labelwise.methods.base import Method
 from labelwise.train.checkpoint import check_continues, load_checkpoint, save_checkpoint
 from labelwise.train.distribute import mean_over_ranks, set_up
 from labelwise.train.record import Record
-from labelwise.train.schedule import OptimizerConfig, ScheduleConfig, build_optimizers, rate_factor, set_rate
+from labelwise.train.schedule import OptimizerConfig, ScheduleConfig, build_optimizers, set_rate
 from labelwise.types import Batch, Progress
 
 LAST, BEST = "last.safetensors", "best.safetensors"
@@ -47,7 +47,9 @@ class LoopConfig:
     )  # optimiser steps, one number for each stage of the method
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    clip_gradient: Annotated[float, Field(gt=0)] | None = None  # largest norm of all gradients together
+    clip_gradient: Annotated[float, Field(gt=0)] | None = (
+        None  # largest norm of all gradients of an optimiser
+    )
     log_every: Annotated[int, Field(ge=1)] = 10  # steps between two lines of the log
     validate_every: Annotated[int, Field(ge=0)] = 0  # steps between two validations; 0: only at the end
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 1.0  # at most this much work is lost to a kill
@@ -148,17 +150,16 @@ class _Training:
         torch.manual_seed(
             step_seed(self.stage.seed, self.stage.number, progress.step, self.fabric.global_rank)
         )
-        set_rate(self.optimizers, rate_factor(self.config.schedule, progress.step, progress.total))
+        set_rate(self.optimizers, self.config.schedule, progress.step, progress.total)
         with (
             SafeConvolutions()
         ):  # also while the backward pass computes again what the forward pass did not keep
             terms: dict[str, Tensor] = self.wrapped(batch, progress)
             self.fabric.backward(torch.stack(list(terms.values())).sum())
         if self.config.clip_gradient is not None:
-            parameters = [
-                p for group in self.optimizers for entry in group.param_groups for p in entry["params"]
-            ]
-            torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_gradient)
+            for optimizer in self.optimizers:  # each for itself: a critic must not throttle what it judges
+                parameters = [p for group in optimizer.param_groups for p in group["params"]]
+                torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_gradient)
         for optimizer in self.steppers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 
 from labelwise.errors import ConfigError
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class OptimizerConfig:
@@ -18,6 +20,7 @@ class OptimizerConfig:
     rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01  # learning rate before the schedule
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd only
     nesterov: bool = False  # sgd only
+    betas: tuple[Beta, Beta] = (0.9, 0.999)  # adam and adamw only
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-4
 
     def __post_init__(self) -> None:
@@ -71,11 +74,15 @@ def _build(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
             groups, config.rate, config.momentum, weight_decay=config.weight_decay, nesterov=config.nesterov
         )
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return kind(groups, config.rate, weight_decay=config.weight_decay)
+    return kind(groups, config.rate, config.betas, weight_decay=config.weight_decay)
 
 
-def set_rate(optimizers: list[Optimizer], factor: float) -> None:
-    """Set the learning rate of every group: its base rate, times its own scale, times the schedule's factor."""
+def set_rate(optimizers: list[Optimizer], config: ScheduleConfig, step: int, total: int) -> None:
+    """Set the learning rate of every group for a step: base rate, times its own scale, times the schedule's factor.
+
+    A group that brings its own ``schedule`` (the settings of a ScheduleConfig) follows that one.
+    """
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group["base_rate"] * group["lr_scale"] * factor
+            own = ScheduleConfig(**group["schedule"]) if "schedule" in group else config
+            group["lr"] = group["base_rate"] * group["lr_scale"] * rate_factor(own, step, total)
