@@ -45,14 +45,23 @@ def write_result(name: str, payload: Mapping[str, Any]) -> Path:
 
 
 def _commit() -> str:
-    """Short hash of HEAD, with '-dirty' if the tree differs from it; 'unknown' outside a repository."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    """Short hash of HEAD, with '-dirty' if the code differs from it; 'unknown' outside a repository.
+
+    Results do not count: a sweep that has written one would otherwise soil the next.
+    """
     try:
-        answer = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        changed = _git(
+            "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benchmarks/results"
         )
+        return _git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _git(*words: str) -> str:
+    answer = subprocess.run(
+        ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+    )
     return answer.stdout.strip()
 
 
