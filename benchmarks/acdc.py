@@ -9,16 +9,7 @@ from pathlib import Path
 
 from sweep import Row, Sweep
 
-from labelwise import run
-
 RECIPE = Path(__file__).parents[1] / "recipes" / "acdc" / "slices_128.toml"
-
-
-def make_manifests(source: Path, work: Path) -> None:
-    if not (work / "one_structure" / "manifest.csv").exists():
-        run.import_data([source], work / "complete")
-        run.simulate(work / "complete", work / "one_structure", "one_organ_per_case", seed=0)
-
 
 SWEEP = Sweep(
     name="acdc_one_structure",
@@ -36,7 +27,9 @@ SWEEP = Sweep(
         "checkpoint": "last iteration; nothing selected on test patients",
         "scores": "per volume in 3D; distances in voxels (the files store no spacing)",
     },
-    make_manifests=make_manifests,
+    scarce="one_structure",
+    mode="one_organ_per_case",
+    settings={"seed": 0},
 )
 
 if __name__ == "__main__":

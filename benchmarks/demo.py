@@ -13,10 +13,10 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from metadata import metadata, write_result
+from sweep import spread, summarise_scores
 
 from labelwise import console, load_config, run
 from labelwise.atomic import write_json
@@ -62,23 +62,16 @@ def upper_limit(folder: Path, seed: int) -> dict[str, Any]:
     with console.watch() as progress:
         run.train(config, folder / "run", progress=progress)
         run.predict(folder / "run", folder / "data", folder / "run" / "predictions", progress=progress)
-        summary = run.evaluate(folder / "run", folder / "data", workers=1).summary
-    overall = {row.metric: row.mean for row in summary.overall}
-    organs = {row.class_name: row.mean for row in summary.classes if row.metric == "dice"}
-    return {"dice": organs | {MEAN: overall["dice"]}, "hd95": overall["hd95"]}
+        evaluated = run.evaluate(folder / "run", folder / "data", workers=1)
+    scores = summarise_scores(evaluated.scores)
+    return {"dice": scores["dice"], "hd95": scores["hd95"][MEAN]}
 
 
 def over_seeds(cells: list[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean and standard deviation of a row's numbers."""
     columns = {name: [cell["dice"][name] for cell in cells] for name in cells[0]["dice"]}
     columns["hd95"] = [cell["hd95"] for cell in cells]
-    return {
-        name: {
-            "mean": mean(values),
-            "sd_over_seeds": stdev(values) if len(values) > 1 else None,
-        }
-        for name, values in columns.items()
-    }
+    return {name: spread(values) for name, values in columns.items()}
 
 
 def main() -> None:

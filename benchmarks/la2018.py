@@ -11,16 +11,8 @@ from pathlib import Path
 
 from sweep import Row, Sweep
 
-from labelwise import run
-
 RECIPES = Path(__file__).parents[1] / "recipes" / "la2018"
 SUPERVISED, MEAN_TEACHER = RECIPES / "supervised_8_of_80.toml", RECIPES / "mean_teacher_8_of_80.toml"
-
-
-def make_manifests(source: Path, work: Path) -> None:
-    if not (work / "labelled_8" / "manifest.csv").exists():
-        run.import_data([source], work / "complete")
-        run.simulate(work / "complete", work / "labelled_8", "keep_labelled", n=8)
 
 
 SWEEP = Sweep(
@@ -46,7 +38,9 @@ SWEEP = Sweep(
         "scores": "distances in mm, undefined for an empty prediction",
         "scores_la_official": "distances in voxels of 0.625 mm, asd from prediction to reference, empty = 0",
     },
-    make_manifests=make_manifests,
+    scarce="labelled_8",
+    mode="keep_labelled",
+    settings={"n": 8},
 )
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
@@ -19,6 +19,7 @@ from metadata import metadata, write_result
 
 from labelwise import console, load_config, run
 from labelwise.atomic import write_json
+from labelwise.data.manifest import MANIFEST_NAME
 from labelwise.evaluate.scores import Score, summarise
 
 
@@ -55,13 +56,17 @@ class Sweep:
     rows: Mapping[str, Row]
     variants: Mapping[str, Mapping[str, str]]  # evaluations: name -> unit and rules
     protocol: Mapping[str, Any]
-    # (folder of the data set, folder of the manifests): writes the manifests that are not there
-    make_manifests: Callable[[Path, Path], None]
+    # The rows name two manifests: "complete", and this one, made of it by this mode of `simulate`.
+    scarce: str
+    mode: str
+    settings: Mapping[str, Any]
 
     def main(self, description: str) -> None:
         """Read the command line, run what is not finished yet, and write the result file."""
         options = parse(description, list(self.rows))
-        self.make_manifests(options.source, options.work)
+        if not (options.work / self.scarce / MANIFEST_NAME).exists():
+            run.import_data([options.source], options.work / "complete")
+            run.simulate(options.work / "complete", options.work / self.scarce, self.mode, **self.settings)
         jobs = [
             Job(name, row.recipe, options.work / row.manifest, seed, row.changes)
             for seed in options.seeds

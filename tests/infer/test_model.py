@@ -44,7 +44,7 @@ class Answer(Method):
         self.critic = nn.Linear(2, 2)
 
     def forward(self, batch, progress):
-        raise NotImplementedError
+        return {}  # it only predicts
 
     def predictor(self):
         answers = {

@@ -213,6 +213,12 @@ def absolute(path: Path | str) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100 - Path.resolve follows links
 
 
+def manifest_file(path: Path | str) -> Path:
+    """The table that `path` means: itself, or the manifest.csv in it."""
+    path = Path(path)
+    return path / MANIFEST_NAME if path.is_dir() else path
+
+
 def read_manifest(path: Path | str) -> Manifest:
     """Read and validate a manifest: `path` is manifest.csv or the folder in which it lies.
 
@@ -223,8 +229,7 @@ def read_manifest(path: Path | str) -> Manifest:
                     stands
                     twice; a class, source or split is unknown. The message names file, row and column.
     """
-    path = absolute(path)
-    file = path / MANIFEST_NAME if path.is_dir() else path
+    file = manifest_file(absolute(path))
     rows = read_rows(file, COLUMNS)
     label_space, sources = read_class_table(file.with_name(FILE_NAME))
     first: dict[str, int] = {}

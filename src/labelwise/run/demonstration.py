@@ -9,7 +9,7 @@ from typing import Any
 
 from labelwise.config import RunConfig, load_config
 from labelwise.console import Progress, silent
-from labelwise.data.manifest import read_manifest
+from labelwise.data.manifest import MANIFEST_NAME, read_manifest
 from labelwise.data.synthetic import SyntheticConfig, make_cohort
 from labelwise.errors import LabelwiseError
 from labelwise.report.comparison import Comparison
@@ -82,7 +82,7 @@ def demo(
 
 
 def _cohort(folder: Path, seed: int, progress: Progress) -> Path:
-    if not (folder / "manifest.csv").exists():
+    if not (folder / MANIFEST_NAME).exists():
         progress("make scans", 0, 1)
         make_cohort(folder, SyntheticConfig(seed=seed))
         progress("make scans", 1, 1, f"{len(read_manifest(folder).cases)} synthetic CT scans")

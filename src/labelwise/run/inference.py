@@ -14,7 +14,7 @@ import numpy as np
 
 from labelwise.config import put
 from labelwise.console import Progress, silent
-from labelwise.data.manifest import Manifest, read_case_labels, read_manifest
+from labelwise.data.manifest import MANIFEST_NAME, Manifest, manifest_file, read_case_labels, read_manifest
 from labelwise.devices import choose_device
 from labelwise.engine import Outcome, run_jobs
 from labelwise.errors import ConfigError, DataError, did_you_mean
@@ -113,12 +113,12 @@ def _scans(path: Path, split: str, model: Model, modality: str | None) -> list[S
     known = model.info.modalities
     if modality is not None and modality not in known:
         raise ConfigError(f"the model does not know the modality '{modality}'", expected=", ".join(known))
-    manifest_file = path / "manifest.csv" if path.is_dir() else path
-    if manifest_file.name == "manifest.csv" and manifest_file.exists():
-        manifest = read_manifest(manifest_file)
+    file = manifest_file(path)
+    if file.name == MANIFEST_NAME and file.exists():
+        manifest = read_manifest(file)
         cases = manifest.split(split)
         if not cases:
-            raise DataError(f"no case of the manifest is in the split '{split}'", file=manifest_file)
+            raise DataError(f"no case of the manifest is in the split '{split}'", file=file)
         _check_channels(cases, model.info.net["in_channels"])
         sources = manifest.sources
         return [

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from labelwise.data.manifest import Manifest, read_manifest
+from labelwise.data.manifest import MANIFEST_NAME, Manifest, manifest_file, read_manifest
 from labelwise.errors import ConfigError, DataError
 from labelwise.formats import stem, suffix
 from labelwise.types import IGNORE, Array, LabelSpace
@@ -36,9 +36,9 @@ def find_pairs(folder: Path, reference: Path, split: str) -> tuple[Manifest | No
     found = _label_files(folder)
     if not found:
         raise DataError("no label file to evaluate", file=folder, do="run `labelwise predict` first")
-    manifest_file = reference / "manifest.csv" if reference.is_dir() else reference
-    if manifest_file.name == "manifest.csv" and manifest_file.exists():
-        return _in_manifest(folder, found, manifest_file, split)
+    file = manifest_file(reference)
+    if file.name == MANIFEST_NAME and file.exists():
+        return _in_manifest(folder, found, file, split)
     references = _label_files(reference)
     if not references:
         raise DataError("no reference found", file=reference, expected="manifest.csv, or label files")

@@ -9,7 +9,7 @@ from typing import Any
 
 from labelwise.config import read_recipe
 from labelwise.data.coverage import coverage
-from labelwise.data.manifest import MANIFEST_NAME, Manifest, read_case_image, read_case_labels, read_manifest
+from labelwise.data.manifest import Manifest, manifest_file, read_case_image, read_case_labels, read_manifest
 from labelwise.errors import ConfigError, DataError
 from labelwise.evaluate.cases import Score, read_scores
 from labelwise.formats import read_labels, suffix
@@ -96,7 +96,7 @@ def _coverage(settings: Mapping[str, Mapping[str, Any]]) -> Picture | None:
 
 def _manifest(data: str) -> Manifest | None:
     """The manifest of a run; None if it is not there any more, for a report must outlive the data."""
-    file = Path(data) / MANIFEST_NAME if Path(data).is_dir() else Path(data)
+    file = manifest_file(data)
     return read_manifest(file) if data and file.is_file() else None
 
 

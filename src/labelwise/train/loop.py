@@ -47,9 +47,8 @@ class LoopConfig:
     )  # optimiser steps, one number for each stage of the method
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    clip_gradient: Annotated[float, Field(gt=0)] | None = (
-        None  # largest norm of all gradients of an optimiser
-    )
+    # largest norm of all gradients of an optimiser
+    clip_gradient: Annotated[float, Field(gt=0)] | None = None
     log_every: Annotated[int, Field(ge=1)] = 10  # steps between two lines of the log
     validate_every: Annotated[int, Field(ge=0)] = 0  # steps between two validations; 0: only at the end
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 1.0  # at most this much work is lost to a kill
@@ -151,9 +150,8 @@ class _Training:
             step_seed(self.stage.seed, self.stage.number, progress.step, self.fabric.global_rank)
         )
         set_rate(self.optimizers, self.config.schedule, progress.step, progress.total)
-        with (
-            SafeConvolutions()
-        ):  # also while the backward pass computes again what the forward pass did not keep
+        # Also in the backward pass, which may compute again what the forward pass did not keep.
+        with SafeConvolutions():
             terms: dict[str, Tensor] = self.wrapped(batch, progress)
             self.fabric.backward(torch.stack(list(terms.values())).sum())
         if self.config.clip_gradient is not None:
