@@ -40,8 +40,9 @@ from labelwise.train.loop import LoopConfig
 
 STRICT = ConfigDict(extra="forbid")
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # needs no quotes in TOML
-# What is trained where the recipe names no other.
-NAMES: dict[str, dict[str, Any]] = {"net": {"name": "unet"}, "method": {"name": "supervised"}}
+# What is trained where the recipe names no other; "auto" is the U-Net, or the network that the method needs.
+AUTO = "auto"
+NAMES: dict[str, dict[str, Any]] = {"net": {"name": AUTO}, "method": {"name": "supervised"}}
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -105,17 +106,20 @@ def load_config(
     where = str(recipe) if recipe else "the settings of this run"
     if isinstance(tree.get("train"), dict) and isinstance(tree["train"].get("steps"), int):
         tree["train"]["steps"] = [tree["train"]["steps"]]
-    config = build_settings(RunConfig, tree, where)
-    return _with_checked_choices(config)
+    return _with_checked_choices(build_settings(RunConfig, tree, where))
 
 
 def _with_checked_choices(config: RunConfig) -> RunConfig:
     """The config with every setting of its method and network written out."""
     method = find_method(config.method.name)
+    if config.net.name == AUTO:
+        nets = method.card.nets
+        own = "unet" if nets is None or "unet" in nets else min(nets)
+        config = replace(config, net=Choice(own, config.net.settings))
     settings = build_settings(
         method.Config, config.method.settings, f"[method.settings] of {config.method.name}"
     )
-    nets = NetFactory(config.net.name, config.net.settings, dims=config.dims, in_channels=1, num_classes=2)
+    factory = NetFactory(config.net.name, config.net.settings, dims=config.dims, in_channels=1, num_classes=2)
     if config.dims not in method.card.dims:
         raise ConfigError(
             f"{config.method.name} works in {' and '.join(f'{d}D' for d in sorted(method.card.dims))} only",
@@ -126,11 +130,11 @@ def _with_checked_choices(config: RunConfig) -> RunConfig:
             f"{config.method.name} cannot use the network '{config.net.name}'",
             expected=", ".join(sorted(method.card.nets)),
         )
-    _check_patch_size(config, nets)
+    _check_patch_size(config, factory)
     return replace(
         config,
         method=Choice(config.method.name, asdict(settings)),
-        net=Choice(config.net.name, dict(nets.description()["settings"])),
+        net=Choice(config.net.name, dict(factory.description()["settings"])),
     )
 
 

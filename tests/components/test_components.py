@@ -51,6 +51,18 @@ def test_after_the_first_step_the_teacher_is_the_student():
         assert torch.equal(mine, theirs)
 
 
+def test_without_a_warm_up_the_decay_is_constant_and_memories_are_averaged():
+    student = nn.Linear(2, 2)
+    student.register_buffer("memory", torch.ones(2))
+    student.register_buffer("statistics", torch.ones(2))
+    teacher = EmaTeacher(student, decay=0.75, warm_up=False, averaged_buffers=["memory"])
+    teacher.network.memory.zero_()
+    teacher.network.statistics.zero_()
+    teacher.follow(student, 0)
+    assert teacher.network.memory.tolist() == [0.25, 0.25]
+    assert teacher.network.statistics.tolist() == [1, 1]
+
+
 def test_the_teacher_takes_part_in_no_gradient():
     student = nn.Conv3d(1, 2, 1)
     teacher = EmaTeacher(student, decay=0.9)

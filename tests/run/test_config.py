@@ -200,8 +200,9 @@ def test_a_method_that_cannot_do_2d_is_refused(monkeypatch):
 
 def test_a_network_that_the_method_cannot_use_is_refused(monkeypatch):
     monkeypatch.setattr(Naive, "card", Card("N", "", "", frozenset({"full"}), nets=frozenset({"vnet"})))
-    assert "naive cannot use the network 'unet'" in refused(method={"name": "naive"})
+    assert "naive cannot use the network 'unet'" in refused(method={"name": "naive"}, net={"name": "unet"})
     assert load_config(method={"name": "naive"}, net={"name": "vnet"}).net.name == "vnet"
+    assert load_config(method={"name": "naive"}).net.name == "vnet"  # what is not named is what fits
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,9 @@ def predict(
     modality: Annotated[
         str | None, typer.Option(help="ct, mr or normalised, if the model knows several.")
     ] = None,
+    classifier: Annotated[
+        str | None, typer.Option(help="Which classifier decides, if the model has several.")
+    ] = None,
     device: Device = "auto",
     settings: Settings = None,
     overwrite: Overwrite = False,
@@ -57,8 +60,8 @@ def predict(
     folder = output or model / "predictions"
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         result = run.predict(
-            model, scans, folder, split=split, modality=modality, device=device, settings=overrides(settings),
-            overwrite=overwrite, progress=progress,
+            model, scans, folder, split=split, modality=modality, classifier=classifier, device=device,
+            settings=overrides(settings), overwrite=overwrite, progress=progress,
         )  # fmt: skip
     show(result.to_text(), result.facts(), as_json)
     if result.failed:

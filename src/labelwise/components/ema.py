@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +14,26 @@ class EmaTeacher(nn.Module):
 
     Starts as a copy of the student and stays in the mode of the method around it: in training its dropout
     is active and its batch norm uses the statistics of its own input, as in the published codes.
+    `warm_up` lets it follow faster in the first steps. Buffers are copied (batch norm statistics: an average of them
+    is a mixture of statistics that belong to different weights), except those whose last name is in
+    `averaged_buffers` (memories such as prototypes).
 
     Source
         Tarvainen & Valpola, NeurIPS 2017; decay warm-up of the UA-MT code.
     """
 
-    def __init__(self, student: nn.Module, decay: float):
+    def __init__(
+        self,
+        student: nn.Module,
+        decay: float,
+        *,
+        warm_up: bool = True,
+        averaged_buffers: Collection[str] = (),
+    ):
         super().__init__()
         self.decay = decay
+        self.warm_up = warm_up
+        self.averaged_buffers = frozenset(averaged_buffers)
         self.network = copy.deepcopy(student).requires_grad_(False)
 
     @torch.no_grad()
@@ -30,14 +43,18 @@ class EmaTeacher(nn.Module):
 
     @torch.no_grad()
     def follow(self, student: nn.Module, step: int) -> None:
-        """teacher <- a * teacher + (1 - a) * student, with a = min(1 - 1 / (step + 1), decay).
+        """teacher <- a * teacher + (1 - a) * student, with a = decay, or min(1 - 1 / (step + 1), decay) in the warm-up.
 
-        All parameters move in one fused call. Buffers (batch norm statistics) are copied: an average of
-        them is a mixture of statistics that belong to different weights.
+        All that is averaged moves in one fused call.
         """
-        keep = min(1 - 1 / (step + 1), self.decay)
-        teacher_parameters = [parameter.data for parameter in self.network.parameters()]
-        student_parameters = [parameter.data for parameter in student.parameters()]
-        torch._foreach_lerp_(teacher_parameters, student_parameters, 1 - keep)
-        for teacher_buffer, student_buffer in zip(self.network.buffers(), student.buffers(), strict=True):
-            teacher_buffer.copy_(student_buffer)
+        keep = min(1 - 1 / (step + 1), self.decay) if self.warm_up else self.decay
+        mine = [parameter.data for parameter in self.network.parameters()]
+        theirs = [parameter.data for parameter in student.parameters()]
+        pairs = zip(self.network.named_buffers(), student.buffers(), strict=True)
+        for (name, teacher_buffer), student_buffer in pairs:
+            if name.rpartition(".")[2] in self.averaged_buffers:
+                mine.append(teacher_buffer)
+                theirs.append(student_buffer)
+            else:
+                teacher_buffer.copy_(student_buffer)
+        torch._foreach_lerp_(mine, theirs, 1 - keep)

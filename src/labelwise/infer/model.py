@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from torch import nn
 
 from labelwise.atomic import atomic_path, write_json
 from labelwise.devices import use_fast_layout
-from labelwise.errors import CheckpointError, ConfigError
+from labelwise.errors import CheckpointError, ConfigError, did_you_mean
 from labelwise.formats.tensors import load_tensors, load_weights, save_tensors
 from labelwise.infer.sliding_window import InferenceConfig
 from labelwise.methods import find_method
@@ -84,23 +84,43 @@ def save_model(folder: Path, info: Mapping[str, Any], method: Method, nets: NetF
     return complete
 
 
-def load_model(folder: Path | str, device: torch.device | str = "cpu") -> Model:
+def load_model(
+    folder: Path | str, device: torch.device | str = "cpu", *, classifier: str | None = None
+) -> Model:
     """Load a model folder, or the folder of a run that contains one.
+
+    `classifier` chooses another way to decide than the model was trained to use, where its method has several.
 
     Errors
         CheckpointError     not a model, written by a newer version, or weights that do not fit
+        ConfigError         the model has no such classifier
     """
     folder = Path(folder)
     if not (folder / DESCRIPTION).exists() and (folder / "model" / DESCRIPTION).exists():
         folder = folder / "model"
     with _naming(folder / DESCRIPTION):
         info = _read_description(folder / DESCRIPTION)
+    if classifier is not None:
+        info = _with_classifier(info, classifier, folder)
+    with _naming(folder / DESCRIPTION):
         config = build_settings(InferenceConfig, info.inference, "inference")
         label_space, plan = LabelSpace(info.classes), Plan.from_json(info.plan)
         predictor = _load_predictor(info, folder / WEIGHTS)
     use_fast_layout(predictor)
     predictor.eval().requires_grad_(False).to(device)
     return Model(info, label_space, plan, config, predictor)
+
+
+def _with_classifier(info: ModelInfo, classifier: str, folder: Path) -> ModelInfo:
+    known = find_method(info.method).classifiers
+    if classifier not in known:
+        raise ConfigError(
+            f"the model has no classifier '{classifier}'{did_you_mean(classifier, known)}",
+            file=folder,
+            found=f"a model of the method '{info.method}'",
+            expected=", ".join(known) or "no choice: this method has one way to decide only",
+        )
+    return replace(info, method_settings={**info.method_settings, "classifier": classifier})
 
 
 def _load_predictor(info: ModelInfo, file: Path) -> nn.Module:

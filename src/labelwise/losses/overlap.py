@@ -47,6 +47,10 @@ def overlap_sums(
     )
 
 
-def dice_loss(sums: OverlapSums, smooth: float = 1e-5) -> Tensor:
-    """1 - Dice for each entry of the sums: 0 for perfect overlap, 1 for none."""
-    return 1 - (2 * sums.common + smooth) / (sums.predicted + sums.true + smooth)
+def dice_loss(sums: OverlapSums, smooth: float = 1e-5, *, numerator: float | None = None) -> Tensor:
+    """1 - Dice for each entry of the sums: 0 for perfect overlap, 1 for none.
+
+    `smooth` is added below the line, and above it too unless `numerator` says what is added there.
+    """
+    above = smooth if numerator is None else numerator
+    return 1 - (2 * sums.common + above) / (sums.predicted + sums.true + smooth)

@@ -47,7 +47,9 @@ class Method(nn.Module, ABC):
     Subclasses are final: nobody inherits from a concrete method.
 
     `Config` is the frozen settings dataclass whose defaults are the paper's. `follows` names the method that
-    trains the stage before this one.
+    trains the stage before this one. `classifiers` names the ways in which a trained model can decide, where there
+    are several: the setting `classifier` chooses one, and `predict --classifier` another without a new training, so
+    the predictor holds the weights of all of them.
 
     Memories are buffers: they are saved, resumed and moved with the method. A memory that the loss of a step reads
     changes in `after_step`, or is read as a ``.clone()``: autograd refuses what was changed in between.
@@ -56,6 +58,7 @@ class Method(nn.Module, ABC):
     card: ClassVar[Card]
     Config: ClassVar[type[Any]]
     follows: ClassVar[type[Method] | None] = None
+    classifiers: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:

@@ -67,6 +67,7 @@ def predict(
     *,
     split: str = "test",
     modality: str | None = None,
+    classifier: str | None = None,
     device: str = "auto",
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -79,15 +80,16 @@ def predict(
         scans       a file, a folder, a list (.txt, .csv), or a manifest, of which `split` is predicted
         output      folder for ``ID.nii.gz`` and ``ID.json``; results of this model and these settings are kept
         modality    intensity rule to use; needed only if the model knows several
+        classifier  which of several classifiers of the model decides, e.g. "linear"; default: the trained setting
         settings    inference settings to change, e.g. {"overlap": 0.75} or {"inference.overlap": 0.75}
 
     Errors
         CheckpointError     not a model
-        ConfigError         unknown modality or setting
+        ConfigError         unknown modality, classifier or setting
         DataError           no scan found; a scan that cannot be read is a failure in the result instead
     """
     where = choose_device(device)
-    loaded = load_model(model, where)
+    loaded = load_model(model, where, classifier=classifier)
     items = _scans(Path(scans), split, loaded, modality)
     config = _changed(loaded.config, settings or {})
     patch_size = loaded.info.patch_size

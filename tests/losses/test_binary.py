@@ -1,0 +1,50 @@
+"""Yes-or-no questions: what is asked, and what the answers cost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from labelwise.losses.binary import binary_cross_entropy, organ_answers
+from labelwise.types import IGNORE
+
+
+def test_an_organ_is_known_everywhere_in_the_labelled_part_of_a_case_that_annotates_it():
+    labels = torch.tensor([[0, 1, IGNORE], [0, 2, 0]])
+    annotated = torch.tensor([[False, True, False], [True, True, True]])
+    truth, known = organ_answers(labels, annotated)
+    assert known.int().tolist() == [[[1, 1, 0], [0, 0, 0]], [[1, 1, 1], [1, 1, 1]]]
+    assert truth.int().tolist() == [[[0, 1, 0], [0, 0, 0]], [[0, 0, 0], [0, 1, 0]]]
+
+
+def test_one_row_per_voxel_says_the_same_as_one_row_per_case():
+    labels = torch.randint(0, 3, (2, 4, 4))
+    annotated = torch.tensor([[False, True, False], [False, False, True]])
+    spread = annotated[:, :, None, None].expand(2, 3, 4, 4)
+    for one, other in zip(organ_answers(labels, annotated), organ_answers(labels, spread), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_cross_entropy_of_the_valid_pairs_agrees_with_the_golden_value(golden):
+    arrays = golden("marginal_exclusion")
+    logits = torch.from_numpy(arrays["psup_sigmoid_logits"])
+    labels = torch.from_numpy(arrays["psup_sigmoid_labels"].astype(np.int64))
+    annotated = torch.cat(
+        [torch.zeros(3, 1, dtype=torch.bool), torch.from_numpy(arrays["psup_sigmoid_annotated"])], 1
+    )
+    truth, known = organ_answers(labels, annotated)
+    losses, asked = binary_cross_entropy(logits, truth, known)
+    assert int(asked.sum()) == 7
+    assert losses[asked].mean().item() == pytest.approx(float(arrays["psup_masked_bce_mean_f64"]), rel=1e-5)
+
+
+def test_what_is_not_known_costs_nothing_and_teaches_nothing():
+    logits = torch.randn(1, 2, 4, requires_grad=True)
+    truth, known = organ_answers(torch.full((1, 4), IGNORE), torch.zeros(1, 3, dtype=torch.bool))
+    losses, asked = binary_cross_entropy(logits, truth, known)
+    assert not asked.any()
+    losses.sum().backward()
+    assert losses.sum() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
