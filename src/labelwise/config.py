@@ -70,6 +70,9 @@ class RunConfig:
     data: str = ""  # folder of the manifest
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     select: Literal["last", "best"] = "last"  # which weights become the model
+    start_from: str | None = (
+        None  # folder of a run that trained the stage before the last, of a method with stages
+    )
     workers: Annotated[int, Field(ge=0)] = 0  # processes that load batches; 0: in the training process
     prepare: PrepareConfig = PrepareConfig()
     net: Choice = Choice(**NAMES["net"])

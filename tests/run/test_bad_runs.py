@@ -23,6 +23,7 @@ from labelwise import (
     DataError,
     ResourceError,
     TrainingError,
+    load_config,
     load_model,
     read_manifest,
     run,
@@ -152,7 +153,7 @@ def test_what_a_killed_run_left_half_written_is_removed(tiny_cohort, finished):
 
 
 def test_a_number_of_steps_for_each_stage_is_needed(tiny_cohort, tmp_path):
-    with pytest.raises(ConfigError, match="trains in 1 stages"):
+    with pytest.raises(ConfigError, match="trains in 1 stage"):
         run.train(tiny_config(tiny_cohort, train__steps=[2, 2]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -173,6 +174,57 @@ def test_a_method_that_follows_another_is_trained_in_two_stages_and_resumed(
         run.train(
             tiny_config(tiny_cohort, "naive", train__steps=[2, 3], train__log_every=2), tmp_path / "run"
         )
+
+
+def test_the_last_stage_alone_equals_both_stages_of_one_run(tiny_cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(Naive, "follows", Supervised)
+    run.train(tiny_config(tiny_cohort, "naive", train__steps=[2, 3]), tmp_path / "both")
+    run.train(tiny_config(tiny_cohort, "supervised", train__steps=[2]), tmp_path / "first")
+    config = tiny_config(tiny_cohort, "naive", train__steps=[3], start_from=str(tmp_path / "first"))
+    run.train(config, tmp_path / "last")
+    both, last = (tmp_path / name / "model" / "weights.safetensors" for name in ("both", "last"))
+    assert both.read_bytes() == last.read_bytes()
+    assert load_config(tmp_path / "last" / "run.toml").start_from == str(tmp_path / "first")
+
+
+def test_a_last_stage_without_a_first_one_says_what_to_run(tiny_cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(Naive, "follows", Supervised)
+
+    def refused(start_from, steps=(3,), method="naive"):
+        changes = {"train__steps": list(steps), "start_from": str(start_from)}
+        with pytest.raises((CheckpointError, ConfigError)) as caught:
+            run.train(tiny_config(tiny_cohort, method, **changes), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+        return str(caught.value)
+
+    absent = refused(tmp_path / "absent")
+    assert "starts from a trained 'supervised', and there is none" in absent
+    assert "labelwise train --method supervised" in absent
+    run.train(tiny_config(tiny_cohort, "mean_teacher", train__steps=[1]), tmp_path / "other")
+    assert "a run of 'mean_teacher'" in refused(tmp_path / "other")
+    assert "trains in one stage" in refused(tmp_path / "other", method="supervised")
+    assert "because start_from names the one before" in refused_steps(tiny_cohort, tmp_path)
+
+
+def refused_steps(cohort: Path, folder: Path) -> str:
+    run.train(tiny_config(cohort, "supervised", train__steps=[1]), folder / "first")
+    with pytest.raises(ConfigError) as caught:
+        run.train(
+            tiny_config(cohort, "naive", train__steps=[1, 1], start_from=str(folder / "first")),
+            folder / "run",
+        )
+    return str(caught.value)
+
+
+def test_a_first_stage_that_was_interrupted_is_refused(tiny_cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(Naive, "follows", Supervised)
+    run.train(tiny_config(tiny_cohort, "supervised", train__steps=[1]), tmp_path / "first")
+    record = tmp_path / "first" / "run.toml"
+    record.write_text(record.read_text().replace("steps = [1]", "steps = [2]"))
+    config = tiny_config(tiny_cohort, "naive", train__steps=[3], start_from=str(tmp_path / "first"))
+    with pytest.raises(CheckpointError, match="not finished") as caught:
+        run.train(config, tmp_path / "run")
+    assert "step 1 of 2" in str(caught.value)
 
 
 def test_runs_of_one_stage_and_of_two_do_not_replace_each_other(tiny_cohort, finished, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -28,6 +28,7 @@ from labelwise.methods import find_method
 from labelwise.methods.base import Method, NetFactory
 from labelwise.run.environment import environment
 from labelwise.run.preparing import prepare_manifest
+from labelwise.run.stages import RECORD, Stages, stages_of
 from labelwise.run.validation import Validation
 from labelwise.settings import build_settings
 from labelwise.train.checkpoint import check_continues, load_method
@@ -40,8 +41,7 @@ __all__ = ["TrainingResult", "train"]
 logger = logging.getLogger("labelwise")
 
 # Settings that may differ between the parts of a resumed run without changing its result.
-NOT_DECISIVE = ("data", "device", "inference", "workers", "select")
-RECORD = "run.toml"
+NOT_DECISIVE = ("data", "device", "inference", "workers", "select", "start_from")
 # All that is written into the folder of a run.
 WRITTEN = (
     *(RECORD, "environment.json", "log.jsonl", "*.safetensors", "stage_[0-9]", "model"),
@@ -83,8 +83,7 @@ def train(
     """
     folder = Path(output)
     fabric = connect(config.device)
-    stages = _stages(find_method(config.method.name))
-    _check_stages(stages, config)
+    stages = stages_of(config)
     manifest = read_manifest(_named(config))
     _check_trainable(manifest, config)
     with only_writer(folder) if fabric.is_global_zero else nullcontext():
@@ -116,35 +115,16 @@ def _named(config: RunConfig) -> str:
     return config.data
 
 
-def _stages(method: type[Method]) -> list[type[Method]]:
-    """The methods to train one after the other; the last is the one that was asked for."""
-    stages = [method]
-    while (earlier := stages[0].follows) is not None:
-        stages.insert(0, earlier)
-    return stages
-
-
-def _stage_folder(folder: Path, stages: Sequence[type[Method]], number: int) -> Path:
-    return folder if len(stages) == 1 else folder / f"stage_{number + 1}"
-
-
 def _begin(folder: Path, config: RunConfig, *, overwrite: bool) -> None:
     """Say in the folder what is trained there."""
     if overwrite and (folder / RECORD).exists():
         for path in [path for pattern in WRITTEN for path in folder.glob(pattern)]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    # Absolute: a report of this run may be made in another folder.
-    write_text(folder / RECORD, replace(config, data=str(Path(config.data).absolute())).to_toml())
+    # Absolute: a report of this run may be made in another folder, and the run resumed from there.
+    start = str(Path(config.start_from).absolute()) if config.start_from is not None else None
+    resolved = replace(config, data=str(Path(config.data).absolute()), start_from=start)
+    write_text(folder / RECORD, resolved.to_toml())
     write_json(folder / "environment.json", environment())
-
-
-def _check_stages(stages: Sequence[type[Method]], config: RunConfig) -> None:
-    if len(config.train.steps) != len(stages):
-        raise ConfigError(
-            f"{config.method.name} trains in {len(stages)} stages",
-            found=f"train.steps = {list(config.train.steps)}",
-            expected=f"{len(stages)} numbers",
-        )
 
 
 def _check_trainable(manifest: Manifest, config: RunConfig) -> None:
@@ -211,20 +191,30 @@ class _Trainer:
         ranks = {"precision": config.device.precision, "ranks": fabric.world_size}
         self.settings = {"run": replace_tuples(decisive), "device": ranks, "cases": self._digest()}
 
-    def run(self, stages: list[type[Method]], folder: Path) -> tuple[Method, Result]:
+    def run(self, stages: Stages, folder: Path) -> tuple[Method, Result]:
         """Train every stage, each from where the one before ended."""
-        method: Method | None = None
-        for number, kind in enumerate(stages):
-            previous, method = method, self._method(kind, last=kind is stages[-1])
+        method = self._before(stages)
+        for number, kind in enumerate(stages.kinds):
+            previous, method = method, self._method(kind, last=kind is stages.kinds[-1])
             if previous is not None:
                 method.start_from(previous)
-            target = _stage_folder(folder, stages, number)
-            result = self._fit(method, number, self.config.train.steps[number], target)
+            target = stages.folder(folder, number)
+            result = self._fit(method, number + stages.offset, self.config.train.steps[number], target)
             if result.interrupted:
                 break
             load_method(self._selected(target, result), method)
         assert method is not None
         return method, result
+
+    def _before(self, stages: Stages) -> Method | None:
+        """The stage that another run trained, if this one starts from it."""
+        if stages.start is None:
+            return None
+        kind = stages.kinds[0].follows
+        assert kind is not None
+        method = self._method(kind, last=False)
+        load_method(stages.start, method)
+        return method
 
     def _method(self, kind: type[Method], *, last: bool) -> Method:
         torch.manual_seed(self.config.seed)  # the same first weights on every rank and in every resumed run
