@@ -27,9 +27,8 @@ SWEEP = Sweep(
         "checkpoint": "last iteration; nothing selected on test patients",
         "scores": "per volume in 3D; distances in voxels (the files store no spacing)",
     },
-    scarce="one_structure",
-    mode="one_organ_per_case",
-    settings={"seed": 0},
+    scarce={"one_structure": ("one_organ_per_case", {"seed": 0})},
+    held_out=10,
 )
 
 if __name__ == "__main__":

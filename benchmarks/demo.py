@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from metadata import metadata, write_result
-from sweep import spread, summarise_scores
+from sweep import MEAN, spread, summarise_scores
 
 from labelwise import console, load_config, run
 from labelwise.atomic import write_json
 from labelwise.data.synthetic import SyntheticConfig, make_cohort
 from labelwise.run.demonstration import SETTINGS, STEPS
 
-MEAN = "mean over organs"
 LIMIT = "supervised, all labels"
 
 

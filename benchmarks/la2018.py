@@ -38,9 +38,8 @@ SWEEP = Sweep(
         "scores": "distances in mm, undefined for an empty prediction",
         "scores_la_official": "distances in voxels of 0.625 mm, asd from prediction to reference, empty = 0",
     },
-    scarce="labelled_8",
-    mode="keep_labelled",
-    settings={"n": 8},
+    scarce={"labelled_8": ("keep_labelled", {"n": 8})},
+    held_out=10,
 )
 
 if __name__ == "__main__":

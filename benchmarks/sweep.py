@@ -9,18 +9,21 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from metadata import metadata, write_result
+from metadata import RESULTS, metadata, write_result
 
 from labelwise import console, load_config, run
 from labelwise.atomic import write_json
 from labelwise.data.manifest import MANIFEST_NAME
 from labelwise.evaluate.scores import Score, summarise
+from labelwise.run.training import replace_tuples
+
+MEAN = "mean over organs"
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Row:
     recipe: Path
     manifest: str  # name of its folder
     changes: Mapping[str, Any] = field(default_factory=dict)
+    classifiers: tuple[str, ...] = ()  # each gets a row of its own, from the same training
 
 
 @dataclass(frozen=True)
@@ -37,15 +41,20 @@ class Job:
     """One training of a sweep."""
 
     name: str  # row of the table
-    recipe: Path
-    data: Path
+    row: Row
     seed: int
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    data: Path
+    split: str
 
     @property
     def run(self) -> str:
         """Name of the run's folder."""
         return f"{self.name}_seed{self.seed}"
+
+    @property
+    def names(self) -> list[str]:
+        """The rows of the table that its training fills."""
+        return [f"{self.name}, {classifier}" for classifier in self.row.classifiers] or [self.name]
 
 
 @dataclass(frozen=True)
@@ -54,72 +63,109 @@ class Sweep:
 
     name: str  # of the result file
     rows: Mapping[str, Row]
-    variants: Mapping[str, Mapping[str, str]]  # evaluations: name -> unit and rules
+    variants: Mapping[str, Mapping[str, Any]]  # evaluations: name -> unit and rules
     protocol: Mapping[str, Any]
-    # The rows name two manifests: "complete", and this one, made of it by this mode of `simulate`.
-    scarce: str
-    mode: str
-    settings: Mapping[str, Any]
+    # The rows name manifests: "complete", or one that a mode of `simulate` makes of it: name -> mode and settings.
+    scarce: Mapping[str, tuple[str, Mapping[str, Any]]]
+    make_complete: Callable[[Path], object] | None = None  # for data that is made, not found in --source
+    held_out: int = 0  # training patients that --tune sets aside, where the data has no validation of its own
 
     def main(self, description: str) -> None:
         """Read the command line, run what is not finished yet, and write the result file."""
-        options = parse(description, list(self.rows))
-        if not (options.work / self.scarce / MANIFEST_NAME).exists():
-            run.import_data([options.source], options.work / "complete")
-            run.simulate(options.work / "complete", options.work / self.scarce, self.mode, **self.settings)
+        options = self._options(description)
+        work = options.work / "tune" if options.tune else options.work
+        self._make_manifests(work, options)
         jobs = [
-            Job(name, row.recipe, options.work / row.manifest, seed, row.changes)
+            Job(name, row, seed, work / row.manifest, "validation" if options.tune else "test")
             for seed in options.seeds
             for name, row in self.rows.items()
         ]
+        earlier = [] if options.tune or options.again else earlier_runs(self.name, jobs)
+        known = {(one["name"], one["seed"]) for one in earlier}
         for job in jobs:
-            if job.name in options.only and not options.collect:
-                perform(job, options.work, variants=self.variants)
-        collect(self.name, jobs, options.work, self.protocol)
+            wanted = job.name in options.only and not options.collect
+            if wanted and not all((name, job.seed) in known for name in job.names):
+                perform(job, work, variants=self.variants)
+        if not options.tune:
+            collect(self.name, jobs, work, self.protocol, earlier)
+
+    def _make_manifests(self, work: Path, options: argparse.Namespace) -> None:
+        complete = work / "complete"
+        if not (complete / MANIFEST_NAME).exists():
+            if self.make_complete:
+                self.make_complete(complete)
+            else:
+                run.import_data([options.source], complete)
+        held_out = self.held_out if options.tune else 0
+        for name, (mode, settings) in self.scarce.items():
+            if not (work / name / MANIFEST_NAME).exists():
+                run.simulate(complete, work / name, mode, held_out=held_out, **settings)
+
+    def _options(self, description: str) -> argparse.Namespace:
+        parser = argparse.ArgumentParser(description=description)
+        if self.make_complete is None:
+            parser.add_argument(
+                "--source", type=Path, required=True, help="folder of the data set, as downloaded"
+            )
+        parser.add_argument("--work", type=Path, required=True, help="folder for manifests and runs")
+        parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+        names = list(self.rows)
+        parser.add_argument("--only", nargs="+", default=names, choices=names, help="rows of the table")
+        parser.add_argument(
+            "--collect", action="store_true", help="only write the result file of finished runs"
+        )
+        again = "repeat runs that the result file holds already"
+        parser.add_argument("--again", action="store_true", help=again)
+        tune = "score validation patients instead, to choose settings: writes no result file"
+        parser.add_argument("--tune", action="store_true", help=tune)
+        return parser.parse_args()
 
 
-def parse(description: str, names: Sequence[str]) -> argparse.Namespace:
-    """The options of a sweep."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--source", type=Path, required=True, help="folder of the data set, as downloaded")
-    parser.add_argument("--work", type=Path, required=True, help="folder for manifests and runs")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", default=list(names), choices=names, help="rows of the table")
-    parser.add_argument("--collect", action="store_true", help="only write the result file of finished runs")
-    return parser.parse_args()
-
-
-def perform(job: Job, work: Path, *, variants: Mapping[str, Mapping[str, str]]) -> None:
+def perform(job: Job, work: Path, *, variants: Mapping[str, Mapping[str, Any]]) -> None:
     """Train, predict and evaluate one job; `variants` names the evaluations (unit and rules)."""
     folder = work / job.run
     if (folder / "result.json").exists():
         return
-    config = load_config(job.recipe, dict(job.changes), data=str(job.data), seed=job.seed)
+    config = load_config(job.row.recipe, dict(job.row.changes), data=str(job.data), seed=job.seed)
     with console.watch() as progress:
         start = time.perf_counter()
         trained = run.train(config, folder, progress=progress)
         seconds = time.perf_counter() - start
         if trained.interrupted:
             raise KeyboardInterrupt
-        predicted = run.predict(folder, job.data, folder / "predictions", progress=progress)
-        assert not predicted.failed, predicted.failed
-    scores = {
-        name: summarise_scores(
-            run.evaluate(folder, job.data, folder / f"{name}.csv", workers=1, **rules).scores
-        )
-        for name, rules in variants.items()
-    }
     facts = {
         "name": job.name,
         "seed": job.seed,
-        "recipe": job.recipe.name,
-        "changes": dict(job.changes),
+        "recipe": job.row.recipe.name,
+        "changes": dict(job.row.changes),
         "steps": list(config.train.steps),
         "training_seconds": round(seconds, 1),
         "metadata": metadata(),
-        "scores": scores,
     }
+    if job.row.classifiers:
+        found = {name: scored(job, folder, variants, classifier=name) for name in job.row.classifiers}
+        facts["scores_of_classifiers"] = found
+    else:
+        facts["scores"] = scored(job, folder, variants)
     write_json(folder / "result.json", facts)
+
+
+def scored(
+    job: Job, folder: Path, variants: Mapping[str, Mapping[str, Any]], classifier: str | None = None
+) -> dict[str, Any]:
+    """Predict the scans of the job's split, and what each evaluation says of them."""
+    target = folder / (f"predictions_{classifier}" if classifier else "predictions")
+    with console.watch() as progress:
+        predicted = run.predict(
+            folder, job.data, target, split=job.split, classifier=classifier, progress=progress
+        )
+    assert not predicted.failed, predicted.failed
+    return {
+        name: summarise_scores(
+            run.evaluate(target, job.data, target / f"{name}.csv", split=job.split, workers=1, **rules).scores
+        )
+        for name, rules in variants.items()
+    }
 
 
 def summarise_scores(scores: Sequence[Score]) -> dict[str, dict[str, float | None]]:
@@ -129,25 +175,66 @@ def summarise_scores(scores: Sequence[Score]) -> dict[str, dict[str, float | Non
     for row in summary["classes"]:
         table.setdefault(row["metric"], {})[row["class_name"]] = row["mean"]
     for row in summary["overall"]:
-        table.setdefault(row["metric"], {})["mean over organs"] = row["mean"]
+        table.setdefault(row["metric"], {})[MEAN] = row["mean"]
     return table
 
 
-def collect(name: str, jobs: Sequence[Job], work: Path, protocol: Mapping[str, Any]) -> None:
+def earlier_runs(name: str, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Runs of the present result file that these jobs would only repeat: a sweep can go on on another machine."""
+    file = RESULTS / f"{name}.json"
+    if not file.exists():
+        return []
+    same = {
+        (row, job.seed): {"recipe": job.row.recipe.name, "changes": replace_tuples(dict(job.row.changes))}
+        for job in jobs
+        for row in job.names
+    }
+    return [
+        one
+        for one in json.loads(file.read_text(encoding="utf-8"))["runs"]
+        if same.get((one["name"], one["seed"])) == {"recipe": one["recipe"], "changes": one["changes"]}
+    ]
+
+
+def collect(
+    name: str, jobs: Sequence[Job], work: Path, protocol: Mapping[str, Any], earlier: Sequence[dict[str, Any]]
+) -> None:
     """Write benchmarks/results/NAME.json from the runs that are finished, with mean and spread over seeds."""
     finished = [work / job.run / "result.json" for job in jobs]
-    runs = [json.loads(file.read_text()) for file in finished if file.exists()]
+    trained = [json.loads(file.read_text()) for file in finished if file.exists()]
+    found = {(one["name"], one["seed"]): one for one in earlier}
+    found |= {(one["name"], one["seed"]): one for run in trained for one in by_classifier(run)}
+    ordered = [(row, job.seed) for job in jobs for row in job.names]
+    runs = [found[key] for key in ordered if key in found]
     rows: dict[str, Any] = {}
     for row in dict.fromkeys(one["name"] for one in runs):
         same = [one["scores"] for one in runs if one["name"] == row]
         rows[row] = {
             variant: {
-                metric: spread([scores[variant][metric]["mean over organs"] for scores in same])
+                metric: {
+                    **spread([scores[variant][metric][MEAN] for scores in same]),
+                    "organs": {
+                        organ: spread([scores[variant][metric][organ] for scores in same])
+                        for organ in same[0][variant][metric]
+                        if organ != MEAN
+                    },
+                }
                 for metric in same[0][variant]
             }
             for variant in same[0]
         }
     write_result(name, {"protocol": dict(protocol), "rows": rows, "runs": runs})
+
+
+def by_classifier(trained: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One entry for each classifier that a run was scored with."""
+    rest = {key: value for key, value in trained.items() if key != "scores_of_classifiers"}
+    if "scores" in rest:
+        return [rest]
+    return [
+        {**rest, "name": f"{rest['name']}, {classifier}", "scores": scores}
+        for classifier, scores in trained["scores_of_classifiers"].items()
+    ]
 
 
 def spread(values: Sequence[float | None]) -> dict[str, Any]:
