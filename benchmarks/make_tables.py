@@ -69,16 +69,17 @@ def sweep(name: str, variant: str, metrics: Sequence[str], unit: str) -> str:
     return table(head, rows) + source(name, loaded["runs"][0]["metadata"])
 
 
-def organs(name: str, variant: str, metric: str = "dice") -> str:
-    """Mean over seeds for each organ."""
+def organs(name: str, variant: str, metric: str = "dice", unit: str = "") -> str:
+    """Mean and spread over seeds for each organ, and over organs."""
     loaded = result(name)
-    names = list(loaded["runs"][0]["scores"][variant][metric])
+    first = next(iter(loaded["rows"].values()))[variant][metric]["organs"]
     rows = []
-    for row in loaded["rows"]:
-        same = [one["scores"][variant][metric] for one in loaded["runs"] if one["name"] == row]
-        means = {organ: 100 * sum(one[organ] for one in same) / len(same) for organ in names}
-        rows.append([row.replace("_", " "), *(f"{mean:.1f}" for mean in means.values())])
-    return table([HEADINGS[metric], *names], rows)
+    for row, variants in loaded["rows"].items():
+        cell = variants[variant][metric]
+        means = [value(cell["organs"][organ], metric) for organ in first]
+        rows.append([row.replace("_", " "), *means, value(cell, metric), str(cell["seeds"])])
+    heading = HEADINGS[metric] + (f" [{unit}]" if unit else "")
+    return table([heading, *first, "mean over organs", "seeds"], rows)
 
 
 def demo() -> str:
@@ -154,17 +155,34 @@ def speed() -> str:
 
 def steps() -> str:
     """A step of every method relative to supervised."""
-    loaded = result("training_step")
+    loaded = result("step_time")
     rows = [
-        [f"`{name}`", f"{row['median_s']:.2f} s", f"{row['relative']:.2f}", f"{row['peak_mib']} MiB"]
+        [
+            *(f"`{name}`", row["net"], f"{row['median_s']:.2f} s"),
+            *(f"{row['relative']:.2f}", f"{row['peak_mib']} MiB"),
+        ]
         for name, row in loaded["methods"]["methods"].items()
     ]
-    head = ["", "processor time of a step", "relative to `supervised`", "peak memory"]
-    return (
-        table(head, rows)
-        + f"\n{loaded['methods']['network']}.\n"
-        + source("training_step", loaded["metadata"])
-    )
+    head = ["", "network", "processor time of a step", "relative to `supervised`", "peak memory"]
+    note = f"\nNetworks of {loaded['methods']['network']}.\n"
+    return table(head, rows) + note + source("step_time", loaded["metadata"])
+
+
+def added_steps() -> str:
+    """What prototypes, contrast and distillation add to a step at LTUDA's published size."""
+    loaded = result("step_time")
+    added = loaded["added"]
+    rows = [
+        [
+            f"`{name}` against `{row['without']}`",
+            *(f"{row['seconds'][variant]['median_s']:.2f} s" for variant in ("with", "without")),
+            f"{row['added_percent']} %",
+            f"{added['goal_percent']} %",
+        ]
+        for name, row in added["methods"].items()
+    ]
+    head = ["", "a step", "without", "more", "goal: at most"]
+    return table(head, rows) + f"\n{added['network']}.\n"
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -176,8 +194,14 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "acdc": lambda: sweep("acdc_one_structure", "scores", ("dice", "jaccard", "hd95", "assd"), "voxels"),
     "acdc_organs": lambda: organs("acdc_one_structure", "scores"),
+    "acdc_distances": lambda: organs("acdc_one_structure", "scores", "hd95", "voxels"),
+    "synthetic": lambda: sweep("synthetic_one_organ", "scores", ("dice", "jaccard", "hd95", "assd"), "mm"),
+    "synthetic_organs": lambda: organs("synthetic_one_organ", "scores"),
+    "synthetic_distances": lambda: organs("synthetic_one_organ", "scores", "hd95", "mm"),
+    "equal_cost": lambda: sweep("equal_annotation_cost", "scores", ("dice", "jaccard", "hd95", "assd"), "mm"),
     "speed": speed,
     "steps": steps,
+    "added_steps": added_steps,
 }
 
 

@@ -1,4 +1,4 @@
-"""One training step, side by side in one run: precision and memory layout, the loop's overhead, and the methods.
+"""One training step, side by side in one run: precision and memory layout, and the loop's overhead.
 
     python benchmarks/training_step.py
 
@@ -6,7 +6,6 @@
    network in float32 and the default layout. Goal: 3 times faster where the CPU has bf16.
 2. `train.loop.fit` with the loader, augmentation, log and checkpoints against the bare forward, loss, backward
    and optimiser step of the same network on batches in memory. Goal: at most 5 % more.
-3. A step of every registered method relative to `supervised`, with peak memory.
 
 Processor seconds of one thread, so that other work on the machine does not count; variants take turns.
 """
@@ -15,8 +14,6 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -34,11 +31,11 @@ from labelwise.data.sampling import SamplingConfig
 from labelwise.data.synthetic import SyntheticConfig, make_cohort
 from labelwise.devices import has_bf16, use_fast_layout
 from labelwise.losses.partial import supervised
-from labelwise.methods import METHODS, find_method
-from labelwise.methods.base import Method, NetFactory
+from labelwise.methods import find_method
+from labelwise.methods.base import NetFactory
 from labelwise.train.distribute import DeviceConfig, connect
 from labelwise.train.loop import LoopConfig, Stage, fit
-from labelwise.types import Batch, LabelSpace, Progress
+from labelwise.types import Batch, LabelSpace
 
 PATCH = (64, 64, 48)
 ORGANS = ("liver", "spleen", "kidneys", "pancreas")
@@ -169,58 +166,9 @@ def overhead() -> dict[str, Any]:
     }
 
 
-def method_step(name: str) -> Callable[[], None]:
-    """A step of a method on two labelled and two unlabelled cases, in the middle of its training."""
-    kind = find_method(name)
-    torch.manual_seed(0)
-    method: Method = kind(factory(), kind.Config())
-    use_fast_layout(method)
-    sees_all = "none" in kind.card.learns_from
-    batch = a_batch(4 if sees_all else 2, (64, 64, 48), unlabelled=2 if sees_all else 0)
-    optimizer = torch.optim.SGD(method.parameter_groups()[0]["params"], 0.01, momentum=0.9)
-    progress = Progress(500, 1000)
-
-    def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16("cpu")):
-            terms = method(batch, progress)
-        torch.stack(list(terms.values())).sum().backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        method.after_step(progress)
-
-    return step
-
-
-def peak_mib() -> float:
-    """Peak memory of this process; getrusage would count the parent's, from before the program was started."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
-
-
-def methods() -> dict[str, Any]:
-    """Part 3. Peak memory is that of a process of its own that makes two steps."""
-    times = taking_turns({name: method_step(name) for name in METHODS}, rounds=3)
-    base = times["supervised"]["median_s"]
-    rows = {}
-    for name, row in times.items():
-        command = [sys.executable, __file__, "--peak", name]
-        peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        rows[name] = {**row, "relative": round(row["median_s"] / base, 2), "peak_mib": round(float(peak))}
-    return {
-        "network": "V-Net, width 16, patches of 64x64x48; 2 labelled cases, and 2 unlabelled if the method uses them",
-        "methods": rows,
-    }
-
-
 def main() -> None:
     torch.set_num_threads(1)
-    if "--peak" in sys.argv:
-        step = method_step(sys.argv[-1])
-        step()
-        step()
-        print(peak_mib())
-        return
-    result = {"precision": precision(), "loop_overhead": overhead(), "methods": methods()}
+    result = {"precision": precision(), "loop_overhead": overhead()}
     print(write_result("training_step", {"unit": "processor seconds of one thread", **result}))
 
 

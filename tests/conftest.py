@@ -56,6 +56,11 @@ SMALL_NETS: dict[str, dict[str, Any]] = {
     "vnet": {"width": 4, "dropout": 0.0},
     "unet": {"width": 4, "dropout_scale": 0.0},
     "dynunet": {"width": 4, "depth": 4},
+    "dodnet_unet": {"width": 4},
+    "film_unet": {"width": 4, "depth": 3},
+    "pipofan": {"width": 4},
+    "plseg_unet": {"width": 4, "dropout_scale": 0.0},
+    "ltuda_unet": {"width": 4},
 }
 
 

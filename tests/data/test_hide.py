@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +11,18 @@ import numpy as np
 import pytest
 from tiny_cohort import SPACE, VALUES, make_case, manifest_of, paper_case
 
+from labelwise.data.coverage import annotation_cost, never_annotated
 from labelwise.data.hide import MODES, BySource, KeepLabelled, hide
 from labelwise.data.manifest import Manifest, Source, read_case_labels, read_manifest, write_manifest
+from labelwise.data.published import PUBLISHED
 from labelwise.errors import ConfigError
-from labelwise.types import IGNORE, Case
+from labelwise.types import IGNORE, Case, LabelSpace
 
 SETTINGS = {
     "keep_labelled": {"n": 3},
     "one_organ_per_case": {},
     "organs_per_case": {"k": 2},
+    "equal_cost": {"k": 2},
     "by_source": {"keep": {"site": ["liver"]}},
 }
 
@@ -40,7 +44,7 @@ def counts(manifest: Manifest) -> Counter[str]:
     return Counter(organ for case in manifest.split("train") for organ in case.annotated)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode not in PUBLISHED])
 def test_only_training_cases_lose_anything_and_nothing_but_annotation(mode: str):
     before = cohort()
     after = hide(before, mode, **SETTINGS[mode])
@@ -54,9 +58,10 @@ def test_only_training_cases_lose_anything_and_nothing_but_annotation(mode: str)
     assert kept(after) != kept(before)
 
 
-@pytest.mark.parametrize("mode", ["keep_labelled", "one_organ_per_case", "organs_per_case"])
+@pytest.mark.parametrize("mode", ["keep_labelled", "one_organ_per_case", "organs_per_case", "equal_cost"])
 def test_draws_depend_on_the_seed_and_not_on_the_order_of_the_cases(mode: str):
-    settings = {**SETTINGS[mode], **({"order": "random"} if mode == "keep_labelled" else {})}
+    ordered = mode in ("keep_labelled", "equal_cost")
+    settings = {**SETTINGS[mode], **({"order": "random"} if ordered else {})}
     manifest = cohort(frames=2)
     reversed_ = manifest.replace_cases(manifest.cases[::-1])
     first = kept(hide(manifest, mode, seed=1, **settings))
@@ -126,6 +131,68 @@ def test_a_case_with_fewer_organs_keeps_those_it_has():
     assert kept(after) == {"case_001": frozenset({"liver"})}
 
 
+def many_organs(number: int, organs: int = 16) -> Manifest:
+    """A completely annotated manifest of `organs` classes, like WORD."""
+    names = tuple(f"organ{i:02d}" for i in range(organs))
+    values = dict(enumerate(("background", *names)))
+    cases = tuple(paper_case(i, annotated=frozenset(names)) for i in range(number))
+    return Manifest(LabelSpace(("background", *names)), {"site": Source("site", values, "ct")}, cases)
+
+
+@pytest.mark.parametrize(("k", "complete"), [(2, 13), (4, 25), (6, 38)])
+@pytest.mark.parametrize("draw", ["per_case", "balanced"])
+def test_the_ratios_of_word_keep_the_same_number_in_every_volume_and_have_a_partner_of_equal_cost(
+    k: int, complete: int, draw: str, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO, logger="labelwise")
+    word = many_organs(100)
+    partial = hide(word, "organs_per_case", k=k, draw=draw)
+    assert {len(organs) for organs in kept(partial).values()} == {k}
+    assert annotation_cost(partial) == 100 * k
+    assert not caplog.text
+    partner = hide(word, "equal_cost", k=k)
+    assert [len(organs) for organs in kept(partner).values()] == [16] * complete + [0] * (100 - complete)
+    assert abs(annotation_cost(partner) - annotation_cost(partial)) <= 8
+    assert f"cost {16 * complete} organ masks; organs_per_case with k = {k} costs {100 * k}" in caplog.text
+
+
+def test_equal_cost_is_exact_where_it_can_be():
+    for k, complete in ((1, 4), (2, 8), (3, 12)):
+        partner = hide(cohort(12), "equal_cost", k=k, order="random", seed=3)
+        assert sum(bool(organs) for organs in kept(partner).values()) == complete
+        assert annotation_cost(partner) == annotation_cost(hide(cohort(12), "organs_per_case", k=k)) == 12 * k
+
+
+@pytest.mark.parametrize("unit", ["group", "case"])
+def test_equal_cost_keeps_as_many_frames_as_its_partner_pays_for(unit: str):
+    partner = hide(cohort(6, frames=2), "equal_cost", k=1, unit=unit)
+    assert [name for name, organs in kept(partner).items() if organs] == ["p00_0", "p00_1", "p01_0", "p01_1"]
+    assert annotation_cost(partner) == 6 * 2
+
+
+def test_equal_cost_needs_complete_annotation_and_at_least_one_case():
+    some = cohort().replace_cases([paper_case(1), paper_case(2, annotated=frozenset({"liver"}))])
+    with pytest.raises(ConfigError, match=r"completely annotated(.|\n)*case_002"):
+        hide(some, "equal_cost", k=1)
+    with pytest.raises(ConfigError, match="cannot keep even one"):
+        hide(many_organs(3), "equal_cost", k=2)
+
+
+@pytest.mark.parametrize("draw", ["per_case", "balanced"])
+def test_a_draw_that_loses_an_organ_is_refused_by_its_name(draw: str):
+    with pytest.raises(ConfigError, match=r"no training case would keep (liver|spleen|pancreas)"):
+        hide(manifest_of(paper_case(1), paper_case(2)), "organs_per_case", k=1, draw=draw)
+    only_liver = manifest_of(paper_case(1, annotated=frozenset({"liver"})))
+    assert never_annotated(hide(only_liver, "one_organ_per_case")) == ("spleen", "pancreas")
+
+
+def test_cases_that_keep_fewer_organs_than_the_others_are_reported(caplog: pytest.LogCaptureFixture):
+    few = paper_case(7, annotated=frozenset({"liver"}))
+    hide(manifest_of(few, *(paper_case(i) for i in range(4))), "organs_per_case", k=2)
+    assert "1 of 5 annotated cases keep fewer than 2 organs" in caplog.text
+    assert "case_007" in caplog.text
+
+
 def test_sources_keep_their_own_organs():
     cases = paper_case(1, source="a"), paper_case(2, source="b"), paper_case(3, source="c")
     after = hide(manifest_of(*cases), "by_source", keep={"a": ["liver"], "b": []})
@@ -147,6 +214,8 @@ def test_settings_may_be_given_as_an_object():
         ("keep_labelled", {"n": 1, "order": "seeded"}, "'order' is wrong"),
         ("organs_per_case", {"k": 4}, "cannot keep 4 organs"),
         ("organs_per_case", {"k": 0}, "'k' is wrong"),
+        ("equal_cost", {"k": 4}, "cannot keep 4 organs"),
+        ("equal_cost", {}, "'k' is missing"),
         ("by_source", {"keep": {"sight": ["liver"]}}, "did you mean 'site'"),
         ("by_source", {"keep": {"site": ["livre"]}}, "did you mean 'liver'"),
     ],

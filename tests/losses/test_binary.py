@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from labelwise.losses.binary import binary_cross_entropy, organ_answers
+from labelwise.losses.binary import binary_cross_entropy, organ_answers, present_dice, region_answers
+from labelwise.losses.overlap import OverlapSums
 from labelwise.types import IGNORE
 
 
@@ -48,3 +49,52 @@ def test_what_is_not_known_costs_nothing_and_teaches_nothing():
     assert losses.sum() == 0
     assert logits.grad is not None
     assert not logits.grad.any()
+
+
+# regions
+
+NESTED = torch.tensor([[False, True, True], [False, False, True]])  # an organ with its tumour, the tumour
+
+
+def test_a_region_holds_the_voxels_of_all_its_classes():
+    truth, known = region_answers(torch.tensor([[0, 1, 2, IGNORE]]), torch.tensor([[True] * 3]), NESTED)
+    assert known.int().tolist() == [[[1, 1, 1, 0], [1, 1, 1, 0]]]
+    assert truth.int().tolist() == [[[0, 1, 1, 0], [0, 0, 1, 0]]]
+
+
+def test_a_region_is_known_where_all_its_classes_are_annotated():
+    labels = torch.tensor([[0, 1], [0, 2], [IGNORE, IGNORE]])
+    annotated = torch.tensor([[False, True, False], [False, False, True], [False, False, False]])
+    truth, known = region_answers(labels, annotated, NESTED)
+    assert known.int().tolist() == [[[0, 0], [0, 0]], [[0, 0], [1, 1]], [[0, 0], [0, 0]]]
+    assert truth.int().tolist() == [[[0, 0], [0, 0]], [[0, 0], [0, 1]], [[0, 0], [0, 0]]]
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (5, 4, 3)])
+@pytest.mark.parametrize("per_voxel", [False, True])
+def test_regions_of_one_organ_are_the_organs(shape, per_voxel):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 4, (3, *shape), generator=generator)
+    labels[:, 0] = IGNORE
+    annotated = torch.rand(3, 4, *(shape if per_voxel else ()), generator=generator) < 0.5
+    organs = torch.eye(4, dtype=torch.bool)[1:]
+    for one, other in zip(
+        region_answers(labels, annotated, organs), organ_answers(labels, annotated), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+def test_the_dice_loss_of_what_is_present_by_hand():
+    sums = OverlapSums(
+        torch.tensor([3.0, 0.0, 0.0]), torch.tensor([4.0, 2.0, 2.0]), torch.tensor([4.0, 3.0, 0.0])
+    )
+    assert present_dice(sums).tolist() == pytest.approx([0.25, 1.0, 0.0])
+
+
+def test_a_map_without_a_true_voxel_has_no_dice_and_no_gradient():
+    predicted = torch.tensor([0.0, 5.0], requires_grad=True)
+    loss = present_dice(OverlapSums(predicted * 0, predicted, torch.zeros(2)))
+    loss.sum().backward()
+    assert not loss.any()
+    assert predicted.grad is not None
+    assert not predicted.grad.any()

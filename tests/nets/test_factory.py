@@ -21,6 +21,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "unet": {"width": 2},
     "vnet": {"width": 2},
     "dynunet": {"width": 2, "depth": 3},
+    "dodnet_unet": {"width": 2},
+    "film_unet": {"width": 2, "depth": 3},
+    "pipofan": {"width": 2},
+    "plseg_unet": {"width": 2},
+    "ltuda_unet": {"width": 2},
 }
 EVERY_NET = [(name, dims) for name in NETS for dims in (2, 3)]
 

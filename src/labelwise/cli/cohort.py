@@ -120,7 +120,10 @@ def simulate(
     data: Data,
     output: Output,
     mode: Annotated[
-        str, typer.Option(help="keep_labelled, one_organ_per_case, organs_per_case or by_source.")
+        str,
+        typer.Option(
+            help="keep_labelled, one_organ_per_case, organs_per_case, equal_cost, by_source, ltuda_toy or ltuda_union."
+        ),
     ],
     settings: Settings = None,
     hold_out: Annotated[int, typer.Option(help="Last training patients of the list become validation.")] = 0,
@@ -133,9 +136,16 @@ def simulate(
     manifest = run.simulate(data, output, mode, held_out=hold_out, **chosen)
     train = manifest.split("train")
     annotated = sum(bool(case.annotated) for case in train)
-    masks = sum(len(case.annotated) for case in train)
-    facts = {"manifest": str(output), "train": len(train), "annotated": annotated, "organ_masks": masks}
-    text = f"{output}/manifest.csv: {annotated} of {len(train)} training cases annotated, {masks} organ masks"
+    masks = {organ: sum(organ in case.annotated for case in train) for organ in manifest.label_space.organs}
+    total = sum(masks.values())
+    splits = {name: len(manifest.split(name)) for name in ("validation", "test")}
+    facts = {"manifest": str(output), "train": len(train), **splits, "annotated": annotated}
+    facts |= {"organ_masks": total, "organ_masks_by_class": masks}
+    text = (
+        f"{output}/manifest.csv: {annotated} of {len(train)} training cases annotated, {total} organ masks; "
+        f"{splits['validation']} validation and {splits['test']} test cases\n"
+        f"masks: {', '.join(f'{organ} {count}' for organ, count in masks.items())}"
+    )
     show(text, facts, as_json)
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from labelwise.data.coverage import Coverage, coverage
+from labelwise.data.coverage import Coverage, coverage, never_annotated
 from labelwise.data.manifest import Manifest, check_same_grid, read_case_image, read_case_labels
 from labelwise.data.split import groups_of
 from labelwise.engine import Outcome, run_jobs
@@ -279,12 +279,9 @@ def _annotations(manifest: Manifest) -> Iterator[Problem]:
             "error", "", "", what, "annotate some cases and name their classes in the column 'annotated'"
         )
     else:
-        for organ in manifest.label_space.organs:
-            if not any(organ in case.annotated for case in train):
-                what = f"class '{organ}' is annotated in no training case"
-                yield Problem(
-                    "error", "", "", what, "annotate it in some training cases, or remove the class"
-                )
+        for organ in never_annotated(manifest):
+            what = f"class '{organ}' is annotated in no training case"
+            yield Problem("error", "", "", what, "annotate it in some training cases, or remove the class")
 
 
 def _size(spacing_mm: Iterable[float]) -> str:

@@ -63,3 +63,14 @@ def coverage(manifest: Manifest, split: str | None = None) -> Coverage:
         counts = {organ: sum(organ in case.annotated for case in cases) for organ in organs}
         rows.append(CoverageRow(source, len(cases), sum(not case.annotated for case in cases), counts))
     return Coverage(organs, tuple(rows))
+
+
+def annotation_cost(manifest: Manifest) -> int:
+    """Number of organ masks that the training cases have: pairs of a case and an organ annotated in it."""
+    return sum(len(case.annotated) for case in manifest.split("train"))
+
+
+def never_annotated(manifest: Manifest) -> tuple[str, ...]:
+    """The organs that no training case annotates, so that nothing can learn them."""
+    known = frozenset[str]().union(*(case.annotated for case in manifest.split("train")))
+    return tuple(organ for organ in manifest.label_space.organs if organ not in known)

@@ -2,14 +2,17 @@
 
 A question is a case and an organ that is annotated in it. Organs may overlap, and nothing is said about an organ
 that nobody annotated. K = C - 1 organs; map k stands for class k + 1.
+
+A region generalises an organ: a set of classes, such as an organ with its tumour. K maps then stand for K regions.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from labelwise.losses.overlap import members
+from labelwise.losses.overlap import OverlapSums, dice_loss, members
 from labelwise.losses.reduction import full_precision
 from labelwise.types import IGNORE
 
@@ -28,6 +31,30 @@ def organ_answers(labels: Tensor, annotated: Tensor) -> tuple[Tensor, Tensor]:
     return members(labels, annotated.shape[1])[:, 1:] & known, known
 
 
+def region_answers(labels: Tensor, annotated: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+    """As `organ_answers` for regions: known where all classes of the region are annotated.
+
+    Shapes
+        labels      (B, *S)     int64 in [0, C) or IGNORE
+        annotated   (B, C) or (B, C, *S) bool; column 0 is not read
+        regions     (K, C)      bool, the classes of each region; column 0, the background, is false
+        returns     truth (B, K, *S) bool, known (B, K, *S) bool; truth is false outside known
+
+    Example
+        >>> with_tumour = torch.tensor([[False, True, True], [False, False, True]])
+        >>> truth, _ = region_answers(torch.tensor([[0, 1, 2]]), torch.ones(1, 3, dtype=torch.bool), with_tumour)
+        >>> truth[0].int()
+        tensor([[0, 1, 1],
+                [0, 0, 1]], dtype=torch.int32)
+    """
+    missing = torch.einsum("kc,bc...->bk...", regions.float(), (~annotated).float())
+    labelled = labels != IGNORE
+    known = (missing == 0).reshape(*missing.shape, *(1 for _ in range(labels.ndim + 1 - missing.ndim)))
+    known = known & labelled.unsqueeze(1)
+    truth = regions.index_select(1, labels.where(labelled, 0).flatten()).view(-1, *labels.shape)
+    return truth.transpose(0, 1) & known, known
+
+
 def binary_cross_entropy(logits: Tensor, truth: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy of each question, as the mean over its known voxels.
 
@@ -44,3 +71,18 @@ def binary_cross_entropy(logits: Tensor, truth: Tensor, known: Tensor) -> tuple[
     per_voxel = F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype), reduction="none")
     count = known.flatten(2).sum(dim=2)
     return (per_voxel * known).flatten(2).sum(dim=2) / count.clamp_min(1), count > 0
+
+
+def present_dice(sums: OverlapSums) -> Tensor:
+    """1 - Dice of each map, without smoothing; 0 for a map of which no voxel is true.
+
+    The Dice of such a map is 0 whatever the network says: it has no gradient, and 1 - Dice would add a constant.
+
+    Shapes
+        sums        (...)   each; sums over a batch make it a batch Dice
+        returns     (...)
+
+    Source
+        Ulrich et al., MICCAI 2023 (MultiTalent), whose loss is -Dice; the gradient is the same.
+    """
+    return dice_loss(sums, 1e-7, numerator=0.0) * (sums.true > 0)

@@ -17,6 +17,16 @@ METHODS: dict[str, str] = {
     "supervised": "labelwise.methods.supervised:Supervised",
     "mean_teacher": "labelwise.methods.mean_teacher:MeanTeacher",
     "ua_mt": "labelwise.methods.ua_mt:UncertaintyAwareMeanTeacher",
+    "dodnet": "labelwise.methods.dodnet:Dodnet",
+    "conemos": "labelwise.methods.conemos:CoNeMOS",
+    "target_adaptive": "labelwise.methods.target_adaptive:TargetAdaptive",
+    "pipo_fan": "labelwise.methods.pipo_fan:PyramidInPyramidOut",
+    "multi_talent": "labelwise.methods.multi_talent:MultiTalent",
+    "marginal_exclusion": "labelwise.methods.marginal_exclusion:MarginalExclusion",
+    "leaf_dice": "labelwise.methods.leaf_dice:LeafDice",
+    "pl_seg": "labelwise.methods.pl_seg:PLSeg",
+    "ltuda_cda": "labelwise.methods.ltuda_cda:LtudaCda",
+    "ltuda": "labelwise.methods.ltuda:Ltuda",
 }
 
 

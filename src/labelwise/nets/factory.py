@@ -18,6 +18,11 @@ NETS: Mapping[str, str] = {
     "unet": "labelwise.nets.unet:UNet",
     "vnet": "labelwise.nets.vnet:VNet",
     "dynunet": "labelwise.nets.dynunet:DynUNet",
+    "dodnet_unet": "labelwise.nets.dodnet_unet:DodnetUNet",
+    "film_unet": "labelwise.nets.film_unet:FilmUNet",
+    "pipofan": "labelwise.nets.pipofan:PipoFan",
+    "plseg_unet": "labelwise.nets.plseg_unet:PLSegUNet",
+    "ltuda_unet": "labelwise.nets.ltuda_unet:LtudaUNet",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,11 +12,14 @@ from typing import Any
 from labelwise.console import Progress, silent
 from labelwise.data import check as checking
 from labelwise.data import importers
-from labelwise.data.coverage import Coverage, coverage
+from labelwise.data.coverage import Coverage, coverage, never_annotated
 from labelwise.data.hide import hide
 from labelwise.data.manifest import MANIFEST_NAME, Manifest, merge, read_manifest, write_manifest
+from labelwise.data.published import PUBLISHED
 from labelwise.data.split import hold_out, split_cases
 from labelwise.errors import ConfigError, DataError, did_you_mean
+
+logger = logging.getLogger("labelwise")
 
 __all__ = ["CheckReport", "check", "import_data", "simulate"]
 
@@ -166,11 +170,20 @@ def simulate(
     Arguments
         data        the manifest to begin with
         output      folder for the new manifest; another manifest there is not replaced
-        mode        keep_labelled, one_organ_per_case, organs_per_case or by_source (see `labelwise.data.hide`)
+        mode        keep_labelled, one_organ_per_case, organs_per_case, equal_cost or by_source (see
+                    `labelwise.data.hide`), ltuda_toy or ltuda_union (see `labelwise.data.published`)
         held_out    training patients (the last of the list) that become validation before labels are hidden
         settings    of the mode, e.g. n=8, or k=2, seed=1
+
+    Errors
+        ConfigError     a setting is wrong, or patients are to be held out from a published list
+        DataError       a published list names cases that are not there
     """
+    if held_out and mode in PUBLISHED:
+        raise ConfigError(f"the lists of {mode} decide the splits", do="set 'validation' of the mode instead")
     manifest = hold_out(read_manifest(data), held_out)
     manifest = hide(manifest, mode, **settings)
+    if missing := never_annotated(manifest):
+        logger.warning("no training case annotates %s: training will refuse to begin", ", ".join(missing))
     _write(manifest, Path(output))
     return manifest
