@@ -299,16 +299,16 @@ def test_the_prediction_is_the_strongest_sigmoid_above_one_half():
     torch.testing.assert_close(scores[:, 1:], logits.sigmoid())
 
 
-def test_the_published_network_learns_two_cases_by_heart():
+def test_the_published_trunk_learns_two_cases_by_heart():
     method, batch = dodnet("dodnet_unet", dims=2), make_batch("full", "partial", dims=2)
-    optimizer = torch.optim.SGD(method.parameters(), 0.01, momentum=0.9, nesterov=True)
+    optimizer = torch.optim.Adam(method.parameters(), 0.01)
     first = last = loss_of(method, batch)
-    for _ in range(60):
+    for _ in range(25):
         optimizer.zero_grad()
         last.backward()
         optimizer.step()
         last = loss_of(method, batch)
-    assert last.item() < 0.3 * first.item()
+    assert last.item() < 0.5 * first.item()
 
 
 def test_the_method_is_registered_with_the_settings_of_the_paper():

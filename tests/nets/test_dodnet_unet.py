@@ -77,7 +77,8 @@ def test_every_convolution_of_the_trunk_is_standardised_or_none(dims: int):
     nets = factory(dims)
     trunk = nn.ModuleList([nets.encoder(), nets.decoder()])
     convolutions = [m for m in trunk.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)]
-    assert len(weights_of(trunk)) == len(convolutions) == 1 + 2 * 9 + 4 + 1 + 2 * 4 + 3 - 1
+    # Stem and fusion, 9 units with 4 changes of shape, 4 units with 3.
+    assert len(weights_of(trunk)) == len(convolutions) == 2 + (2 * 9 + 4) + (2 * 4 + 3)
     plain = factory(dims, weight_standardisation=False)
     assert weights_of(nn.ModuleList([plain.encoder(), plain.decoder()])) == []
     assert size(plain.encoder(), plain.decoder()) == size(trunk)

@@ -112,7 +112,7 @@ class ConditionedNet(nn.Module):
         features = self._shared_features(images)
         cases = torch.arange(len(images), device=images.device)
         maps = []
-        for chunk in torch.arange(self.num_organs, device=images.device).split(self.organ_chunk):
+        for chunk in torch.split(torch.arange(self.num_organs, device=images.device), self.organ_chunk):
             organs = chunk.repeat_interleave(len(images))
             logits = self._answer(images, features, cases.repeat(len(chunk)), organs)
             maps.append(logits.view(len(chunk), *images[:, 0].shape).transpose(0, 1))
