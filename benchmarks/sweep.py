@@ -10,7 +10,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -35,6 +35,10 @@ class Row:
     changes: Mapping[str, Any] = field(default_factory=dict)
     classifiers: tuple[str, ...] = ()  # each gets a row of its own, from the same training
 
+    def with_changes(self, more: Mapping[str, Any]) -> Row:
+        """The same row with other settings."""
+        return replace(self, changes={**self.changes, **more})
+
 
 @dataclass(frozen=True)
 class Job:
@@ -45,11 +49,12 @@ class Job:
     seed: int
     data: Path
     split: str
+    suffix: str = ""  # settings that are tried
 
     @property
     def run(self) -> str:
         """Name of the run's folder."""
-        return f"{self.name}_seed{self.seed}"
+        return f"{self.name}{self.suffix}_seed{self.seed}"
 
     @property
     def names(self) -> list[str]:
@@ -75,10 +80,12 @@ class Sweep:
         options = self._options(description)
         work = options.work / "tune" if options.tune else options.work
         self._make_manifests(work, options)
+        rows = {name: row.with_changes(settings_of(options.set)) for name, row in self.rows.items()}
+        suffix = "".join(f"_{setting}" for setting in options.set)
         jobs = [
-            Job(name, row, seed, work / row.manifest, "validation" if options.tune else "test")
+            Job(name, row, seed, work / row.manifest, "validation" if options.tune else "test", suffix)
             for seed in options.seeds
-            for name, row in self.rows.items()
+            for name, row in rows.items()
         ]
         earlier = [] if options.tune or options.again else earlier_runs(self.name, jobs)
         known = {(one["name"], one["seed"]) for one in earlier}
@@ -118,7 +125,17 @@ class Sweep:
         parser.add_argument("--again", action="store_true", help=again)
         tune = "score validation patients instead, to choose settings: writes no result file"
         parser.add_argument("--tune", action="store_true", help=tune)
-        return parser.parse_args()
+        trial = "a setting to try, with --tune: train.optimizer.rate=1e-3"
+        parser.add_argument("--set", action="append", default=[], help=trial)
+        options = parser.parse_args()
+        if options.set and not options.tune:
+            parser.error("--set needs --tune: what the result file holds is decided by the script")
+        return options
+
+
+def settings_of(words: Sequence[str]) -> dict[str, Any]:
+    """``["a.b=1"]`` -> ``{"a.b": 1}``."""
+    return {key: json.loads(value) for key, _, value in (word.partition("=") for word in words)}
 
 
 def perform(job: Job, work: Path, *, variants: Mapping[str, Mapping[str, Any]]) -> None:
@@ -148,6 +165,9 @@ def perform(job: Job, work: Path, *, variants: Mapping[str, Mapping[str, Any]]) 
     else:
         facts["scores"] = scored(job, folder, variants)
     write_json(folder / "result.json", facts)
+    for one in by_classifier(facts):
+        dice = {name: table["dice"][MEAN] for name, table in one["scores"].items()}
+        print(f"{job.run}  {one['name']}  Dice {dice}")
 
 
 def scored(
