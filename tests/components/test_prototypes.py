@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from labelwise.components.prototypes import Clusters, PrototypeLosses, Prototypes, as_pixels, share_evenly
+from labelwise.components.prototypes import (
+    Clusters,
+    PrototypeLosses,
+    Prototypes,
+    as_pixels,
+    share_evenly,
+    unit,
+)
 from labelwise.types import IGNORE
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -188,3 +195,11 @@ def test_under_bf16_the_losses_and_the_banks_are_float32():
     assert {part.dtype for part in (*losses, moved, embeddings)} == {torch.float32}
     exact, _ = module.learn(module.embed(features), module.banks, labels, owners, 0.9, "argmax")
     torch.testing.assert_close(losses.contrast, exact.contrast, rtol=0.02, atol=0.02)
+
+
+def test_unit_rows_and_their_gradient_are_those_of_a_division_by_the_length():
+    torch.manual_seed(0)
+    rows = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(unit(rows), F.normalize(rows, dim=1))
+    assert torch.autograd.gradcheck(unit, (rows,))
+    assert unit(torch.zeros(1, 3)).tolist() == [[0, 0, 0]]

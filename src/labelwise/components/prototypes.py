@@ -11,7 +11,7 @@ Source
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -70,9 +70,8 @@ class Prototypes(nn.Module):
 
     def embed(self, features: Tensor) -> Tensor:
         """Features of pixels (N, D) -> embeddings (N, D) of length one, float32."""
-        projected = self.second(F.relu(self.norm(self.first(features))))
-        normed = self.embedding_norm(F.normalize(projected.float(), dim=1))
-        return F.normalize(normed.float(), dim=1)
+        projected = self.second(F.relu(self.norm(self.first(features)), inplace=True))
+        return unit(self.embedding_norm(unit(projected.float())).float())
 
     def similarities(self, embeddings: Tensor, banks: Tensor) -> Tensor:
         """Cosines (N, G, K * M) of embeddings (N, D) and prototypes (G, K * M, D): one product for all banks."""
@@ -160,11 +159,33 @@ def as_pixels(features: Tensor) -> Tensor:
     return features.movedim(1, -1).flatten(0, -2)
 
 
+class _Unit(torch.autograd.Function):
+    """Rows divided by their length. Half the passes over memory of `F.normalize`, and half of what it keeps."""
+
+    @staticmethod
+    def forward(context: Any, rows: Tensor) -> Tensor:
+        scale = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(1e-12).reciprocal()
+        directions = rows * scale
+        context.save_for_backward(directions, scale)
+        return directions
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        directions, scale = context.saved_tensors
+        along = (directions * gradients[0]).sum(dim=1, keepdim=True)
+        return torch.addcmul(gradients[0], directions, along, value=-1).mul_(scale)
+
+
+def unit(rows: Tensor) -> Tensor:
+    """Rows (N, D) -> rows of length one; a row of zeros stays one."""
+    return cast(Tensor, _Unit.apply(rows))  # type: ignore[no-untyped-call]
+
+
 def share_evenly(similarities: Tensor, classes: Tensor, membership: Tensor) -> Tensor:
     """Share pixels among the prototypes of their own class so that each prototype takes about as many.
 
     exp(similarity / 0.05), then three rounds: each prototype is normalised over the pixels of its class, then each
-    pixel over its prototypes. In logarithms, for all classes and banks at once.
+    pixel over its prototypes; for all classes and banks at once.
 
     Shapes
         similarities    (N, G, M)   float32 in [-1, 1], to the prototypes of the pixel's own class
@@ -176,12 +197,12 @@ def share_evenly(similarities: Tensor, classes: Tensor, membership: Tensor) -> T
         Zhou et al., CVPR 2022, after Cuturi, NeurIPS 2013.
     """
     banks = torch.arange(classes.shape[1], device=classes.device)
-    log_shares = (similarities - 1) / EPSILON  # at most 0, so that nothing overflows
+    shares = ((similarities - 1) / EPSILON).exp()  # between exp(-40) and 1: neither overflows nor vanishes
     for _ in range(ROUNDS):
-        taken = torch.einsum("gkn,ngm->gkm", membership, log_shares.exp())
-        log_shares = log_shares - taken.clamp_min(1e-30).log()[banks, classes]
-        log_shares = log_shares.log_softmax(dim=2)
-    return log_shares.exp()
+        taken = torch.einsum("gkn,ngm->gkm", membership, shares)
+        shares = shares / taken.clamp_min(1e-30)[banks, classes]
+        shares = shares / shares.sum(dim=2, keepdim=True)
+    return shares
 
 
 def _move(banks: Tensor, embeddings: Tensor, place: Tensor, counted: Tensor, momentum: float) -> Tensor:
@@ -193,8 +214,8 @@ def _move(banks: Tensor, embeddings: Tensor, place: Tensor, counted: Tensor, mom
         place       (N, G) int64 in [0, K * M): the prototype that takes the pixel
         counted     (N, G) bool: whether the pixel counts
     """
-    numbers = torch.arange(banks.shape[1], device=banks.device)
-    taken = ((place.unsqueeze(2) == numbers) & counted.unsqueeze(2)).to(embeddings.dtype)
+    taken = embeddings.new_zeros(*place.shape, banks.shape[1])
+    taken.scatter_(2, place.unsqueeze(2), counted.unsqueeze(2).to(taken.dtype))
     # A product with zeros and ones: sums without a race, in the same order in every run.
     sums = torch.einsum("ngj,nd->gjd", taken, embeddings)
     pooled = sum_over_ranks(torch.cat([sums, taken.sum(dim=0).unsqueeze(2)], dim=2))

@@ -33,7 +33,6 @@ from labelwise.methods.ltuda_cda import (
     LtudaCda,
     LtudaConfig,
     Targets,
-    View,
     annotated_loss,
     prediction_thresholds,
     pseudo_loss,
@@ -69,46 +68,42 @@ class Ltuda(Method):
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         weak, *strong = views(batch, self.teacher, self.config)
         features = self.student.features(torch.cat([weak.images, *(view.images for view in strong)]))
-        weak_logits, *strong_logits = self.student.head(features).chunk(1 + STRONG_VIEWS)
-        reduction = self.config.batch_reduction
-        pseudo = [
-            pseudo_loss(logits, view.targets, reduction)
-            for logits, view in zip(strong_logits, strong, strict=True)
-        ]
-        prototypes = self.prototype_losses(features[len(batch.images) :], strong)
+        weak_features, *strong_features = features.chunk(1 + STRONG_VIEWS)
+        supervised = annotated_loss(
+            self.student.head(weak_features), weak.targets, self.config.batch_reduction
+        )
+        pseudo, prototypes = torch.zeros_like(supervised), supervised.new_zeros(len(BANKS))
+        banks = self.student.prototypes.banks.clone()
+        for part, view in zip(strong_features, strong, strict=True):
+            logits = self.student.head(part)
+            pseudo = pseudo + pseudo_loss(logits, view.targets, self.config.batch_reduction)
+            losses, banks = self.prototype_losses(part, view.targets, banks)
+            prototypes = prototypes + losses
+        self.moved = banks
         return {
-            "supervised": annotated_loss(weak_logits, weak.targets, reduction),
-            "pseudo": self.config.pseudo_weight * torch.stack(pseudo).sum(),
+            "supervised": supervised,
+            "pseudo": self.config.pseudo_weight * pseudo,
             "labelled_prototype": self.config.labelled_weight * prototypes[0],
             "unlabelled_prototype": self.config.unlabelled_weight * prototypes[1],
         }
 
-    def prototype_losses(self, features: Tensor, strong: list[View]) -> Tensor:
-        """(2,): the loss of each bank, summed over the strong views; keeps what the banks become.
+    def prototype_losses(self, features: Tensor, targets: Targets, banks: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of each bank (2,) on one strong view, and what the banks become by it.
 
         Shapes
-            features    (2 B, D, *S), of all cases of the first view, then of the second
+            features    (B, D, *S)
+            banks       (2, K * M, D)
         """
         config, prototypes = self.config, self.student.prototypes
-        pixels = as_pixels(features)
-        labels = torch.cat([view.targets.completed.flatten() for view in strong])
-        owners = torch.cat([bank_owners(view.targets) for view in strong])
-        if config.max_pixels is not None and config.max_pixels * STRONG_VIEWS < len(pixels):
-            chosen = some_of_each_view(len(pixels), config.max_pixels, features.device)
+        pixels, labels, owners = as_pixels(features), targets.completed.flatten(), bank_owners(targets)
+        if config.max_pixels is not None and config.max_pixels < len(pixels):
+            chosen = torch.randint(len(pixels), (config.max_pixels,), device=pixels.device)
             pixels, labels, owners = (part.index_select(0, chosen) for part in (pixels, labels, owners))
-        embeddings = prototypes.embed(pixels)
-        banks, losses = prototypes.banks.clone(), torch.zeros(len(BANKS), device=features.device)
-        per_view = (part.chunk(STRONG_VIEWS) for part in (embeddings, labels, owners))
-        for embedding, label, owner in zip(
-            *per_view, strict=True
-        ):  # the second view sees what the first has moved
-            terms, banks = prototypes.learn(
-                embedding, banks, label, owner, config.prototype_momentum, config.assign
-            )
-            losses = losses + terms.cross_entropy + config.contrast_weight * terms.contrast
-            losses = losses + config.distance_weight * terms.distance
-        self.moved = banks
-        return losses
+        losses, banks = prototypes.learn(
+            prototypes.embed(pixels), banks, labels, owners, config.prototype_momentum, config.assign
+        )
+        weighted = config.contrast_weight * losses.contrast + config.distance_weight * losses.distance
+        return losses.cross_entropy + weighted, banks
 
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:
@@ -177,10 +172,3 @@ def bank_owners(targets: Targets) -> Tensor:
     labelled = completed.where(annotated | (guessed == 0), IGNORE)
     unlabelled = guessed.where(~annotated & (completed != IGNORE), IGNORE)
     return torch.stack([labelled.flatten(), unlabelled.flatten()], dim=1)
-
-
-def some_of_each_view(pixels: int, count: int, device: torch.device) -> Tensor:
-    """(2 * count,) row numbers drawn with replacement: first `count` of the first view, then of the second."""
-    per_view = pixels // STRONG_VIEWS
-    drawn = torch.randint(per_view, (STRONG_VIEWS, count), device=device)
-    return (drawn + torch.arange(STRONG_VIEWS, device=device).unsqueeze(1) * per_view).flatten()

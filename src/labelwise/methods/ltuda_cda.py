@@ -9,7 +9,7 @@ Spec       docs/methods/ltuda_cda.md: where paper and official code differ, and 
         u = background where g is in A, else g;     y~ = y where y is an organ, else u
         s_v = x with a box of the next case of the batch, v = 1, 2;  y_v, A_v and y~_v are mixed alike
         z, z_1, z_2 = student(x, s_1, s_2)                                       one map for each organ
-        minimise  BCE(z; y on A) + sum over v of  BCE(z_v; y_v on A_v) + BCE(z_v; y~_v on all organs)
+        minimise  BCE(z; y on A) + sum over v of  BCE(z_v; y_v on A_v) + w(t) BCE(z_v; y~_v on all organs)
         student: one optimiser step;   teacher <- a * teacher + (1 - a) * student
 """
 
@@ -27,6 +27,7 @@ from labelwise.components.choose import take
 from labelwise.components.ema import EmaTeacher
 from labelwise.components.mix import Pairing, cut_boxes, mix, partners
 from labelwise.components.prototypes import Assign
+from labelwise.components.ramps import sigmoid_ramp
 from labelwise.errors import ConfigError
 from labelwise.losses.binary import organ_answers
 from labelwise.losses.overlap import members
@@ -53,6 +54,7 @@ class LtudaConfig:
     pair: Pairing = "next"  # different_set: prefer a partner in which other organs are annotated
     batch_reduction: Reduction = "sum"  # of BCE over the cases; sum as in the official code
     pseudo_weight: NonNegativeFloat = 1.0
+    pseudo_ramp: Part = 0.0  # part of the first stage over which that weight rises; for short trainings
     prediction_thresholds: tuple[Threshold, ...] = ()  # per organ, for the linear classifier; none: threshold
     eval_model: Literal["student", "teacher"] = "teacher"
     # ---- second stage only
@@ -107,7 +109,12 @@ class LtudaCda(Method):
         for logits, view in zip(strong_logits, strong, strict=True):
             supervised = supervised + annotated_loss(logits, view.targets, reduction)
             pseudo = pseudo + pseudo_loss(logits, view.targets, reduction)
-        return {"supervised": supervised, "pseudo": self.config.pseudo_weight * pseudo}
+        return {"supervised": supervised, "pseudo": self.pseudo_weight(progress) * pseudo}
+
+    def pseudo_weight(self, progress: Progress) -> float:
+        """Constant as published, or rising: an untrained teacher says background, and its pupils would believe it."""
+        ramp = sigmoid_ramp(progress.step, self.config.pseudo_ramp * progress.total)
+        return self.config.pseudo_weight * ramp
 
     def after_step(self, progress: Progress) -> None:
         self.teacher.follow(self.student, progress.step)

@@ -18,6 +18,7 @@ from torch import nn
 from labelwise.atomic import discard_leftovers, write_json, write_text
 from labelwise.config import RunConfig
 from labelwise.console import Progress, silent
+from labelwise.data.coverage import never_annotated
 from labelwise.data.loader import batches
 from labelwise.data.manifest import Manifest, read_manifest
 from labelwise.data.prepare import Prepared
@@ -142,8 +143,7 @@ def _check_trainable(manifest: Manifest, config: RunConfig) -> None:
                 found=f"{len(case.images)} image(s)",
                 expected=f"{len(cases[0].images)}, as in case '{cases[0].id}'",
             )
-    annotated = frozenset[str]().union(*(case.annotated for case in cases))
-    if missing := [organ for organ in manifest.label_space.organs if organ not in annotated]:
+    if missing := never_annotated(manifest):
         raise DataError(
             f"no training case annotates {', '.join(missing)}, so it cannot be learnt",
             file=config.data,
