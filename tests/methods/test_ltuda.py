@@ -182,6 +182,13 @@ def test_what_the_labels_leave_out_teaches_nothing():
     assert found[0] == found[1]
 
 
+def test_pseudo_labels_count_from_the_start_unless_a_ramp_is_set():
+    start, middle, end = (Progress(step, 100) for step in (0, 50, 99))
+    published, ramped = (make_method("ltuda_cda", settings=s) for s in ({}, {"pseudo_ramp": 0.5}))
+    assert [published.pseudo_weight(progress) for progress in (start, end)] == [1, 1]
+    assert [ramped.pseudo_weight(p) for p in (start, middle, end)] == pytest.approx([np.exp(-5), 1, 1])
+
+
 def test_a_bank_without_weight_costs_nothing():
     batch = make_batch("partial", "none", dims=2)
     method = make_method("ltuda", dims=2, settings={"labelled_weight": 0.0})
