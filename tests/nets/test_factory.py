@@ -13,6 +13,7 @@ import torch
 from monai.networks.nets.dynunet import DynUNet as MonaiDynUNet
 from torch import nn
 
+from labelwise.devices import SafeConvolutions
 from labelwise.errors import CheckpointError, ConfigError
 from labelwise.nets.factory import NETS, NetFactory, find_net
 from labelwise.nets.parts import SegmentationNet
@@ -56,11 +57,12 @@ def test_every_parameter_is_trained_by_a_backward_pass(name: str, dims: int):
 @pytest.mark.parametrize(("name", "dims"), EVERY_NET)
 def test_bfloat16_autocast_trains_and_logits_still_leave_in_float32(name: str, dims: int):
     network = factory(name, dims).network().eval()  # no dropout, so that both passes are comparable
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = network(images(dims))
-    assert logits.dtype == torch.float32
-    assert (logits - network(images(dims))).abs().mean() < 0.05
-    logits.square().mean().backward()
+    with SafeConvolutions():  # as in the loop: the coarsest images are thinner than the kernels
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = network(images(dims))
+        assert logits.dtype == torch.float32
+        assert (logits - network(images(dims))).abs().mean() < 0.05
+        logits.square().mean().backward()
     assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
 
 
