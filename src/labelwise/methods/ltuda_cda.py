@@ -30,7 +30,7 @@ from labelwise.components.prototypes import Assign
 from labelwise.components.ramps import sigmoid_ramp
 from labelwise.errors import ConfigError
 from labelwise.losses.binary import organ_answers
-from labelwise.losses.overlap import members
+from labelwise.losses.overlap import dice_loss, members, overlap_sums
 from labelwise.losses.reduction import full_precision
 from labelwise.methods.base import Card, Method, NetFactory
 from labelwise.types import IGNORE, Batch, Progress
@@ -53,6 +53,7 @@ class LtudaConfig:
     cut_mix: bool = True  # false: the strong views are the weak one
     pair: Pairing = "next"  # different_set: prefer a partner in which other organs are annotated
     batch_reduction: Reduction = "sum"  # of BCE over the cases; sum as in the official code
+    dice_weight: NonNegativeFloat = 0.0  # of the Dice of annotated organs beside their BCE; none as published
     pseudo_weight: NonNegativeFloat = 1.0
     pseudo_ramp: Part = 0.0  # part of the first stage over which that weight rises; for short trainings
     prediction_thresholds: tuple[Threshold, ...] = ()  # per organ, for the linear classifier; none: threshold
@@ -103,12 +104,11 @@ class LtudaCda(Method):
         weak, *strong = views(batch, self.teacher, self.config)
         images = torch.cat([weak.images, *(view.images for view in strong)])
         weak_logits, *strong_logits = self.student(images).chunk(1 + STRONG_VIEWS)
-        reduction = self.config.batch_reduction
-        supervised = annotated_loss(weak_logits, weak.targets, reduction)
+        supervised = annotated_loss(weak_logits, weak.targets, self.config)
         pseudo = torch.zeros_like(supervised)
         for logits, view in zip(strong_logits, strong, strict=True):
-            supervised = supervised + annotated_loss(logits, view.targets, reduction)
-            pseudo = pseudo + pseudo_loss(logits, view.targets, reduction)
+            supervised = supervised + annotated_loss(logits, view.targets, self.config)
+            pseudo = pseudo + pseudo_loss(logits, view.targets, self.config.batch_reduction)
         return {"supervised": supervised, "pseudo": self.pseudo_weight(progress) * pseudo}
 
     def pseudo_weight(self, progress: Progress) -> float:
@@ -235,9 +235,13 @@ def complete_targets(labels: Tensor, annotated: Tensor, guesses: Tensor) -> Targ
     return Targets(*organ_answers(labels, annotated), completed, guessed)
 
 
-def annotated_loss(logits: Tensor, targets: Targets, reduction: Reduction) -> Tensor:
-    """BCE on the organs that are annotated."""
-    return partial_bce(logits, targets.truth, targets.known, targets.completed != IGNORE, reduction)
+def annotated_loss(logits: Tensor, targets: Targets, config: LtudaConfig) -> Tensor:
+    """BCE, and Dice if it is asked for, on the organs that are annotated."""
+    truth, known, reduction = targets.truth, targets.known, config.batch_reduction
+    loss = partial_bce(logits, truth, known, targets.completed != IGNORE, reduction)
+    if config.dice_weight:
+        loss = loss + config.dice_weight * partial_dice(logits, truth, known, reduction)
+    return loss
 
 
 def pseudo_loss(logits: Tensor, targets: Targets, reduction: Reduction) -> Tensor:
@@ -264,8 +268,18 @@ def partial_bce(
     logits = full_precision(logits)
     per_voxel = F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype), reduction="none")
     per_case = (per_voxel * known).flatten(2).sum(dim=2) / counted.flatten(1).sum(1, True).clamp_min(1)
-    asked = known.flatten(2).any(dim=2)
-    per_organ = per_case.sum(dim=0)
+    return _over_cases_and_organs(per_case, known.flatten(2).any(dim=2), reduction)
+
+
+def partial_dice(logits: Tensor, truth: Tensor, known: Tensor, reduction: Reduction = "sum") -> Tensor:
+    """Dice loss of the organs that have a voxel where they are annotated; shapes and means as in `partial_bce`."""
+    sums = overlap_sums(full_precision(logits).sigmoid(), truth, known)
+    return _over_cases_and_organs(dice_loss(sums), sums.true > 0, reduction)
+
+
+def _over_cases_and_organs(values: Tensor, asked: Tensor, reduction: Reduction) -> Tensor:
+    """(B, C - 1) -> (): sum or mean over the cases that are asked, then the mean over the organs asked anywhere."""
+    per_organ = torch.where(asked, values, 0).sum(dim=0)
     if reduction == "mean":
         per_organ = per_organ / asked.sum(dim=0).clamp_min(1)
     return per_organ.sum() / asked.any(dim=0).sum().clamp_min(1)
