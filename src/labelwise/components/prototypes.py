@@ -80,8 +80,12 @@ class Prototypes(nn.Module):
 
     def scores(self, similarities: Tensor) -> Tensor:
         """Logits (N, G, K): the nearest prototype of each class, normalised over the classes."""
-        best = similarities.unflatten(2, (self.num_classes, self.per_class)).amax(dim=3)
+        best = self._by_class(similarities).amax(dim=3)
         return cast(Tensor, self.score_norm(best)).float()
+
+    def _by_class(self, similarities: Tensor) -> Tensor:
+        """(N, G, K * M) -> (N, G, K, M)."""
+        return similarities.view(*similarities.shape[:2], self.num_classes, self.per_class)
 
     def learn(
         self,
@@ -117,7 +121,7 @@ class Prototypes(nn.Module):
         owned = owners != IGNORE
         classes = owners.masked_fill(~owned, 0)
         index = classes[:, :, None, None].expand(-1, -1, 1, self.per_class)
-        own = similarities.unflatten(2, (self.num_classes, self.per_class)).gather(2, index).squeeze(2)
+        own = self._by_class(similarities).gather(2, index).squeeze(2)
         # members() treats the pixels as spatial: (G, K, N)
         membership = members(owners.T, self.num_classes).to(own.dtype)
         return Clusters(own, classes, owned, share_evenly(own.detach(), classes, membership))
@@ -165,7 +169,7 @@ class _Unit(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, rows: Tensor) -> Tensor:
         scale = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(1e-12).reciprocal()
-        directions = rows * scale
+        directions: Tensor = rows * scale
         context.save_for_backward(directions, scale)
         return directions
 
