@@ -23,7 +23,10 @@ ORGANS = ("liver", "spleen", "kidneys", "pancreas")
 SITES = ("site_a", "site_b", "site_c", "site_d")
 
 # Chosen by --tune on the four validation scans.
-CHOSEN: dict[str, dict[str, Any]] = {}
+CHOSEN: dict[str, dict[str, Any]] = {
+    "ltuda_cda": {"ema_decay": 0.99, "pseudo_ramp": 0.5, "dice_weight": 1.0},
+    "ltuda": {"ema_decay": 0.99, "pseudo_ramp": 0.5, "dice_weight": 1.0},
+}
 
 
 def quarter(method: str, **sampling: int) -> Row:
@@ -57,7 +60,7 @@ SWEEP = Sweep(
             "by_source",
             {"keep": {site: [organ] for site, organ in zip(SITES, ORGANS, strict=True)}},
         ),
-        "complete_quarter": ("keep_labelled", {"n": 4, "order": "random"}),
+        "complete_quarter": ("equal_cost", {"k": 1, "order": "random"}),
     },
     make_complete=partial(
         make_cohort, config=SyntheticConfig(sites=dict.fromkeys(SITES, ORGANS), unlabelled=0)
