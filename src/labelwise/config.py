@@ -32,7 +32,7 @@ from labelwise.data.sampling import SamplingConfig
 from labelwise.errors import ConfigError
 from labelwise.infer.sliding_window import InferenceConfig
 from labelwise.infer.windows import WindowGrid
-from labelwise.methods import find_method
+from labelwise.methods import find_method, stages_of
 from labelwise.nets.factory import NetFactory
 from labelwise.settings import build_settings
 from labelwise.train.distribute import DeviceConfig
@@ -107,9 +107,14 @@ def load_config(
         put(top, key, value)
     tree = _merged(read_recipe(Path(recipe)) if recipe else NAMES, top)
     where = str(recipe) if recipe else "the settings of this run"
-    if isinstance(tree.get("train"), dict) and isinstance(tree["train"].get("steps"), int):
-        tree["train"]["steps"] = [tree["train"]["steps"]]
-    return _with_checked_choices(build_settings(RunConfig, tree, where))
+    train = tree.setdefault("train", {})
+    if isinstance(train, dict) and isinstance(train.get("steps"), int):
+        train["steps"] = [train["steps"]]
+    config = build_settings(RunConfig, tree, where)
+    if isinstance(train, dict) and "steps" not in train:  # as many for each stage
+        stages = 1 if config.start_from else len(stages_of(find_method(config.method.name)))
+        config = replace(config, train=replace(config.train, steps=config.train.steps * stages))
+    return _with_checked_choices(config)
 
 
 def _with_checked_choices(config: RunConfig) -> RunConfig:

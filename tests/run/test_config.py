@@ -232,3 +232,11 @@ def test_a_missing_or_longer_chain_of_recipes_is_refused(tmp_path):
     assert "base.toml" in refused(top)
     recipe(tmp_path, "extends = 'recipe.toml'", "base.toml")
     assert "may not extend another one" in refused(top)
+
+
+def test_every_stage_has_the_default_number_of_steps():
+    steps = load_config(method={"name": "naive"}).train.steps
+    assert len(steps) == 1
+    assert load_config(method={"name": "ltuda"}).train.steps == steps * 2
+    assert load_config(method={"name": "ltuda"}, start_from="runs/cda").train.steps == steps
+    assert load_config(None, {"train.steps": 5}, method={"name": "ltuda"}).train.steps == (5,)

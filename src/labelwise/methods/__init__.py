@@ -45,3 +45,11 @@ def find_method(name: str) -> type[Method]:
         raise ConfigError(f"unknown method '{name}'{did_you_mean(name, known)}", expected=", ".join(known))
     module, _, attribute = target.partition(":")
     return cast(type[Method], getattr(importlib.import_module(module), attribute))
+
+
+def stages_of(method: type[Method]) -> tuple[type[Method], ...]:
+    """The methods that are trained one after the other; the given one is the last."""
+    stages = [method]
+    while (earlier := stages[0].follows) is not None:
+        stages.insert(0, earlier)
+    return tuple(stages)

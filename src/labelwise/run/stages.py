@@ -9,7 +9,7 @@ from pathlib import Path
 from labelwise.config import RunConfig, load_config
 from labelwise.errors import CheckpointError, ConfigError
 from labelwise.formats.tensors import load_header
-from labelwise.methods import METHODS, find_method
+from labelwise.methods import METHODS, find_method, stages_of
 from labelwise.methods.base import Method
 from labelwise.train.loop import BEST, LAST
 
@@ -33,14 +33,14 @@ class Stages:
         return 1 if self.start else 0
 
 
-def stages_of(config: RunConfig) -> Stages:
+def plan_stages(config: RunConfig) -> Stages:
     """The stages of a run, whose settings are checked against their number.
 
     Errors
         ConfigError         `train.steps` has another length; `start_from` for a method of one stage
         CheckpointError     `start_from` holds no trained first stage
     """
-    kinds = _all_stages(find_method(config.method.name))
+    kinds = stages_of(find_method(config.method.name))
     start = None
     if config.start_from is not None:
         start = _trained_stage(Path(config.start_from), config, kinds)
@@ -58,13 +58,6 @@ def stages_of(config: RunConfig) -> Stages:
             else "",
         )
     return Stages(kinds, start)
-
-
-def _all_stages(method: type[Method]) -> tuple[type[Method], ...]:
-    stages = [method]
-    while (earlier := stages[0].follows) is not None:
-        stages.insert(0, earlier)
-    return tuple(stages)
 
 
 def _trained_stage(folder: Path, config: RunConfig, kinds: Sequence[type[Method]]) -> Path:

@@ -29,7 +29,7 @@ from labelwise.methods import find_method
 from labelwise.methods.base import Method, NetFactory
 from labelwise.run.environment import environment
 from labelwise.run.preparing import prepare_manifest
-from labelwise.run.stages import RECORD, Stages, stages_of
+from labelwise.run.stages import RECORD, Stages, plan_stages
 from labelwise.run.validation import Validation
 from labelwise.settings import build_settings
 from labelwise.train.checkpoint import check_continues, load_method
@@ -84,7 +84,7 @@ def train(
     """
     folder = Path(output)
     fabric = connect(config.device)
-    stages = stages_of(config)
+    stages = plan_stages(config)
     manifest = read_manifest(_named(config))
     _check_trainable(manifest, config)
     with only_writer(folder) if fabric.is_global_zero else nullcontext():
