@@ -8,29 +8,36 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from partial_rows import partial_rows
+from partial_rows import longer, partial_rows
 from sweep import Row, Sweep
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "acdc" / "slices_128.toml"
 STEPS = 800
 
 # Chosen by --tune: the last ten patients of the training list are scored, and not trained on.
-CHOSEN: dict[str, dict[str, Any]] = {}
+CHOSEN: dict[str, dict[str, Any]] = {
+    "ltuda_cda": {"ema_decay": 0.99, "pseudo_ramp": 0.5, "dice_weight": 1.0},
+    "ltuda": {"ema_decay": 0.99, "pseudo_ramp": 0.5, "dice_weight": 1.0},
+}
+
+ROWS = {
+    "naive": Row(RECIPE, "one_structure", {"method.name": "naive"}),
+    "supervised": Row(RECIPE, "one_structure", {"method.name": "supervised"}),
+    "mean_teacher": Row(RECIPE, "one_structure", {"method.name": "mean_teacher"}),
+    **partial_rows(RECIPE, "one_structure", steps=STEPS, settings=CHOSEN),
+    "full_supervision": Row(RECIPE, "complete", {"method.name": "supervised"}),
+}
+LONG = ("supervised", "pl_seg", "ltuda_cda", "ltuda", "full_supervision")
 
 SWEEP = Sweep(
     name="acdc_one_structure",
-    rows={
-        "naive": Row(RECIPE, "one_structure", {"method.name": "naive"}),
-        "supervised": Row(RECIPE, "one_structure", {"method.name": "supervised"}),
-        "mean_teacher": Row(RECIPE, "one_structure", {"method.name": "mean_teacher"}),
-        **partial_rows(RECIPE, "one_structure", steps=STEPS, settings=CHOSEN),
-        "full_supervision": Row(RECIPE, "complete", {"method.name": "supervised"}),
-    },
+    rows=ROWS | longer(ROWS, LONG, times=4, steps=STEPS),
     variants={"scores": {"unit": "voxels", "variant": "default"}},
     protocol={
         "data": "ACDC, h5 volumes; 70 training patients of train.list, tested on the 10 patients of val.list",
         "labels": "each training patient is annotated with one of three structures, each structure equally often",
         "budget": f"{STEPS} optimiser steps of 8 slices (mean_teacher: 8 more); ltuda: half of them in each stage",
+        "budget of rows long_*": f"{4 * STEPS} steps",
         "resolution": "slices of 128x128, predictions evaluated on the original grid",
         "checkpoint": "last iteration; nothing selected on test patients",
         "scores": "per volume in 3D; distances in voxels (the files store no spacing)",

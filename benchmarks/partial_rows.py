@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,16 @@ from sweep import Row
 
 CLASSIFIERS = ("linear", "labelled_prototype", "unlabelled_prototype")
 WIDTH = 8  # of all networks
+
+
+def longer(rows: Mapping[str, Row], names: Sequence[str], times: int, steps: int) -> dict[str, Row]:
+    """Some of the rows with so many times the steps, under names that begin with "long"."""
+
+    def more(row: Row) -> Row:
+        given = row.changes.get("train.steps", [steps])
+        return row.with_changes({"train.steps": [times * number for number in given]})
+
+    return {f"long_{name}": more(rows[name]) for name in names}
 
 
 def partial_rows(
@@ -36,7 +46,9 @@ def partial_rows(
         "marginal_exclusion": row("marginal_exclusion"),
         "leaf_dice": row("leaf_dice"),
         "target_adaptive": row("target_adaptive"),
+        "target_adaptive_with_dice": row("target_adaptive", dice_weight=1.0),
         "pipo_fan": row("pipo_fan", net="pipofan"),
+        "pipo_fan_with_dice": row("pipo_fan", net="pipofan", dice_weight=1.0),
         "dodnet": row("dodnet"),
         "conemos": row("conemos", net="film_unet"),
         "multi_talent": row("multi_talent"),
