@@ -16,6 +16,7 @@ STEPS = 800
 
 # Chosen by --tune: the last ten patients of the training list are scored, and not trained on.
 CHOSEN: dict[str, dict[str, Any]] = {
+    "conemos": {"pairs_per_batch": 8},  # one for each slice of a batch
     "ltuda_cda": {"ema_decay": 0.99, "pseudo_ramp": 0.5, "dice_weight": 1.0},
     "ltuda": {"ema_decay": 0.99, "pseudo_ramp": 0.5, "dice_weight": 1.0},
 }
