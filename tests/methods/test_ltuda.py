@@ -25,6 +25,7 @@ from labelwise.methods.ltuda_cda import (
     teacher_labels,
     threshold_scores,
     views,
+    weak_loss,
 )
 from labelwise.nets.factory import NetFactory
 from labelwise.types import IGNORE, Progress
@@ -72,7 +73,7 @@ def test_voxels_that_the_labels_leave_out_do_not_count():
     labels = torch.tensor([[1, 0, IGNORE, IGNORE]])
     targets = complete_targets(labels, torch.tensor([[True, True]]), torch.tensor([[1, 1, 1, 1]]))
     logits = torch.zeros(1, 1, 4)
-    assert annotated_loss(logits, targets, LtudaConfig()).item() == pytest.approx(np.log(2))
+    assert annotated_loss(logits, targets, "sum").item() == pytest.approx(np.log(2))
     assert pseudo_loss(logits, targets, "sum").item() == pytest.approx(np.log(2))
 
 
@@ -81,7 +82,7 @@ def test_the_dice_of_annotated_organs_joins_their_cross_entropy():
     labels, annotated = torch.tensor([[1, 0, 0, 0]]), torch.tensor([[True, True, True]])
     targets = complete_targets(labels, annotated, torch.zeros(1, 4, dtype=torch.int64))
     logits = torch.zeros(1, 2, 4)
-    alone, joined = (annotated_loss(logits, targets, LtudaConfig(dice_weight=w)).item() for w in (0, 2))
+    alone, joined = (weak_loss(logits, targets, LtudaConfig(dice_weight=w)).item() for w in (0, 2))
     assert joined - alone == pytest.approx(2 * (1 - 2 * 0.5 / (2 + 1)), abs=1e-4)
     assert partial_dice(logits, torch.zeros_like(targets.truth), targets.known).item() == 0
 
@@ -186,7 +187,7 @@ def test_what_the_labels_leave_out_teaches_nothing():
         guesses[:, 8:] = 2
         targets = complete_targets(labels, annotated, guesses)
         logits = torch.full((2, 3, *labels.shape[1:]), 0.3, requires_grad=True)
-        loss = annotated_loss(logits, targets, LtudaConfig()) + pseudo_loss(logits, targets, "sum")
+        loss = annotated_loss(logits, targets, "sum") + pseudo_loss(logits, targets, "sum")
         (gradient,) = torch.autograd.grad(loss, logits)
         assert gradient[:, :, :8].abs().max() == 0 < gradient[:, :, 8:].abs().min()
         assert (bank_owners(targets).view(*labels.shape, 2)[:, :8] == IGNORE).all()

@@ -33,11 +33,11 @@ from labelwise.methods.ltuda_cda import (
     LtudaCda,
     LtudaConfig,
     Targets,
-    annotated_loss,
     prediction_thresholds,
     pseudo_loss,
     threshold_scores,
     views,
+    weak_loss,
 )
 from labelwise.types import IGNORE, Batch, Progress
 
@@ -69,7 +69,7 @@ class Ltuda(Method):
         weak, *strong = views(batch, self.teacher, self.config)
         features = self.student.features(torch.cat([weak.images, *(view.images for view in strong)]))
         weak_features, *strong_features = features.chunk(1 + STRONG_VIEWS)
-        supervised = annotated_loss(self.student.head(weak_features), weak.targets, self.config)
+        supervised = weak_loss(self.student.head(weak_features), weak.targets, self.config)
         pseudo, prototypes = torch.zeros_like(supervised), supervised.new_zeros(len(BANKS))
         banks = self.student.prototypes.banks.clone()
         for part, view in zip(strong_features, strong, strict=True):

@@ -53,7 +53,7 @@ class LtudaConfig:
     cut_mix: bool = True  # false: the strong views are the weak one
     pair: Pairing = "next"  # different_set: prefer a partner in which other organs are annotated
     batch_reduction: Reduction = "sum"  # of BCE over the cases; sum as in the official code
-    dice_weight: NonNegativeFloat = 0.0  # of the Dice of annotated organs beside their BCE; none as published
+    dice_weight: NonNegativeFloat = 0.0  # of the Dice of annotated organs in the weak view; none as published
     pseudo_weight: NonNegativeFloat = 1.0
     pseudo_ramp: Part = 0.0  # part of the first stage over which that weight rises; for short trainings
     prediction_thresholds: tuple[Threshold, ...] = ()  # per organ, for the linear classifier; none: threshold
@@ -104,10 +104,10 @@ class LtudaCda(Method):
         weak, *strong = views(batch, self.teacher, self.config)
         images = torch.cat([weak.images, *(view.images for view in strong)])
         weak_logits, *strong_logits = self.student(images).chunk(1 + STRONG_VIEWS)
-        supervised = annotated_loss(weak_logits, weak.targets, self.config)
+        supervised = weak_loss(weak_logits, weak.targets, self.config)
         pseudo = torch.zeros_like(supervised)
         for logits, view in zip(strong_logits, strong, strict=True):
-            supervised = supervised + annotated_loss(logits, view.targets, self.config)
+            supervised = supervised + annotated_loss(logits, view.targets, self.config.batch_reduction)
             pseudo = pseudo + pseudo_loss(logits, view.targets, self.config.batch_reduction)
         return {"supervised": supervised, "pseudo": self.pseudo_weight(progress) * pseudo}
 
@@ -235,13 +235,21 @@ def complete_targets(labels: Tensor, annotated: Tensor, guesses: Tensor) -> Targ
     return Targets(*organ_answers(labels, annotated), completed, guessed)
 
 
-def annotated_loss(logits: Tensor, targets: Targets, config: LtudaConfig) -> Tensor:
-    """BCE, and Dice if it is asked for, on the organs that are annotated."""
-    truth, known, reduction = targets.truth, targets.known, config.batch_reduction
-    loss = partial_bce(logits, truth, known, targets.completed != IGNORE, reduction)
+def weak_loss(logits: Tensor, targets: Targets, config: LtudaConfig) -> Tensor:
+    """BCE on the organs that are annotated, and their Dice if it is asked for.
+
+    Only the weak view shows organs as a whole: the Dice of the pieces that boxes cut out would say little.
+    """
+    loss = annotated_loss(logits, targets, config.batch_reduction)
     if config.dice_weight:
-        loss = loss + config.dice_weight * partial_dice(logits, truth, known, reduction)
+        dice = partial_dice(logits, targets.truth, targets.known, config.batch_reduction)
+        loss = loss + config.dice_weight * dice
     return loss
+
+
+def annotated_loss(logits: Tensor, targets: Targets, reduction: Reduction) -> Tensor:
+    """BCE on the organs that are annotated."""
+    return partial_bce(logits, targets.truth, targets.known, targets.completed != IGNORE, reduction)
 
 
 def pseudo_loss(logits: Tensor, targets: Targets, reduction: Reduction) -> Tensor:
