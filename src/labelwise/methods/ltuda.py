@@ -59,7 +59,7 @@ class Ltuda(Method):
         super().__init__()
         self.config = config
         self.thresholds = prediction_thresholds(config, nets.num_classes - 1)
-        self.student = PrototypeNet(nets, config.prototypes_per_class)
+        self.student = PrototypeNet(nets, config)
         self.teacher = EmaTeacher(
             self.student, decay=config.ema_decay, warm_up=False, averaged_buffers=["banks"]
         )
@@ -126,13 +126,15 @@ class Ltuda(Method):
 class PrototypeNet(nn.Module):
     """The network of the first stage, with an embedding of pixels and two banks of prototypes at its last scale."""
 
-    def __init__(self, nets: NetFactory, per_class: int):
+    def __init__(self, nets: NetFactory, config: LtudaConfig):
         super().__init__()
         self.encoder = nets.encoder()
         self.decoder = nets.decoder()
         width = self.decoder.channels[-1]
-        self.head = nets.head(width, nets.num_classes - 1)
-        self.prototypes = Prototypes(width, nets.num_classes, banks=len(BANKS), per_class=per_class)
+        self.head = nets.head(width, nets.num_classes - 1, prior=config.organ_prior)
+        self.prototypes = Prototypes(
+            width, nets.num_classes, banks=len(BANKS), per_class=config.prototypes_per_class
+        )
 
     def features(self, images: Tensor) -> Tensor:
         """Images (B, M, *S) -> features (B, D, *S)."""

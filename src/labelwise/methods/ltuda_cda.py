@@ -54,6 +54,7 @@ class LtudaConfig:
     pair: Pairing = "next"  # different_set: prefer a partner in which other organs are annotated
     batch_reduction: Reduction = "sum"  # of BCE over the cases; sum as in the official code
     dice_weight: NonNegativeFloat = 0.0  # of the Dice of annotated organs in the weak view; none as published
+    organ_prior: Threshold = 0.5  # what every map says of every voxel at the start; 0.5 as published
     pseudo_weight: NonNegativeFloat = 1.0
     pseudo_ramp: Part = 0.0  # part of the first stage over which that weight rises; for short trainings
     prediction_thresholds: tuple[Threshold, ...] = ()  # per organ, for the linear classifier; none: threshold
@@ -97,7 +98,7 @@ class LtudaCda(Method):
         super().__init__()
         self.config = config
         self.thresholds = prediction_thresholds(config, nets.num_classes - 1)
-        self.student = nets.network(nets.num_classes - 1)
+        self.student = nets.network(nets.num_classes - 1, prior=config.organ_prior)
         self.teacher = EmaTeacher(self.student, decay=config.ema_decay, warm_up=False)
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:

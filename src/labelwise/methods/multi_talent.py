@@ -40,6 +40,7 @@ class MultiTalentConfig:
     # class indices of each region in the order of painting, the class that it paints first; none: one per organ
     regions: tuple[Region, ...] = ()
     deep_supervision: bool = True  # a head and a loss at every scale of the decoder but the coarsest
+    organ_prior: Annotated[float, Field(gt=0, lt=1)] = 0.01  # what every map says of every voxel at the start
 
 
 class MultiTalent(Method):
@@ -59,9 +60,11 @@ class MultiTalent(Method):
         self.config = config
         self.regions = config.regions or tuple((organ,) for organ in range(1, nets.num_classes))
         self.register_buffer("members", _members(self.regions, nets.num_classes), persistent=False)
-        self.network = nets.network(len(self.regions))
+        self.network = nets.network(len(self.regions), prior=config.organ_prior)
         coarser = self.network.decoder.channels[-2:0:-1] if config.deep_supervision else ()
-        self.coarser_heads = nn.ModuleList(nets.head(channels, len(self.regions)) for channels in coarser)
+        self.coarser_heads = nn.ModuleList(
+            nets.head(channels, len(self.regions), prior=config.organ_prior) for channels in coarser
+        )
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         pairs = self.valid_pairs(batch)

@@ -10,6 +10,7 @@ from typing import Any, cast
 from torch import nn
 
 from labelwise.errors import CheckpointError, ConfigError, did_you_mean
+from labelwise.nets.heads import start_from_prior
 from labelwise.nets.parts import Blueprint, Decoder, Encoder, SegmentationNet, Upsampling
 from labelwise.settings import build_settings
 
@@ -74,11 +75,11 @@ class NetFactory:
         """Spatial sizes must be divisible by this."""
         return self._blueprint.stride
 
-    def network(self, num_classes: int | None = None) -> SegmentationNet:
-        """A whole network: images (B, M, *S) -> logits (B, C, *S)."""
+    def network(self, num_classes: int | None = None, *, prior: float | None = None) -> SegmentationNet:
+        """A whole network: images (B, M, *S) -> logits (B, C, *S); `prior` as in `head`."""
         encoder, decoder = self.encoder(), self.decoder()
         out_channels = self.num_classes if num_classes is None else num_classes
-        return SegmentationNet(encoder, decoder, self.head(decoder.channels[-1], out_channels))
+        return SegmentationNet(encoder, decoder, self.head(decoder.channels[-1], out_channels, prior=prior))
 
     def encoder(self) -> Encoder:
         """Images (B, M, *S) -> features, fine to coarse; `channels` names their widths."""
@@ -91,9 +92,16 @@ class NetFactory:
         """
         return self._blueprint.decoder(upsampling)
 
-    def head(self, in_channels: int, out_channels: int) -> nn.Module:
-        """Embedding (B, in_channels, *S) -> logits (B, out_channels, *S) in float32."""
-        return self._blueprint.head(in_channels, out_channels)
+    def head(self, in_channels: int, out_channels: int, *, prior: float | None = None) -> nn.Module:
+        """Embedding (B, in_channels, *S) -> logits (B, out_channels, *S) in float32.
+
+        `prior` is the probability that the sigmoid of a new head gives on average; None leaves the usual bias.
+        """
+        head = self._blueprint.head(in_channels, out_channels)
+        if prior is not None:
+            biases = [parameter for name, parameter in head.named_parameters() if name.endswith("bias")]
+            start_from_prior(biases[-1], prior)
+        return head
 
     def description(self) -> dict[str, Any]:
         """All that is needed to build the same factory again, as plain JSON values."""
