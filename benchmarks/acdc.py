@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from partial_rows import longer, partial_rows
+from partial_rows import LTUDA, longer, partial_rows
 from sweep import Row, Sweep
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "acdc" / "slices_128.toml"
@@ -17,8 +17,8 @@ STEPS = 800
 # Chosen by --tune: the last ten patients of the training list are scored, and not trained on.
 CHOSEN: dict[str, dict[str, Any]] = {
     "conemos": {"pairs_per_batch": 8},  # one for each slice of a batch
-    "ltuda_cda": {"ema_decay": 0.99, "pseudo_ramp": 0.5, "dice_weight": 1.0},
-    "ltuda": {"ema_decay": 0.99, "pseudo_ramp": 0.5, "dice_weight": 1.0},
+    "ltuda_cda": LTUDA,
+    "ltuda": LTUDA,
 }
 
 ROWS = {

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from partial_rows import partial_rows
+from partial_rows import LTUDA, partial_rows
 from sweep import Row, Sweep
 
 from labelwise.data.synthetic import SyntheticConfig, make_cohort
@@ -24,8 +24,8 @@ SITES = ("site_a", "site_b", "site_c", "site_d")
 
 # Chosen by --tune on the four validation scans.
 CHOSEN: dict[str, dict[str, Any]] = {
-    "ltuda_cda": {"ema_decay": 0.99, "pseudo_ramp": 0.5, "dice_weight": 1.0},
-    "ltuda": {"ema_decay": 0.99, "pseudo_ramp": 0.5, "dice_weight": 1.0},
+    "ltuda_cda": LTUDA,
+    "ltuda": LTUDA,
 }
 
 
