@@ -74,7 +74,8 @@ def sweep(
         rows.append([row.replace("_", " "), *cells, str(seeds), f"{sum(minutes) / len(minutes):.0f} min"])
     units = [HEADINGS[m] if m in ("dice", "jaccard") else f"{HEADINGS[m]} [{unit}]" for m in metrics]
     head = ["", *units, "seeds", "training"]
-    return table(head, rows) + source(name, loaded["runs"][0]["metadata"])
+    commits = dict.fromkeys(one["metadata"]["commit"] for one in loaded["runs"])
+    return table(head, rows) + source(name, {**loaded["runs"][0]["metadata"], "commit": ", ".join(commits)})
 
 
 def organs(name: str, variant: str, metric: str = "dice", unit: str = "") -> str:
