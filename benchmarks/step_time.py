@@ -21,7 +21,7 @@ import torch
 from metadata import write_result
 from training_step import SPACE, a_batch, taking_turns
 
-from labelwise.devices import SafeConvolutions, has_bf16, use_fast_layout
+from labelwise.devices import SafeConvolutions, has_bf16, keep_freed_memory, use_fast_layout
 from labelwise.methods import METHODS, find_method
 from labelwise.methods.base import Method, NetFactory
 from labelwise.types import Batch, Progress
@@ -132,6 +132,7 @@ def added() -> dict[str, Any]:
 
 def main() -> None:
     torch.set_num_threads(1)
+    keep_freed_memory()  # as `train` does
     if "--peak" in sys.argv:
         step = small_step(sys.argv[-1])
         step()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelwise.devices import SafeConvolutions, choose_device, has_bf16, use_fast_layout
+from labelwise.devices import SafeConvolutions, choose_device, has_bf16, keep_freed_memory, use_fast_layout
 from labelwise.errors import ResourceError
 
 CONVOLUTIONS = {
@@ -136,3 +140,37 @@ def test_bf16_is_said_to_be_there_only_where_it_is_native(monkeypatch, native):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
     assert [has_bf16(kind) for kind in ("cpu", "cuda", "mps")] == [native, native, False]
+
+
+# memory
+
+STEPS = """
+import resource, sys, torch
+from labelwise.devices import keep_freed_memory
+torch.set_num_threads(1)
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+for step in range(30):
+    if step == 15:  # the heap has grown to what it needs
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(64, 2**18).sum()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory as they like")
+def test_a_process_that_keeps_its_memory_does_not_ask_for_it_again():
+    faults = {
+        choice: int(
+            subprocess.run(
+                [sys.executable, "-c", STEPS, choice], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for choice in ("keep", "return")
+    }
+    assert faults["keep"] < faults["return"] / 10
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert not keep_freed_memory()

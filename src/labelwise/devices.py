@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -49,6 +51,22 @@ def use_fast_layout(module: nn.Module) -> None:
             part.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         elif isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+# Of mallopt in the GNU C library: parameter and value.
+KEEP_MEMORY = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1), "M_TOP_PAD": (-2, 64 * 2**20)}
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory that it frees, from now on; whether the C library can.
+
+    The GNU C library gives large blocks back to the system at once, so every large tensor of every training step
+    costs its page faults anew: up to a quarter of a step on a CPU. See docs/decisions/0008-kept-memory.md.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    library = ctypes.CDLL(None)
+    return all(library.mallopt(*setting) == 1 for setting in KEEP_MEMORY.values())
 
 
 CONVOLUTIONS_3D = (torch.conv3d, torch.conv_transpose3d)  # the same objects as in torch.nn.functional

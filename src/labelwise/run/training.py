@@ -22,6 +22,7 @@ from labelwise.data.coverage import never_annotated
 from labelwise.data.loader import batches
 from labelwise.data.manifest import Manifest, read_manifest
 from labelwise.data.prepare import Prepared
+from labelwise.devices import keep_freed_memory
 from labelwise.errors import ConfigError, DataError, TrainingError
 from labelwise.infer.model import save_model
 from labelwise.lock import only_writer
@@ -84,6 +85,8 @@ def train(
     """
     folder = Path(output)
     fabric = connect(config.device)
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     stages = plan_stages(config)
     manifest = read_manifest(_named(config))
     _check_trainable(manifest, config)
