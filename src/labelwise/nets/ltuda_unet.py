@@ -14,10 +14,9 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, cast
 
-import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import nn
 
 from labelwise.nets.heads import Head
 from labelwise.nets.parts import (
@@ -27,6 +26,7 @@ from labelwise.nets.parts import (
     Interpolate,
     Norm,
     Upsampling,
+    UpStage,
     brick,
     normalisation,
 )
@@ -70,7 +70,7 @@ class LtudaUNet(Blueprint):
         before = (self.encoder_channels[-1], *self.decoder_channels[:-1])
         skips = self.encoder_channels[-2::-1]
         stages = [
-            _UpStage(
+            UpStage(
                 self._up(coarse, upsampling or self.settings.upsampling), self._stage(skip + coarse, after)
             )
             for coarse, skip, after in zip(before, skips, self.decoder_channels, strict=True)
@@ -94,15 +94,3 @@ class LtudaUNet(Blueprint):
             normalisation(self.settings.norm, self.dims, after),
             nn.ReLU(inplace=True),
         )
-
-
-class _UpStage(nn.Module):
-    """Enlarge, join with the skip (skip first), convolve."""
-
-    def __init__(self, up: nn.Module, convolutions: nn.Sequential):
-        super().__init__()
-        self.up = up
-        self.convolutions = convolutions
-
-    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
-        return cast(Tensor, self.convolutions(torch.cat([skip, self.up(coarse)], dim=1)))

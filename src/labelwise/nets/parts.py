@@ -136,6 +136,19 @@ class Decoder(nn.Module):
         return scales
 
 
+class UpStage(nn.Module):
+    """A stage of a decoder: enlarge, join with the skip (skip first), convolve."""
+
+    def __init__(self, up: nn.Module, convolutions: nn.Sequential):
+        super().__init__()
+        self.up = up
+        self.convolutions = convolutions
+
+    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        """Features of the coarser scale, and of the encoder at the finer one -> features of the finer scale."""
+        return cast(Tensor, self.convolutions(torch.cat([skip, self.up(coarse)], dim=1)))
+
+
 class SegmentationNet(nn.Module):
     """Encoder, decoder and head in a row."""
 

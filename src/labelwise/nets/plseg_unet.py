@@ -14,10 +14,9 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, cast
 
-import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import nn
 
 from labelwise.nets.heads import Head
 from labelwise.nets.parts import (
@@ -27,6 +26,7 @@ from labelwise.nets.parts import (
     Interpolate,
     Norm,
     Upsampling,
+    UpStage,
     brick,
     normalisation,
 )
@@ -72,7 +72,7 @@ class PLSegUNet(Blueprint):
     def decoder(self, upsampling: Upsampling | None = None) -> Decoder:
         channels = self.channels[::-1]
         stages = [
-            _UpStage(
+            UpStage(
                 self._up(coarse, fine, upsampling or self.settings.upsampling),
                 self._stage(2 * fine, fine, rate),
             )
@@ -105,15 +105,3 @@ class PLSegUNet(Blueprint):
         if isinstance(module, (brick("convolution", self.dims), brick("transposed", self.dims))):
             nn.init.xavier_normal_(module.weight)
             nn.init.zeros_(module.bias)
-
-
-class _UpStage(nn.Module):
-    """Enlarge, join with the skip (skip first), convolve."""
-
-    def __init__(self, up: nn.Module, convolutions: nn.Sequential):
-        super().__init__()
-        self.up = up
-        self.convolutions = convolutions
-
-    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
-        return cast(Tensor, self.convolutions(torch.cat([skip, self.up(coarse)], dim=1)))

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass as plain_dataclass
 from itertools import pairwise
-from typing import Annotated, cast
+from typing import Annotated
 
-import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import nn
 
 from labelwise.nets.heads import Head
 from labelwise.nets.parts import (
@@ -27,6 +26,7 @@ from labelwise.nets.parts import (
     Interpolate,
     Norm,
     Upsampling,
+    UpStage,
     brick,
     normalisation,
 )
@@ -111,7 +111,7 @@ class UNet(Blueprint):
         stages = []
         for coarse, fine in pairwise(channels):
             up, enlarged = self._up(coarse, fine, upsampling or self.upsampling)
-            stages.append(_UpStage(up, self._stage(fine + enlarged, fine)))
+            stages.append(UpStage(up, self._stage(fine + enlarged, fine)))
         stages[-1].convolutions.append(self._dropout(self.form.outer_dropout))
         return Decoder(stages, channels[1:]).apply(self._initialise)
 
@@ -145,15 +145,3 @@ class UNet(Blueprint):
     def _initialise(self, module: nn.Module) -> None:
         if self.form.kaiming and isinstance(module, brick("convolution", self.dims)):
             nn.init.kaiming_normal_(module.weight)
-
-
-class _UpStage(nn.Module):
-    """Enlarge, join with the skip (skip first), convolve."""
-
-    def __init__(self, up: nn.Module, convolutions: nn.Sequential):
-        super().__init__()
-        self.up = up
-        self.convolutions = convolutions
-
-    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
-        return cast(Tensor, self.convolutions(torch.cat([skip, self.up(coarse)], dim=1)))
