@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 SHORT = (
-    *("naive", "supervised", "mean_teacher", "pl_seg", "ltuda_cda"),
-    *("ltuda, unlabelled_prototype", "full_supervision"),
+    *("naive", "supervised", "mean_teacher", "multi_talent", "pl_seg", "ltuda_cda"),
+    *("ltuda, linear", "ltuda, unlabelled_prototype", "full_supervision"),
 )  # rows that the README shows
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 HEADINGS = {"dice": "Dice [%]", "jaccard": "Jaccard [%]", "hd95": "HD95", "asd": "ASD", "assd": "ASSD"}

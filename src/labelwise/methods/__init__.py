@@ -15,18 +15,18 @@ from labelwise.methods.base import Method
 METHODS: dict[str, str] = {
     "naive": "labelwise.methods.naive:Naive",
     "supervised": "labelwise.methods.supervised:Supervised",
-    "mean_teacher": "labelwise.methods.mean_teacher:MeanTeacher",
-    "ua_mt": "labelwise.methods.ua_mt:UncertaintyAwareMeanTeacher",
-    "dodnet": "labelwise.methods.dodnet:Dodnet",
-    "conemos": "labelwise.methods.conemos:CoNeMOS",
     "target_adaptive": "labelwise.methods.target_adaptive:TargetAdaptive",
-    "pipo_fan": "labelwise.methods.pipo_fan:PyramidInPyramidOut",
-    "multi_talent": "labelwise.methods.multi_talent:MultiTalent",
     "marginal_exclusion": "labelwise.methods.marginal_exclusion:MarginalExclusion",
     "leaf_dice": "labelwise.methods.leaf_dice:LeafDice",
+    "pipo_fan": "labelwise.methods.pipo_fan:PyramidInPyramidOut",
+    "dodnet": "labelwise.methods.dodnet:Dodnet",
+    "conemos": "labelwise.methods.conemos:CoNeMOS",
+    "multi_talent": "labelwise.methods.multi_talent:MultiTalent",
     "pl_seg": "labelwise.methods.pl_seg:PLSeg",
     "ltuda_cda": "labelwise.methods.ltuda_cda:LtudaCda",
     "ltuda": "labelwise.methods.ltuda:Ltuda",
+    "mean_teacher": "labelwise.methods.mean_teacher:MeanTeacher",
+    "ua_mt": "labelwise.methods.ua_mt:UncertaintyAwareMeanTeacher",
 }
 
 
