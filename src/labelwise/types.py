@@ -13,7 +13,7 @@ What a label voxel says (checked where batches are made, by `check_batch`):
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -171,10 +171,14 @@ class Batch(NamedTuple):
         return ~self.complete
 
     @property
+    def annotated_rows(self) -> Sequence[Sequence[bool]]:
+        """`annotated` as plain values: what a step may choose cases and organs by."""
+        return self.annotated_on_host or self.annotated.tolist()
+
+    @property
     def incomplete_rows(self) -> list[int]:
         """Row numbers of the incomplete cases, known without a look at the device."""
-        rows = self.annotated_on_host or self.annotated.tolist()
-        return [number for number, row in enumerate(rows) if not all(row[1:])]
+        return [number for number, row in enumerate(self.annotated_rows) if not all(row[1:])]
 
 
 class Progress(NamedTuple):

@@ -113,8 +113,7 @@ class CoNeMOS(Method):
 
     def num_pairs(self, batch: Batch) -> int:
         """`pairs_per_batch`, or as many as are annotated, but at least 1; known without a look at the device."""
-        rows = batch.annotated_on_host or batch.annotated.tolist()
-        return max(1, min(self.config.pairs_per_batch, sum(sum(row[1:]) for row in rows)))
+        return max(1, min(self.config.pairs_per_batch, sum(sum(row[1:]) for row in batch.annotated_rows)))
 
     def segmentation(self, logits: Tensor, pairs: Pairs) -> Tensor:
         """Dice of each pair plus w times its cross-entropy, each as a mean over the pairs that have one."""

@@ -118,8 +118,9 @@ def drawn_organs(batch: Batch, per_case: int) -> list[list[int]]:
 
     What is annotated decides, not what the patch shows: a patch without the organ teaches where it is not.
     """
-    rows = batch.annotated_on_host or batch.annotated.tolist()
-    annotated = [[organ for organ, known in enumerate(row) if known and organ > 0] for row in rows]
+    annotated = [
+        [organ for organ, known in enumerate(row) if known and organ > 0] for row in batch.annotated_rows
+    ]
     if per_case == 0:
         return annotated
     return [

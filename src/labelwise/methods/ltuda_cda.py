@@ -184,7 +184,7 @@ def views(batch: Batch, teacher: EmaTeacher, config: LtudaConfig) -> list[View]:
     weak = View(batch.images, targets)
     if not config.cut_mix:
         return [weak] * (1 + STRONG_VIEWS)
-    rows = partners(batch.annotated_on_host or batch.annotated.tolist(), config.pair)
+    rows = partners(batch.annotated_rows, config.pair)
     theirs = View(take(weak.images, rows), Targets(*(take(target, rows) for target in targets)))
     boxes = [
         cut_boxes(len(batch.images), batch.images.shape[2:], device=batch.images.device)

@@ -84,8 +84,9 @@ class MultiTalent(Method):
 
     def valid_pairs(self, batch: Batch) -> Tensor:
         """(N,) pairs of a case and a region that is valid in it, as case * K + region."""
-        rows = batch.annotated_on_host or batch.annotated.tolist()
-        valid = [all(row[organ] for organ in region) for row in rows for region in self.regions]
+        valid = [
+            all(row[organ] for organ in region) for row in batch.annotated_rows for region in self.regions
+        ]
         every = torch.arange(len(valid), device=batch.labels.device)
         return take(every, [pair for pair, is_valid in enumerate(valid) if is_valid])
 

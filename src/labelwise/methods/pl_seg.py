@@ -177,11 +177,10 @@ def annotated_pairs(batch: Batch) -> tuple[Tensor, Tensor]:
     Shapes
         returns     two (K,) int64
     """
-    rows = batch.annotated_on_host or batch.annotated.tolist()
     num_classes = batch.annotated.shape[1]
     places = [
         case * num_classes + organ
-        for case, row in enumerate(rows)
+        for case, row in enumerate(batch.annotated_rows)
         for organ, known in enumerate(row)
         if known and organ > 0
     ]

@@ -139,7 +139,7 @@ class Decoder(nn.Module):
 class UpStage(nn.Module):
     """A stage of a decoder: enlarge, join with the skip (skip first), convolve."""
 
-    def __init__(self, up: nn.Module, convolutions: nn.Sequential):
+    def __init__(self, up: nn.Module, convolutions: nn.Module):
         super().__init__()
         self.up = up
         self.convolutions = convolutions

@@ -31,6 +31,7 @@ from labelwise.nets.parts import (
     Interpolate,
     Norm,
     Upsampling,
+    UpStage,
     brick,
     normalisation,
 )
@@ -76,7 +77,7 @@ class PipoFan(Blueprint):
     def decoder(self, upsampling: Upsampling | None = None) -> Decoder:
         coarse = (self.channels[-1], *self.decoder_channels[:-1])
         stages = [
-            _UpStage(
+            UpStage(
                 self._up(below, upsampling or self.settings.upsampling), self._residual(skip + below, out)
             )
             for below, skip, out in zip(coarse, self.channels[-2::-1], self.decoder_channels, strict=True)
@@ -173,18 +174,6 @@ class _PyramidEncoder(Encoder):
             images = self.halve(images, 2)
             features.append(stage(torch.cat([self.pooling(features[-1]), chain(stem(images))], dim=1)))
         return features
-
-
-class _UpStage(nn.Module):
-    """Enlarge, join with the skip (skip first), convolve."""
-
-    def __init__(self, up: nn.Module, residual: Residual):
-        super().__init__()
-        self.up = up
-        self.residual = residual
-
-    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
-        return cast(Tensor, self.residual(torch.cat([skip, self.up(coarse)], dim=1)))
 
 
 def _activated(channels: int, dims: int, norm: Norm) -> tuple[nn.Module, nn.Module]:

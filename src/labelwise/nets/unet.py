@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass as plain_dataclass
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, cast
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -112,7 +112,7 @@ class UNet(Blueprint):
         for coarse, fine in pairwise(channels):
             up, enlarged = self._up(coarse, fine, upsampling or self.upsampling)
             stages.append(UpStage(up, self._stage(fine + enlarged, fine)))
-        stages[-1].convolutions.append(self._dropout(self.form.outer_dropout))
+        cast(nn.Sequential, stages[-1].convolutions).append(self._dropout(self.form.outer_dropout))
         return Decoder(stages, channels[1:]).apply(self._initialise)
 
     def head(self, in_channels: int, out_channels: int) -> Head:
