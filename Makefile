@@ -13,11 +13,11 @@ BIN := $(VENV)/bin
 $(VENV)/.package: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check "$(TORCH)"
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[fast]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[fast,dicom]"
 	touch $@
 
 $(VENV)/.development: $(VENV)/.package
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[fast,dev]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[fast,dicom,dev]"
 	touch $@
 
 demo: $(VENV)/.package

@@ -351,8 +351,9 @@ def test_a_header_that_promises_terabytes_is_refused_before_anything_is_allocate
 def test_missing_and_unknown_files_are_refused(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_image([tmp_path / "a.nii.gz"])
-    with pytest.raises(DataError, match=r"(?s)unknown file format.*\.nii\.gz.*dcm2niix"):
-        read_image([tmp_path / "a.dcm"])
+    (tmp_path / "a.xyz").write_text("no scan")
+    with pytest.raises(DataError, match=r"(?s)unknown file format.*\.nii\.gz.*DICOM"):
+        read_image([tmp_path / "a.xyz"])
     (tmp_path / "text.nii.gz").write_text("this is text")
     with pytest.raises(DataError, match="truncated or damaged"):
         read_image([tmp_path / "text.nii.gz"])

@@ -145,7 +145,7 @@ def read_case_labels(case: Case, manifest: Manifest, *, erase: bool = True) -> V
     if not believed or case.labels is None:
         geometry = read_geometry(case.images[0], source.layout)
         return Volume(np.full(geometry.shape, IGNORE, dtype=np.uint8), geometry.affine)
-    stored = read_labels(case.labels, source.layout)
+    stored = read_labels(case.labels, source.layout, case.images[0])
     indices = LookupTable.of(source, manifest.label_space, believed)(stored.data)
     if indices is None:
         raise unknown_values(source, stored.data, case.id, case.labels)

@@ -195,7 +195,7 @@ def hash_file(path: Path) -> str:
 
     Those are a header with the files that hold its voxels (.mhd, .nhdr), and a folder (a DICOM series).
     """
-    files = _files_of(path)
+    files = files_of(path)
     if files == [path]:
         return _digest(path)
     parts = [
@@ -247,12 +247,8 @@ def _is_known(path: Path, memo: Mapping[str, Stamped]) -> bool:
 
 def _stamp(path: Path) -> tuple[int, int]:
     """Size and time of the last change: cheap signs that a file is still the same."""
-    states = [file.stat() for file in _files_of(path)]
+    states = [file.stat() for file in files_of(path)]
     return sum(state.st_size for state in states), max((state.st_mtime_ns for state in states), default=0)
-
-
-def _files_of(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else files_of(path)
 
 
 def _paths(case: Case) -> list[Path]:

@@ -1,23 +1,22 @@
 """Files to volumes and back: RAS+ axes and mm on the inside, the file's own axes and header on the outside.
 
-A format is one module with `read` and `read_geometry` that give the voxels *as stored*; turning them to RAS+
-and judging their values is done here, once for all formats. Label maps are always written as NIfTI.
+A format is one module with `read` and `read_geometry` that give the voxels *as stored*, and `stored` chooses among
+them; turning them to RAS+ and judging their values is done here, once for all formats.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from labelwise.errors import ConfigError, DataError
-from labelwise.formats import h5, nifti
+from labelwise.formats import nifti, stored
 from labelwise.formats.geometry import Geometry, orientation_of
-from labelwise.formats.h5 import Layout
+from labelwise.formats.layout import Layout
+from labelwise.formats.stored import SUFFIXES, files_of, is_dicom, stem, suffix
 from labelwise.types import Array, Volume
 
 __all__ = [
@@ -25,6 +24,7 @@ __all__ = [
     "Geometry",
     "Layout",
     "files_of",
+    "is_dicom",
     "read_geometry",
     "read_image",
     "read_labels",
@@ -34,32 +34,9 @@ __all__ = [
     "write_labels",
 ]
 
-_NIFTI = (".nii.gz", ".nii")
-_ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
-_H5 = (".h5", ".hdf5")
-SUFFIXES: tuple[str, ...] = (*_NIFTI, *_ITK, *_H5)
-"""File name endings that can be read; the longest comes first where one ends like another."""
-
 _PLAIN = Layout()
 _PLANES = 8
 _INTEGRAL_WITHIN = 1e-3  # a scaled or float32 label map may miss its integers by rounding
-
-
-def suffix(path: Path | str) -> str:
-    """The known suffix of a file name in lower case, or an empty string."""
-    name = Path(path).name.lower()
-    return next((known for known in SUFFIXES if name.endswith(known)), "")
-
-
-def stem(path: Path | str) -> str:
-    """The file name without its known suffix: ``scans/liver_001.nii.gz`` -> ``liver_001``."""
-    name = Path(path).name
-    return name[: len(name) - len(suffix(path))]
-
-
-def files_of(path: Path) -> list[Path]:
-    """All files that make up a scan: the file itself, and those in which a .nhdr or .mhd keeps its voxels."""
-    return [path, *_itk().data_files(path)] if suffix(path) in _ITK else [path]
 
 
 def read_geometry(path: Path, layout: Layout = _PLAIN) -> Geometry:
@@ -68,21 +45,21 @@ def read_geometry(path: Path, layout: Layout = _PLAIN) -> Geometry:
     Errors
         DataError   no such file, unknown format, damaged header, several frames, singular affine
     """
-    stored = _stored_geometry(path, layout)
-    return orientation_of(stored.affine).geometry_to_ras(stored)
+    geometry = stored.geometry(Path(path), layout)
+    return orientation_of(geometry.affine).geometry_to_ras(geometry)
 
 
 def read_image(paths: Sequence[Path], layout: Layout = _PLAIN) -> Volume:
     """Read the image of one case, one file per modality, all on one grid.
 
     Shapes
-        returns     (M, X, Y, Z)  float32, RAS+; M = number of files
+        returns     (M, X, Y, Z)  float32, RAS+; M = number of files, or of channels where files hold several
 
     Errors
         DataError   unreadable or damaged file, several frames, singular affine, NaN or infinite voxels,
                     files of one case on different grids
     """
-    first, *others = [_read_channel(Path(path), layout) for path in paths]
+    first, *others = [_read_channels(Path(path), layout) for path in paths]
     for path, (_, geometry) in zip(paths[1:], others, strict=True):
         if not first[1].matches(geometry):
             raise DataError(
@@ -93,12 +70,15 @@ def read_image(paths: Sequence[Path], layout: Layout = _PLAIN) -> Volume:
                 do="resample the images of a case to one grid, or register them first",
             )
     if not others:
-        return Volume(first[0][None], first[1].affine)
-    return Volume(np.stack([first[0], *(channel for channel, _ in others)]), first[1].affine)
+        return Volume(first[0], first[1].affine)
+    return Volume(np.concatenate([first[0], *(channels for channels, _ in others)]), first[1].affine)
 
 
-def read_labels(path: Path, layout: Layout = _PLAIN) -> Volume:
+def read_labels(path: Path, layout: Layout = _PLAIN, like: Path | None = None) -> Volume:
     """Read a label map with the values of the file; their meaning is the business of the manifest.
+
+    Parameters
+        like     the image of the case, for layouts and formats that take the grid from it
 
     Shapes
         returns     (X, Y, Z)  integer of the file's type (int32 for floating-point files), RAS+
@@ -106,13 +86,13 @@ def read_labels(path: Path, layout: Layout = _PLAIN) -> Volume:
     Errors
         DataError   as `read_image`, and values that are not whole numbers
     """
-    stored, geometry = _read(Path(path), layout, layout.label_key)
-    if stored.dtype.kind == "f":
-        stored = _as_integers(path, stored)
-    elif stored.dtype.kind == "b":
-        stored = stored.view(np.uint8)
+    voxels, geometry = stored.labels(Path(path), layout, like)
+    if voxels.dtype.kind == "f":
+        voxels = _as_integers(path, voxels)
+    elif voxels.dtype.kind == "b":
+        voxels = voxels.view(np.uint8)
     orientation = orientation_of(geometry.affine)
-    labels = _in_order(orientation.to_ras(stored), stored.dtype.newbyteorder("="))
+    labels = _in_order(orientation.to_ras(voxels), voxels.dtype.newbyteorder("="))
     return Volume(labels, orientation.geometry_to_ras(geometry).affine)
 
 
@@ -138,15 +118,15 @@ def write_labels(
     if like is None:
         nifti.write(path, voxels, labels.affine, names=names)
         return
-    stored = _stored_geometry(Path(like), layout)
-    orientation = orientation_of(stored.affine)
-    expected, found = orientation.geometry_to_ras(stored), Geometry(labels.shape, labels.affine)
+    grid = stored.geometry(Path(like), layout)
+    orientation = orientation_of(grid.affine)
+    expected, found = orientation.geometry_to_ras(grid), Geometry(labels.shape, labels.affine)
     if not expected.matches(found):
         raise DataError(
             "the labels do not lie on the grid of the image", file=like, found=found, expected=expected
         )
-    header_source = Path(like) if suffix(like) in _NIFTI else None
-    nifti.write(path, orientation.from_ras(voxels), stored.affine, like=header_source, names=names)
+    header_source = Path(like) if suffix(like) in stored.NIFTI else None
+    nifti.write(path, orientation.from_ras(voxels), grid.affine, like=header_source, names=names)
 
 
 def write_image(path: Path, image: Volume) -> None:
@@ -161,39 +141,16 @@ def write_image(path: Path, image: Volume) -> None:
     nifti.write(path, voxels if keep else voxels.astype(np.float32, copy=False), image.affine)
 
 
-def _read_channel(path: Path, layout: Layout) -> tuple[Array, Geometry]:
-    """One file as float32 (X, Y, Z) in RAS+ order."""
-    stored, geometry = _read(path, layout, layout.image_key)
+def _read_channels(path: Path, layout: Layout) -> tuple[Array, Geometry]:
+    """One file as float32 (M, X, Y, Z) in RAS+ order."""
+    voxels, geometry = stored.image(path, layout)
     orientation = orientation_of(geometry.affine)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
-        voxels = _in_order(orientation.to_ras(stored), np.dtype(np.float32))
-    _check_finite(path, voxels)
-    return voxels, orientation.geometry_to_ras(geometry)
-
-
-def _read(path: Path, layout: Layout, key: str) -> tuple[Array, Geometry]:
-    kind = _checked_suffix(path)
-    if kind in _H5:
-        return h5.read(path, layout, key)
-    if kind in _NIFTI:
-        return nifti.read(path)
-    found: tuple[Array, Geometry] = _itk().read(path)
-    return found
-
-
-def _stored_geometry(path: Path, layout: Layout) -> Geometry:
-    kind = _checked_suffix(path)
-    if kind in _H5:
-        return h5.read_geometry(path, layout)
-    if kind in _NIFTI:
-        return nifti.read_geometry(path)
-    found: Geometry = _itk().read_geometry(path)
-    return found
-
-
-def _itk() -> ModuleType:
-    # SimpleITK takes half a second to import: only for those who need it.
-    return importlib.import_module("labelwise.formats.nrrd")
+        channels = [_in_order(orientation.to_ras(channel), np.dtype(np.float32)) for channel in voxels]
+    for channel in channels:
+        _check_finite(path, channel)
+    together = channels[0][None] if len(channels) == 1 else np.stack(channels)
+    return together, orientation.geometry_to_ras(geometry)
 
 
 def _in_order(voxels: Array, dtype: np.dtype[Any]) -> Array:
@@ -207,22 +164,8 @@ def _in_order(voxels: Array, dtype: np.dtype[Any]) -> Array:
     return ordered
 
 
-def _checked_suffix(path: Path) -> str:
-    kind = suffix(path)
-    if not kind:
-        raise DataError(
-            "unknown file format",
-            file=path,
-            expected=" ".join(SUFFIXES),
-            do="convert the scan to NIfTI (DICOM series: with dcm2niix)",
-        )
-    if not Path(path).is_file():
-        raise DataError("there is no such file", file=path, do="correct its path")
-    return kind
-
-
 def _check_target(path: Path) -> None:
-    if suffix(path) not in _NIFTI:
+    if suffix(path) not in stored.NIFTI:
         raise ConfigError(
             "only NIfTI files are written", file=path, expected="a name ending in .nii.gz or .nii"
         )

@@ -9,36 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import h5py
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass
 
-from labelwise.errors import ConfigError, DataError, did_you_mean
+from labelwise.errors import DataError, did_you_mean
 from labelwise.formats.geometry import Geometry, as_geometry, check_size
+from labelwise.formats.layout import Layout
 from labelwise.types import Array
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Layout:
-    """What a file format does not say about itself. Only .h5 files need it."""
-
-    axes: Literal["xyz", "zyx"] = "xyz"  # order of the stored axes; 2D slices: xy or yx
-    spacing_mm: tuple[float, float, float] | None = None  # along x, y, z; None counts in voxels (1 mm each)
-    image_key: str = "image"  # data set with the intensities
-    label_key: str = "label"  # data set with the label map; "scribble" for scribbles
-
-    def __post_init__(self) -> None:
-        if self.spacing_mm is not None and not all(0 < size < float("inf") for size in self.spacing_mm):
-            raise ConfigError("spacing_mm must be three positive numbers", found=self.spacing_mm)
-
-    @property
-    def affine(self) -> NDArray[np.float64]:
-        """(4, 4) voxel index -> mm: the axes are taken as RAS+, the first voxel lies at 0."""
-        return np.diag((*(self.spacing_mm or (1.0, 1.0, 1.0)), 1.0))
 
 
 def read_geometry(path: Path, layout: Layout) -> Geometry:

@@ -35,7 +35,7 @@ _GEOMETRY_FIELDS = (
 _SCANNER = 1  # sform code of a new header: coordinates of the scanner
 
 
-def read_geometry(path: Path) -> Geometry:
+def read_geometry(path: Path, *, channels: bool = False) -> Geometry:
     """The grid of a NIfTI file with its axes as stored; reads the header only.
 
     The sform counts, else the qform, else nibabel's default for files without either (LAS, centred).
@@ -43,17 +43,19 @@ def read_geometry(path: Path) -> Geometry:
     Errors
         DataError   not a NIfTI file, damaged, several frames, singular affine
     """
-    return _geometry(path, _read_header(path))
+    return _geometry(path, _read_header(path), channels)
 
 
-def read(path: Path) -> tuple[Array, Geometry]:
+def read(path: Path, *, channels: bool = False) -> tuple[Array, Geometry]:
     """Voxels (I, J, K) with the header's slope and intercept applied, axes as stored, and their grid.
 
-    The whole file is read, so a damaged .nii.gz is found by its checksum.
+    The whole file is read, so a damaged .nii.gz is found by its checksum. With `channels` the voxels are
+    (I, J, K, M): a fourth axis counts the channels of a scan, and is no error.
     """
     header = _read_header(path)
-    geometry = _geometry(path, header)
-    raw = np.empty(prod(geometry.shape), header.get_data_dtype())
+    geometry = _geometry(path, header, channels)
+    shape = (*geometry.shape, prod(header.get_data_shape()[3:])) if channels else geometry.shape
+    raw = np.empty(prod(shape), header.get_data_dtype())
     try:
         with _open(path) as stream:
             stream.seek(header.get_data_offset())
@@ -63,7 +65,7 @@ def read(path: Path) -> tuple[Array, Geometry]:
         raise _unreadable(path, error) from error
     if num_bytes != raw.nbytes:
         raise _unreadable(path, f"{num_bytes:,} of {raw.nbytes:,} bytes of voxels")
-    return _scaled(raw, *header.get_slope_inter()).reshape(geometry.shape, order="F"), geometry
+    return _scaled(raw, *header.get_slope_inter()).reshape(shape, order="F"), geometry
 
 
 def write(
@@ -131,14 +133,15 @@ def _check_header(path: Path, header: nibabel.Nifti1Header) -> None:
         check_size(path, offset + prod(sizes) * dtype.itemsize, compressed=path.suffix.lower() == ".gz")
 
 
-def _geometry(path: Path, header: nibabel.Nifti1Header) -> Geometry:
+def _geometry(path: Path, header: nibabel.Nifti1Header, channels: bool) -> Geometry:
     try:
         with np.errstate(all="ignore"):  # what a damaged header yields is judged below
             affine = np.array(header.get_best_affine(), dtype=np.float64)
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
     affine[:3] *= _MM_PER_UNIT.get(int(header["xyzt_units"]) % 8, 1.0)
-    return as_geometry(path, header.get_data_shape(), affine)
+    shape = header.get_data_shape()
+    return as_geometry(path, shape[:3] if channels else shape, affine)
 
 
 def _scaled(raw: Array, slope: float | None, intercept: float | None) -> Array:

@@ -1,0 +1,174 @@
+"""Voxels as they are stored: which module reads a file, and what the layout of its source corrects.
+
+A path is a file, or a folder: of a DICOM series (an image), or of one mask for each organ (labels).
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from labelwise.errors import DataError
+from labelwise.formats import h5, masks, nifti
+from labelwise.formats.geometry import Geometry
+from labelwise.formats.layout import Layout
+from labelwise.types import Array
+
+NIFTI = (".nii.gz", ".nii")
+ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
+H5 = (".h5", ".hdf5")
+SUFFIXES: tuple[str, ...] = (*NIFTI, *ITK, *H5)
+"""File name endings that can be read; the longest comes first where one ends like another."""
+
+_DICOM_PREAMBLE = 128  # bytes before the letters DICM
+_SUPERIOR_POSTERIOR_LEFT = ((0, 0, -1), (0, -1, 0), (-1, 0, 0))  # directions of the axes z, y, x of KiTS19
+
+
+def suffix(path: Path | str) -> str:
+    """The known suffix of a file name in lower case, or an empty string."""
+    name = Path(path).name.lower()
+    return next((known for known in SUFFIXES if name.endswith(known)), "")
+
+
+def stem(path: Path | str) -> str:
+    """The file name without its known suffix: ``scans/liver_001.nii.gz`` -> ``liver_001``."""
+    name = Path(path).name
+    return name[: len(name) - len(suffix(path))]
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its first bytes, whatever its name."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_DICOM_PREAMBLE + 4)[_DICOM_PREAMBLE:] == b"DICM"
+    except OSError:
+        return False
+
+
+def files_of(path: Path) -> list[Path]:
+    """All files that make up a scan or its labels.
+
+    The file itself; with those in which a .nhdr or .mhd keeps its voxels; the other slices of a DICOM series; the
+    files of a folder.
+    """
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    if suffix(path) in ITK:
+        return [path, *itk().data_files(path)]
+    if not suffix(path) and is_dicom(path):
+        return list(_module("dicom").files_of(path))
+    return [path]
+
+
+def geometry(path: Path, layout: Layout) -> Geometry:
+    """The grid of an image with its axes as stored, from headers only."""
+    kind = _kind(path)
+    if kind in H5:
+        return h5.read_geometry(path, layout)
+    if kind in NIFTI:
+        return corrected(nifti.read_geometry(path, channels=layout.channels), layout)
+    reader = itk() if kind in ITK else _module("dicom")
+    found: Geometry = reader.read_geometry(path)
+    return found
+
+
+def image(path: Path, layout: Layout) -> tuple[Array, Geometry]:
+    """Voxels (M, I, J, K) of an image and its grid; M > 1 only where the layout says so."""
+    if layout.channels and suffix(path) in NIFTI:
+        voxels, grid = nifti.read(path, channels=True)
+        return np.moveaxis(voxels, 3, 0), corrected(grid, layout)
+    voxels, grid = _voxels(path, layout, layout.image_key)
+    return voxels[None], grid
+
+
+def labels(path: Path, layout: Layout, like: Path | None) -> tuple[Array, Geometry]:
+    """Voxels (I, J, K) of a label map and its grid.
+
+    Arguments
+        like    the image of the case: needed where the layout takes the grid from it, and by labels that are
+                not stored voxel by voxel
+    """
+    if layout.segments:
+        return _named_segments(path, layout, like)
+    voxels, grid = _voxels(path, layout, layout.label_key)
+    if layout.label_grid == "own" or like is None:
+        return voxels, grid
+    return _on_image(path, voxels, grid, layout, geometry(like, layout))
+
+
+def corrected(grid: Geometry, layout: Layout) -> Geometry:
+    """The grid with the axes z, y, x that a diagonal header calls x, y, z, if the layout says so."""
+    if not layout.slices_first:
+        return grid
+    affine = grid.affine.copy()
+    affine[:3, :3] = np.transpose(_SUPERIOR_POSTERIOR_LEFT) * grid.spacing_mm
+    return Geometry(grid.shape, affine)
+
+
+def itk() -> ModuleType:
+    """The reader of NRRD and MetaImage: SimpleITK takes half a second to import, only for those who need it."""
+    return _module("nrrd")
+
+
+def _voxels(path: Path, layout: Layout, key: str) -> tuple[Array, Geometry]:
+    kind = _kind(path)
+    if kind in H5:
+        return h5.read(path, layout, key)
+    if kind in NIFTI:
+        voxels, grid = nifti.read(path)
+        return voxels, corrected(grid, layout)
+    found: tuple[Array, Geometry] = (itk() if kind in ITK else _module("dicom")).read(path)
+    return found
+
+
+def _named_segments(path: Path, layout: Layout, like: Path | None) -> tuple[Array, Geometry]:
+    if path.is_dir():
+        return masks.read(path, layout.segments)
+    if _kind(path) in ITK:
+        found: tuple[Array, Geometry] = itk().read_segments(path, layout.segments)
+        return found
+    if like is None:
+        raise DataError("these labels need the image that they were drawn on", file=path)
+    grid = geometry(like, layout)
+    module = _module("rtstruct" if _module("dicom").modality(path) == "RTSTRUCT" else "dicom_seg")
+    return module.read(path, layout.segments, grid), grid
+
+
+def _on_image(
+    path: Path, voxels: Array, own: Geometry, layout: Layout, grid: Geometry
+) -> tuple[Array, Geometry]:
+    if own.shape != grid.shape:
+        raise DataError(
+            "image and labels differ in shape",
+            file=path,
+            found=" x ".join(map(str, own.shape)),
+            expected=" x ".join(map(str, grid.shape)),
+        )
+    return np.flip(voxels, tuple("xyz".index(axis) for axis in layout.label_flip)), grid
+
+
+def _kind(path: Path) -> str:
+    """The suffix that decides, or "dicom"."""
+    if path.is_dir():
+        return "dicom"
+    kind = suffix(path)
+    if kind and not path.is_file():
+        raise DataError("there is no such file", file=path, do="correct its path")
+    if kind:
+        return kind
+    if is_dicom(path):
+        return "dicom"
+    raise DataError(
+        "unknown file format" if path.is_file() else "there is no such file",
+        file=path,
+        expected=f"{' '.join(SUFFIXES)}, or DICOM",
+        do="correct its path, or convert the scan to NIfTI",
+    )
+
+
+def _module(name: str) -> ModuleType:
+    """A format whose library takes long to import, or is an extra."""
+    return importlib.import_module(f"labelwise.formats.{name}")
