@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from partial_rows import LTUDA, longer, partial_rows
+from partial_rows import LTUDA, LTUDA_BANKS, longer, partial_rows
 from sweep import Row, Sweep
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "acdc" / "slices_128.toml"
@@ -18,7 +18,7 @@ STEPS = 800
 CHOSEN: dict[str, dict[str, Any]] = {
     "conemos": {"pairs_per_batch": 8},  # one for each slice of a batch
     "ltuda_cda": LTUDA,
-    "ltuda": LTUDA,
+    "ltuda": LTUDA_BANKS,
 }
 
 ROWS = {
@@ -32,13 +32,13 @@ LONG = ("supervised", "pl_seg", "ltuda_cda", "ltuda", "full_supervision")
 
 SWEEP = Sweep(
     name="acdc_one_structure",
-    rows=ROWS | longer(ROWS, LONG, times=4, steps=STEPS),
+    rows=ROWS | longer(ROWS, LONG, times=2, steps=STEPS),
     variants={"scores": {"unit": "voxels", "variant": "default"}},
     protocol={
         "data": "ACDC, h5 volumes; 70 training patients of train.list, tested on the 10 patients of val.list",
         "labels": "each training patient is annotated with one of three structures, each structure equally often",
         "budget": f"{STEPS} optimiser steps of 8 slices (mean_teacher: 8 more); ltuda: half of them in each stage",
-        "budget of rows long_*": f"{4 * STEPS} steps",
+        "budget of rows long_*": f"{2 * STEPS} steps",
         "resolution": "slices of 128x128, predictions evaluated on the original grid",
         "checkpoint": "last iteration; nothing selected on test patients",
         "scores": "per volume in 3D; distances in voxels (the files store no spacing)",

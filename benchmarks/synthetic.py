@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from partial_rows import LTUDA, partial_rows
+from partial_rows import LTUDA, LTUDA_BANKS, partial_rows
 from sweep import Row, Sweep
 
 from labelwise.data.synthetic import SyntheticConfig, make_cohort
@@ -25,7 +25,7 @@ SITES = ("site_a", "site_b", "site_c", "site_d")
 # As chosen on the held-out patients of ACDC.
 CHOSEN: dict[str, dict[str, Any]] = {
     "ltuda_cda": LTUDA,
-    "ltuda": LTUDA,
+    "ltuda": {**LTUDA_BANKS, "max_pixels": 20_000},  # of 294,912 in a view: bounds time and memory
 }
 
 
