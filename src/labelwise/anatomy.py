@@ -1,0 +1,94 @@
+"""Names of anatomical structures: spellings, left and right, and the codes that clinical systems know them by.
+
+The table is anatomy.csv beside this file. Codes are SNOMED CT; a structure without a verified code has none. A code
+says nothing of the side: `laterality` does, as in DICOM. Class names that the table does not know are used as they are.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import csv
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal, cast
+
+Side = Literal["", "left", "right"]
+
+_TABLE = Path(__file__).with_suffix(".csv")
+_GOLDEN_RATIO = 0.618033988749895  # neighbours in the table get hues that are far apart
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One row of the table."""
+
+    name: str  # the canonical name
+    synonyms: tuple[str, ...]
+    code: str  # SNOMED CT; empty if none was verified
+    meaning: str  # what SNOMED CT calls it
+    laterality: Side  # of one of a pair: the left kidney
+    whole: str  # the class that joins both of a pair: kidneys
+    side: Side  # where an organ that is no pair lies in nearly everybody: the liver at the right
+    colour: tuple[int, int, int]  # red, green, blue; 0 to 255
+
+    @property
+    def partner(self) -> str:
+        """The same structure of the other side; empty for what is no pair."""
+        if not self.laterality:
+            return ""
+        other = "right" if self.laterality == "left" else "left"
+        return re.sub(rf"\b{self.laterality}\b", other, self.name)
+
+
+def find(name: str) -> Structure | None:
+    """The structure of this name or synonym; case and signs between words do not matter.
+
+    ``kidney_left``, ``Left Kidney`` and ``left-kidney`` are the same.
+    """
+    return _by_spelling().get(_spelling(name))
+
+
+def canonical(name: str) -> str:
+    """The canonical name of a structure, or the name itself if it is not in the table."""
+    found = find(name)
+    return found.name if found else name
+
+
+@cache
+def structures() -> Mapping[str, Structure]:
+    """All structures by canonical name, in the order of the table."""
+    with _TABLE.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {row["name"]: _structure(row, number) for number, row in enumerate(rows)}
+
+
+def _structure(row: Mapping[str, str], number: int) -> Structure:
+    red, green, blue = colorsys.hsv_to_rgb((number * _GOLDEN_RATIO) % 1, 0.65, 0.9)
+    return Structure(
+        name=row["name"],
+        synonyms=tuple(filter(None, row["synonyms"].split(";"))),
+        code=row["code"],
+        meaning=row["meaning"],
+        laterality=cast("Side", row["laterality"]),
+        whole=row["whole"],
+        side=cast("Side", row["side"]),
+        colour=(round(255 * red), round(255 * green), round(255 * blue)),
+    )
+
+
+@cache
+def _by_spelling() -> Mapping[str, Structure]:
+    return {
+        _spelling(name): structure
+        for structure in structures().values()
+        for name in (structure.name, *structure.synonyms)
+    }
+
+
+def _spelling(name: str) -> str:
+    """Words in lower case; both spellings of tumour and of edema are one."""
+    words = re.sub(r"[^a-z0-9]+", " ", name.lower()).strip()
+    return words.replace("tumour", "tumor").replace("oedema", "edema")

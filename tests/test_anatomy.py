@@ -1,0 +1,96 @@
+"""The table of anatomical structures: every spelling leads to one structure, and codes are those of SNOMED CT."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from labelwise.anatomy import canonical, find, structures
+
+TOTALSEGMENTATOR = """
+spleen kidney_right kidney_left gallbladder liver stomach pancreas adrenal_gland_right adrenal_gland_left
+lung_upper_lobe_left lung_lower_lobe_left lung_upper_lobe_right lung_middle_lobe_right lung_lower_lobe_right
+esophagus trachea thyroid_gland small_bowel duodenum colon urinary_bladder prostate kidney_cyst_left
+kidney_cyst_right sacrum vertebrae_S1 vertebrae_L5 vertebrae_L4 vertebrae_L3 vertebrae_L2 vertebrae_L1
+vertebrae_T12 vertebrae_T11 vertebrae_T10 vertebrae_T9 vertebrae_T8 vertebrae_T7 vertebrae_T6 vertebrae_T5
+vertebrae_T4 vertebrae_T3 vertebrae_T2 vertebrae_T1 vertebrae_C7 vertebrae_C6 vertebrae_C5 vertebrae_C4
+vertebrae_C3 vertebrae_C2 vertebrae_C1 heart aorta pulmonary_vein brachiocephalic_trunk
+subclavian_artery_right subclavian_artery_left common_carotid_artery_right common_carotid_artery_left
+brachiocephalic_vein_left brachiocephalic_vein_right atrial_appendage_left superior_vena_cava
+inferior_vena_cava portal_vein_and_splenic_vein iliac_artery_left iliac_artery_right iliac_vena_left
+iliac_vena_right humerus_left humerus_right scapula_left scapula_right clavicula_left clavicula_right
+femur_left femur_right hip_left hip_right spinal_cord gluteus_maximus_left gluteus_maximus_right
+gluteus_medius_left gluteus_medius_right gluteus_minimus_left gluteus_minimus_right autochthon_left
+autochthon_right iliopsoas_left iliopsoas_right brain skull rib_left_1 rib_left_2 rib_left_3 rib_left_4
+rib_left_5 rib_left_6 rib_left_7 rib_left_8 rib_left_9 rib_left_10 rib_left_11 rib_left_12 rib_right_1
+rib_right_2 rib_right_3 rib_right_4 rib_right_5 rib_right_6 rib_right_7 rib_right_8 rib_right_9 rib_right_10
+rib_right_11 rib_right_12 sternum costal_cartilages
+""".split()  # noqa: SIM905 - 117 names
+
+
+def test_every_class_of_totalsegmentator_is_a_structure_of_its_own():
+    assert len(TOTALSEGMENTATOR) == 117
+    found = [find(name) for name in TOTALSEGMENTATOR]
+    assert [name for name, one in zip(TOTALSEGMENTATOR, found, strict=True) if one is None] == []
+    assert len({one.name for one in found if one}) == 117
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("kidney_left", "left kidney"),
+        ("Left-Kidney", "left kidney"),
+        ("kidney", "kidneys"),
+        ("oesophagus", "esophagus"),
+        ("postcava", "inferior vena cava"),
+        ("IVC", "inferior vena cava"),
+        ("arota", "aorta"),
+        ("prostate/uterus", "prostate or uterus"),
+        ("adrenal", "adrenal glands"),
+        ("Right Adrenal Gland", "right adrenal gland"),
+        ("liver tumor", "liver tumour"),
+        ("Head of femur L", "Head of femur L"),
+        ("my own class", "my own class"),
+    ],
+)
+def test_known_spellings_become_canonical_and_others_stay(spelling, name):
+    assert canonical(spelling) == name
+
+
+def test_no_spelling_means_two_structures():
+    meant: dict[str, str] = {}
+    for structure in structures().values():
+        for name in (structure.name, *structure.synonyms):
+            key = re.sub(r"[^a-z0-9]+", " ", name.lower())
+            assert meant.setdefault(key, structure.name) == structure.name, name
+
+
+def test_partners_point_at_each_other_and_at_one_whole():
+    for structure in structures().values():
+        assert structure.side == "" or structure.whole == ""
+        if not structure.laterality:
+            assert structure.partner == ""
+            continue
+        partner = structures()[structure.partner]
+        assert (partner.partner, partner.whole) == (structure.name, structure.whole)
+        assert (partner.code, partner.laterality) == (
+            structure.code,
+            "right" if structure.laterality == "left" else "left",
+        )
+        assert structure.whole == "" or structure.whole in structures()
+
+
+def test_colours_differ():
+    colours = [structure.colour for structure in structures().values()]
+    assert len(set(colours)) == len(colours)
+
+
+def test_codes_are_those_of_snomed_ct():
+    concepts = pytest.importorskip("pydicom.sr._concepts_dict", reason="pydicom is not installed").concepts
+    known = {
+        (code, meaning) for entries in concepts["SCT"].values() for code, (meaning, _) in entries.items()
+    }
+    coded = [structure for structure in structures().values() if structure.code]
+    assert len(coded) > 100
+    assert [one.name for one in coded if (one.code, one.meaning) not in known] == []
