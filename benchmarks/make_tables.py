@@ -194,6 +194,20 @@ def added_steps() -> str:
     return table(head, rows) + f"\n{added['network']}.\n"
 
 
+def shortcut() -> str:
+    """Whether networks that are asked for an organ listen to the question."""
+    loaded = result("site_shortcut")
+    rows = [
+        [
+            f"`{name}`",
+            *(f"{100 * row[f'dice_with_the_organ_{what}']:.0f}" for what in ("asked_for", "of_the_site")),
+        ]
+        for name, row in loaded["rows"].items()
+    ]
+    head = ["", "Dice [%] with the organ asked for", "Dice [%] with the organ that the site annotates"]
+    return table(head, rows) + source("site_shortcut", loaded["metadata"])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "demo": demo,
     "methods": methods,
@@ -208,6 +222,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "synthetic_organs": lambda: organs("synthetic_one_organ", "scores"),
     "synthetic_distances": lambda: organs("synthetic_one_organ", "scores", "hd95", "mm"),
     "acdc_short": lambda: sweep("acdc_one_structure", "scores", ("dice", "hd95"), "voxels", only=SHORT),
+    "shortcut": shortcut,
     "speed": speed,
     "steps": steps,
     "added_steps": added_steps,

@@ -2,8 +2,9 @@
 
     python benchmarks/synthetic.py --work runs/synthetic
 
-The last rows spend the same number of organ masks in another way: a quarter of the scans annotated completely and the
-others not at all, for semi-supervised methods.
+The last rows spend the same number of organ masks in other ways. "quarter": a quarter of the scans annotated completely and
+the others not at all, for semi-supervised methods. "mixed": one organ in each scan, but drawn without regard to the site, so
+that the style of a scan does not tell what is annotated in it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ def quarter(method: str, **sampling: int) -> Row:
     return Row(RECIPE, "complete_quarter", {"method.name": method, **changes})
 
 
+def mixed(method: str) -> Row:
+    """A method on scans with one annotated organ each, every organ in scans of several sites."""
+    return Row(RECIPE, "mixed_sites", {"method.name": method, "sampling.incomplete_cases": 0})
+
+
 SWEEP = Sweep(
     name="synthetic_one_organ",
     rows={
@@ -45,12 +51,14 @@ SWEEP = Sweep(
         "quarter_supervised": quarter("supervised"),
         "quarter_mean_teacher": quarter("mean_teacher", labelled_cases=2, incomplete_cases=2),
         "quarter_ua_mt": quarter("ua_mt", labelled_cases=2, incomplete_cases=2),
+        **{f"mixed_{method}": mixed(method) for method in ("supervised", "pl_seg", "multi_talent", "dodnet")},
     },
     variants={"scores": {"unit": "mm", "variant": "default"}},
     protocol={
         "data": "16 synthetic training CT of four sites, 8 completely annotated test scans; the same for all seeds",
         "labels": "each site annotates one of four organs: 16 organ masks",
         "labels of rows quarter_*": "4 scans annotated completely, 12 not at all: 16 organ masks too",
+        "labels of rows mixed_*": "one organ per scan, drawn without regard to the site: 16 organ masks too",
         "budget": f"{STEPS} optimiser steps of 4 scans; ltuda: half of them in each stage",
         "checkpoint": "last iteration; nothing selected on test scans",
         "scores": "per scan in 3D, distances in mm",
@@ -60,6 +68,7 @@ SWEEP = Sweep(
             "by_source",
             {"keep": {site: [organ] for site, organ in zip(SITES, ORGANS, strict=True)}},
         ),
+        "mixed_sites": ("one_organ_per_case", {"seed": 0}),
         "complete_quarter": ("equal_cost", {"k": 1, "order": "random"}),
     },
     make_complete=partial(
