@@ -2,9 +2,9 @@
 
     python benchmarks/synthetic.py --work runs/synthetic
 
-The last rows spend the same number of organ masks in other ways. "quarter": a quarter of the scans annotated completely and
-the others not at all, for semi-supervised methods. "mixed": one organ in each scan, but drawn without regard to the site, so
-that the style of a scan does not tell what is annotated in it.
+The last rows spend the same number of organ masks in other ways. "quarter": a quarter of the scans annotated completely
+and the others not at all, for semi-supervised methods. "mixed": one organ in each scan, but drawn without regard to the
+site, so that the style of a scan does not tell what is annotated in it.
 """
 
 from __future__ import annotations
