@@ -6,8 +6,10 @@ them; turning them to RAS+ and judging their values is done here, once for all f
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from labelwise.formats.stored import SUFFIXES, files_of, is_dicom, stem, suffix
 from labelwise.types import Array, Volume
 
 __all__ = [
+    "LABEL_FORMATS",
     "SUFFIXES",
     "Geometry",
     "Layout",
@@ -28,13 +31,24 @@ __all__ = [
     "read_geometry",
     "read_image",
     "read_labels",
+    "segment_names",
     "stem",
     "suffix",
+    "value_names",
     "write_image",
     "write_labels",
 ]
 
+LABEL_FORMATS = {
+    "nifti": ".nii.gz",
+    "nrrd": ".seg.nrrd",
+    "dicom-seg": ".seg.dcm",
+    "rtstruct": ".rtstruct.dcm",
+}
+"""In which label maps are written -> how the names of their files end."""
+
 _PLAIN = Layout()
+_DICOM = {"dicom-seg": "dicom_seg", "rtstruct": "rtstruct"}  # label format -> module
 _PLANES = 8
 _INTEGRAL_WITHIN = 1e-3  # a scaled or float32 label map may miss its integers by rounding
 
@@ -96,37 +110,75 @@ def read_labels(path: Path, layout: Layout = _PLAIN, like: Path | None = None) -
     return Volume(labels, orientation.geometry_to_ras(geometry).affine)
 
 
+def segment_names(path: Path) -> tuple[str, ...]:
+    """The names of a file or folder that knows its labels by names, in its order: the `segments` of a layout.
+
+    Of a folder of masks, a DICOM-SEG, an RTSTRUCT, or a .seg.nrrd; empty for files that know labels by values.
+    """
+    return stored.names(Path(path))
+
+
+def value_names(path: Path) -> tuple[str, ...]:
+    """The class names by label value that `write_labels` keeps in a NIfTI file; empty if there are none."""
+    return nifti.read_names(Path(path)) if suffix(path) in stored.NIFTI else ()
+
+
 def write_labels(
-    path: Path, labels: Volume, like: Path | None = None, layout: Layout = _PLAIN, names: Sequence[str] = ()
+    path: Path,
+    labels: Volume,
+    like: Path | None = None,
+    layout: Layout = _PLAIN,
+    names: Sequence[str] = (),
+    *,
+    label_format: str | None = None,
+    binary: bool = False,
 ) -> None:
-    """Write a label map as NIfTI, uint8, or uint16 if a value is above 255.
+    """Write a label map in one of LABEL_FORMATS.
+
+    NIfTI and NRRD are uint8, or uint16 if a value is above 255. DICOM names every class, needs `like`, and takes
+    patient, study and references from it.
 
     Parameters
-        path     ends in .nii.gz or .nii
+        path     ends in .nii.gz or .nii, .nrrd, .rtstruct.dcm, or .dcm (DICOM-SEG); DICOM may end otherwise if
+                 `label_format` says so
         labels   (X, Y, Z) integers, RAS+
         like     the image that the labels belong to: its axis order and affine are restored, and those of
                  a NIfTI file with its qform, sform and codes; None writes the RAS+ grid of `labels`
         layout   how `like` is stored, if it is .h5
-        names    class names by label value; kept as JSON in a header extension
+        names    class names by label value; empty ones are no classes. NIfTI keeps them as JSON in a header extension
+        label_format    a key of LABEL_FORMATS; default: by the end of the name
+        binary   DICOM-SEG of the type BINARY instead of LABELMAP
 
     Errors
-        DataError       `labels` does not lie on the grid of `like`, or has values outside 0..65535
-        ResourceError   the file cannot be written
+        ConfigError     DICOM without a series as `like` or without names
+        DataError       `labels` does not lie on the grid of `like`, has values outside 0..65535, or, in a format
+                        that names its labels, values without a name
+        ResourceError   the file cannot be written, or the extra `dicom` is not installed
     """
-    _check_target(path)
+    kind = _label_format(Path(path), label_format)
     voxels = _as_smallest_unsigned(path, labels.data)
     if like is None:
-        nifti.write(path, voxels, labels.affine, names=names)
-        return
-    grid = stored.geometry(Path(like), layout)
-    orientation = orientation_of(grid.affine)
-    expected, found = orientation.geometry_to_ras(grid), Geometry(labels.shape, labels.affine)
-    if not expected.matches(found):
-        raise DataError(
-            "the labels do not lie on the grid of the image", file=like, found=found, expected=expected
-        )
-    header_source = Path(like) if suffix(like) in stored.NIFTI else None
-    nifti.write(path, orientation.from_ras(voxels), grid.affine, like=header_source, names=names)
+        if kind in _DICOM:
+            raise ConfigError("DICOM labels need the series that they belong to", file=path)
+        grid = Geometry(labels.shape, labels.affine)
+    else:
+        grid = stored.geometry(Path(like), layout)
+        orientation = orientation_of(grid.affine)
+        expected, found = orientation.geometry_to_ras(grid), Geometry(labels.shape, labels.affine)
+        if not expected.matches(found):
+            raise DataError(
+                "the labels do not lie on the grid of the image", file=like, found=found, expected=expected
+            )
+        voxels = orientation.from_ras(voxels)
+    if kind in _DICOM:
+        assert like is not None
+        options = {"binary": binary} if kind == "dicom-seg" else {}
+        _writer(_DICOM[kind]).write(path, voxels, grid, Path(like), names, **options)
+    elif kind == "nrrd":
+        _writer("slicer").write(path, voxels, grid.affine, names)
+    else:
+        header_source = Path(like) if like is not None and suffix(like) in stored.NIFTI else None
+        nifti.write(path, voxels, grid.affine, like=header_source, names=names)
 
 
 def write_image(path: Path, image: Volume) -> None:
@@ -164,10 +216,31 @@ def _in_order(voxels: Array, dtype: np.dtype[Any]) -> Array:
     return ordered
 
 
+def _writer(name: str) -> ModuleType:
+    """A format whose library takes long to import, or is an extra."""
+    return importlib.import_module(f"labelwise.formats.{name}")
+
+
+def _label_format(path: Path, wanted: str | None) -> str:
+    ends = {".rtstruct.dcm": "rtstruct", ".dcm": "dicom-seg", ".nrrd": "nrrd"}
+    ends |= dict.fromkeys(stored.NIFTI, "nifti")
+    named = next((kind for end, kind in ends.items() if path.name.lower().endswith(end)), None)
+    known = wanted if wanted in _DICOM and named in (None, *_DICOM) else named
+    if known is None or wanted not in (None, known):
+        raise ConfigError(
+            "the name of the file does not fit the format"
+            if wanted
+            else "labels are not written in this format",
+            file=path,
+            expected=f"a name ending in {LABEL_FORMATS.get(wanted or '') or ', '.join(LABEL_FORMATS.values())}",
+        )
+    return known
+
+
 def _check_target(path: Path) -> None:
     if suffix(path) not in stored.NIFTI:
         raise ConfigError(
-            "only NIfTI files are written", file=path, expected="a name ending in .nii.gz or .nii"
+            "images are written as NIfTI only", file=path, expected="a name ending in .nii.gz or .nii"
         )
 
 

@@ -1,11 +1,13 @@
 """A folder with one mask for each organ, as TotalSegmentator writes them: ``segmentations/liver.nii.gz``.
 
 The n-th of the names that are asked for becomes the label value n. A file that is not there says nothing; a mask
-without a voxel says that the organ is absent. Where masks overlap, the later name counts.
+without a voxel says that the organ is absent. Where masks overlap, the later name counts. Files that are not asked
+for are not opened. A mask named after BIDS, ``sub-01_label-liver_mask.nii.gz``, is known by its label.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,17 +19,34 @@ from labelwise.formats.geometry import Geometry
 from labelwise.types import Array
 
 ENDINGS = (".nii.gz", ".nii")
+_BIDS = re.compile(r"sub-[^_]+_(?:.+_)?label-([^_]+)_(?:.+_)?mask")
 
 
 def names(folder: Path) -> dict[str, Path]:
-    """Name of a mask -> its file, sorted by name."""
+    """Name of a mask -> its file, sorted by the name of the file; of two files of one name the first counts.
+
+    Errors
+        DataError   the folder cannot be listed
+    """
     found: dict[str, Path] = {}
-    for file in sorted(folder.iterdir()):
-        for ending in ENDINGS:
-            if file.name.lower().endswith(ending) and not file.name.startswith("."):
-                found.setdefault(file.name[: -len(ending)], file)
-                break
+    try:
+        files = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"the folder of masks cannot be read: {error.strerror}", file=folder) from error
+    for file in files:
+        if name := name_of(file):
+            found.setdefault(name, file)
     return found
+
+
+def name_of(file: Path) -> str:
+    """What a mask is called: its file name without suffix, or the label in a name after BIDS; "" for no mask."""
+    ending = next((ending for ending in ENDINGS if file.name.lower().endswith(ending)), "")
+    if not ending or file.name.startswith("."):
+        return ""
+    stem = file.name[: -len(ending)]
+    match = _BIDS.fullmatch(stem)
+    return match[1] if match else stem
 
 
 def read(folder: Path, segments: Sequence[str]) -> tuple[Array, Geometry]:
@@ -36,9 +55,7 @@ def read(folder: Path, segments: Sequence[str]) -> tuple[Array, Geometry]:
     Errors
         DataError   none of the masks is there; two of them lie on different grids; one is damaged
     """
-    files = {name: file for name, file in names(folder).items() if name in segments}
-    if not files:
-        raise DataError("none of the masks is there", file=folder, expected=", ".join(segments[:8]))
+    files = names(folder)
     labels: Array | None = None
     grid: Geometry | None = None
     for value, name in enumerate(segments, start=1):
@@ -46,10 +63,21 @@ def read(folder: Path, segments: Sequence[str]) -> tuple[Array, Geometry]:
             continue
         mask, own = nifti.read(files[name])
         if labels is None or grid is None:
-            labels, grid = np.zeros(own.shape, np.uint8 if len(segments) < 256 else np.uint16), own
+            # In the order of the file: a mask in another order than the labels takes ten times as long.
+            labels = np.zeros(own.shape, np.uint8 if len(segments) < 256 else np.uint16, order="F")
+            grid = own
         elif not grid.matches(own):
             raise DataError("the masks lie on different grids", file=files[name], found=own, expected=grid)
-        labels[mask != 0] = value
-    assert labels is not None
-    assert grid is not None
+        _check_numbers(files[name], mask)
+        np.copyto(labels, value, where=mask != 0)
+    if labels is None or grid is None:
+        raise DataError("none of the masks is there", file=folder, expected=", ".join(segments[:8]))
     return labels, grid
+
+
+def _check_numbers(file: Path, mask: Array) -> None:
+    """NaN differs from 0, but means no organ."""
+    if mask.dtype.kind == "f" and not np.isfinite(mask).all():
+        raise DataError(
+            "the mask holds voxels that are not numbers", file=file, do="write it again with 0 and 1 only"
+        )

@@ -13,6 +13,7 @@ from typing import BinaryIO, cast
 
 import nibabel
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 from nibabel.nifti1 import Nifti1Extension
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ _GEOMETRY_FIELDS = (
     *("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units"),
 )
+_HIGHEST_VALUE = 65535
 _SCANNER = 1  # sform code of a new header: coordinates of the scanner
 
 
@@ -68,6 +70,23 @@ def read(path: Path, *, channels: bool = False) -> tuple[Array, Geometry]:
     return _scaled(raw, *header.get_slope_inter()).reshape(shape, order="F"), geometry
 
 
+def read_names(path: Path) -> tuple[str, ...]:
+    """The class names by label value that `write` has kept; values without a name are empty, none at all is ()."""
+    try:
+        extensions = nibabel.load(path).header.extensions
+    except (*_UNREADABLE, ImageFileError) as error:
+        raise _unreadable(path, error) from error
+    for extension in extensions:
+        try:
+            classes = json.loads(extension.get_content().rstrip(b"\0"))["classes"]
+            named = {int(value): str(name) for value, name in classes.items()}
+        except (ValueError, TypeError, LookupError, AttributeError):  # of another program
+            continue
+        if named and min(named) >= 0 and max(named) <= _HIGHEST_VALUE:
+            return tuple(named.get(value, "") for value in range(max(named) + 1))
+    return ()
+
+
 def write(
     path: Path,
     voxels: Array,
@@ -86,7 +105,7 @@ def write(
     header = _new_header(affine) if like is None else _header_like(_read_header(like))
     header.set_data_dtype(voxels.dtype)
     if names:
-        classes = {"classes": {str(value): name for value, name in enumerate(names)}}
+        classes = {"classes": {str(value): name for value, name in enumerate(names) if name}}
         header.extensions.append(Nifti1Extension("comment", json.dumps(classes, ensure_ascii=False).encode()))
     kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
     with atomic_path(path) as temporary:

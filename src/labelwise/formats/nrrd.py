@@ -1,9 +1,15 @@
-"""NRRD and MetaImage (.nrrd, .nhdr, .mha, .mhd) through SimpleITK. LPS becomes RAS here and nowhere else."""
+"""NRRD and MetaImage (.nrrd, .nhdr, .mha, .mhd) through SimpleITK. LPS becomes RAS here and nowhere else.
+
+A .seg.nrrd of 3D Slicer is a NRRD whose header names its segments: a label value in one of several layers, because
+segments may overlap.
+"""
 
 from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -13,6 +19,7 @@ from numpy.typing import NDArray
 
 from labelwise.errors import DataError
 from labelwise.formats.geometry import Geometry, as_geometry, check_size
+from labelwise.formats.segments import empty, values_of
 from labelwise.types import Array
 
 _WITH_SEPARATE_DATA = (".nhdr", ".mhd")  # headers whose voxels lie in another file
@@ -20,7 +27,8 @@ _META_IMAGE = (".mha", ".mhd")
 _MOST_AXES = 8
 _LONGEST_HEADER = 65536
 _CHUNK = 65536  # compressed bytes: at most 66 MB of voxels at a time
-_LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0))
+_SEGMENT_KEY = re.compile(r"Segment(\d+)_(\w+)")
+LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0))
 
 
 def read_geometry(path: Path) -> Geometry:
@@ -36,13 +44,34 @@ def read(path: Path) -> tuple[Array, Geometry]:
     """
     reader = _read_header(path)
     geometry = _geometry(path, reader)
-    _check_compressed(path)
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        raise _unreadable(path, error) from error
-    # SimpleITK's arrays are (K, J, I).
-    return SimpleITK.GetArrayFromImage(image).T.reshape(geometry.shape), geometry
+    return _execute(path, reader).T.reshape(geometry.shape), geometry
+
+
+def segment_names(path: Path) -> tuple[str, ...]:
+    """The names of the segments of a .seg.nrrd in the order of the file; empty if its header names none."""
+    return tuple(dict.fromkeys(segment.name for segment in _segments(_read_header(path)).values()))
+
+
+def read_segments(path: Path, segments: Sequence[str]) -> tuple[Array, Geometry]:
+    """Labels (I, J, K), axes as stored, and their grid: the n-th of the named segments becomes n.
+
+    A segment that the file does not hold says nothing. Where segments overlap, the later name counts.
+
+    Errors
+        DataError   as `read`; none of the segments is there
+    """
+    reader = _read_header(path)
+    known = _segments(reader)
+    value_of = values_of(path, segments, {number: segment.name for number, segment in known.items()})
+    grid = as_geometry(path, reader.GetSize(), _affine(reader))
+    layers = _execute(path, reader).T.reshape(-1, *grid.shape)
+    labels = empty(grid, segments)
+    for number in sorted(value_of, key=lambda number: value_of[number]):
+        segment = known[number]
+        if segment.layer >= len(layers):
+            raise _unreadable(path, f"segment {segment.name} in layer {segment.layer} of {len(layers)}")
+        labels[layers[segment.layer] == segment.value] = value_of[number]
+    return labels, grid
 
 
 def data_files(path: Path) -> list[Path]:
@@ -76,6 +105,41 @@ def _read_header(path: Path) -> SimpleITK.ImageFileReader:
     except RuntimeError as error:
         raise _unreadable(path, error) from error
     return reader
+
+
+def _execute(path: Path, reader: SimpleITK.ImageFileReader) -> Array:
+    """The voxels as SimpleITK orders them: (K, J, I), or (K, J, I, components)."""
+    _check_compressed(path)
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+    voxels: Array = SimpleITK.GetArrayFromImage(image)
+    return voxels
+
+
+@dataclass(frozen=True)
+class _Segment:
+    name: str
+    value: int
+    layer: int
+
+
+def _segments(reader: SimpleITK.ImageFileReader) -> dict[int, _Segment]:
+    """What a header says of its segments; files of Slicer before 4.11 keep each in a layer of its own, as 1."""
+    facts: dict[int, dict[str, str]] = {}
+    for key in reader.GetMetaDataKeys():
+        if match := _SEGMENT_KEY.fullmatch(key):
+            facts.setdefault(int(match[1]), {})[match[2]] = reader.GetMetaData(key).strip()
+    return {
+        number: _Segment(fact["Name"], _whole(fact.get("LabelValue"), 1), _whole(fact.get("Layer"), number))
+        for number, fact in sorted(facts.items())
+        if fact.get("Name")
+    }
+
+
+def _whole(text: str | None, default: int) -> int:
+    return int(text) if text is not None and text.isdecimal() else default
 
 
 def _check_dimensions(path: Path) -> None:
@@ -124,8 +188,8 @@ def _affine(reader: SimpleITK.ImageFileReader) -> NDArray[np.float64]:
     spacing[:used] = reader.GetSpacing()[:used]
     origin[:used] = reader.GetOrigin()[:used]
     affine = np.eye(4)
-    affine[:3, :3] = _LPS_TO_RAS @ (direction * spacing)
-    affine[:3, 3] = _LPS_TO_RAS @ origin
+    affine[:3, :3] = LPS_TO_RAS @ (direction * spacing)
+    affine[:3, 3] = LPS_TO_RAS @ origin
     return affine
 
 

@@ -6,6 +6,7 @@ A path is a file, or a folder: of a DICOM series (an image), or of one mask for 
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -24,6 +25,11 @@ SUFFIXES: tuple[str, ...] = (*NIFTI, *ITK, *H5)
 """File name endings that can be read; the longest comes first where one ends like another."""
 
 _DICOM_PREAMBLE = 128  # bytes before the letters DICM
+# Without a preamble a file begins with an element of group 2, or with one of the first of group 8 (the character set,
+# the image type, the SOP class, or the length of the group): its type in letters, or a short length.
+_DICOM_ELEMENT = re.compile(
+    rb"\x02\0[\0-\x03]\0(?:UL|OB|UI)|\x08\0[\0\x01\x05\x08\x16]\0(?:UL|CS|UI|[\x02-\x40]\0\0\0)"
+)
 _SUPERIOR_POSTERIOR_LEFT = ((0, 0, -1), (0, -1, 0), (-1, 0, 0))  # directions of the axes z, y, x of KiTS19
 
 
@@ -40,12 +46,13 @@ def stem(path: Path | str) -> str:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its first bytes, whatever its name."""
+    """Whether a file is DICOM by its first bytes, whatever its name; the preamble may be missing."""
     try:
         with path.open("rb") as file:
-            return file.read(_DICOM_PREAMBLE + 4)[_DICOM_PREAMBLE:] == b"DICM"
+            begin = file.read(_DICOM_PREAMBLE + 4)
     except OSError:
         return False
+    return begin[_DICOM_PREAMBLE:] == b"DICM" or _DICOM_ELEMENT.match(begin) is not None
 
 
 def files_of(path: Path) -> list[Path]:
@@ -99,6 +106,20 @@ def labels(path: Path, layout: Layout, like: Path | None) -> tuple[Array, Geomet
     return _on_image(path, voxels, grid, layout, geometry(like, layout))
 
 
+def names(path: Path) -> tuple[str, ...]:
+    """The names of labels that are known by names; empty for files that know them by values."""
+    if path.is_dir():
+        return tuple(masks.names(path))
+    kind = _kind(path)
+    if kind in ITK:
+        found: tuple[str, ...] = itk().segment_names(path)
+        return found
+    if kind in NIFTI or kind in H5:
+        return ()
+    found = _dicom_labels(path).names(path)
+    return found
+
+
 def corrected(grid: Geometry, layout: Layout) -> Geometry:
     """The grid with the axes z, y, x that a diagonal header calls x, y, z, if the layout says so."""
     if not layout.slices_first:
@@ -133,8 +154,11 @@ def _named_segments(path: Path, layout: Layout, like: Path | None) -> tuple[Arra
     if like is None:
         raise DataError("these labels need the image that they were drawn on", file=path)
     grid = geometry(like, layout)
-    module = _module("rtstruct" if _module("dicom").modality(path) == "RTSTRUCT" else "dicom_seg")
-    return module.read(path, layout.segments, grid), grid
+    return _dicom_labels(path).read(path, layout.segments, grid), grid
+
+
+def _dicom_labels(path: Path) -> ModuleType:
+    return _module("rtstruct" if _module("dicom").modality(path) == "RTSTRUCT" else "dicom_seg")
 
 
 def _on_image(
