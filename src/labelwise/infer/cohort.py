@@ -1,7 +1,8 @@
 """Many scans: the largest first, finished ones skipped, a failure costs one scan and not the cohort.
 
 output/
-    CASE.nii.gz     labels on the grid of the scan; written last, so its presence means finished
+    CASE.nii.gz     labels on the grid of the scan; written last, so its presence means finished. Or another of
+                    LABEL_FORMATS
     CASE.json       class table, model, settings, versions, seconds
     failed.csv      case, file, message: only if something failed
 """
@@ -25,7 +26,7 @@ from torch import nn
 from labelwise.atomic import discard_leftovers, write_json, write_text
 from labelwise.engine import Outcome, run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError, naming
-from labelwise.formats import read_geometry, read_image, write_labels
+from labelwise.formats import LABEL_FORMATS, is_dicom, read_geometry, read_image, write_labels
 from labelwise.infer.scans import Scan
 from labelwise.infer.sliding_window import InferenceConfig, explained_out_of_memory
 from labelwise.infer.volume import predict_prepared
@@ -56,6 +57,7 @@ def predict_cohort(
     scans: Sequence[Scan],
     output_folder: Path | str,
     *,
+    label_format: str = "nifti",
     overwrite: bool = False,
     progress: CohortProgress | None = None,
 ) -> list[Outcome[Scan, Path]]:
@@ -67,14 +69,17 @@ def predict_cohort(
     The next scan is read and prepared in a thread while the network works on the current one.
 
     Errors
-        ConfigError     a result would replace an input scan, two scans would share one result, or the output
-                        folder is a file
+        ConfigError     a result would replace an input scan, two scans would share one result, the output
+                        folder is a file, or DICOM labels are asked for of a scan that is not DICOM
         ResourceError   the output folder cannot be written to
         What is wrong with one scan is the error of its outcome, and a line in failed.csv.
     """
     folder = Path(output_folder)
-    _check_targets(scans, folder)
-    found = (_found(scan, folder, segmenter) for scan in scans if not overwrite)
+    _check_format(scans, label_format)
+    _check_targets(scans, folder, label_format)
+    found = (
+        _found(scan, result_path(scan, folder, label_format), segmenter) for scan in scans if not overwrite
+    )
     outcomes = [outcome for outcome in found if outcome is not None]
     settled = {outcome.item.id for outcome in outcomes}
     sizes = {scan.id: _num_voxels(scan) for scan in scans if scan.id not in settled}
@@ -87,7 +92,7 @@ def predict_cohort(
 
         def predict(scan: Scan) -> Path:
             with naming(scan.id, scan.images[0]):
-                return _predict(segmenter, scan, next(prepared), folder)
+                return _predict(segmenter, scan, next(prepared), result_path(scan, folder, label_format))
 
         for outcome in run_jobs(predict, waiting, workers=1):
             outcomes.append(outcome)
@@ -99,12 +104,12 @@ def predict_cohort(
     return outcomes
 
 
-def result_path(scan: Scan, folder: Path) -> Path:
+def result_path(scan: Scan, folder: Path, label_format: str = "nifti") -> Path:
     """Where the labels of a scan are written."""
-    return folder / f"{scan.id}.nii.gz"
+    return folder / f"{scan.id}{LABEL_FORMATS[label_format]}"
 
 
-def _predict(segmenter: Segmenter, scan: Scan, prepared: Future[Prepared], folder: Path) -> Path:
+def _predict(segmenter: Segmenter, scan: Scan, prepared: Future[Prepared], target: Path) -> Path:
     start = time.perf_counter()
     with explained_out_of_memory():
         labels = predict_prepared(
@@ -115,12 +120,12 @@ def _predict(segmenter: Segmenter, scan: Scan, prepared: Future[Prepared], folde
             config=segmenter.config,
             device=segmenter.device,
         )
-    target = result_path(scan, folder)
     record = {
         "case": scan.id,
         "images": [image.name for image in scan.images],
         "classes": dict(enumerate(segmenter.label_space.names)),
         "model": segmenter.model_id,
+        "grid": str(read_geometry(scan.images[0], scan.layout)),
         "inference": asdict(segmenter.config),
         "device": torch.device(segmenter.device).type,
         "versions": dict(segmenter.versions),
@@ -147,9 +152,8 @@ def _read_ahead(plan: Plan, scans: Sequence[Scan]) -> Generator[Future[Prepared]
         yield following
 
 
-def _found(scan: Scan, folder: Path, segmenter: Segmenter) -> Outcome[Scan, Path] | None:
+def _found(scan: Scan, target: Path, segmenter: Segmenter) -> Outcome[Scan, Path] | None:
     """The outcome of a scan whose result is there already: done, or an error if it is not what is asked for."""
-    target = result_path(scan, folder)
     if not target.exists():
         return None
     record = _read_record(_sidecar(target))
@@ -163,7 +167,7 @@ def _found(scan: Scan, folder: Path, segmenter: Segmenter) -> Outcome[Scan, Path
         what = "the result was predicted with other settings"
         found = ", ".join(f"{name} {settings.get(name)}" for name in changed)
         expected = ", ".join(f"{name} {wanted[name]}" for name in changed)
-    elif grids := _different_grids(scan, target):
+    elif grids := _different_grids(scan, target, record):
         what = "the result does not lie on the grid of this scan"
         found, expected = grids
     else:
@@ -189,12 +193,15 @@ def _deciding(settings: Any) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if name not in ("batch_size", "precision")}
 
 
-def _different_grids(scan: Scan, target: Path) -> tuple[str, str] | None:
+def _different_grids(scan: Scan, target: Path, record: Mapping[str, Any]) -> tuple[str, str] | None:
     """The grid of a result and that of its scan, if they differ: another scan may have had the same name."""
     try:
         expected = read_geometry(scan.images[0], scan.layout)
     except (DataError, OSError):
         return None  # what was predicted before the scan was moved away is still right
+    if is_dicom(target):  # has no grid of its own
+        noted = str(record.get("grid"))
+        return None if noted == str(expected) else (noted, str(expected))
     try:
         found = read_geometry(target)
     except DataError:
@@ -202,10 +209,23 @@ def _different_grids(scan: Scan, target: Path) -> tuple[str, str] | None:
     return None if expected.matches(found) else (str(found), str(expected))
 
 
-def _check_targets(scans: Sequence[Scan], folder: Path) -> None:
+def _check_format(scans: Sequence[Scan], label_format: str) -> None:
+    if not LABEL_FORMATS[label_format].endswith(".dcm"):
+        return
+    for scan in scans:
+        if not scan.images[0].is_dir() and not is_dicom(scan.images[0]):
+            raise ConfigError(
+                "DICOM labels are written for a DICOM series",
+                case=scan.id,
+                file=scan.images[0],
+                do="choose nifti or nrrd by --format, or name the series",
+            )
+
+
+def _check_targets(scans: Sequence[Scan], folder: Path, label_format: str) -> None:
     if folder.exists() and not folder.is_dir():
         raise ConfigError("the output folder is a file", file=folder, do="choose another output folder")
-    targets = {result_path(scan, folder).resolve(): scan for scan in scans}
+    targets = {result_path(scan, folder, label_format).resolve(): scan for scan in scans}
     if len(targets) < len(scans):
         raise ConfigError("two scans have the same id", found=f"{len(scans)} scans, {len(targets)} ids")
     for scan in scans:
@@ -239,7 +259,8 @@ def _one_line(error: LabelwiseError) -> str:
 
 
 def _sidecar(target: Path) -> Path:
-    return target.with_name(target.name.removesuffix(".nii.gz") + ".json")
+    ending = next(end for end in LABEL_FORMATS.values() if target.name.endswith(end))
+    return target.with_name(target.name.removesuffix(ending) + ".json")
 
 
 class _Clock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from labelwise.errors import DataError
-from labelwise.formats import SUFFIXES, Layout, stem, suffix
+from labelwise.formats import SUFFIXES, Layout, is_dicom, stem, suffix
 
+_DICOM_MODALITY = {"ct": "CT", "mr": "MR"}  # rule of the plan -> what DICOM calls such series
 _CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net: CASE_0000.nii.gz is the first channel of CASE
 
 
@@ -41,6 +43,8 @@ def find_scans(
     A file         one scan, named like the file
     A folder       its image files; ``CASE_0000 ... CASE_000N`` are the N channels of CASE (nnU-Net). Hidden
                    files, sub-folders and files of unknown formats are passed over.
+    DICOM          a folder without such files: of each study below it the series with most slices, named like
+                   its folder (see `labelwise.formats.dicom.choose`); or a file, which stands for its series
     A .txt list    one scan per line, its channels separated by ``;``; lines starting with ``#`` are comments
     A .csv list    the column ``images`` (channels separated by ``;``), and ``id`` if there is one; other
                    columns are passed over, so a manifest will do
@@ -52,23 +56,23 @@ def find_scans(
     """
     path = Path(path)
     if path.is_dir():
-        named = _in_folder(path, channels)
+        named = _in_folder(path, channels) or _in_dicom(path, modality)
     elif path.suffix.lower() in (".txt", ".csv"):
         named = list(_in_list(path))
-    elif suffix(path):
+    elif suffix(path) or is_dicom(path):
         named = [(_id_of(path), (path,))]
     else:
         raise DataError(
             "this is neither a scan nor a list of scans",
             file=path,
-            expected=f"a folder, a .txt or .csv list, or a file with {' '.join(SUFFIXES)}",
-            do="convert the scan to NIfTI (DICOM series: with dcm2niix)",
+            expected=f"a folder, a .txt or .csv list, a DICOM file, or a file with {' '.join(SUFFIXES)}",
+            do="convert the scan to NIfTI",
         )
     if not named:
         raise DataError(
             "there is no scan here",
             file=path,
-            expected=f"files with {' '.join(SUFFIXES)}",
+            expected=f"files with {' '.join(SUFFIXES)}, or DICOM series",
             do="check the path",
         )
     _check_channels(named, channels)
@@ -97,7 +101,41 @@ def _in_folder(folder: Path, channels: int) -> list[_Named]:
     return [*groups.items(), *((stem(file), (file,)) for file in files if file not in grouped)]
 
 
+def _in_dicom(folder: Path, modality: str) -> list[_Named]:
+    """Of each study below a folder the series with most slices; all that have as many, if several do."""
+    if not any(is_dicom(file) for file in folder.rglob("*") if not suffix(file)):
+        return []
+    dicom = importlib.import_module("labelwise.formats.dicom")  # an extra
+    found = dicom.series_in(folder)
+    studies = defaultdict(list)
+    for series in found:
+        if series.modality == _DICOM_MODALITY.get(modality, series.modality):
+            studies[series.patient, series.study or str(series.files[0].parent)].append(series)
+    places: list[Path] = []
+    for study in studies.values():
+        # A study without a series that can be read has its first one, so that its failure is told.
+        best = dicom.choose(study) or [series for series in study if not series.passed_over][:1]
+        places += [dicom.path_of(series, found) for series in best]
+    if found and not places:
+        listing = dicom.listing(found, folder.absolute())
+        raise DataError(f"no DICOM series here is a scan of modality {modality}", file=folder, found=listing)
+    return _named_by_folder(places, folder.absolute())
+
+
+def _named_by_folder(places: Sequence[Path], root: Path) -> list[_Named]:
+    """Series by the names of their folders below `root`; numbered where a folder holds several."""
+    folders = [place if place.is_dir() else place.parent for place in places]
+    named: list[_Named] = []
+    for number, (place, folder) in enumerate(zip(places, folders, strict=True)):
+        name = "_".join(folder.relative_to(root).parts) or root.name
+        count = f"_{folders[: number + 1].count(folder)}" if folders.count(folder) > 1 else ""
+        named.append((name + count, (place,)))
+    return named
+
+
 def _id_of(first: Path) -> str:
+    if not suffix(first) and first.suffix.lower() in (".dcm", ".ima"):
+        return first.stem
     match = _CHANNEL.fullmatch(stem(first))
     return match[1] if match and int(match[2]) == 0 else stem(first)
 

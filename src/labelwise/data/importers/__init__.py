@@ -14,9 +14,23 @@ from labelwise.data.importers.listing import existing_folder
 from labelwise.errors import ConfigError, DataError, did_you_mean
 
 IMPORTERS: Mapping[str, str] = {
+    "lits": "labelwise.data.importers.lits",
+    "msd": "labelwise.data.importers.msd",  # before nnunet, which reads its dataset.json too
+    "kits": "labelwise.data.importers.kits",
+    "nih_pancreas": "labelwise.data.importers.nih_pancreas",
+    "amos22": "labelwise.data.importers.amos22",
+    "word": "labelwise.data.importers.word",
+    "btcv": "labelwise.data.importers.btcv",
+    "flare22": "labelwise.data.importers.flare22",
+    "abdomenct1k": "labelwise.data.importers.abdomenct1k",
+    "totalsegmentator": "labelwise.data.importers.totalsegmentator",
+    "bids": "labelwise.data.importers.bids",
     "nnunet": "labelwise.data.importers.nnunet",
     "la2018": "labelwise.data.importers.la2018",
     "acdc": "labelwise.data.importers.acdc",
+    "decathlon": "labelwise.data.importers.decathlon",
+    "csv": "labelwise.data.importers.table",
+    "dicom": "labelwise.data.importers.dicom",
     "folders": "labelwise.data.importers.folders",  # last: it accepts any folder with scans
 }
 
@@ -40,6 +54,8 @@ def detect(folder: Path | str) -> str:
     Errors
         DataError   the folder is missing or empty, or no importer knows its layout
     """
+    if Path(folder).is_file():
+        return _detect_list(Path(folder))
     folder = existing_folder(folder)
     for name in IMPORTERS:
         if load(name).matches(folder):
@@ -50,4 +66,17 @@ def detect(folder: Path | str) -> str:
         found=", ".join(sorted(entry.name for entry in folder.iterdir())[:8]),
         expected="\n            ".join(f"{name}: {load(name).LOOKS_FOR}" for name in IMPORTERS),
         do="name the folder that holds the data set, or arrange the files in one of these ways",
+    )
+
+
+def _detect_list(file: Path) -> str:
+    """The importer of a file that lists scans."""
+    for name in ("decathlon", "csv"):
+        if load(name).matches(file):
+            return name
+    raise DataError(
+        "this file is no list of scans",
+        file=file,
+        expected=f"{load('decathlon').LOOKS_FOR}, or {load('csv').LOOKS_FOR}",
+        do="name the folder that holds the data set",
     )

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from labelwise.data.importers.described import about
 from labelwise.data.importers.listing import (
     annotated_organs,
     class_names,
@@ -108,8 +109,9 @@ def scan(
         )
         for key, files in image_groups.items()
     ]
-    table = Source(name, value_table(classes), modality, layout or Layout())
-    return Manifest(LabelSpace(names), {name: table}, tuple(cases))
+    with about(folder):
+        table = Source(name, value_table(classes), modality, layout or Layout())
+        return Manifest(LabelSpace(names), {name: table}, tuple(cases))
 
 
 def _subfolder(folder: Path, given: Path | str | None, usual: Sequence[str]) -> Path | None:

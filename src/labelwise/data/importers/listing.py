@@ -6,15 +6,22 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from labelwise.data.manifest import absolute
 from labelwise.data.source import IGNORE_NAME
 from labelwise.data.text import read_text
 from labelwise.errors import ConfigError, DataError, did_you_mean
-from labelwise.formats import SUFFIXES, suffix
+from labelwise.formats import SUFFIXES, stem, suffix
 from labelwise.types import BACKGROUND
 
 logger = logging.getLogger("labelwise")
+
+Tumour = Literal["organ", "background", "ignore", "class"]
+"""What voxels of a tumour count as: the organ around it, no organ, unknown, or a class of their own."""
+
+Unlabelled = Literal["leave_out", "train"]
+"""What becomes of scans without labels: they take no part, or they are unlabelled training cases."""
 
 
 def existing_folder(folder: Path | str) -> Path:
@@ -46,9 +53,18 @@ def _walk(folder: Path, endings: tuple[str, ...]) -> Iterator[Path]:
             yield entry
 
 
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted by name; hidden ones and links that lead back are skipped."""
+    entries = [entry for entry in folder.iterdir() if entry.is_dir()]
+    return sorted(entry for entry in entries if not _is_junk(entry) and not _leads_back(entry))
+
+
 def _leads_back(entry: Path) -> bool:
     """Whether an entry is a link to a folder in which it lies: its files would be found again and again."""
-    return entry.is_symlink() and entry.parent.resolve().is_relative_to(entry.resolve())
+    try:
+        return entry.is_symlink() and entry.parent.resolve().is_relative_to(entry.resolve())
+    except (OSError, RuntimeError):  # links that lead in a circle: no file is at their end
+        return True
 
 
 def _is_junk(entry: Path) -> bool:
@@ -187,3 +203,61 @@ def channel_files(files: Iterable[Path]) -> dict[str, dict[int, Path]]:
             )
         cases[case][channel] = file
     return cases
+
+
+def by_number(files: Iterable[Path], pattern: str) -> dict[int, Path]:
+    """Files whose name without its suffix is `pattern`, by the number that its only group matches, in order.
+
+    Errors
+        DataError   two files have the same number
+    """
+    numbered: dict[int, Path] = {}
+    for file in files:
+        if match := re.fullmatch(pattern, stem(file), flags=re.IGNORECASE):
+            number = int(match.group(1))
+            if number in numbered:
+                raise DataError(
+                    "two files hold the same scan", file=file, found=numbered[number], do="remove one of them"
+                )
+            numbered[number] = file
+    return dict(sorted(numbered.items()))
+
+
+def chosen(option: str, value: str, choices: Iterable[str]) -> str:
+    """The value of an option, if it is one of the choices.
+
+    Errors
+        ConfigError   it is none of them
+    """
+    choices = list(choices)
+    if value not in choices:
+        raise ConfigError(
+            f"{option} = '{value}' is no choice{did_you_mean(str(value), choices)}",
+            expected=", ".join(choices),
+        )
+    return value
+
+
+def lesion_class(option: str, policy: str, organ: str, own: str) -> str:
+    """The class of the voxels of a lesion, by the choice of the user.
+
+    Parameters
+        option   name of the option, for the message
+        policy   organ, background, ignore, or class
+        organ    the class around the lesion
+        own      the class of the lesion, for the policy "class"
+
+    Errors
+        ConfigError   another policy
+    """
+    meanings = {"organ": organ, "background": BACKGROUND, "ignore": IGNORE_NAME, "class": own}
+    return meanings[chosen(option, policy, meanings)]
+
+
+def split_of_unlabelled(unlabelled: str) -> str:
+    """The split of scans without labels, by the choice of the user.
+
+    Errors
+        ConfigError   neither leave_out nor train
+    """
+    return "train" if chosen("unlabelled", unlabelled, ("leave_out", "train")) == "train" else ""

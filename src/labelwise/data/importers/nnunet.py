@@ -6,22 +6,28 @@
     imagesTs/, labelsTs/            test cases
     splits_final.json               list of {"train": [...], "val": [...]}, for the option `fold`
 
-The label ``ignore`` marks voxels about which nothing is known. Regions (lists of several integers) are passed
-over: classes of a label space do not overlap. Voxels that only a region names are none of the other classes,
-and count as background.
+Images and labels may lie elsewhere, if dataset.json lists them under "dataset". splits_final.json lies beside
+dataset.json, or where nnU-Net keeps it: nnUNet_preprocessed/<data set>/ beside nnUNet_raw/.
+
+The label ``ignore`` marks voxels about which nothing is known. Regions (lists of several integers) overlap, classes
+of a label space do not. They are passed over: voxels that only a region names are none of the other classes, and
+count as background. Or, as an option, they become disjoint classes by their differences: of whole [1, 2, 3] and
+core [2, 3] there remain "whole without core" = 1 and core = 2, 3. The order in which nnU-Net draws regions
+(regions_class_order) is about its predictions, and so are the names of its readers: label files do not depend on
+them.
 
 Source
-    nnU-Net, documentation/dataset_format.md and documentation/manual_data_splits.md.
+    nnU-Net, documentation/dataset_format.md, region_based_training.md and manual_data_splits.md.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from labelwise.data.importers.described import about, classes_by_name, label_space, modality_of, read_json
 from labelwise.data.importers.listing import (
     annotated_organs,
     channel_files,
@@ -33,15 +39,16 @@ from labelwise.data.importers.listing import (
     report,
     value_table,
 )
-from labelwise.data.manifest import Manifest, Source
-from labelwise.data.source import Modality
-from labelwise.data.text import read_text
+from labelwise.data.manifest import Manifest, Source, absolute
+from labelwise.data.source import IGNORE_NAME, Modality
 from labelwise.errors import ConfigError, DataError
 from labelwise.formats import SUFFIXES, stem
-from labelwise.types import BACKGROUND, Case, LabelSpace
+from labelwise.types import BACKGROUND, Case
 
 LOOKS_FOR = "dataset.json, imagesTr/<case>_0000.nii.gz and labelsTr/<case>.nii.gz"
 FOLDERS = (("imagesTr", "labelsTr", "train"), ("imagesTs", "labelsTs", "test"))
+Regions = Literal["skip", "differences"]
+Listed = tuple[str, Mapping[int, Path], Path | None, str]  # case, image files by channel, label file, split
 
 
 def matches(folder: Path) -> bool:
@@ -53,6 +60,7 @@ def scan(
     folder: Path | str,
     *,
     fold: int | None = None,
+    regions: Regions = "skip",
     annotated: Iterable[str] | None = None,
     group: str | None = None,
     modality: Modality | None = None,
@@ -63,6 +71,7 @@ def scan(
     Parameters
         fold        fold of splits_final.json whose "val" cases validate; labelled cases it does not name take
                     no part
+        regions     "differences" makes disjoint classes of regions that lie in each other; "skip" passes them over
         annotated   the classes that labelled cases are annotated for, if not all
         group       regular expression whose match in a case id names the patient, for example ``patient\\d+``
         modality    instead of the one read from channel_names (CT -> ct, noNorm -> normalised, else mr)
@@ -73,12 +82,14 @@ def scan(
         ConfigError   an option names a class or fold that does not exist
     """
     folder = existing_folder(folder)
-    dataset = _read_json(folder / "dataset.json")
-    channels, classes = _channel_names(dataset, folder), _classes(dataset, folder)
-    names = class_names(classes)
+    file = folder / "dataset.json"
+    dataset = read_json(file, LOOKS_FOR)
+    channels, classes = _channel_names(dataset, file), _classes(dataset, file, regions)
+    space = label_space(classes, file)
     name = source or folder.name
-    table = Source(name, value_table(classes), modality or _modality(channels))
-    organs = annotated_organs(annotated, names[1:])
+    with about(file):
+        table = Source(name, value_table(classes), modality or modality_of(channels))
+    organs = annotated_organs(annotated, space.organs)
     cases = [
         Case(
             case_id,
@@ -89,98 +100,83 @@ def scan(
             source=name,
             split=split,
         )
-        for case_id, files, label, split in _listing(folder, _ending(dataset, folder))
+        for case_id, files, label, split in _cases(folder, dataset, _ending(dataset, file))
     ]
     if not cases:
         raise DataError("there are no images", file=folder / "imagesTr", expected="<case>_0000.<ending>")
-    manifest = Manifest(LabelSpace(names), {name: table}, tuple(cases))
-    return manifest if fold is None else _with_fold(manifest, folder / "splits_final.json", fold)
+    with about(file):
+        manifest = Manifest(space, {name: table}, tuple(cases))
+    return manifest if fold is None else _with_fold(manifest, _splits_file(folder), fold)
 
 
-def _listing(folder: Path, ending: str) -> Iterator[tuple[str, Mapping[int, Path], Path | None, str]]:
-    """Case, image files by channel, label file, split."""
+def _cases(folder: Path, dataset: Mapping[str, Any], ending: str) -> Iterator[Listed]:
+    if listed := dataset.get("dataset"):
+        yield from _named_files(folder, listed)
     for images, labels, split in FOLDERS:
+        if listed and split == "train":
+            continue
         label_files = {stem(file): file for file in _files(folder / labels, ending)}
         for case_id, files in sorted(channel_files(_files(folder / images, ending)).items()):
             yield case_id, files, label_files.pop(case_id, None), split
         report(f"{labels}: label files without an image are left out", sorted(label_files))
 
 
+def _named_files(folder: Path, listed: Any) -> Iterator[Listed]:
+    """Training cases whose files dataset.json names: {"case": {"images": ["a.nii.gz"], "label": "b.nii.gz"}}."""
+    for case_id, files in listed.items() if isinstance(listed, dict) else [("", listed)]:
+        images = files.get("images") if isinstance(files, dict) else None
+        label = files.get("label") if isinstance(files, dict) else None
+        if (
+            not images
+            or not isinstance(images, list)
+            or not all(isinstance(f, str) for f in (*images, label or ""))
+        ):
+            raise DataError(
+                "dataset.json does not name the files of a case",
+                case=case_id or None,
+                file=folder / "dataset.json",
+                found=files,
+                expected='"dataset": {"case": {"images": ["a.nii.gz"], "label": "b.nii.gz"}}',
+            )
+        channels = {number: absolute(folder / image) for number, image in enumerate(images)}
+        yield case_id, channels, absolute(folder / label) if label else None, "train"
+
+
 def _files(folder: Path, ending: str) -> list[Path]:
     return files_below(folder, [ending]) if folder.is_dir() else []
 
 
-def _read_json(file: Path) -> Any:
-    text = read_text(file, missing=f"{file.name} is missing", do=f"this importer looks for {LOOKS_FOR}")
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file.name} cannot be read: {error}", file=file, expected="JSON") from error
-
-
-def _channel_names(dataset: Any, folder: Path) -> list[str]:
+def _channel_names(dataset: Any, file: Path) -> list[str]:
     names = dataset.get("channel_names", dataset.get("modality")) if isinstance(dataset, dict) else None
     if not isinstance(names, dict) or not names:
-        raise DataError(
-            "dataset.json names no channels",
-            file=folder / "dataset.json",
-            expected='"channel_names": {"0": "CT"}',
-        )
+        raise DataError("dataset.json names no channels", file=file, expected='"channel_names": {"0": "CT"}')
     return [str(name) for name in names.values()]
 
 
-def _modality(channels: list[str]) -> Modality:
-    kinds = {name.lower() for name in channels}
-    if kinds == {"ct"}:
-        return "ct"
-    if kinds == {"nonorm"}:
-        return "normalised"
-    if "ct" in kinds:
-        logger.warning("the channels %s are not all CT: each is normalised by itself", ", ".join(channels))
-    return "mr"
-
-
-def _classes(dataset: Mapping[str, Any], folder: Path) -> dict[str, int | list[int]]:
-    labels = dataset.get("labels")
-    if isinstance(labels, dict) and all(isinstance(name, str) for name in labels.values()):
-        labels = {
-            name: int(value) for value, name in labels.items() if value.isdecimal()
-        }  # as in the Decathlon
-    if not isinstance(labels, dict) or not labels:
-        raise DataError(
-            "dataset.json names no labels",
-            file=folder / "dataset.json",
-            expected='"labels": {"background": 0, "liver": 1}',
-        )
-    labels = {
-        name: value[0] if isinstance(value, list) and len(value) == 1 else value
-        for name, value in labels.items()
-    }
-    regions = {name: value for name, value in labels.items() if isinstance(value, list)}
-    classes = {name: value for name, value in labels.items() if name not in regions}
-    if wrong := {name: value for name, value in labels.items() if not all(map(_is_integer, _listed(value)))}:
-        raise DataError("a label is not an integer", file=folder / "dataset.json", found=wrong)
+def _classes(dataset: Mapping[str, Any], file: Path, regions: Regions) -> dict[str, int | Sequence[int]]:
+    if regions not in ("skip", "differences"):
+        raise ConfigError(f"unknown treatment of regions '{regions}'", expected="skip or differences")
+    labels = classes_by_name(dataset.get("labels"), file)
+    if regions == "differences":
+        return _differences(labels, file)
+    overlapping = {name: values for name, values in labels.items() if len(values) > 1}
+    classes = {name: values[0] for name, values in labels.items() if name not in overlapping}
     if len(class_names(classes)) < 2:
         raise DataError(
             "dataset.json names no class beside the background",
-            file=folder / "dataset.json",
+            file=file,
             found=dataset.get("labels"),
-            do="name at least one class by a single integer: regions are passed over" if regions else None,
+            do="name at least one class by a single integer: regions are passed over; or make disjoint classes of "
+            "them: --set regions=differences"
+            if overlapping
+            else None,
         )
-    return _without_regions(classes, regions)
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _is_integer(value: Any) -> bool:
-    return type(value) is int  # True and False are integers, too, but no label
+    return _without_regions(classes, overlapping)
 
 
 def _without_regions(
     classes: Mapping[str, int], regions: Mapping[str, list[int]]
-) -> dict[str, int | list[int]]:
+) -> dict[str, int | Sequence[int]]:
     """The classes; the background gets the values that only regions name, with a message."""
     known = {*classes.values(), classes.get(BACKGROUND, 0)}
     rest = sorted({value for values in regions.values() for value in values} - known)
@@ -188,20 +184,66 @@ def _without_regions(
         logger.warning(
             "regions are passed over, classes may not overlap: %s%s",
             ", ".join(regions),
-            f"; what only they name is background: {', '.join(map(str, rest))}" if rest else "",
+            f"; what only they name is background: {', '.join(map(str, rest))} (--set regions=differences makes "
+            "classes of it)"
+            if rest
+            else "",
         )
     return {**classes, BACKGROUND: [classes.get(BACKGROUND, 0), *rest]} if rest else dict(classes)
 
 
-def _ending(dataset: Mapping[str, Any], folder: Path) -> str:
+def _differences(labels: Mapping[str, list[int]], file: Path) -> dict[str, int | Sequence[int]]:
+    """Disjoint classes: each region without the regions that lie in it, called "A without B and C".
+
+    Errors
+        DataError   two regions overlap, and neither lies in the other
+    """
+    kept = {name: values for name, values in labels.items() if name in (BACKGROUND, IGNORE_NAME)}
+    regions = {name: set(values) for name, values in labels.items() if name not in kept}
+    classes: dict[str, int | Sequence[int]] = dict(kept)
+    empty = []
+    for name, values in regions.items():
+        inside = {}
+        for other, theirs in regions.items():
+            if other == name or not values & theirs or values < theirs:
+                continue
+            if not theirs < values:
+                raise DataError(
+                    f"the regions '{name}' and '{other}' overlap, and neither lies in the other",
+                    file=file,
+                    found=f"{sorted(values)}, {sorted(theirs)}",
+                    do="leave out --set regions=differences, or remove one of them",
+                )
+            inside[other] = theirs
+        rest = sorted(values.difference(*inside.values()))
+        # Only the largest of the regions inside: core, not the enhancing part of the core.
+        largest = [
+            part for part, mine in inside.items() if not any(mine < other for other in inside.values())
+        ]
+        if rest:
+            classes[f"{name} without {' and '.join(largest)}" if largest else name] = rest
+        else:
+            empty.append(name)
+    logger.warning(
+        "regions become disjoint classes by their differences: %s",
+        "; ".join(f"{name} = {value}" for name, value in classes.items() if name not in kept),
+    )
+    report("regions that are the union of others are no classes of their own", empty)
+    return classes
+
+
+def _ending(dataset: Mapping[str, Any], file: Path) -> str:
     ending = str(dataset.get("file_ending", ".nii.gz"))
     if ending not in SUFFIXES:
-        raise DataError(
-            f"files ending in '{ending}' cannot be read",
-            file=folder / "dataset.json",
-            expected=", ".join(SUFFIXES),
-        )
+        raise DataError(f"files ending in '{ending}' cannot be read", file=file, expected=", ".join(SUFFIXES))
     return ending
+
+
+def _splits_file(folder: Path) -> Path:
+    """splits_final.json beside dataset.json, else where nnU-Net keeps it."""
+    preprocessed = folder.parent.parent / "nnUNet_preprocessed" / folder.name / "splits_final.json"
+    beside = folder / "splits_final.json"
+    return preprocessed if preprocessed.is_file() and not beside.is_file() else beside
 
 
 def _all_channels(case_id: str, files: Mapping[int, Path], number: int) -> tuple[Path, ...]:
@@ -210,14 +252,14 @@ def _all_channels(case_id: str, files: Mapping[int, Path], number: int) -> tuple
             "the channels of the case are not those of dataset.json",
             case=case_id,
             file=next(iter(files.values())).parent,
-            found=", ".join(files[channel].name for channel in sorted(files)),
+            found=", ".join(files[channel].name for channel in sorted(files)[:8]),
             expected=f"{number} file{'s' if number > 1 else ''}, _0000 to _{number - 1:04d}",
         )
     return tuple(files[channel] for channel in range(number))
 
 
 def _with_fold(manifest: Manifest, file: Path, fold: int) -> Manifest:
-    folds = _read_json(file)
+    folds = read_json(file, LOOKS_FOR)
     if not isinstance(folds, list) or not all(map(_is_fold, folds)):
         raise DataError(
             f"{file.name} is not a list of folds", file=file, expected='[{"train": ["a"], "val": ["b"]}, ...]'
