@@ -85,13 +85,12 @@ def test_every_relative_link_leads_somewhere(page):
 
 
 def test_every_page_is_reached_from_the_index():
-    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
-    decisions = (ROOT / "docs" / "decisions" / "README.md").read_text(encoding="utf-8")
-    pages = {page for page in (ROOT / "docs").rglob("*.md") if page != ROOT / "docs" / "README.md"}
+    indices = [ROOT / "docs" / folder / "README.md" for folder in ("", "decisions", "data")]
+    pages = {page for page in (ROOT / "docs").rglob("*.md") if page != indices[0]}
     linked = {
-        (folder / target).resolve()
-        for folder, text in ((ROOT / "docs", index), (ROOT / "docs" / "decisions", decisions))
-        for target in re.findall(r"\]\(([^)#\s]+)", text)
+        (index.parent / target).resolve()
+        for index in indices
+        for target in re.findall(r"\]\(([^)#\s]+)", index.read_text(encoding="utf-8"))
     }
     assert {str(page.relative_to(ROOT)) for page in pages if page.resolve() not in linked} == set()
 

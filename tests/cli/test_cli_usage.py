@@ -21,7 +21,7 @@ from labelwise.console import Bars, Lines, duration, watch
 from labelwise.errors import ConfigError, LabelwiseError, TrainingError
 
 VERBS = (
-    "check", "compare", "demo", "doctor", "evaluate", "import", "methods", "predict", "prepare", "report",
+    "check", "compare", "convert", "demo", "doctor", "evaluate", "import", "measure", "methods", "predict", "prepare", "report",
     "simulate", "train",
 )  # fmt: skip
 HEAVY = ("torch", "monai", "numpy", "nibabel", "scipy", "pydantic", "matplotlib")
@@ -75,7 +75,7 @@ def test_wrong_usage_ends_with_2_and_a_message_on_stderr(command, arguments):
         (("train", "--data", "x", "--set", "sed=1"), ["unknown setting 'sed'", "did you mean 'seed'?"]),
         (("train", "missing.toml"), ["the recipe does not exist", "missing.toml"]),
         (("check", "x", "--engine", "spark"), ["unknown engine 'spark'"]),
-        (("import", ".", "-o", "y", "--importer", "bids"), ["unknown importer 'bids'"]),
+        (("import", ".", "-o", "y", "--importer", "nifti"), ["unknown importer 'nifti'"]),
         (
             ("import", ".", "-o", "y", "--importer", "folders", "--classes", "liver=one"),
             ["an integer", "one"],

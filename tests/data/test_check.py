@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import pickle
 from dataclasses import replace
@@ -11,10 +13,10 @@ import numpy as np
 import pytest
 from tiny_cohort import SHAPE, make_case, manifest_of, paper_case, write_map, write_nifti, write_scan
 
-from labelwise.data.check import Problem, check, inspect_case
+from labelwise.data.check import Problem, check, inspect_case, inspect_cohort
 from labelwise.data.coverage import coverage
 from labelwise.data.manifest import Manifest
-from labelwise.formats import read_image
+from labelwise.formats import Layout, stored
 
 EVERYTHING = (1, 3, 7)
 
@@ -122,6 +124,90 @@ def test_the_same_image_twice_is_a_warning_and_across_splits_an_error(tmp_path: 
     only(problems(first, replace(second, split="test")), "one is in train, the other in test")
 
 
+def test_the_same_image_in_another_axis_order_and_number_type_is_found(tmp_path: Path):
+    first, second = make_case(tmp_path, "a", *EVERYTHING), make_case(tmp_path, "b", *EVERYTHING)
+    voxels = np.random.default_rng(0).integers(-100, 100, SHAPE).astype(np.int16)
+    write_nifti(first.images[0], voxels)
+    turned = np.diag([-1.0, -1.0, 1.0, 1.0])
+    turned[:2, 3] = SHAPE[0] - 1, SHAPE[1] - 1
+    write_nifti(second.images[0], voxels[::-1, ::-1].astype(np.float32), turned)
+    only(problems(first, second), "same as that of case 'a'", severity="warning")
+
+
+def test_images_that_differ_in_one_voxel_are_not_the_same(tmp_path: Path):
+    cases = [make_case(tmp_path, name, *EVERYTHING) for name in "ab"]
+    shape = (70, 70, 4)
+    voxels = np.random.default_rng(0).normal(0, 100, shape).astype(np.float32)
+    for case, file in ((cases[0], "a"), (cases[1], "b")):
+        write_nifti(case.images[0], voxels)
+        write_map(tmp_path / f"{file}_labels.nii.gz", *EVERYTHING, shape=shape)
+        voxels[1, 0, 0] += 1  # no voxel of the fingerprint
+    facts = [inspect_case(manifest_of(case)) for case in cases]
+    assert facts[0].fingerprint == facts[1].fingerprint
+    assert not [problem for problem in problems(*cases) if "same" in problem.what]
+
+
+def test_the_same_image_of_one_patient_in_one_split_is_no_problem(tmp_path: Path):
+    cases = [make_case(tmp_path, name, *EVERYTHING, group="p1") for name in "ab"]
+    for case in cases:
+        write_scan(case.images[0], seed=1)
+    assert problems(*cases) == []
+
+
+def test_every_problem_has_a_code(tmp_path: Path):
+    cases = [make_case(tmp_path, name, *EVERYTHING) for name in "abc"]
+    cases[0].images[0].unlink()
+    write_map(tmp_path / "b_labels.nii.gz", 77)
+    write_nifti(cases[2].images[0], np.full(SHAPE, 3.0, dtype=np.float32))
+    assert [problem.code for problem in problems(*cases)] == [
+        "unreadable",
+        "unknown-label-value",
+        "constant-image",
+    ]
+
+
+def test_a_label_map_of_floating_point_numbers_is_read_but_noticed(tmp_path: Path):
+    case = make_case(tmp_path, "a", *EVERYTHING)
+    labels = np.zeros(SHAPE, dtype=np.float64)
+    labels.ravel()[:3] = EVERYTHING
+    write_nifti(tmp_path / "a_labels.nii.gz", labels)
+    assert only(problems(case), "floating-point", severity="warning").code == "float-labels"
+    labels.ravel()[0] = 1.5
+    write_nifti(tmp_path / "a_labels.nii.gz", labels)
+    only([p for p in problems(case) if p.severity == "error"], "not whole numbers")
+
+
+def test_scans_with_intensities_far_from_the_others_of_their_source_are_noticed(tmp_path: Path):
+    cases = [make_case(tmp_path, f"c{number}", *EVERYTHING) for number in range(8)]
+    scan = np.random.default_rng(3).normal(600, 100, SHAPE).astype(np.float32)
+    write_nifti(cases[4].images[0], scan)
+    found = only(problems(*cases), "unusual intensities", "is usual in source 'site'", severity="warning")
+    assert found.case == "c4"
+
+
+# coverage by case
+
+
+def test_the_matrix_says_for_each_case_and_class_what_is_known(tmp_path: Path):
+    cases = [
+        make_case(tmp_path, "a", 1, 1, annotated=["liver", "spleen"]),
+        make_case(tmp_path, "b"),
+        make_case(tmp_path, "c", *EVERYTHING),
+    ]
+    cases[2].labels.unlink()
+    matrix = inspect_cohort(manifest_of(*cases), workers=1).coverage
+    states = [[case.state(organ) for organ in matrix.organs] for case in matrix.cases]
+    assert states == [["present", "absent", "not annotated"], ["unlabelled"] * 3, ["unreadable"] * 3]
+    rows = list(csv.DictReader(io.StringIO(matrix.csv())))
+    assert len(rows) == 9
+    assert rows[0] == {
+        "case": "a", "source": "site", "split": "train", "class": "liver", "annotated": "yes", "present": "yes",
+        "voxels": "2",
+    }  # fmt: skip
+    assert [row["voxels"] for row in rows[1:4]] == ["0", "", ""]
+    assert [row["annotated"] for row in rows[1:4]] == ["yes", "no", "no"]
+
+
 def test_a_patient_in_two_splits_is_an_error(tmp_path: Path):
     cases = [
         make_case(tmp_path, name, *EVERYTHING, group="p1", split=split)
@@ -224,12 +310,13 @@ def test_coverage_is_rendered_in_columns():
 def test_a_disk_that_fails_while_a_case_is_read_is_a_problem_of_that_case(tmp_path: Path, monkeypatch):
     cases = [make_case(tmp_path, name, *EVERYTHING) for name in "ab"]
 
-    def fail_on_b(paths: list[Path], layout: object) -> object:
-        if paths[0].name.startswith("b"):
-            raise OSError(5, "Input/output error", str(paths[0]))
-        return read_image(paths, layout)
+    def fail_on_b(path: Path, layout: Layout) -> object:
+        if path.name.startswith("b"):
+            raise OSError(5, "Input/output error", str(path))
+        return read(path, layout)
 
-    monkeypatch.setattr("labelwise.data.manifest.read_image", fail_on_b)
+    read = stored.image
+    monkeypatch.setattr(stored, "image", fail_on_b)
     only(problems(*cases), "case 'b'", "Input/output error", "b.nii.gz")
 
 

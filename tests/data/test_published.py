@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,19 @@ def test_kidneys_may_be_called_kidneys():
     after = hide(toy(("liver", "kidneys", "spleen", "pancreas")), "ltuda_toy", n=3)
     assert after.label_space.names == ("background", "liver", "kidneys", "spleen", "pancreas")
     assert sum(case.annotated == {"kidneys"} for case in after.split("train")) == 3
+
+
+def test_classes_are_known_by_any_spelling():
+    after = hide(toy(("Liver", "Both_Kidneys", "lien", "Pancreas")), "ltuda_toy", n=3)
+    assert after.label_space.organs == ("Liver", "Both_Kidneys", "lien", "Pancreas")
+
+
+def test_the_source_with_twelve_organs_need_not_be_named():
+    other = data_set("abdomenct1k", ("liver", "kidneys"), ["Case_00001"])
+    table = replace(toy().sources["organ12"], name="abdomenct1k_organ12")
+    cases = (replace(case, source=table.name) for case in toy().cases)
+    both = merge([other, Manifest(toy().label_space, {table.name: table}, tuple(cases))])
+    assert list(hide(both, "ltuda_toy").sources) == ["abdomenct1k_organ12"]
 
 
 def test_the_last_of_each_list_may_validate_on_their_organ():
@@ -252,6 +266,21 @@ def test_sources_may_have_other_names_and_other_sources_are_left_out():
         hide(manifest, "ltuda_union")
     with pytest.raises(ConfigError, match="two of the four data sets have the same source"):
         hide(manifest, "ltuda_union", **names | {"nih": "KITS"})
+
+
+def test_sources_of_one_data_set_with_one_value_table_share_a_role():
+    whole = union()
+    first = replace(whole.sources["kits"], name="kits_first_release")
+    own = data_set("kits_of_ours", ("kidney",), ["case_00000"])
+    early = {f"case_{number:05d}" for number in range(2, 210, 10)}
+    moved = [replace(case, source=first.name) if case.id in early else case for case in whole.cases]
+    manifest = merge([replace(whole, sources=whole.sources | {first.name: first}, cases=tuple(moved)), own])
+    after = hide(manifest, "ltuda_union")
+    assert "kits_of_ours" not in after.sources
+    assert after.sources["kits_first_release"].values == after.sources["kits"].values
+    assert [case.id for case in after.split("train")] == [
+        case.id.replace("kits_case", "case") for case in hide(whole, "ltuda_union").split("train")
+    ]
 
 
 def test_case_zero_is_not_taken_for_a_case_without_a_number():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tiny_cohort import manifest_of, paper_case
 
 from labelwise.data.hide import hide
 from labelwise.data.manifest import Manifest
-from labelwise.data.split import hold_out, split_cases
+from labelwise.data.split import cut_groups, hold_out, leave_source_out, split_cases
 from labelwise.errors import ConfigError, DataError
 
 
@@ -79,3 +81,59 @@ def test_too_many_or_too_few_are_refused(number: int):
 def test_a_split_that_leaves_nothing_to_learn_from_is_refused(shares: dict[str, float]):
     with pytest.raises(ConfigError):
         split_cases(patients(), **shares)
+
+
+# one source out
+
+
+def sites() -> Manifest:
+    """Three cases each of a, b and b_other; b_other and the last case of each are unlabelled."""
+    cases = []
+    for place, name in enumerate(("a", "b", "b_other")):
+        for number in range(3):
+            known = {} if name != "b_other" and number < 2 else {"labels": None, "annotated": frozenset()}
+            cases.append(paper_case(10 * place + number, source=name, **known))
+    return manifest_of(*cases)
+
+
+def splits(manifest: Manifest) -> dict[str, str]:
+    return {case.id: case.split for case in manifest.cases}
+
+
+def test_a_source_that_is_left_out_tests_and_nothing_of_it_trains():
+    after = leave_source_out(sites(), ["b", "b_other"])
+    assert splits(after) == {
+        **dict.fromkeys(("case_000", "case_001", "case_002"), "train"),
+        **dict.fromkeys(("case_010", "case_011"), "test"),
+        **dict.fromkeys(("case_012", "case_020", "case_021", "case_022"), ""),
+    }
+
+
+def test_no_other_case_tests_and_twins_of_test_cases_take_no_part():
+    manifest = sites()
+    new = {"case_000": {"group": "case_010"}, "case_001": {"split": "test"}, "case_011": {"split": ""}}
+    changed = manifest.replace_cases(replace(case, **new.get(case.id, {})) for case in manifest.cases)
+    after = splits(leave_source_out(changed, ["b"]))
+    assert (after["case_000"], after["case_001"], after["case_002"]) == ("", "", "train")
+    assert (after["case_010"], after["case_011"]) == ("test", "")
+    assert cut_groups(leave_source_out(changed, ["b"])) == {}
+
+
+@pytest.mark.parametrize(
+    ("names", "kind", "message"),
+    [
+        (["bb"], ConfigError, "did you mean 'b'"),
+        (["a", "b", "b_other"], ConfigError, "no source would remain"),
+        (["b_other"], DataError, "no case of the source can test"),
+    ],
+)
+def test_a_source_that_cannot_test_is_refused(names: list[str], kind: type[Exception], message: str):
+    with pytest.raises(kind, match=message):
+        leave_source_out(sites(), names)
+
+
+def test_groups_in_several_splits_are_named():
+    manifest = manifest_of(
+        *(paper_case(i, group=f"p{i // 2}", split=("train", "test", "train", "")[i]) for i in range(4))
+    )
+    assert cut_groups(manifest) == {"p0": ("train", "test")}

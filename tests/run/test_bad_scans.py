@@ -100,9 +100,11 @@ def test_check_lists_a_scan_that_is_wrong(cohort, fault):
     spoil(file)
     report = run.check(cohort)
     assert report.num_errors >= 1
-    assert f"error: case '{CASE}'" in report.to_text()
+    problem = next(problem for problem in report.problems if problem.case == CASE)
+    assert (problem.severity, problem.file) == ("error", str(file))
+    assert words in problem.what
+    assert CASE in report.to_text()
     assert str(file) in report.to_text()
-    assert words in report.to_text()
 
 
 def test_the_other_scans_are_kept_and_a_repaired_one_is_made_up_for(cohort, tmp_path):

@@ -1,4 +1,4 @@
-"""``import``, ``check``, ``simulate``, ``prepare``: from folders of scans to prepared data."""
+"""``import``, ``check``, ``measure``, ``simulate``, ``prepare``: from folders of scans to prepared data."""
 
 from __future__ import annotations
 
@@ -25,12 +25,25 @@ from labelwise.cli.options import (
 from labelwise.errors import ConfigError
 
 DATA_CHECK_FAILED = 3
+# What people write after --set of `import`, though it is no option of an importer.
+ANOTHER_OPTION = {
+    "sources": "the arguments SOURCES",
+    **{
+        name: f"--{name.replace('_', '-')}"
+        for name in (
+            "output", "importer", "annotated", "sides", "find_duplicates", "test_source", "validation", "test",
+            "seed", "workers", "engine", "quiet",
+        )
+    },
+    "progress": "--quiet",
+}  # fmt: skip
 
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this file to the command line."""
     app.command("import")(import_)
     app.command("check")(check)
+    app.command("measure")(measure)
     app.command("simulate")(simulate)
     app.command("prepare")(prepare)
 
@@ -39,7 +52,11 @@ def import_(
     sources: Annotated[list[str], typer.Argument(help="Folders, or name=folder.", show_default=False)],
     output: Output,
     importer: Annotated[
-        str | None, typer.Option(help="nnunet, folders, la2018, acdc; default: found out.")
+        str | None,
+        typer.Option(
+            help="lits, msd, kits, nih_pancreas, amos22, word, btcv, flare22, abdomenct1k, totalsegmentator, "
+            "bids, nnunet, la2018, acdc, decathlon, csv, dicom or folders; default: found out."
+        ),
     ] = None,
     annotated: Annotated[
         list[str] | None,
@@ -53,13 +70,38 @@ def import_(
     ] = None,
     group: Annotated[str | None, typer.Option(help=r"Regular expression of the patient: patient\d+.")] = None,
     fold: Annotated[int | None, typer.Option(help="Fold of splits_final.json that validates.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Option of the importers: tumour=class, of one source: kits.tumour=class. Repeatable.",
+        ),
+    ] = None,
+    sides: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Where sources disagree about left and right: join or split, or kidneys=join. Repeatable."
+        ),
+    ] = None,
+    find_duplicates: Annotated[
+        bool, typer.Option("--find-duplicates", help="Read all images; equal ones become one group.")
+    ] = False,
+    test_source: Annotated[
+        str | None, typer.Option(help="The source that tests, while all others train.")
+    ] = None,
     validation: Annotated[float, typer.Option(help="Patients (or part below 1) set aside to validate.")] = 0,
     test: Annotated[float, typer.Option(help="Patients (or part below 1) set aside to test.")] = 0,
     seed: Annotated[int, typer.Option(help="Decides which patients are set aside.")] = 0,
+    workers: Workers = None,
+    engine: Engine = "local",
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Describe folders of scans by a manifest: manifest.csv and dataset.toml. Scans are not copied."""
-    values = _values(classes) if classes else None
+    options = _options(
+        settings, classes=_values(classes) if classes else None, modality=modality, images=images, labels=labels,
+        group=group, fold=fold,
+    )  # fmt: skip
     folders = pairs(sources, "SOURCE") if _named(sources, "SOURCE") else sources
     known: Any = None
     if annotated:
@@ -68,14 +110,36 @@ def import_(
             if _named(annotated, "--annotated")
             else words(",".join(annotated))
         )
-    manifest = run.import_data(
-        folders, output, importer=importer, annotated=known, validation=_share(validation), test=_share(test),
-        seed=seed, classes=values, modality=modality, images=images, labels=labels, group=group, fold=fold,
-    )  # fmt: skip
+    with console.watch(quiet=quiet, as_json=as_json) as progress:
+        manifest = run.import_data(
+            folders, output, importer=importer, annotated=known, sides=_sides(sides),
+            find_duplicates=find_duplicates, test_source=test_source, validation=_share(validation),
+            test=_share(test), seed=seed, workers=workers, engine=engine, progress=progress, **options,
+        )  # fmt: skip
     splits = {name or "none": len(manifest.split(name)) for name in ("train", "validation", "test", "")}
     facts = {"manifest": str(output), "classes": list(manifest.label_space.names), "cases": splits}
     counts = ", ".join(f"{count} {name}" for name, count in splits.items() if count)
     show(f"{output}/manifest.csv: {counts}; classes {', '.join(manifest.label_space.organs)}", facts, as_json)
+
+
+def _options(settings: list[str] | None, **named: Any) -> dict[str, Any]:
+    """Options of the importers: those with a name of their own, and those of --set, which are stronger."""
+    given = overrides(settings)
+    for key in given:
+        if key in ANOTHER_OPTION:
+            raise ConfigError(f"{key} is no option of an importer", do=f"use {ANOTHER_OPTION[key]}")
+    return named | given
+
+
+def _sides(texts: list[str] | None) -> Any:
+    """``["join"]`` -> "join", ``["kidneys=join"]`` -> {"kidneys": "join"}."""
+    if not texts:
+        return None
+    if _named(texts, "--sides"):
+        return pairs(texts, "--sides")
+    if len(texts) > 1:
+        raise ConfigError("--sides is one choice, or one for each class", found=" ".join(texts))
+    return texts[0]
 
 
 def _values(classes: str) -> dict[str, int]:
@@ -103,6 +167,12 @@ def _share(value: float) -> int | float:
 
 def check(
     data: Data,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for check.json and the coverage matrix.")
+    ] = None,
+    fix: Annotated[
+        Path | None, typer.Option(help="Folder for repaired copies and a manifest that refers to them.")
+    ] = None,
     workers: Workers = None,
     engine: Engine = "local",
     quiet: Quiet = False,
@@ -110,9 +180,38 @@ def check(
 ) -> None:
     """List every problem of a cohort at once, with remedies, and print which source annotates what."""
     with console.watch(quiet=quiet, as_json=as_json) as progress:
-        report = run.check(data, workers=workers, engine=engine, progress=progress)
+        report = run.check(data, output, fix=fix, workers=workers, engine=engine, progress=progress)
     show(report.to_text(), report.facts(), as_json)
     if report.num_errors:
+        raise typer.Exit(DATA_CHECK_FAILED)
+
+
+def measure(
+    data: Annotated[Path, typer.Argument(help="A manifest, or a folder of label files.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for measures.csv and measures.json.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Of a folder: values in its label files: liver=1,spleen=2.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Of a folder: where the scans of the same names lie.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Of a manifest: only these cases; default: all.")] = None,
+    workers: Workers = None,
+    engine: Engine = "local",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Volume, intensities, extent and place of every annotated organ, from label maps that exist."""
+    values = _values(classes) if classes else None
+    with console.watch(quiet=quiet, as_json=as_json) as progress:
+        measured = run.measure(
+            data, output, classes=values, images=images, split=split, workers=workers, engine=engine,
+            progress=progress,
+        )  # fmt: skip
+    show(measured.to_text(), measured.facts(), as_json)
+    if measured.failures:
         raise typer.Exit(DATA_CHECK_FAILED)
 
 

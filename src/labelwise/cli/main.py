@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import typer
 
-from labelwise.cli import about, cohort, results, training
+from labelwise.cli import about, cohort, converting, results, training
 from labelwise.errors import LabelwiseError, ResourceError
 
 app = typer.Typer(
@@ -28,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (about, cohort, training, results):
+for group in (about, cohort, training, results, converting):
     group.add_commands(app)
 
 

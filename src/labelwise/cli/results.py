@@ -50,6 +50,9 @@ def predict(
     classifier: Annotated[
         str | None, typer.Option(help="Which classifier decides, if the model has several.")
     ] = None,
+    label_format: Annotated[
+        str, typer.Option("--format", help="nifti, nrrd; of DICOM series also dicom-seg, rtstruct.")
+    ] = "nifti",
     device: Device = "auto",
     settings: Settings = None,
     overwrite: Overwrite = False,
@@ -60,8 +63,8 @@ def predict(
     folder = output or model / "predictions"
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         result = run.predict(
-            model, scans, folder, split=split, modality=modality, classifier=classifier, device=device,
-            settings=overrides(settings), overwrite=overwrite, progress=progress,
+            model, scans, folder, split=split, modality=modality, classifier=classifier, label_format=label_format,
+            device=device, settings=overrides(settings), overwrite=overwrite, progress=progress,
         )  # fmt: skip
     show(result.to_text(), result.facts(), as_json)
     if result.failed:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+import io
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from labelwise.data.manifest import Manifest
+
+State = Literal["present", "absent", "unreadable", "not annotated", "unlabelled"]
+CASE_COLUMNS = ("case", "source", "split", "class", "annotated", "present", "voxels")
 
 
 @dataclass(frozen=True)
@@ -74,3 +80,65 @@ def never_annotated(manifest: Manifest) -> tuple[str, ...]:
     """The organs that no training case annotates, so that nothing can learn them."""
     known = frozenset[str]().union(*(case.annotated for case in manifest.split("train")))
     return tuple(organ for organ in manifest.label_space.organs if organ not in known)
+
+
+@dataclass(frozen=True)
+class CoveredCase:
+    """What is annotated in one case, and what of it is there."""
+
+    case: str
+    source: str
+    split: str
+    annotated: frozenset[str]
+    voxels: Mapping[str, int]  # of annotated organs; empty if the labels could not be read
+
+    def state(self, organ: str) -> State:
+        """What the case says about an organ."""
+        if not self.annotated:
+            return "unlabelled"
+        if organ not in self.annotated:
+            return "not annotated"
+        if organ not in self.voxels:
+            return "unreadable"
+        return "present" if self.voxels[organ] else "absent"
+
+
+@dataclass(frozen=True)
+class CaseCoverage:
+    """The matrix of cases and classes; cases in the order of the manifest."""
+
+    organs: tuple[str, ...]
+    cases: tuple[CoveredCase, ...]
+
+    def by_source(self) -> dict[str, list[CoveredCase]]:
+        """Cases by source, sources in the order of their first case."""
+        sources: dict[str, list[CoveredCase]] = {}
+        for case in self.cases:
+            sources.setdefault(case.source, []).append(case)
+        return sources
+
+    def csv(self) -> str:
+        """One row for each case and class; `present` and `voxels` are empty where nobody looked."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(CASE_COLUMNS)
+        writer.writerows(self._rows())
+        return text.getvalue()
+
+    def _rows(self) -> Iterator[tuple[str | int, ...]]:
+        for case in self.cases:
+            for organ in self.organs:
+                state = case.state(organ)
+                annotated = "no" if state in ("not annotated", "unlabelled") else "yes"
+                present = {"present": "yes", "absent": "no"}.get(state, "")
+                voxels = case.voxels[organ] if present else ""
+                yield case.case, case.source, case.split, organ, annotated, present, voxels
+
+
+def case_coverage(manifest: Manifest, voxels: Mapping[str, Mapping[str, int]]) -> CaseCoverage:
+    """The matrix of a cohort, from the voxels of each annotated organ by case id."""
+    cases = (
+        CoveredCase(case.id, case.source, case.split, case.annotated, voxels.get(case.id, {}))
+        for case in manifest.cases
+    )
+    return CaseCoverage(manifest.label_space.organs, tuple(cases))

@@ -7,7 +7,8 @@ The lists decide the splits: listed cases train or test, all others take no part
 whole number in its id: 12 in `Organ12_0012`, `volume-12` and `PANCREAS_0012`. What the lists name must be there
 and annotated. Only the four organs stay classes. In the value tables LiTS tumours become liver and cysts of
 later KiTS releases become kidney, as both are in the published labels; whatever else becomes background, as
-KiTS tumours are there. Label files are never rewritten.
+KiTS tumours are there. Label files are never rewritten. Classes are known by any spelling of their name. One data set
+may be several sources, which the importers make where files need different reading: `kits`, `kits_first_release`.
 
 Sources
     Jiang et al., "Labeled-to-unlabeled distribution alignment for partially-supervised multi-organ medical image
@@ -26,6 +27,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
+from labelwise.anatomy import canonical
 from labelwise.data.manifest import Manifest, Source
 from labelwise.data.source import IGNORE_NAME
 from labelwise.errors import ConfigError, DataError, did_you_mean
@@ -81,16 +83,16 @@ class LtudaToy:
 
     n: Literal[3, 5, 10] = 10  # training cases per organ
     validation: int = Field(default=0, ge=0)  # per organ: the last of the n validate instead, on their organ
-    source: str = ""  # the source that holds the scans; needed only if there are several
+    source: str = ""  # the source that holds the scans; needed only if it cannot be told
 
     def apply(self, manifest: Manifest) -> Manifest:
         """The manifest of the published setting."""
-        source = _source(manifest, self.source or _only_source(manifest), "source")
-        names = {organ: _class_of(source, organ) for organ in TOY_TRAIN}
+        sources = _sources(manifest, self.source or _toy_source(manifest), "source")
+        names = {organ: _class_of(sources, organ) for organ in TOY_TRAIN}
         roles = {number: _Role("test", frozenset(names.values())) for number in TOY_TEST}
         for organ, numbers in TOY_TRAIN.items():
             roles |= _train_roles(numbers[: self.n], names[organ], self.validation)
-        return _dealt(manifest, [_Share(source, roles)], names.values())
+        return _dealt(manifest, [_Share(sources, roles)], names.values())
 
 
 @checked_dataclass(frozen=True, config=_STRICT)
@@ -106,21 +108,24 @@ class LtudaUnion:
 
     def apply(self, manifest: Manifest) -> Manifest:
         """The manifest of the published setting."""
-        sources = {role: _source(manifest, getattr(self, role), role) for role in UNION}
-        if len({source.name for source in sources.values()}) < len(sources):
+        sources = {role: _sources(manifest, getattr(self, role), role) for role in UNION}
+        taken = [source.name for members in sources.values() for source in members]
+        if len(set(taken)) < len(taken):
             raise ConfigError(
                 "two of the four data sets have the same source",
-                found=", ".join(f"{role} = {source.name}" for role, source in sources.items()),
+                found=", ".join(
+                    f"{role} = {source.name}" for role, members in sources.items() for source in members
+                ),
             )
-        names = {role: _class_of(source, UNION[role].organ) for role, source in sources.items()}
+        names = {role: _class_of(members, UNION[role].organ) for role, members in sources.items()}
         shares = []
-        for role, source in sources.items():
+        for role, members in sources.items():
             part, left_out = UNION[role], NIH_LEAKS if role == "nih" and self.drop_leaks else ()
             roles = _train_roles(_without(part.train, left_out), names[role], self.validation)
             roles |= {
                 number: _Role("test", frozenset({names[role]})) for number in _without(part.test, left_out)
             }
-            shares.append(_Share(source, roles, names[role], part.belongs))
+            shares.append(_Share(members, roles, names[role], part.belongs))
         return _dealt(manifest, shares, names.values())
 
 
@@ -138,12 +143,22 @@ class _Role:
 
 @dataclass(frozen=True)
 class _Share:
-    """What the lists say about one source."""
+    """What the lists say about one data set."""
 
-    source: Source
+    sources: tuple[Source, ...]
     roles: Mapping[int, _Role]
     whole: str = ""  # the class that takes in the classes whose names hold one of the words `belongs`
     belongs: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of the data set: that of its first source."""
+        return self.sources[0].name
+
+    @property
+    def members(self) -> frozenset[str]:
+        """Names of the sources."""
+        return frozenset(source.name for source in self.sources)
 
 
 def _train_roles(numbers: Sequence[int], name: str, validation: int) -> dict[int, _Role]:
@@ -163,7 +178,7 @@ def _train_roles(numbers: Sequence[int], name: str, validation: int) -> dict[int
 def _dealt(manifest: Manifest, shares: Sequence[_Share], organs: Iterable[str]) -> Manifest:
     """The cases of the shares in the roles that the lists give them; of other classes and sources nothing."""
     classes = frozenset(organs)
-    share_of = {share.source.name: share for share in shares}
+    share_of = {name: share for share in shares for name in share.members}
     cases = [case for case in manifest.cases if case.source in share_of]
     _refuse_unfit(cases, shares)
     dealt = []
@@ -175,7 +190,7 @@ def _dealt(manifest: Manifest, shares: Sequence[_Share], organs: Iterable[str]) 
             else replace(case, split="", annotated=case.annotated & classes)
         )
     names = tuple(name for name in manifest.label_space.names if name in {BACKGROUND, *classes})
-    tables = {share.source.name: _reduced(share, classes) for share in shares}
+    tables = {source.name: _reduced(source, share, classes) for share in shares for source in share.sources}
     return Manifest(LabelSpace(names), tables, tuple(dealt))
 
 
@@ -195,7 +210,7 @@ def _refuse_unfit(cases: Sequence[Case], shares: Sequence[_Share]) -> None:
     for share in shares:
         found: dict[int, list[Case]] = {number: [] for number in share.roles}
         for case in cases:
-            if case.source == share.source.name and case.annotated:
+            if case.source in share.members and case.annotated:
                 found.get(number_of(case.id), []).append(case)
         problems += _problems(share, found)
     if problems:
@@ -208,7 +223,7 @@ def _refuse_unfit(cases: Sequence[Case], shares: Sequence[_Share]) -> None:
 
 
 def _problems(share: _Share, found: Mapping[int, Sequence[Case]]) -> Iterator[str]:
-    name = share.source.name
+    name = share.name
     if missing := [number for number, cases in found.items() if not cases]:
         yield f"source '{name}' has no annotated case {ranges(missing)}"
     for number, cases in found.items():
@@ -238,40 +253,51 @@ def ranges(numbers: Iterable[int]) -> str:
 # sources and classes
 
 
-def _only_source(manifest: Manifest) -> str:
-    if len(manifest.sources) > 1:
-        raise ConfigError(
-            "the manifest has several sources", expected=f"source = one of {', '.join(manifest.sources)}"
-        )
-    return next(iter(manifest.sources))
+def _toy_source(manifest: Manifest) -> str:
+    """The only source, or the only one that the importer of AbdomenCT-1K has for the scans with 12 organs."""
+    names = list(manifest.sources)
+    twelve = [name for name in names if name.endswith("_organ12")]
+    if len(names) > 1 and len(twelve) != 1:
+        raise ConfigError("the manifest has several sources", expected=f"source = one of {', '.join(names)}")
+    return twelve[0] if len(names) > 1 else names[0]
 
 
-def _source(manifest: Manifest, name: str, setting: str) -> Source:
-    if name not in manifest.sources:
+def _sources(manifest: Manifest, name: str, setting: str) -> tuple[Source, ...]:
+    """The sources of one data set: `name`, and those that begin with `name` and '_' and have its value table."""
+    kin = [source for other, source in manifest.sources.items() if other.startswith(f"{name}_")]
+    if name in manifest.sources:
+        usual = manifest.sources[name]
+        return (usual, *(source for source in kin if source.values == usual.values))
+    if not kin:
         raise ConfigError(
             f"unknown source '{name}'{did_you_mean(name, manifest.sources)}",
             expected=", ".join(manifest.sources),
             do=f"name the source of the manifest: --set {setting}=NAME",
         )
-    return manifest.sources[name]
+    return tuple(kin)
 
 
-def _class_of(source: Source, organ: str) -> str:
-    """The class of the manifest that means an organ; both kidneys are one class."""
-    accepted = (organ, "kidneys") if organ == "kidney" else (organ,)
-    for name in accepted:
-        if name in source.organs:
+def _class_of(sources: Sequence[Source], organ: str) -> str:
+    """The class of the manifest that means an organ, in any spelling; both kidneys are one class."""
+    known = sorted(frozenset.union(*(source.organs for source in sources)))
+    meant = [name for name in known if canonical(name) == canonical(organ)]
+    for name in (organ, canonical(organ), *meant):
+        if name in known:
             return name
     raise ConfigError(
-        f"source '{source.name}' has no class for the {organ}",
-        found=", ".join(sorted(source.organs)),
-        expected=" or ".join(accepted),
+        f"source '{sources[0].name}' has no class for the {organ}",
+        found=", ".join(known),
+        expected=" or ".join(dict.fromkeys((organ, canonical(organ)))),
         do="name the class so in dataset.toml"
-        + (", with the values of both kidneys" if organ == "kidney" else ""),
+        + (
+            ", with the values of both kidneys, or import with --sides kidneys=join"
+            if organ == "kidney"
+            else ""
+        ),
     )
 
 
-def _reduced(share: _Share, classes: frozenset[str]) -> Source:
+def _reduced(source: Source, share: _Share, classes: frozenset[str]) -> Source:
     """The same source with no classes but these."""
 
     def meaning(name: str) -> str:
@@ -279,4 +305,4 @@ def _reduced(share: _Share, classes: frozenset[str]) -> Source:
             return name
         return share.whole if any(word in name.lower() for word in share.belongs) else BACKGROUND
 
-    return replace(share.source, values={value: meaning(name) for value, name in share.source.values.items()})
+    return replace(source, values={value: meaning(name) for value, name in source.values.items()})

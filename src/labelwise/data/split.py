@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 
 from labelwise.data.manifest import Manifest
-from labelwise.errors import ConfigError, DataError
+from labelwise.errors import ConfigError, DataError, did_you_mean
 from labelwise.types import Case
 
 
@@ -74,6 +75,53 @@ def hold_out(manifest: Manifest, number: int) -> Manifest:
                 f"group '{name}' cannot validate: its annotation was hidden", do="hold out first, then hide"
             )
     return _move(manifest, dict.fromkeys(chosen, "validation"))
+
+
+def leave_source_out(manifest: Manifest, sources: Iterable[str]) -> Manifest:
+    """Some sources test, the others train: how well does a model do on a data set that it has never seen?
+
+    Annotated cases of these sources become the test cases, and no others are. Unlabelled scans of these sources,
+    test cases of the other sources, and whoever shares a group with a new test case take no part.
+    Validation cases of the other sources stay. Cases that took no part before take none.
+
+    Parameters
+        sources     names of sources in the manifest, e.g. those that one importer made
+
+    Errors
+        ConfigError   an unknown source, or all sources
+        DataError     no case of the sources is annotated and takes part, or no training case would remain
+    """
+    left_out = set(sources)
+    for name in sorted(left_out - set(manifest.sources)):
+        raise ConfigError(
+            f"unknown source '{name}'{did_you_mean(name, manifest.sources)}",
+            expected=", ".join(manifest.sources),
+        )
+    if left_out == set(manifest.sources):
+        raise ConfigError("no source would remain to learn from", found=", ".join(manifest.sources))
+    tests = {case.id for case in manifest.cases if case.source in left_out and case.annotated and case.split}
+    if not tests:
+        raise DataError("no case of the source can test", found=f"nothing annotated in {', '.join(left_out)}")
+    groups = {case.group for case in manifest.cases if case.id in tests}
+
+    def split_of(case: Case) -> str:
+        if case.id in tests:
+            return "test"
+        return "" if case.source in left_out or case.group in groups or case.split == "test" else case.split
+
+    after = manifest.replace_cases(replace(case, split=split_of(case)) for case in manifest.cases)
+    if not after.split("train"):
+        raise DataError("no training case would remain", found=f"test cases: {', '.join(sorted(left_out))}")
+    return after
+
+
+def cut_groups(manifest: Manifest) -> dict[str, tuple[str, ...]]:
+    """Groups whose cases are in several splits -> those splits; whoever takes no part does not count."""
+    found = {
+        group: tuple(dict.fromkeys(case.split for case in cases if case.split))
+        for group, cases in groups_of(manifest.cases).items()
+    }
+    return {group: splits for group, splits in found.items() if len(splits) > 1}
 
 
 def _number(name: str, share: int | float, total: int) -> int:

@@ -8,24 +8,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from labelwise.run.about import doctor as doctor
     from labelwise.run.about import methods as methods
-    from labelwise.run.cohort import check as check
+    from labelwise.run.checking import check as check
     from labelwise.run.cohort import import_data as import_data
     from labelwise.run.cohort import simulate as simulate
+    from labelwise.run.converting import convert as convert
     from labelwise.run.demonstration import demo as demo
     from labelwise.run.inference import evaluate as evaluate
     from labelwise.run.inference import predict as predict
+    from labelwise.run.measuring import measure as measure
     from labelwise.run.preparing import prepare as prepare
     from labelwise.run.reporting import compare as compare
     from labelwise.run.reporting import report as report
     from labelwise.run.training import train as train
 
 _HOME = {
-    "check": "cohort",
+    "check": "checking",
     "compare": "reporting",
+    "convert": "converting",
     "demo": "demonstration",
     "doctor": "about",
     "evaluate": "inference",
     "import_data": "cohort",
+    "measure": "measuring",
     "methods": "about",
     "predict": "inference",
     "prepare": "preparing",

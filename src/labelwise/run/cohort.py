@@ -1,27 +1,30 @@
-"""`import_data`, `check`, `simulate`: from folders to a manifest, and from a manifest to another one."""
+"""`import_data`, `simulate`: from folders to a manifest, and from a manifest to another one."""
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from labelwise.anatomy import canonical
 from labelwise.console import Progress, silent
-from labelwise.data import check as checking
-from labelwise.data import importers
-from labelwise.data.coverage import Coverage, coverage, never_annotated
+from labelwise.data import duplicates as duplicated
+from labelwise.data.coverage import never_annotated
 from labelwise.data.hide import hide
-from labelwise.data.manifest import MANIFEST_NAME, Manifest, merge, read_manifest, write_manifest
+from labelwise.data.importers.listing import report
+from labelwise.data.importers.options import plan
+from labelwise.data.join import Sides, join
+from labelwise.data.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
 from labelwise.data.published import PUBLISHED
-from labelwise.data.split import hold_out, split_cases
+from labelwise.data.split import cut_groups, hold_out, leave_source_out, split_cases
 from labelwise.errors import ConfigError, DataError, did_you_mean
 
 logger = logging.getLogger("labelwise")
 
-__all__ = ["CheckReport", "check", "import_data", "simulate"]
+__all__ = ["import_data", "simulate"]
 
 
 def import_data(
@@ -30,42 +33,86 @@ def import_data(
     *,
     importer: str | None = None,
     annotated: Mapping[str, Iterable[str]] | Iterable[str] | None = None,
+    sides: Sides = None,
+    find_duplicates: bool = False,
+    test_source: str | None = None,
     validation: int | float = 0,
     test: int | float = 0,
     seed: int = 0,
+    workers: int | None = None,
+    engine: str = "local",
+    progress: Progress = silent,
     **options: Any,
 ) -> Manifest:
     """Describe one or several folders of scans by a manifest; no scan is copied or changed.
 
     Arguments
-        sources         folders, or name -> folder; several are joined in one label space by class name
+        sources         folders, or name -> folder; several are joined in one label space by what class names mean, a
+                        single one keeps its names
         output          folder that receives manifest.csv and dataset.toml; another manifest there is not replaced
         importer        how the folders are laid out; found out from their contents if not given
         annotated       organs that the labelled cases of a source are annotated for (per source, or for all);
                         default: all classes of the source
+        sides           join or split, where one source has left and right in one class and another apart; or a
+                        choice by joint class, {"kidneys": "join"}; see `labelwise.data.join`
+        find_duplicates     read all images once, report scans that are there twice, and make one group of each
+        test_source     the source that tests, while all others train
         validation, test    training patients to set aside: a number, or a fraction below 1
-        options         of the importer, e.g. classes={"liver": 1}, modality="ct", group=r"patient\\d+"
+        workers, engine     where images are read, for `find_duplicates`
+        options         of the importers, e.g. classes={"liver": 1}, modality="ct", group=r"patient\\d+"; for one
+                        source of several: {"kits.tumour": "class"}
 
     Errors
         DataError, ConfigError      nothing is written if one source cannot be imported
     """
     named = _named(sources)
-    parts = []
-    for name, folder in named.items():
-        part = _scan(Path(folder), name, importer, options)
-        known = annotated.get(name) if isinstance(annotated, Mapping) else annotated
-        parts.append(part if known is None else _restricted(part, known))
     if isinstance(annotated, Mapping) and (unknown := set(annotated) - set(named)):
-        name = sorted(unknown)[0]
-        raise ConfigError(
-            f"--annotated names no source '{name}'{did_you_mean(name, named)}",
-            expected=", ".join(named) or "organs only, because there is one source without a name",
+        raise _unknown_source("--annotated", sorted(unknown)[0], named)
+    if test_source is not None and test_source not in named:
+        raise _unknown_source("--test-source", test_source, named)
+    if test_source is not None and test:
+        raise ConfigError("the test source decides which cases test", do="leave out --test or --test-source")
+    parts: dict[str, Manifest] = {}
+    for job in plan(named, importer, options):
+        known = annotated.get(job.name) if isinstance(annotated, Mapping) else annotated
+        part = job.scan()
+        parts[job.name] = part if known is None else _restricted(part, known)
+    manifest = join(_distinct(parts), sides)
+    if find_duplicates:
+        duplicates, unread = duplicated.find_duplicates(
+            manifest, engine=engine, workers=workers, progress=partial(progress, "compare")
         )
-    manifest = merge(parts) if len(parts) > 1 else parts[0]
+        report("images that cannot be read are not compared", unread)
+        report("equal images form one group", [" = ".join(case.id for case in cases) for cases in duplicates])
+        manifest = duplicated.in_one_group(manifest, duplicates)
+    if test_source is not None:
+        manifest = leave_source_out(manifest, parts[test_source].sources)
     if validation or test:
         manifest = split_cases(manifest, validation=validation, test=test, seed=seed)
+    cut = [f"{group}: {' and '.join(splits)}" for group, splits in cut_groups(manifest).items()]
+    report("groups with cases in several splits", cut)
     _write(manifest, Path(output))
     return manifest
+
+
+def _distinct(parts: Mapping[str, Manifest]) -> list[Manifest]:
+    """The parts, none of which has the name of a source that is in another one too."""
+    owner: dict[str, str] = {}
+    for name, part in parts.items():
+        for source in part.sources:
+            if owner.setdefault(source, name) != name:
+                raise ConfigError(
+                    f"the importer of '{owner[source]}' makes a source of the name '{source}' too",
+                    do=f"import '{name}' under another name",
+                )
+    return list(parts.values())
+
+
+def _unknown_source(option: str, name: str, named: Mapping[str, Path | str]) -> ConfigError:
+    return ConfigError(
+        f"{option} names no source '{name}'{did_you_mean(name, named)}",
+        expected=", ".join(filter(None, named)) or "no name, because there is one source without a name",
+    )
 
 
 def _write(manifest: Manifest, folder: Path) -> None:
@@ -100,66 +147,14 @@ def _named(sources: Mapping[str, Path | str] | Sequence[Path | str]) -> Mapping[
     return named
 
 
-def _scan(folder: Path, name: str, importer: str | None, options: Mapping[str, Any]) -> Manifest:
-    chosen = importer or importers.detect(folder)
-    scan = importers.load(chosen).scan
-    accepted = set(inspect.signature(scan).parameters) - {"folder", "source", "annotated"}
-    given = {key: value for key, value in options.items() if value is not None}
-    for key in given:
-        if key not in accepted:
-            raise ConfigError(
-                f"the importer '{chosen}' has no option '{key}'{did_you_mean(key, accepted)}",
-                file=folder,
-                expected=", ".join(sorted(accepted)) or "no options",
-            )
-    manifest: Manifest = scan(folder, **({"source": name} if name else {}), **given)
-    return manifest
-
-
 def _restricted(manifest: Manifest, annotated: Iterable[str]) -> Manifest:
-    """Labelled cases are believed only for these organs."""
-    organs = frozenset(annotated)
+    """Labelled cases are believed only for these organs, which may have any spelling of their name."""
+    names = {canonical(name): name for name in manifest.label_space.organs}
+    names |= {name: name for name in manifest.label_space.organs}
+    organs = frozenset(names.get(organ, names.get(canonical(organ), organ)) for organ in annotated)
     for organ in organs:
         manifest.label_space.index(organ)
     return manifest.replace_cases(replace(case, annotated=case.annotated & organs) for case in manifest.cases)
-
-
-@dataclass(frozen=True)
-class CheckReport:
-    """Every problem of a cohort, and which source annotates what."""
-
-    problems: tuple[checking.Problem, ...]
-    coverage: Coverage
-
-    @property
-    def num_errors(self) -> int:
-        """Problems that training would stumble over."""
-        return sum(problem.severity == "error" for problem in self.problems)
-
-    def to_text(self) -> str:
-        """The coverage matrix, then the problems, errors first."""
-        ordered = sorted(self.problems, key=lambda problem: problem.severity)
-        count = f"{self.num_errors} errors, {len(self.problems) - self.num_errors} warnings"
-        return "\n\n".join([self.coverage.text(), *(str(problem) for problem in ordered), count])
-
-    def facts(self) -> dict[str, Any]:
-        """The same as plain values."""
-        return {
-            "errors": self.num_errors,
-            "problems": [problem.to_json() for problem in self.problems],
-            "coverage": self.coverage.to_json(),
-        }
-
-
-def check(
-    data: Path | str, *, workers: int | None = None, engine: str = "local", progress: Progress = silent
-) -> CheckReport:
-    """Read every case of a manifest once and list every problem, with severity and remedy."""
-    manifest = read_manifest(data)
-    problems = checking.check(
-        manifest, workers=workers, engine=engine, progress=lambda done, total: progress("check", done, total)
-    )
-    return CheckReport(tuple(problems), coverage(manifest))
 
 
 def simulate(

@@ -19,7 +19,7 @@ from labelwise.devices import choose_device
 from labelwise.engine import Outcome, run_jobs
 from labelwise.errors import ConfigError, DataError, did_you_mean
 from labelwise.evaluate.cases import VARIANTS, Score, Summary, Variant, evaluate_case, summarise, write_scores
-from labelwise.formats import read_labels
+from labelwise.formats import LABEL_FORMATS, read_labels
 from labelwise.infer.cohort import Segmenter, predict_cohort
 from labelwise.infer.model import WEIGHTS, Model, ModelInfo, load_model
 from labelwise.infer.scans import Scan, find_scans
@@ -68,6 +68,7 @@ def predict(
     split: str = "test",
     modality: str | None = None,
     classifier: str | None = None,
+    label_format: str = "nifti",
     device: str = "auto",
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -79,15 +80,22 @@ def predict(
         model       model folder, or the folder of a run
         scans       a file, a folder, a list (.txt, .csv), or a manifest, of which `split` is predicted
         output      folder for ``ID.nii.gz`` and ``ID.json``; results of this model and these settings are kept
+        label_format    nifti, nrrd (``ID.seg.nrrd`` for 3D Slicer), dicom-seg (``ID.seg.dcm``) or rtstruct
+                    (``ID.rtstruct.dcm``); the last two for DICOM series
         modality    intensity rule to use; needed only if the model knows several
         classifier  which of several classifiers of the model decides, e.g. "linear"; default: the trained setting
         settings    inference settings to change, e.g. {"overlap": 0.75} or {"inference.overlap": 0.75}
 
     Errors
         CheckpointError     not a model
-        ConfigError         unknown modality, classifier or setting
+        ConfigError         unknown modality, classifier, format or setting; DICOM labels of a scan that is not DICOM
         DataError           no scan found; a scan that cannot be read is a failure in the result instead
     """
+    if label_format not in LABEL_FORMATS:
+        raise ConfigError(
+            f"unknown format '{label_format}'{did_you_mean(label_format, LABEL_FORMATS)}",
+            expected=", ".join(LABEL_FORMATS),
+        )
     where = choose_device(device)
     loaded = load_model(model, where, classifier=classifier)
     items = _scans(Path(scans), split, loaded, modality)
@@ -103,7 +111,9 @@ def predict(
         progress("predict", done, total)
 
     with only_writer(output):
-        outcomes = predict_cohort(segmenter, items, output, overwrite=overwrite, progress=show)
+        outcomes = predict_cohort(
+            segmenter, items, output, label_format=label_format, overwrite=overwrite, progress=show
+        )
     return PredictionResult(
         Path(output),
         {outcome.item.id: outcome.result for outcome in outcomes if outcome.result is not None},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from labelwise.data.importers.listing import class_names, logger
 from labelwise.data.source import Modality
 from labelwise.data.text import read_text
 from labelwise.errors import DataError, LabelwiseError
-from labelwise.types import BACKGROUND, LabelSpace
+from labelwise.types import LabelSpace
 
 CLASSES_EXAMPLE = '"labels": {"background": 0, "liver": 1}'
 
@@ -83,11 +83,6 @@ def classes_by_name(labels: Any, file: Path) -> dict[str, list[int]]:
     }:
         raise DataError("a label is not an integer", file=file, found=wrong, expected=CLASSES_EXAMPLE)
     return named
-
-
-def one_background(classes: Mapping[str, int | Sequence[int]]) -> dict[str, int | Sequence[int]]:
-    """The classes with the background called so, whatever its capitals."""
-    return {BACKGROUND if name.lower() == BACKGROUND else name: value for name, value in classes.items()}
 
 
 def modality_of(channels: Sequence[str]) -> Modality:

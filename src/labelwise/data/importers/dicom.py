@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from labelwise.data.importers.described import about
 from labelwise.data.importers.dicom_labels import Labels, class_name, maps_on, objects_of
 from labelwise.data.importers.listing import class_names, existing_folder, files_below, report, value_table
 from labelwise.data.manifest import Manifest, Source
@@ -77,9 +78,10 @@ def scan(
     paths = {one.key: dicom.path_of(one, found) for one in chosen}
     if classes:
         labels = maps_on(folder, paths) | labels
-    return _manifest(
-        chosen, paths, {key: labels[key] for key in paths if key in labels}, classes, modality, source
-    )
+    with about(folder):
+        return _manifest(
+            chosen, paths, {key: labels[key] for key in paths if key in labels}, classes, modality, source
+        )
 
 
 # which series

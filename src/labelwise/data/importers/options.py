@@ -50,7 +50,7 @@ def plan(
         DataError     a folder is missing or empty, or no importer knows its layout
     """
     chosen = {name: importer or detect(folder) for name, folder in folders.items()}
-    hints = {name: _options(load(kind).scan) for name, kind in chosen.items()}
+    hints = {name: options_of(load(kind).scan) for name, kind in chosen.items()}
     given: dict[str, dict[str, Any]] = {name: {} for name in folders}
     known = {key: value for key, value in options.items() if value is not None}
     for key, value in sorted(known.items(), key=lambda item: "." in item[0]):  # those of one source last
@@ -66,7 +66,7 @@ def plan(
     return tuple(Job(name, Path(folder), chosen[name], given[name]) for name, folder in folders.items())
 
 
-def _options(scan: Callable[..., Manifest]) -> dict[str, Any]:
+def options_of(scan: Callable[..., Manifest]) -> dict[str, Any]:
     """Name -> type of the options that an importer declares."""
     hints = get_type_hints(scan)
     return {

@@ -1,0 +1,53 @@
+"""``convert``: label files for the programs of clinics, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from labelwise import run
+from labelwise.cli.options import AsJson, pairs, show, words
+from labelwise.errors import ConfigError
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the command of this file to the command line."""
+    app.command("convert")(convert)
+
+
+def convert(
+    labels: Annotated[
+        Path, typer.Argument(help="A label file, or a folder with a mask per organ.", show_default=False)
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write, or a folder for it.", show_default=False)
+    ],
+    like: Annotated[
+        Path | None, typer.Option(help="Scan that the labels belong to; DICOM needs its series.")
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(help="nifti, nrrd, dicom-seg or rtstruct; default: by the name of the output."),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(help="Values in the label file: liver=1,tumour=2; default: as it says itself."),
+    ] = None,
+    binary: Annotated[
+        bool, typer.Option("--binary", help="DICOM-SEG of the type BINARY instead of LABELMAP.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write labels as NIfTI, as a segmentation of 3D Slicer, as DICOM-SEG or as RTSTRUCT."""
+    named = _values(classes) if classes else None
+    result = run.convert(labels, output, like=like, to=to, classes=named, binary=binary)
+    show(result.to_text(), result.facts(), as_json)
+
+
+def _values(classes: str) -> dict[str, int]:
+    named = pairs(words(classes), "--classes")
+    if wrong := [value for value in named.values() if not value.isdecimal()]:
+        raise ConfigError("--classes has the form liver=1,tumour=2", found=wrong[0], expected="an integer")
+    return {name: int(value) for name, value in named.items()}
