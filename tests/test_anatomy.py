@@ -50,7 +50,8 @@ def test_every_class_of_totalsegmentator_is_a_structure_of_its_own():
         ("adrenal", "adrenal glands"),
         ("Right Adrenal Gland", "right adrenal gland"),
         ("liver tumor", "liver tumour"),
-        ("Head of femur L", "Head of femur L"),
+        ("Head_of_femur_L", "left femoral head"),
+        ("PZ", "prostate peripheral zone"),
         ("my own class", "my own class"),
     ],
 )

@@ -2,6 +2,7 @@
 
 The table is anatomy.csv beside this file. Codes are SNOMED CT; a structure without a verified code has none. A code
 says nothing of the side: `laterality` does, as in DICOM. Class names that the table does not know are used as they are.
+New rows go to the end: a colour follows from the place in the table.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 from pathlib import Path
 
@@ -232,8 +233,12 @@ def test_series_of_equal_length_are_all_predicted(tmp_path):
 # privacy
 
 
-def test_no_word_about_the_patient_leaves_the_dicom_files(tmp_path, tiny_run, caplog, capfd, one_process):
+def test_no_word_about_the_patient_leaves_the_dicom_files_and_nothing_the_machine(
+    tmp_path, tiny_run, caplog, capfd, one_process, monkeypatch
+):
     caplog.set_level(logging.DEBUG)
+    calls: list[object] = []
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: calls.append(address))
     scans, out = tmp_path / "scans", tmp_path / "out"
     write_scan(scans / "a", 1, SeriesDescription="Zweistein follow-up")
     draw(scans / "a" / "labels.dcm", scans / "a" / "IM0001")
@@ -246,6 +251,10 @@ def test_no_word_about_the_patient_leaves_the_dicom_files(tmp_path, tiny_run, ca
     messages += [report.to_text(), str(report.facts())]
     config = tiny_config(out / "data", prepare__spacing_mm=[3.0, 3.0, 3.0], prepare__store=str(out / "store"))
     run.prepare(config, workers=1)
+    trained = run.train(config, out / "run")
+    run.predict(trained.folder, out / "data", out / "own", split="train", device="cpu")
+    run.evaluate(out / "own", out / "data", trained.folder / "scores.csv", split="train", workers=1)
+    run.report([trained.folder], out / "report.html")
     result = run.predict(tiny_run, scans, out / "predictions", device="cpu")
     messages += [result.to_text(), str(result.facts())]
     assert len(result.written) == 2
@@ -259,3 +268,4 @@ def test_no_word_about_the_patient_leaves_the_dicom_files(tmp_path, tiny_run, ca
         messages += [str(file), file.read_bytes().decode("latin-1")]
     for word in SECRETS:
         assert not any(word in message for message in messages), word
+    assert calls == []

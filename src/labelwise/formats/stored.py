@@ -24,6 +24,7 @@ H5 = (".h5", ".hdf5")
 SUFFIXES: tuple[str, ...] = (*NIFTI, *ITK, *H5)
 """File name endings that can be read; the longest comes first where one ends like another."""
 
+DICOM_LABELS = ("SEG", "RTSTRUCT")  # modalities
 _DICOM_PREAMBLE = 128  # bytes before the letters DICM
 # Without a preamble a file begins with an element of group 2, or with one of the first of group 8 (the character set,
 # the image type, the SOP class, or the length of the group): its type in letters, or a short length.
@@ -65,9 +66,10 @@ def files_of(path: Path) -> list[Path]:
         return sorted(file for file in path.rglob("*") if file.is_file())
     if suffix(path) in ITK:
         return [path, *itk().data_files(path)]
-    if not suffix(path) and is_dicom(path):
-        return list(_module("dicom").files_of(path))
-    return [path]
+    if suffix(path) or not is_dicom(path):
+        return [path]
+    dicom = _module("dicom")
+    return [path] if dicom.modality(path) in DICOM_LABELS else list(dicom.files_of(path))
 
 
 def geometry(path: Path, layout: Layout) -> Geometry:
