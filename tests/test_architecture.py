@@ -82,7 +82,9 @@ def test_no_import_hides_in_a_function():
 
 def test_files_stay_small_enough_to_read():
     long = {
-        path.name: lines for path in ROOT.rglob("*.py") if (lines := len(path.read_text().splitlines())) > 350
+        path.name: lines
+        for path in ROOT.rglob("*.py")
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 350
     }
     assert long == {}
 
@@ -91,4 +93,4 @@ def test_pickle_is_not_used():
     for path in ROOT.rglob("*.py"):
         modules = {module.split(".")[0] for _, module in imported_modules(path)}
         assert not modules & {"pickle", "dill", "joblib", "cloudpickle"}, path
-        assert "torch.load(" not in path.read_text(), path
+        assert "torch.load(" not in path.read_text(encoding="utf-8"), path

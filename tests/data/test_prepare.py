@@ -230,7 +230,7 @@ def test_an_empty_folder_in_the_place_of_a_scan_is_one_failed_case(manifest, tmp
     )
     prepared = prepare(wrong, tmp_path / "store", UNCHANGED, workers=1)
     assert set(prepared.keys) == {"full_1"}
-    assert "unknown file format" in str(prepared.failures["full_2"])
+    assert "no DICOM series in this folder" in str(prepared.failures["full_2"])
 
 
 def test_what_another_process_has_prepared_meanwhile_is_left_alone(tmp_path, monkeypatch):

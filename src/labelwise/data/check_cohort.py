@@ -132,8 +132,10 @@ def _quantiles(values: Iterable[float]) -> str:
 
 def _classes_without_voxels(manifest: Manifest, facts: Sequence[CaseFacts]) -> Iterator[Problem]:
     present = frozenset[str]().union(*(found.present for found in facts))
+    # Labels that could not be read are errors of their own, and tell nothing about a class.
+    counted = frozenset[str]().union(*(found.voxels for found in facts))
     for organ in manifest.label_space.organs:
-        if organ not in present and any(organ in case.annotated for case in manifest.cases):
+        if organ not in present and organ in counted:
             what = f"class '{organ}' is said to be annotated, but no case has a voxel of it"
             remedy = "correct the values of the class in dataset.toml, or remove the class"
             yield of_cohort("warning", "class-without-voxels", what, remedy)
