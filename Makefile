@@ -30,10 +30,10 @@ lint: $(VENV)/.development
 
 # Two processes with one thread each are faster than one with two: most tests are small.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow" --cov --cov-report=term
+	PYTHONUTF8=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow" --cov --cov-report=term
 
 check: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow" -x -q
+	PYTHONUTF8=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow" -x -q
 
 clean:
 	rm -rf $(VENV) runs .coverage* .pytest_cache .mypy_cache .ruff_cache

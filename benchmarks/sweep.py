@@ -93,7 +93,9 @@ class Sweep:
             wanted = job.name in options.only and not options.collect
             if wanted and not all((name, job.seed) in known for name in job.names):
                 perform(job, work, variants=self.variants)
-        if not options.tune:
+        if options.tune:
+            collect_tries(self.name, work)
+        else:
             collect(self.name, jobs, work, self.protocol, earlier)
 
     def _make_manifests(self, work: Path, options: argparse.Namespace) -> None:
@@ -123,7 +125,7 @@ class Sweep:
         )
         again = "repeat runs that the result file holds already"
         parser.add_argument("--again", action="store_true", help=again)
-        tune = "score validation patients instead, to choose settings: writes no result file"
+        tune = "score validation patients instead, to choose settings: writes NAME_tuning.json"
         parser.add_argument("--tune", action="store_true", help=tune)
         trial = "a setting to try, with --tune: train.optimizer.rate=1e-3"
         parser.add_argument("--set", action="append", default=[], help=trial)
@@ -244,6 +246,22 @@ def collect(
             for variant in same[0]
         }
     write_result(name, {"protocol": dict(protocol), "rows": rows, "runs": runs})
+
+
+def collect_tries(name: str, work: Path) -> None:
+    """Write benchmarks/results/NAME_tuning.json: every setting that was tried, and its Dice on validation patients."""
+    tries: dict[str, dict[str, Any]] = {}
+    for file in sorted(work.rglob("result.json")):
+        run = json.loads(file.read_text(encoding="utf-8"))
+        changes = {
+            key: Path(value).name if key == "start_from" else value for key, value in run["changes"].items()
+        }
+        one = {key: run[key] for key in ("name", "seed", "steps")} | {"changes": changes}
+        tries[json.dumps(one)] = one | {
+            "dice": {each["name"]: each["scores"]["scores"]["dice"][MEAN] for each in by_classifier(run)},
+            "commit": run["metadata"]["commit"],
+        }
+    write_result(f"{name}_tuning", {"tries": list(tries.values())})
 
 
 def by_classifier(trained: Mapping[str, Any]) -> list[dict[str, Any]]:
