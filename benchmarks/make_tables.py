@@ -91,6 +91,22 @@ def organs(name: str, variant: str, metric: str = "dice", unit: str = "") -> str
     return table([heading, *first, "mean over organs", "seeds"], rows)
 
 
+def tries(name: str, row: str) -> str:
+    """What was tried for a row on validation patients, worst first; only settings in which tries differ."""
+    loaded = result(f"{name}_tuning")
+    found = [one for one in loaded["tries"] if one["name"] == row]
+    shared = set.intersection(*({*map(json.dumps, one["changes"].items())} for one in found))
+    rows = []
+    for one in sorted(found, key=lambda one: max(one["dice"].values())):
+        own = [
+            (key, value) for key, value in one["changes"].items() if json.dumps((key, value)) not in shared
+        ]
+        settings = [f"`{key.rpartition('.')[2]} = {json.dumps(value)}`" for key, value in own]
+        scores = [f"{key.rpartition(', ')[2]} {100 * value:.1f}" for key, value in one["dice"].items()]
+        rows.append([", ".join(settings) or "none of these", str(one["seed"]), ", ".join(scores)])
+    return table([row, "seed", "Dice [%]"], rows) + source(f"{name}_tuning", loaded["metadata"])
+
+
 def demo() -> str:
     """What the demo prints, over several seeds, and the same scans with all their labels."""
     loaded = result("demo")
@@ -222,6 +238,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "synthetic_organs": lambda: organs("synthetic_one_organ", "scores"),
     "synthetic_distances": lambda: organs("synthetic_one_organ", "scores", "hd95", "mm"),
     "acdc_short": lambda: sweep("acdc_one_structure", "scores", ("dice", "hd95"), "voxels", only=SHORT),
+    "tries_cda": lambda: tries("acdc_one_structure", "ltuda_cda"),
+    "tries_ltuda": lambda: tries("acdc_one_structure", "ltuda"),
     "shortcut": shortcut,
     "speed": speed,
     "steps": steps,
