@@ -118,12 +118,22 @@ def _header(file: Path, line: list[str], columns: Sequence[str]) -> list[str]:
 
 
 def _row(file: Path, number: int, header: list[str], line: list[str]) -> Row:
+    do = "put a name with a comma in double quotes; empty cells keep their comma"
+    return read_row(file, number, header, line, do)
+
+
+def read_row(file: Path, number: int, header: Sequence[str], line: Sequence[str], do: str) -> Row:
+    """One line of a table by the names of its columns.
+
+    Errors
+        DataError   it has another number of cells (then the message says what to `do`), or one that cannot be printed
+    """
     if len(line) < len(header) or any(line[len(header) :]):
         raise DataError(
             f"the row has {len(line)} cells, but the table has {len(header)} columns",
             file=f"{file}, row {number}",
-            found=",".join(line),
-            do="put a name with a comma in double quotes; empty cells keep their comma",
+            found=ascii(",".join(line))[1:201],
+            do=do,
         )
     row = Row(file, number, dict(zip(header, line, strict=False)))
     for column, cell in row.cells.items():

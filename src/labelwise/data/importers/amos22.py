@@ -17,17 +17,17 @@ Source
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from labelwise.data.importers.listing import chosen, existing_folder, files_below
+from labelwise.data.importers.listing import chosen, existing_folder
 from labelwise.data.importers.paired import (
     SPLITS_OF_FOLDERS,
     Pairs,
     by_published_lists,
-    kind_and_split,
+    files_by_place,
     label_space,
 )
 from labelwise.data.manifest import Manifest, Source
@@ -116,7 +116,7 @@ GUIDEDNET_LISTS = {  # of the labelled CT: 180, 60, 60; the first 18 and 90 of t
 
 def matches(folder: Path) -> bool:
     """Whether a folder holds scans of this data set."""
-    return any(kind == "images" for kind, _, _ in _files(folder))
+    return any(kind == "images" for kind, _, _ in files_by_place(folder, NAME))
 
 
 def scan(
@@ -170,19 +170,11 @@ def _parts(folder: Path, kinds: Sequence[Modality]) -> dict[tuple[str, Modality]
     parts: dict[tuple[str, Modality], Pairs] = {
         (split, kind): Pairs() for split in SPLITS_OF_FOLDERS.values() for kind in kinds
     }
-    for kind, split, file in _files(folder):
+    for kind, split, file in files_by_place(folder, NAME):
         modality: Modality = "mr" if _number(stem(file)) >= FIRST_MR else "ct"
         if modality in kinds:
             parts[split, modality].add(kind, stem(file), file)
     return parts
-
-
-def _files(folder: Path) -> Iterator[tuple[str, str, Path]]:
-    """images or labels, split, file."""
-    for file in files_below(folder, (".nii.gz", ".nii")):
-        place = kind_and_split(file)
-        if place and NAME.fullmatch(stem(file)):
-            yield *place, file
 
 
 def _dealt(cases: Sequence[Case], split: str) -> list[Case]:

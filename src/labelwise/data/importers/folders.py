@@ -21,11 +21,12 @@ from labelwise.data.importers.listing import (
     files_below,
     group_of,
     report,
+    stated,
     value_table,
 )
 from labelwise.data.manifest import Manifest, Source
-from labelwise.data.source import MODALITIES, Modality
-from labelwise.errors import ConfigError, DataError
+from labelwise.data.source import Modality
+from labelwise.errors import DataError
 from labelwise.formats import Layout, suffix
 from labelwise.types import Case, LabelSpace
 
@@ -70,20 +71,7 @@ def scan(
         DataError     no image; no label has an image; two files have the same name; labels lie among the
                       images
     """
-    if not classes:
-        raise ConfigError(
-            "the classes are missing: no file says what the label values mean",
-            file=folder,
-            do="state them: --classes liver=1,spleen=2",
-        )
-    if modality not in MODALITIES:
-        raise ConfigError(
-            "state the modality: no file says it",
-            file=folder,
-            found=modality,
-            expected=", ".join(MODALITIES),
-            do="--modality ct, for example",
-        )
+    classes, modality = stated(classes, modality, folder)
     folder = existing_folder(folder)
     image_folder = _subfolder(folder, images, IMAGE_FOLDERS) or folder
     label_folder = _subfolder(folder, labels, LABEL_FOLDERS)

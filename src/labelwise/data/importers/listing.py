@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from labelwise.data.manifest import absolute
-from labelwise.data.source import IGNORE_NAME
+from labelwise.data.source import IGNORE_NAME, MODALITIES, Modality
 from labelwise.data.text import read_text
 from labelwise.errors import ConfigError, DataError, did_you_mean
 from labelwise.formats import SUFFIXES, stem, suffix
@@ -130,6 +130,32 @@ def annotated_organs(annotated: Iterable[str] | None, organs: Sequence[str]) -> 
     for name in sorted(names - set(organs)):
         raise ConfigError(f"unknown class '{name}'{did_you_mean(name, organs)}", expected=", ".join(organs))
     return names
+
+
+Values = Mapping[str, int | Sequence[int]]
+
+
+def stated(classes: Values | None, modality: Modality | None, file: Path | str) -> tuple[Values, Modality]:
+    """The classes and the modality, which no file of a plain data set says and the user must.
+
+    Errors
+        ConfigError   the classes or the modality are missing, or there is no such modality
+    """
+    if not classes:
+        raise ConfigError(
+            "the classes are missing: no file says what the label values mean",
+            file=file,
+            do="state them: --classes liver=1,spleen=2",
+        )
+    if modality not in MODALITIES:
+        raise ConfigError(
+            "state the modality: no file says it",
+            file=file,
+            found=modality,
+            expected=", ".join(MODALITIES),
+            do="--modality ct, for example",
+        )
+    return classes, modality
 
 
 def value_table(classes: Mapping[str, int | Sequence[int]]) -> dict[int, str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from labelwise.data.importers.listing import report
+from labelwise.data.importers.listing import files_below, report
 from labelwise.errors import DataError
+from labelwise.formats import stem
 from labelwise.types import BACKGROUND, Case, LabelSpace
 
 SPLITS_OF_FOLDERS = {"tr": "train", "va": "validation", "val": "validation", "ts": "test"}
@@ -87,6 +88,14 @@ def kind_and_split(file: Path) -> tuple[str, str] | None:
         if match := re.fullmatch(r"(images|labels)(tr|val?|ts)", folder.name.lower()):
             return match[1], SPLITS_OF_FOLDERS[match[2]]
     return None
+
+
+def files_by_place(folder: Path, pattern: re.Pattern[str]) -> Iterator[tuple[str, str, Path]]:
+    """images or labels, split, and file, of all NIfTI files in such folders whose name matches."""
+    for file in files_below(folder, (".nii.gz", ".nii")):
+        place = kind_and_split(file)
+        if place and pattern.fullmatch(stem(file)):
+            yield *place, file
 
 
 def by_published_lists(

@@ -25,11 +25,12 @@ from labelwise.data.importers.listing import (
     group_of,
     logger,
     report,
+    stated,
     value_table,
 )
 from labelwise.data.manifest import ALL, Manifest, Source, absolute
-from labelwise.data.source import FILE_NAME, MODALITIES, Modality
-from labelwise.data.spreadsheet import Row, convert
+from labelwise.data.source import FILE_NAME, Modality
+from labelwise.data.spreadsheet import Row, convert, read_row
 from labelwise.data.text import read_text
 from labelwise.errors import ConfigError, DataError, LabelwiseError, did_you_mean
 from labelwise.formats import Layout, stem
@@ -53,6 +54,7 @@ SPLITS = {
     **dict.fromkeys(("none", "-"), ""),
 }
 NONE = "none"
+_QUOTE = "put a name that holds the separator in double quotes"
 
 
 def matches(folder: Path) -> bool:
@@ -93,20 +95,7 @@ def scan(
         ConfigError   `classes` or `modality` is missing or wrong
     """
     file = _table(folder)
-    if not classes:
-        raise ConfigError(
-            "the classes are missing: no file says what the label values mean",
-            file=file,
-            do="state them: --classes liver=1,spleen=2",
-        )
-    if modality not in MODALITIES:
-        raise ConfigError(
-            "state the modality: no file says it",
-            file=file,
-            found=modality,
-            expected=", ".join(MODALITIES),
-            do="--modality ct, for example",
-        )
+    classes, modality = stated(classes, modality, file)
     space = label_space(classes, file)
     organs = annotated_organs(annotated, space.organs)
     header, rows = _rows(file)
@@ -197,22 +186,7 @@ def _rows(file: Path) -> tuple[list[str], list[Row]]:
         header = header[:-1]
     if twice := [name for name in header if header.count(name) > 1]:
         raise DataError(f"the column '{twice[0]}' stands twice", file=f"{file}, row 1")
-    return header, [_row(file, number, line, header) for number, line in lines[1:]]
-
-
-def _row(file: Path, number: int, line: list[str], header: Sequence[str]) -> Row:
-    if len(line) < len(header) or any(line[len(header) :]):
-        raise DataError(
-            f"the row has {len(line)} cells, but the table has {len(header)} columns",
-            file=f"{file}, row {number}",
-            found=ascii(line)[:200],
-            do="put a name that holds the separator in double quotes",
-        )
-    row = Row(file, number, dict(zip(header, line, strict=False)))
-    for column, cell in row.cells.items():
-        if not cell.isprintable() or "\ufffd" in cell:
-            row.refuse(column, "the cell holds characters that cannot be printed", do="type the cell again")
-    return row
+    return header, [read_row(file, number, header, line, _QUOTE) for number, line in lines[1:]]
 
 
 def _columns(

@@ -14,11 +14,10 @@ Source
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-from labelwise.data.importers.listing import existing_folder, files_below
-from labelwise.data.importers.paired import SPLITS_OF_FOLDERS, Pairs, kind_and_split, label_space
+from labelwise.data.importers.listing import existing_folder
+from labelwise.data.importers.paired import SPLITS_OF_FOLDERS, Pairs, files_by_place, label_space
 from labelwise.data.manifest import Manifest, Source
 from labelwise.errors import DataError
 from labelwise.formats import stem
@@ -52,7 +51,7 @@ NAME = re.compile(r"word_\d{4}")
 
 def matches(folder: Path) -> bool:
     """Whether a folder holds scans of this data set."""
-    return any(kind == "images" for kind, _, _ in _files(folder))
+    return any(kind == "images" for kind, _, _ in files_by_place(folder, NAME))
 
 
 def scan(folder: Path | str, *, source: str = "word") -> Manifest:
@@ -71,14 +70,6 @@ def scan(folder: Path | str, *, source: str = "word") -> Manifest:
 
 def _parts(folder: Path) -> dict[str, Pairs]:
     parts = {split: Pairs() for split in SPLITS_OF_FOLDERS.values()}
-    for kind, split, file in _files(folder):
+    for kind, split, file in files_by_place(folder, NAME):
         parts[split].add(kind, stem(file), file)
     return parts
-
-
-def _files(folder: Path) -> Iterator[tuple[str, str, Path]]:
-    """images or labels, split, file."""
-    for file in files_below(folder, (".nii.gz", ".nii")):
-        place = kind_and_split(file)
-        if place and NAME.fullmatch(stem(file)):
-            yield *place, file
