@@ -1,4 +1,4 @@
-"""LA 2018 at half resolution, 8 of 80 scans labelled: `supervised` against `mean_teacher` on the 20 test scans.
+"""LA 2018 at half resolution, 8 of 80 scans labelled: semi-supervised methods on the 20 test scans.
 
     python benchmarks/la2018.py --source LA2018_FOLDER --work runs/la2018
 
@@ -9,10 +9,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from semi_rows import SEMI, semi_rows
 from sweep import Row, Sweep
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "la2018"
+HALF = RECIPES / "half_resolution.toml"
+STEPS = 2000
 SUPERVISED, MEAN_TEACHER = RECIPES / "supervised_8_of_80.toml", RECIPES / "mean_teacher_8_of_80.toml"
+
+OTHERS = semi_rows(HALF, "labelled_8", steps=STEPS)
+UXNET = {"name": "uxnet", "settings": {"width": 8}}  # narrow: published 48
 
 
 SWEEP = Sweep(
@@ -25,6 +31,9 @@ SWEEP = Sweep(
         "mean_teacher_without_consistency": Row(
             MEAN_TEACHER, "labelled_8", {"method.settings.consistency_weight": 0.0}
         ),
+        **{name: row for name, row in OTHERS.items() if name in SEMI and name != "mean_teacher"},
+        "dkuxnet": Row(HALF, "labelled_8", {"method.name": "dkuxnet", "net": UXNET}),
+        "full_supervision": Row(SUPERVISED, "complete"),
     },
     variants={
         "scores": {"unit": "mm", "variant": "default"},

@@ -73,6 +73,7 @@ class Sweep:
     # The rows name manifests: "complete", or one that a mode of `simulate` makes of it: name -> mode and settings.
     scarce: Mapping[str, tuple[str, Mapping[str, Any]]]
     make_complete: Callable[[Path], object] | None = None  # for data that is made, not found in --source
+    import_options: Mapping[str, Any] = field(default_factory=dict)  # of the importer of --source
     held_out: int = 0  # training patients that --tune sets aside, where the data has no validation of its own
 
     def main(self, description: str) -> None:
@@ -104,7 +105,7 @@ class Sweep:
             if self.make_complete:
                 self.make_complete(complete)
             else:
-                run.import_data([options.source], complete)
+                run.import_data([options.source], complete, **self.import_options)
         held_out = self.held_out if options.tune else 0
         for name, (mode, settings) in self.scarce.items():
             if not (work / name / MANIFEST_NAME).exists():

@@ -61,6 +61,8 @@ SMALL_NETS: dict[str, dict[str, Any]] = {
     "pipofan": {"width": 4},
     "plseg_unet": {"width": 4, "dropout_scale": 0.0},
     "ltuda_unet": {"width": 4},
+    "urpc_unet": {"width": 4, "dropout_scale": 0.0},
+    "uxnet": {"width": 4},
 }
 
 

@@ -27,6 +27,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "pipofan": {"width": 2},
     "plseg_unet": {"width": 2},
     "ltuda_unet": {"width": 2},
+    "urpc_unet": {"width": 2},
+    "uxnet": {"width": 2},
 }
 EVERY_NET = [(name, dims) for name in NETS for dims in (2, 3)]
 

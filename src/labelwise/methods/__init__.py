@@ -27,6 +27,22 @@ METHODS: dict[str, str] = {
     "ltuda": "labelwise.methods.ltuda:Ltuda",
     "mean_teacher": "labelwise.methods.mean_teacher:MeanTeacher",
     "ua_mt": "labelwise.methods.ua_mt:UncertaintyAwareMeanTeacher",
+    "bcp_pretraining": "labelwise.methods.bcp_pretraining:BcpPretraining",
+    "bcp": "labelwise.methods.bcp:Bcp",
+    "unimatch": "labelwise.methods.unimatch:UniMatch",
+    "cps": "labelwise.methods.cps:Cps",
+    "ucmt": "labelwise.methods.ucmt:Ucmt",
+    "sassnet": "labelwise.methods.sassnet:Sassnet",
+    "dtc": "labelwise.methods.dtc:DualTaskConsistency",
+    "urpc": "labelwise.methods.urpc:Urpc",
+    "guidednet": "labelwise.methods.guidednet:GuidedNet",
+    "mc_net": "labelwise.methods.mc_net:MCNet",
+    "mc_net_plus": "labelwise.methods.mc_net:MCNetPlus",
+    "caml": "labelwise.methods.caml:CAML",
+    "dkuxnet": "labelwise.methods.dkuxnet:DKUXNet",
+    "arco_pretraining": "labelwise.methods.arco_pretraining:ArcoPretraining",
+    "arco": "labelwise.methods.arco:Arco",
+    "ss_net": "labelwise.methods.ss_net:SsNet",
 }
 
 

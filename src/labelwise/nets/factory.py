@@ -24,6 +24,8 @@ NETS: Mapping[str, str] = {
     "pipofan": "labelwise.nets.pipofan:PipoFan",
     "plseg_unet": "labelwise.nets.plseg_unet:PLSegUNet",
     "ltuda_unet": "labelwise.nets.ltuda_unet:LtudaUNet",
+    "urpc_unet": "labelwise.nets.urpc_unet:UrpcUNet",
+    "uxnet": "labelwise.nets.uxnet:UXNet",
 }
 
 

@@ -1,0 +1,53 @@
+"""ACDC in 2D with 3 and 7 of 70 patients labelled: every semi-supervised method, and the ceiling.
+
+python benchmarks/acdc_few_labels.py --source ACDC_FOLDER --work runs/acdc_few_labels
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from semi_rows import semi_rows
+from sweep import Row, Sweep
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "acdc" / "slices_128.toml"
+STEPS = 800
+NUMBERS = (3, 7)
+
+# Chosen by --tune: the last ten patients of the training list are scored, and not trained on.
+CHOSEN: dict[str, dict[str, Any]] = {}
+
+
+def named(number: int) -> dict[str, Row]:
+    """The rows of one number of labelled patients."""
+    rows = semi_rows(RECIPE, f"labelled_{number}", steps=STEPS, settings=CHOSEN)
+    return {f"{name}_of_{number}": row for name, row in rows.items()}
+
+
+SWEEP = Sweep(
+    name="acdc_few_labels",
+    rows={
+        **{name: row for number in NUMBERS for name, row in named(number).items()},
+        "full_supervision": Row(
+            RECIPE, "complete", {"method.name": "supervised", "sampling.incomplete_cases": 0}
+        ),
+    },
+    variants={"scores": {"unit": "voxels", "variant": "default"}},
+    protocol={
+        "data": "ACDC, h5 volumes; 70 training patients of train.list, tested on the 10 patients of val.list",
+        "labels": "the first 3 or 7 patients in the published order; the others without labels",
+        "budget": f"{STEPS} optimiser steps of 8 labelled and 8 unlabelled slices (supervised: 8 labelled ones); "
+        "methods of two stages: half of them in each",
+        "resolution": "slices of 128x128, predictions evaluated on the original grid",
+        "checkpoint": "last iteration; nothing selected on test patients",
+        "scores": "per volume in 3D; distances in voxels (the files store no spacing)",
+    },
+    # Volumes, two for each patient, which form a group.
+    scarce={f"labelled_{number}": ("keep_labelled", {"n": number}) for number in NUMBERS},
+    import_options={"split": "ssl4mis"},
+    held_out=10,
+)
+
+if __name__ == "__main__":
+    SWEEP.main(str(__doc__).splitlines()[0])

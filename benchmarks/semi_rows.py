@@ -1,0 +1,48 @@
+"""The rows that the comparisons with few labelled cases have in common: every semi-supervised method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sweep import Row
+
+# The published ones, in the order of their papers. Two numbers of steps: a method of two stages shares the budget.
+SEMI = (
+    *("mean_teacher", "ua_mt", "sassnet", "dtc", "mc_net", "mc_net_plus", "urpc", "cps", "ss_net"),
+    *("ucmt", "caml", "bcp", "unimatch", "arco", "guidednet"),
+)
+TWO_STAGES = ("bcp", "arco")
+
+
+def semi_rows(
+    recipe: Path,
+    manifest: str,
+    *,
+    steps: int,
+    methods: Sequence[str] = SEMI,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Row]:
+    """`supervised`, a control, and the methods, on one manifest, with equal numbers of optimiser steps.
+
+    The control is a mean teacher without consistency: its batches hold unlabelled scans, so the statistics of its batch
+    norm are theirs too, but nothing else is learnt from them.
+
+    Arguments
+        settings    method -> its own settings where they differ from the paper's, chosen on validation patients
+    """
+    given = settings or {}
+
+    def row(method: str, **changes: Any) -> Row:
+        own = {f"method.settings.{key}": value for key, value in given.get(method, {}).items()}
+        if method in TWO_STAGES:
+            changes["train.steps"] = [steps // 2, steps - steps // 2]
+        return Row(recipe, manifest, {"method.name": method, **own, **changes})
+
+    control = {"method.settings.consistency_weight": 0.0}
+    return {
+        "supervised": row("supervised", **{"sampling.incomplete_cases": 0}),
+        "unlabelled_in_batch_norm_only": row("mean_teacher", **control),
+        **{method: row(method) for method in methods},
+    }

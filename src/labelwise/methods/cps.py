@@ -1,0 +1,205 @@
+"""CPS: two networks that started differently teach each other by hard pseudo-labels.
+
+Paper      Chen, Yuan, Zeng & Wang, CVPR 2021, https://arxiv.org/abs/2106.01226
+           (medical settings: the port of SSL4MIS, which medical papers mean by CPS)
+Spec       docs/methods/cps.md: where paper and official code differ, and what we follow
+
+    two networks f_1, f_2 of one kind, initialised differently
+    for every batch (x, y, A):
+        z_m = f_m(x)
+        y_m = argmax of z_m over the classes that y and A leave possible             no gradient, no threshold
+        minimise  sum over m of supervised(z_m, y, A) + w(t) * (CE(z_1, y_2) + CE(z_2, y_1))
+                                                                       over voxels that are left open
+        both networks: one optimiser step
+
+    with CutMix the crossed terms see boxes of another case in each incomplete one: x~ = mix(x, x', boxes)
+        y_m = argmax of mix(z_m, z'_m, boxes);   CE(f_1(x~), y_2) + CE(f_2(x~), y_1)
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from labelwise.components.choose import take
+from labelwise.components.mix import mix, partners
+from labelwise.components.ramps import sigmoid_ramp
+from labelwise.components.toggled_boxes import toggled_boxes
+from labelwise.losses.background_dice import dice_with_background
+from labelwise.losses.partial import marginal_cross_entropy, open_voxels
+from labelwise.losses.pseudo_labels import hard_labels, pseudo_cross_entropy
+from labelwise.methods.base import Card, Method, NetFactory
+from labelwise.types import Batch, Progress
+
+CLASSIFIERS = ("first", "second", "both")
+Part = Annotated[float, Field(gt=0, lt=1)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class CpsConfig:
+    consistency_weight: NonNegativeFloat = 0.1  # w at the end of the ramp
+    ramp_fraction: NonNegativeFloat = 1.0  # part of the training over which w rises; 0: constant
+    ramp_interval: PositiveInt = 150  # w changes every so many steps
+    consistency_on: Literal["open", "all"] = "open"  # voxels that labels leave open, or every voxel
+    pseudo_labels: Literal["completed", "plain"] = "completed"  # restricted by the labels, or not
+    cut_mix: bool = False  # the crossed terms see spliced cases
+    cut_boxes: PositiveInt = 3  # boxes per case
+    cut_area: tuple[Part, Part] = (0.25, 0.5)  # part of the image under all boxes together, before overlaps
+    supervised_loss: Literal["cross_entropy_and_dice", "cross_entropy"] = "cross_entropy_and_dice"
+    squared_dice: bool = True
+    dice_pooling: Literal["case", "batch"] = "batch"
+    absent_dice: Literal["skip", "include"] = "skip"
+    initialisation: Literal["kaiming_xavier", "default"] = "kaiming_xavier"
+    classifier: Literal["first", "second", "both"] = "first"  # the network that predicts, or their mean
+
+
+class Cps(Method):
+    card = Card(
+        title="CPS",
+        paper="https://arxiv.org/abs/2106.01226",
+        idea="Two differently initialised networks learn from each other's hard pseudo-labels.",
+        learns_from=frozenset({"full", "partial", "none"}),
+    )
+    Config = CpsConfig
+    classifiers = CLASSIFIERS
+
+    def __init__(self, nets: NetFactory, config: CpsConfig):
+        super().__init__()
+        self.config = config
+        self.first = nets.network()
+        self.second = nets.network()
+        if config.initialisation == "kaiming_xavier":
+            start_differently(self.first, self.second)
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        logits = self.first(batch.images), self.second(batch.images)
+        return {
+            "supervised": self.supervised(logits[0], batch) + self.supervised(logits[1], batch),
+            "cross_pseudo": self.weight(progress) * self.cross_pseudo(logits, batch),
+        }
+
+    def supervised(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Half of cross-entropy and Dice, background included; or the cross-entropy alone, as in the paper."""
+        cross_entropy = marginal_cross_entropy(logits, batch.labels, batch.annotated)
+        if self.config.supervised_loss == "cross_entropy":
+            return cross_entropy
+        dice = dice_with_background(
+            logits,
+            batch.labels,
+            batch.annotated,
+            squared=self.config.squared_dice,
+            pooling=self.config.dice_pooling,
+            absent=self.config.absent_dice,
+        )
+        return (cross_entropy + dice) / 2
+
+    def cross_pseudo(self, logits: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
+        """Each network against the other's pseudo-labels, where the labels leave something open."""
+        open_only = self.config.consistency_on == "open"
+        rows = batch.incomplete_rows if open_only else list(range(len(batch.images)))
+        if not rows:
+            return (logits[0].sum() + logits[1].sum()) * 0
+        labels, annotated = take(batch.labels, rows), take(batch.annotated, rows)
+        first, second = (take(z, rows) for z in logits)
+        opinions = first.detach(), second.detach()
+        if self.config.cut_mix:
+            splice = self.splicer(batch, rows)
+            images = splice(take(batch.images, rows))
+            labels, annotated = splice(labels), splice(_per_voxel(annotated, labels))
+            opinions = splice(opinions[0]), splice(opinions[1])
+            first, second = self.first(images), self.second(images)
+        targets = [self.targets(opinion, labels, annotated) for opinion in opinions]
+        where = open_voxels(labels, annotated) if open_only else None
+        return cross_teaching(first, second, targets[0], targets[1], where)
+
+    def targets(self, opinion: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
+        """The pseudo-labels (B, *S) of one network."""
+        if self.config.pseudo_labels == "plain":
+            return opinion.argmax(dim=1)
+        return hard_labels(opinion, labels, annotated)
+
+    def splicer(self, batch: Batch, rows: list[int]) -> Splicer:
+        """One mask for all that belongs to these cases; each is mixed with the next one."""
+        keep = toggled_boxes(
+            len(rows),
+            batch.images.shape[2:],
+            boxes=self.config.cut_boxes,
+            area=self.config.cut_area,
+            device=batch.images.device,
+        )
+        return Splicer(partners([batch.annotated_rows[row] for row in rows]), keep)
+
+    def weight(self, progress: Progress) -> float:
+        """w(t): the sigmoid ramp of the step, in stairs of `ramp_interval` steps as in the port."""
+        stair = progress.step // self.config.ramp_interval * self.config.ramp_interval
+        return self.config.consistency_weight * sigmoid_ramp(
+            stair, self.config.ramp_fraction * progress.total
+        )
+
+    def predictor(self) -> nn.Module:
+        return TwoNetworks(self.first, self.second, self.config.classifier)
+
+
+class TwoNetworks(nn.Module):
+    """Scores of the first network, of the second, or the mean of both; holds the weights of both."""
+
+    def __init__(self, first: nn.Module, second: nn.Module, classifier: str):
+        super().__init__()
+        self.first = first
+        self.second = second
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, M, *S) -> (B, C, *S) probabilities in float32."""
+        networks = {"first": [self.first], "second": [self.second], "both": [self.first, self.second]}
+        scores = [network(images).float().softmax(dim=1) for network in networks[self.classifier]]
+        return torch.stack(scores).mean(dim=0) if len(scores) > 1 else scores[0]
+
+
+class Splicer:
+    """Mixes whatever belongs to a row of cases: images, labels, what is annotated, logits."""
+
+    def __init__(self, other: list[int], keep: Tensor):
+        self.other = other
+        self.keep = keep
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """(B, *S) or (B, K, *S), any type -> the same, each case with boxes of its partner."""
+        return mix(values, take(values, self.other), self.keep)
+
+
+def cross_teaching(
+    first: Tensor, second: Tensor, first_target: Tensor, second_target: Tensor, where: Tensor | None = None
+) -> Tensor:
+    """CE(first, second_target) + CE(second, first_target), each a mean over the voxels of `where`.
+
+    Shapes
+        first, second                   (B, C, *S)  float, before softmax
+        first_target, second_target     (B, *S)     int64, the pseudo-labels of the two networks
+        where                           (B, *S)     bool; None means everywhere
+        returns                         ()          0 with a zero gradient if `where` is empty
+    """
+    return pseudo_cross_entropy(first, second_target, where) + pseudo_cross_entropy(
+        second, first_target, where
+    )
+
+
+@torch.no_grad()
+def start_differently(first: nn.Module, second: nn.Module) -> None:
+    """Convolutions of the first network by He's normal distribution, of the second by Glorot's.
+
+    Transposed convolutions, biases and norms keep PyTorch's start, as in the port.
+    """
+    for network, draw in ((first, nn.init.kaiming_normal_), (second, nn.init.xavier_normal_)):
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.Conv3d):
+                draw(module.weight)
+
+
+def _per_voxel(annotated: Tensor, labels: Tensor) -> Tensor:
+    """(B, C) -> (B, C, *S): after the splice a voxel is annotated as the case it came from."""
+    return annotated.view(*annotated.shape, *(1 for _ in labels.shape[1:])).expand(-1, -1, *labels.shape[1:])

@@ -1,0 +1,102 @@
+"""DTC: a network says where an organ is and how far away its surface is, and both answers must agree.
+
+Paper      Luo, Chen, Song & Wang, AAAI 2021, https://arxiv.org/abs/2009.04448
+Spec       docs/methods/dtc.md: where paper and official code differ, and what we follow
+
+    for every batch (x, y, A), K = C - 1 organs:
+        o, z = network(x)                               logits, and distances in (-1, 1) that are negative inside
+        p = sigmoid(o);   T = sigmoid(-k z)             1 inside, 0 outside, steep at the surface
+        S = signed distance of y, over its largest value in the patch               organs in A only
+        minimise  Dice(p, y) + beta mean (z - S)^2      organs in A only
+                  + w(t) mean (T - p)^2                 all cases, organs and voxels; gradient through both sides
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import torch
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from labelwise.components.dual_task import Answers, DualTaskNet, distance_targets, supervise
+from labelwise.components.ramps import sigmoid_ramp
+from labelwise.losses.binary import organ_answers
+from labelwise.losses.reduction import full_precision, masked_mean
+from labelwise.methods.base import Card, Method, NetFactory, Sigmoid, TargetFunction
+from labelwise.types import Batch, Progress
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class DualTaskConsistencyConfig:
+    steepness: PositiveFloat = 1500.0  # k
+    distance_weight: NonNegativeFloat = 0.3  # beta
+    consistency_weight: NonNegativeFloat = 1.0  # w at the end of the ramp
+    ramp_fraction: NonNegativeFloat = 1.0  # part of the training over which w rises
+    ramp_interval: PositiveInt = 150  # w changes every so many steps
+    consistency_on: Literal["open", "all"] = "all"  # where labels leave an organ open, or everywhere
+    cross_entropy_weight: NonNegativeFloat = 0.0  # of a binary cross-entropy beside Dice
+    # what every segmentation map says of every voxel at the start; None: the usual bias, about one half
+    organ_prior: Annotated[float, Field(gt=0, lt=1)] | None = None
+    absent_dice: Literal["skip", "include"] = "skip"  # Dice of annotated organs without a voxel in the batch
+    absent_distance: Literal["far", "skip", "zero"] = "far"  # their distance: +1, no target, or 0
+    distance_unit: Literal["voxels", "mm"] = "voxels"  # matters for anisotropic voxels only
+    boundary_shift: bool = False  # the surface lies half a voxel inside instead of on the outermost voxels
+
+
+class DualTaskConsistency(Method):
+    card = Card(
+        title="DTC",
+        paper="https://arxiv.org/abs/2009.04448",
+        idea="A segmentation and a signed distance map of the same network must describe the same organ.",
+        learns_from=frozenset({"full", "partial", "none"}),
+    )
+    Config = DualTaskConsistencyConfig
+
+    def __init__(self, nets: NetFactory, config: DualTaskConsistencyConfig):
+        super().__init__()
+        self.config = config
+        self.network = DualTaskNet(nets, organ_prior=config.organ_prior)
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        answers = self.network(batch.images)
+        supervised = supervise(
+            answers,
+            batch,
+            distance_weight=self.config.distance_weight,
+            cross_entropy_weight=self.config.cross_entropy_weight,
+            absent_dice=self.config.absent_dice,
+            absent_distance=self.config.absent_distance,
+            boundary_shift=self.config.boundary_shift,
+        )
+        return {
+            "supervised": supervised,
+            "consistency": self.weight(progress) * self.consistency(answers, batch),
+        }
+
+    def consistency(self, answers: Answers, batch: Batch) -> Tensor:
+        """Mean squared difference between the segmentation and the mask that the distances stand for."""
+        apart = (self.mask_of(answers.distances) - full_precision(answers.logits).sigmoid()).square()
+        if self.config.consistency_on == "all":
+            return apart.mean()
+        _, known = organ_answers(batch.labels, batch.annotated)
+        return masked_mean(apart, ~known)
+
+    def mask_of(self, distances: Tensor) -> Tensor:
+        """T(z): a smooth step from 1 inside to 0 outside, one half on the surface."""
+        return torch.sigmoid(-self.config.steepness * distances)
+
+    def weight(self, progress: Progress) -> float:
+        """w(t): the sigmoid ramp of the step, in stairs of `ramp_interval` steps as in the official code."""
+        stair = progress.step // self.config.ramp_interval * self.config.ramp_interval
+        return self.config.consistency_weight * sigmoid_ramp(
+            stair, self.config.ramp_fraction * progress.total
+        )
+
+    def extra_targets(self) -> Mapping[str, TargetFunction]:
+        return distance_targets(self.config.distance_unit)
+
+    def predictor(self) -> nn.Module:
+        return Sigmoid(self.network.segmentation)
