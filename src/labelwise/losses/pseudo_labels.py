@@ -36,7 +36,7 @@ def hard_labels(logits: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
         >>> hard_labels(logits, torch.tensor([[0, IGNORE]]), liver_only)  # no liver where the label says so
         tensor([[2, 1]])
     """
-    return logits.detach().masked_fill(~possible_classes(labels, annotated), -torch.inf).argmax(dim=1)
+    return logits.detach().masked_fill(~possible_classes(labels, annotated), -torch.inf).max(dim=1).indices
 
 
 def pseudo_cross_entropy(

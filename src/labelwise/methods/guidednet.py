@@ -310,7 +310,7 @@ def rarity_weights(counts: Tensor) -> tuple[Tensor, Tensor]:
 
     Example
         >>> rarity_weights(torch.tensor([1000.0, 10.0, 100.0, 0.0]))
-        (tensor([0.0000, 4.0000, 2.0000, 0.0000]), tensor([ True,  True,  True, False]))
+        (tensor([0., 4., 2., 0.]), tensor([ True,  True,  True, False]))
     """
     counted = counts > 0
     logarithms = counts.clamp_min(1).log()
