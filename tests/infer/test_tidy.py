@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from labelwise.infer import tidy as module
+from labelwise.components import connected as module
 from labelwise.infer.tidy import TidyConfig, tidy
 from labelwise.types import Array
 
@@ -20,11 +20,11 @@ LARGEST, HOLES = TidyConfig(largest_component=True), TidyConfig(fill_holes=True)
 @pytest.fixture(params=["scipy", "cc3d"], autouse=True)
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test of this file runs with both libraries."""
-    function: Callable[[Array, int], tuple[Array, int]] = module._scipy_components
+    function: Callable[[Array, Any], tuple[Array, int]] = module._scipy_parts
     if request.param == "cc3d":
         cc3d: Any = pytest.importorskip("cc3d", reason="the extra 'fast' is not installed")
-        function = functools.partial(module._cc3d_components, cc3d)
-    monkeypatch.setattr(module, "_components", lambda: function)
+        function = functools.partial(module._cc3d_parts, cc3d)
+    monkeypatch.setattr(module, "_parts", lambda: function)
 
 
 def shell(outer: int, inner: int, size: int = 12) -> Array:
@@ -113,7 +113,7 @@ def test_both_libraries_agree_on_random_maps() -> None:
 
 def _with_scipy(labels: Array, config: TidyConfig) -> Array:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_components", lambda: module._scipy_components)
+        patch.setattr(module, "_parts", lambda: module._scipy_parts)
         return tidy(labels, config)
 
 
@@ -122,7 +122,7 @@ def test_scipy_stands_in_when_cc3d_is_not_installed(monkeypatch: pytest.MonkeyPa
         raise ImportError(name)
 
     monkeypatch.undo()
-    module._components.cache_clear()
+    module._parts.cache_clear()
     monkeypatch.setattr(importlib, "import_module", not_installed)
-    assert module._components() is module._scipy_components
-    module._components.cache_clear()
+    assert module._parts() is module._scipy_parts
+    module._parts.cache_clear()

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from conftest import SPACE, make_batch, make_method
-from labelwise.components.largest import LabelsOnHost, keep_largest
+from labelwise.components.connected import keep_largest
+from labelwise.components.largest import LabelsOnHost
 from labelwise.losses.background_dice import dice_with_background
 from labelwise.methods import bcp, bcp_pretraining, stages_of
 from labelwise.methods.bcp import Bcp, pair_up
@@ -149,7 +150,8 @@ def test_touching_corners_connect_and_equal_parts_leave_the_first():
     labels[4:6, 0] = 1
     labels[0, 4:6] = labels[5, 4:6] = 2  # two pairs
     labels[3, 3] = 3
-    keep_largest(labels, [1, 2])
+    keep_largest(labels, 1)
+    keep_largest(labels, 2)
     assert labels.tolist()[0] == [1, 0, 0, 0, 2, 2]
     assert (labels == 1).sum() == 3
     assert (labels == 2).sum() == 2

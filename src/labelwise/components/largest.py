@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
 
-from labelwise.types import Array
+from labelwise.components.connected import keep_largest
 
 
 class LabelsOnHost:
@@ -30,7 +29,7 @@ class LabelsOnHost:
         if labels.is_cuda:
             self.copy = torch.empty(small.shape, dtype=torch.uint8, pin_memory=True)
             self.copy.copy_(small, non_blocking=True)
-            self.arrived = torch.cuda.Event()
+            self.arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self.arrived.record(torch.cuda.current_stream(labels.device))
         else:
             self.copy = small.cpu()
@@ -40,28 +39,7 @@ class LabelsOnHost:
         if self.arrived is not None:
             self.arrived.synchronize()
         for case, chosen in zip(self.copy.numpy(), classes, strict=True):
-            keep_largest(case, chosen)
+            for index, box in enumerate(ndimage.find_objects(case), start=1):
+                if box is not None and index in chosen:
+                    keep_largest(case[box], index)
         return self.copy.to(self.device, non_blocking=True).long()
-
-
-def keep_largest(labels: Array, classes: Sequence[int]) -> None:
-    """Turn into background, in place, all parts of a class but the largest; of equal parts the first one stays.
-
-    Voxels that touch by a corner are connected (26 neighbours in 3D, 8 in 2D). A class without a voxel stays so.
-
-    Shapes
-        labels      (*S)  unsigned integers
-    """
-    neighbours = ndimage.generate_binary_structure(labels.ndim, labels.ndim)
-    for index, box in enumerate(ndimage.find_objects(labels), start=1):
-        if box is None or index not in classes:
-            continue
-        mask = labels[box] == index
-        parts, count = ndimage.label(mask, neighbours)
-        if count < 2:
-            continue
-        sizes = np.bincount(parts.ravel())
-        sizes[0] = 0
-        largest = sizes == sizes.max()
-        kept = parts.flat[largest[parts].argmax()]  # whatever order the parts are numbered in
-        labels[box][mask & (parts != kept)] = 0

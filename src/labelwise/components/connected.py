@@ -1,0 +1,68 @@
+"""Connected parts of a mask. connected-components-3d is used where it is installed; SciPy gives the same result."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from scipy import ndimage
+
+from labelwise.types import Array
+
+Neighbours = Literal["faces", "corners"]  # 6 or 26 in 3D, 4 or 8 in 2D
+
+
+def connected_parts(mask: Array, neighbours: Neighbours) -> tuple[Array, int]:
+    """The parts of a mask, numbered from 1 in an order that depends on the library, and how many there are.
+
+    Shapes
+        mask        (*S)  bool, two or three axes
+        returns     (*S)  integers, 0 outside the mask
+    """
+    return _parts()(mask, neighbours)
+
+
+def keep_largest(labels: Array, index: int) -> None:
+    """Turn into background, in place, all parts of a class but the largest; of equal parts the first one stays.
+
+    Voxels that touch by a corner are connected.
+
+    Shapes
+        labels      (*S)  unsigned integers, two or three axes
+    """
+    mask = labels == index
+    parts, count = connected_parts(mask, "corners")
+    if count < 2:
+        return
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    kept = int(sizes.argmax())
+    largest = sizes == sizes[kept]
+    if largest.sum() > 1:  # the numbers of the parts depend on the library, their places do not
+        kept = parts.flat[largest[parts].argmax()]
+    labels[mask & (parts != kept)] = 0
+
+
+@functools.cache
+def _parts() -> Callable[[Array, Neighbours], tuple[Array, int]]:
+    """The fastest function here that numbers the connected parts of a mask."""
+    try:
+        cc3d: Any = importlib.import_module("cc3d")
+    except ImportError:
+        return _scipy_parts
+    return functools.partial(_cc3d_parts, cc3d)
+
+
+def _cc3d_parts(cc3d: Any, mask: Array, neighbours: Neighbours) -> tuple[Array, int]:
+    connectivity = {"faces": 2 * mask.ndim, "corners": 3**mask.ndim - 1}[neighbours]
+    parts, count = cc3d.connected_components(mask, connectivity=connectivity, return_N=True)
+    return parts, int(count)
+
+
+def _scipy_parts(mask: Array, neighbours: Neighbours) -> tuple[Array, int]:
+    structure = ndimage.generate_binary_structure(mask.ndim, mask.ndim if neighbours == "corners" else 1)
+    parts, count = ndimage.label(mask, structure)
+    return parts, int(count)
