@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 from pydantic import TypeAdapter, ValidationError
 
 from labelwise.data.importers import detect, load
+from labelwise.data.importers.described import about
 from labelwise.data.manifest import Manifest
 from labelwise.errors import ConfigError, did_you_mean
 from labelwise.formats import Layout
@@ -29,7 +30,8 @@ class Job(NamedTuple):
     def scan(self) -> Manifest:
         """The manifest of the folder."""
         named = {"source": self.name} if self.name else {}
-        manifest: Manifest = load(self.importer).scan(self.folder, **named, **self.options)
+        with about(self.folder):
+            manifest: Manifest = load(self.importer).scan(self.folder, **named, **self.options)
         return manifest
 
 
