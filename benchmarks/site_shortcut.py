@@ -25,7 +25,7 @@ from labelwise.infer.sliding_window import predict_scores
 from labelwise.preprocess.pipeline import apply
 from labelwise.types import Array, Case
 
-METHODS = ("dodnet", "conemos", "multi_talent")
+METHODS = ("dodnet", "conemos", "multi_talent", "ltuda_cda")
 
 
 def main() -> None:
