@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, distributed
 
 
@@ -18,6 +19,21 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     if distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(total)
     return total
+
+
+def of_all_ranks(values: Tensor, dim: int = 0) -> Tensor:
+    """The `values` of all ranks, one after the other along an axis, without a gradient.
+
+    Shapes
+        values      any, the same on all ranks
+        returns     `dim` is as many times longer as there are ranks
+    """
+    values = values.detach()
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return values
+    gathered = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(gathered, values.contiguous())
+    return torch.cat(gathered, dim)
 
 
 def as_if_one_batch(sums: Tensor) -> Tensor:

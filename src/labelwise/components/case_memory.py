@@ -13,9 +13,9 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
-from labelwise.components.across_ranks import sum_over_ranks
+from labelwise.components.across_ranks import of_all_ranks
 
 
 class Entries(NamedTuple):
@@ -52,7 +52,7 @@ class CaseMemory(nn.Module):
     @torch.no_grad()
     def write(self, entries: Entries) -> None:
         """Replace what is known of these cases, on all ranks. Every rank must call this equally often."""
-        for case, vectors, counts, valid in zip(*_of_all_ranks(entries), strict=True):
+        for case, vectors, counts, valid in zip(*map(of_all_ranks, entries), strict=True):
             known = (self.cases == case) & (self.written > 0)
             slot = torch.where(known.any(), known.int().argmax(), self.written.argmin()).unsqueeze(0)
             now = self.written.max() + 1
@@ -95,22 +95,3 @@ def case_numbers(case_ids: Sequence[str], device: torch.device) -> Tensor:
     ]
     index = torch.tensor(numbers, dtype=torch.int64, pin_memory=device.type == "cuda")
     return index.to(device, non_blocking=True)
-
-
-def _of_all_ranks(entries: Entries) -> Entries:
-    """The entries of all ranks, in the order of the ranks; all ranks have equally many."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return entries
-    ranks, rank = distributed.get_world_size(), distributed.get_rank()
-
-    def gathered(values: Tensor) -> Tensor:
-        everybody = torch.zeros(ranks, *values.shape, dtype=values.dtype, device=values.device)
-        everybody[rank] = values
-        return sum_over_ranks(everybody).flatten(0, 1)
-
-    return Entries(
-        cases=gathered(entries.cases),
-        vectors=gathered(entries.vectors),
-        counts=gathered(entries.counts),
-        valid=gathered(entries.valid.int()) > 0,
-    )

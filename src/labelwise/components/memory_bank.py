@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelwise.components.ring_memory import of_all_ranks
+from labelwise.components.across_ranks import of_all_ranks
 
 
 class Bank(NamedTuple):
@@ -51,7 +51,7 @@ class MemoryBank(nn.Module):
             wanted      (K, n)      bool
         """
         vectors, keys = self._best(vectors, keys.masked_fill(~wanted, -torch.inf))
-        vectors, keys = self._best(of_all_ranks(vectors), of_all_ranks(keys))
+        vectors, keys = self._best(of_all_ranks(vectors, dim=1), of_all_ranks(keys, dim=1))
         found = keys > -torch.inf
         missing = self.vectors.shape[1] - keys.shape[1]
         vectors = F.pad(vectors * found.unsqueeze(2), (0, 0, 0, missing))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
+
+from labelwise.components.across_ranks import of_all_ranks
 
 
 class RingMemory(nn.Module):
@@ -54,7 +56,7 @@ class RingMemory(nn.Module):
             rows        (G, n, D)   float
             wanted      (G, n)      bool
         """
-        rows, wanted = of_all_ranks(rows.to(self.rows.dtype)), of_all_ranks(wanted)
+        rows, wanted = of_all_ranks(rows.to(self.rows.dtype), dim=1), of_all_ranks(wanted, dim=1)
         count = min(rows.shape[1], self.smallest)
         order = wanted.byte().argsort(dim=1, stable=True)[:, -count:]  # the wanted ones come last
         rows, wanted = rows.gather(1, _columns(order, rows)), wanted.gather(1, order)
@@ -72,12 +74,3 @@ class RingMemory(nn.Module):
 def _columns(index: Tensor, rows: Tensor) -> Tensor:
     """(G, n) numbers of rows, for all D features: (G, n, D)."""
     return index.unsqueeze(2).expand(-1, -1, rows.shape[2])
-
-
-def of_all_ranks(values: Tensor) -> Tensor:
-    """The `values` (G, n, ...) of all ranks, one after the other: (G, ranks * n, ...)."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return values
-    gathered = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(gathered, values.contiguous())
-    return torch.cat(gathered, dim=1)
