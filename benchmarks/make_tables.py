@@ -139,6 +139,7 @@ def speed() -> str:
     """What the benchmarks of speed and memory say beside their goals; misses are shown as they are."""
     step, read = result("training_step"), result("read_speed")
     evaluation, window = result("evaluation_speed"), result("sliding_window")
+    check = result("check_speed")
     rows = [
         [
             "V-Net step, bf16 and channels last against float32",
@@ -174,6 +175,11 @@ def speed() -> str:
             ]
             for row in window["rows"]
         ),
+        [
+            f"checking {check['cases']} cases of {'x'.join(map(str, check['shape']))}, against a bare read with nibabel",
+            f"time x {check['check_over_nibabel']['wall']:.2f}",
+            f"x {check['target']}",
+        ],
     ]
     return table(["", "measured", "goal"], rows) + source("training_step", step["metadata"])
 
