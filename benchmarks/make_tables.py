@@ -176,7 +176,7 @@ def speed() -> str:
             for row in window["rows"]
         ),
         [
-            f"checking {check['cases']} cases of {'x'.join(map(str, check['shape']))}, against a bare read with nibabel",
+            f"checking {check['cases']} cases of {'x'.join(map(str, check['shape']))}, against a bare read",
             f"time x {check['check_over_nibabel']['wall']:.2f}",
             f"x {check['target']}",
         ],
