@@ -19,7 +19,8 @@ from labelwise import run
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+METHOD_PAGES = ROOT / "docs" / "methods"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", *sorted(METHOD_PAGES.glob("*.md")))
 SHORT = (
     *("naive", "supervised", "mean_teacher", "multi_talent", "pl_seg", "ltuda_cda"),
     *("ltuda, linear", "ltuda, unlabelled_prototype", "full_supervision"),
@@ -230,6 +231,24 @@ def shortcut() -> str:
     return table(head, rows) + source("site_shortcut", loaded["metadata"])
 
 
+def numbers(method: str) -> str:
+    """What is known of one method, beside the baseline and the ceiling; for its own page."""
+    sweeps = {"ACDC, Dice [%]": "acdc_one_structure", "synthetic CT, Dice [%]": "synthetic_one_organ"}
+    found = {heading: result(name)["rows"] for heading, name in sweeps.items()}
+    names = dict.fromkeys(row for rows in found.values() for row in rows)
+    own = [row for row in names if re.fullmatch(rf"{method}(_with.*|, .*)?", row)]
+    shown = dict.fromkeys(["supervised", *own, *(row for row in names if row == f"mixed_{method}")])
+    rows = []
+    for row in [*shown, "full_supervision"]:
+        cells = [table.get(row, {}).get("scores", {}).get("dice") for table in found.values()]
+        rows.append(
+            [row.replace("_", " "), *(f"{value(c, 'dice')} ({c['seeds']})" if c else "–" for c in cells)]
+        )
+    cost = result("step_time")["methods"]["methods"].get(method, {}).get("relative")
+    note = f"\nA step costs {cost:.2f} times one of `supervised` (3D, V-Net of width 16).\n" if cost else ""
+    return table(["mean ± spread (seeds)", *sweeps], rows) + note
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "demo": demo,
     "methods": methods,
@@ -256,7 +275,12 @@ TABLES: dict[str, Callable[[], str]] = {
 def filled(page: Path) -> str:
     """The text of a page with its tables made anew."""
     text = page.read_text(encoding="utf-8")
-    return BLOCK.sub(lambda match: match[1] + "\n" + TABLES[match[2]]() + "\n" + match[3], text)
+    return BLOCK.sub(lambda match: match[1] + "\n" + made(match[2]) + "\n" + match[3], text)
+
+
+def made(name: str) -> str:
+    """The table of this name; ``numbers_METHOD`` for the page of a method."""
+    return numbers(name.removeprefix("numbers_")) if name.startswith("numbers_") else TABLES[name]()
 
 
 def main() -> None:
