@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labelwise.losses.overlap import OverlapSums, dice_loss, members, overlap_sums
-from labelwise.losses.partial import Absent, Pooling
-from labelwise.losses.reduction import full_precision, mean_over_cases
+from labelwise.losses.overlap import members, overlap_sums
+from labelwise.losses.partial import Absent, Pooling, pooled_dice
+from labelwise.losses.reduction import full_precision
 from labelwise.types import IGNORE
 
 
@@ -57,9 +57,4 @@ def dice_with_background(
     truth = members(labels, logits.shape[1]) & known
     sums = overlap_sums(merged, truth, known, squared=squared)
     asked = known.flatten(2).any(dim=2)
-    if pooling == "batch":
-        sums = OverlapSums(*(part.sum(dim=0, keepdim=True) for part in sums))
-        asked = asked.any(dim=0, keepdim=True)
-    if absent == "skip":
-        asked = asked & (sums.true > 0)
-    return mean_over_cases(dice_loss(sums, smooth), asked)
+    return pooled_dice(sums, asked, pooling=pooling, absent=absent, smooth=smooth)

@@ -172,6 +172,19 @@ def _dice(
         known = known & annotated
     sums = overlap_sums(probabilities, members(labels, probabilities.shape[1]), known, squared=squared)
     valid = known.flatten(2).any(dim=2) & _known_organs(labels, annotated).flatten(2).any(dim=2)
+    return pooled_dice(sums, valid, pooling=pooling, absent=absent, smooth=smooth)
+
+
+def pooled_dice(
+    sums: OverlapSums, valid: Tensor, *, pooling: Pooling, absent: Absent, smooth: float
+) -> Tensor:
+    """The mean Dice loss of the valid pairs of a case and a class, as `annotated_dice` pools them.
+
+    Shapes
+        sums        (B, C) each
+        valid       (B, C) bool: pairs of which something is known
+        returns     ()      0 with a zero gradient if no pair is left
+    """
     if pooling == "batch":
         sums = OverlapSums(*((part * valid).sum(dim=0, keepdim=True) for part in sums))
         valid = valid.any(dim=0, keepdim=True)

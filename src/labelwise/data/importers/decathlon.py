@@ -30,8 +30,10 @@ from labelwise.data.importers.described import (
 from labelwise.data.importers.listing import (
     annotated_organs,
     existing_folder,
+    files_in,
     group_of,
     logger,
+    only_file,
     report,
     value_table,
 )
@@ -47,6 +49,7 @@ LISTS = {
     **dict.fromkeys(("validation", "val"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+ENDINGS = (".json",)
 MANY = 3  # paths or names in a message
 _LARGEST = 50_000_000  # bytes; a list of a million scans is shorter
 
@@ -128,29 +131,16 @@ def _json_file(path: Path | str) -> Path:
     if Path(path).is_file():
         return absolute(path)
     folder = existing_folder(path)
-    every = _by_ending(folder)
+    every = files_in(folder, ENDINGS)
     found = every if len(every) == 1 else _lists(folder)
-    if not found:
-        raise DataError("no JSON file here lists scans", file=folder, expected=LOOKS_FOR)
-    if len(found) > 1:
-        raise DataError(
-            "several JSON files list scans",
-            file=folder,
-            found=", ".join(file.name for file in found[:MANY]),
-            do="name one of them instead of the folder",
-        )
-    return found[0]
+    return only_file(
+        folder, found, "no JSON file here lists scans", "several JSON files list scans", LOOKS_FOR
+    )
 
 
 def _lists(path: Path) -> list[Path]:
     """The JSON files in a folder that list scans; the file itself if it is one."""
-    return [file for file in _by_ending(path) if _lists_scans(file)]
-
-
-def _by_ending(path: Path) -> list[Path]:
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    named = [file for file in files if file.suffix.lower() == ".json" and not file.name.startswith(".")]
-    return [file for file in named if file.is_file()]
+    return [file for file in files_in(path, ENDINGS) if _lists_scans(file)]
 
 
 def _lists_scans(file: Path) -> bool:

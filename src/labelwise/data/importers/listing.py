@@ -205,6 +205,34 @@ def group_of(case_id: str, pattern: str | None) -> str:
     return match.group((match.lastindex and 1) or 0)
 
 
+def files_in(path: Path, endings: Sequence[str]) -> list[Path]:
+    """The visible files with one of the endings directly in a folder, by name; the file itself if it is one."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    named = [file for file in files if file.suffix.lower() in endings and not file.name.startswith(".")]
+    return [file for file in named if file.is_file()]
+
+
+def only_file(folder: Path, found: Sequence[Path], what: str, many: str, expected: str) -> Path:
+    """The one file in a folder that an importer can read.
+
+    Parameters
+        what, many  what to say if there is none, and if there are several
+
+    Errors
+        DataError   there is none, or there are several
+    """
+    if not found:
+        raise DataError(what, file=folder, expected=expected)
+    if len(found) > 1:
+        raise DataError(
+            many,
+            file=folder,
+            found=", ".join(file.name for file in found[:5]),
+            do="name one of them instead of the folder",
+        )
+    return found[0]
+
+
 def report(what: str, names: Sequence[str]) -> None:
     """Log a warning that counts the names and shows the first of them."""
     if names:

@@ -22,8 +22,10 @@ from labelwise.data.importers.described import about, label_space
 from labelwise.data.importers.listing import (
     annotated_organs,
     existing_folder,
+    files_in,
     group_of,
     logger,
+    only_file,
     report,
     stated,
     value_table,
@@ -133,16 +135,8 @@ def _table(path: Path | str) -> Path:
     folder = existing_folder(path)
     every = _by_ending(folder)
     found = every if len(every) == 1 else _tables(folder)
-    if not found:
-        raise DataError("no table here has a column of images", file=folder, expected=LOOKS_FOR)
-    if len(found) > 1:
-        raise DataError(
-            "several tables have a column of images",
-            file=folder,
-            found=", ".join(file.name for file in found[:5]),
-            do="name one of them instead of the folder",
-        )
-    return found[0]
+    what, many = "no table here has a column of images", "several tables have a column of images"
+    return only_file(folder, found, what, many, LOOKS_FOR)
 
 
 def _tables(path: Path) -> list[Path]:
@@ -153,9 +147,7 @@ def _tables(path: Path) -> list[Path]:
 def _by_ending(path: Path) -> list[Path]:
     if (path / FILE_NAME).is_file():  # a manifest, which needs no import
         return []
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    named = [file for file in files if file.suffix.lower() in ENDINGS and not file.name.startswith(".")]
-    return [file for file in named if file.is_file()]
+    return files_in(path, ENDINGS)
 
 
 def _has_columns(file: Path) -> bool:
