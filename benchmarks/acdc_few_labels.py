@@ -44,9 +44,8 @@ SWEEP = Sweep(
     protocol={
         "data": "ACDC, h5 volumes; 70 training patients of train.list, tested on the 10 patients of val.list",
         "labels": "the first 3 or 7 patients in the published order; the others without labels",
-        "budget": f"{STEPS} optimiser steps of {CASES} labelled and {CASES} unlabelled slices (supervised: labelled ones "
-        "only); "
-        "methods of two stages: half of them in each",
+        "budget": f"{STEPS} optimiser steps of {CASES} labelled and {CASES} unlabelled slices (supervised: the "
+        "labelled ones); methods of two stages: half of them in each",
         "resolution": "slices of 128x128, predictions evaluated on the original grid",
         "checkpoint": "last iteration; nothing selected on test patients",
         "scores": "per volume in 3D; distances in voxels (the files store no spacing)",
