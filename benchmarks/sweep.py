@@ -74,6 +74,9 @@ class Sweep:
     scarce: Mapping[str, tuple[str, Mapping[str, Any]]]
     make_complete: Callable[[Path], object] | None = None  # for data that is made, not found in --source
     import_options: Mapping[str, Any] = field(default_factory=dict)  # of the importer of --source
+    describe: Callable[[Path], Mapping[str, Any]] | None = (
+        None  # facts of the complete data, for its result file
+    )
     held_out: int = 0  # training patients that --tune sets aside, where the data has no validation of its own
 
     def main(self, description: str) -> None:
@@ -97,7 +100,8 @@ class Sweep:
         if options.tune:
             collect_tries(self.name, work)
         else:
-            collect(self.name, jobs, work, self.protocol, earlier)
+            facts = self.describe(work / "complete") if self.describe else {}
+            collect(self.name, jobs, work, {**self.protocol, **facts}, earlier)
 
     def _make_manifests(self, work: Path, options: argparse.Namespace) -> None:
         complete = work / "complete"
