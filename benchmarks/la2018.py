@@ -12,7 +12,7 @@ from pathlib import Path
 from semi_rows import SEMI, semi_rows
 from sweep import Row, Sweep
 
-RECIPES = Path(__file__).parents[1] / "recipes" / "la2018"
+RECIPES = Path(__file__).parents[1] / "recipes" / "la2018_half"
 HALF = RECIPES / "half_resolution.toml"
 STEPS = 2000
 SUPERVISED, MEAN_TEACHER = RECIPES / "supervised_8_of_80.toml", RECIPES / "mean_teacher_8_of_80.toml"
