@@ -13,9 +13,9 @@ from semi_rows import semi_rows
 from sweep import Row, Sweep
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "acdc" / "slices_128.toml"
-STEPS = 800
+RECIPE_STEPS = 800
+STEPS = {3: 400, 7: RECIPE_STEPS}  # by the number of labelled patients
 CASES = 4  # slices of each kind in a batch
-NUMBERS = (3, 7)
 
 # The terms of GuidedNet, and how each is left out. Without class weights it is cross pseudo supervision with a mixture;
 # without mixture and class weights it would be `cps` with the official code's other choices.
@@ -33,8 +33,12 @@ CHOSEN: dict[str, dict[str, Any]] = {}
 
 def named(number: int) -> dict[str, Row]:
     """The rows of one number of labelled patients."""
-    rows = semi_rows(RECIPE, f"labelled_{number}", steps=STEPS, settings=CHOSEN)
-    return {f"{name}_of_{number}": with_half_the_batch(row) for name, row in rows.items()}
+    rows = semi_rows(RECIPE, f"labelled_{number}", steps=STEPS[number], settings=CHOSEN)
+    fewer = {} if STEPS[number] == RECIPE_STEPS else {"train.steps": [STEPS[number]]}
+    return {
+        f"{name}_of_{number}": with_half_the_batch(row).with_changes({**fewer, **row.changes})
+        for name, row in rows.items()
+    }
 
 
 def with_half_the_batch(row: Row) -> Row:
@@ -52,7 +56,7 @@ def guidednet_without(setting: Mapping[str, Any]) -> Row:
 SWEEP = Sweep(
     name="acdc_few_labels",
     rows={
-        **{name: row for number in NUMBERS for name, row in named(number).items()},
+        **{name: row for number in STEPS for name, row in named(number).items()},
         **{f"guidednet_without_{term}_of_7": guidednet_without(setting) for term, setting in TERMS.items()},
         "full_supervision": with_half_the_batch(
             Row(RECIPE, "complete", {"method.name": "supervised", "sampling.incomplete_cases": 0})
@@ -62,14 +66,14 @@ SWEEP = Sweep(
     protocol={
         "data": "ACDC, h5 volumes; 70 training patients of train.list, tested on the 10 patients of val.list",
         "labels": "the first 3 or 7 patients in the published order; the others without labels",
-        "budget": f"{STEPS} optimiser steps of {CASES} labelled and {CASES} unlabelled slices (supervised: the "
-        "labelled ones); methods of two stages: half of them in each",
+        "budget": f"{STEPS[7]} optimiser steps of {CASES} labelled and {CASES} unlabelled slices (supervised: the "
+        f"labelled ones), {STEPS[3]} with 3 patients; methods of two stages: half of them in each",
         "resolution": "slices of 128x128, predictions evaluated on the original grid",
         "checkpoint": "last iteration; nothing selected on test patients",
         "scores": "per volume in 3D; distances in voxels (the files store no spacing)",
     },
     # Volumes, two for each patient, which form a group.
-    scarce={f"labelled_{number}": ("keep_labelled", {"n": number}) for number in NUMBERS},
+    scarce={f"labelled_{number}": ("keep_labelled", {"n": number}) for number in STEPS},
     import_options={"split": "ssl4mis"},
     held_out=10,
 )

@@ -82,7 +82,7 @@ class Sampler:
         if config.incomplete_cases and not self.incomplete:
             raise DataError(
                 f"all {len(cases)} training cases are completely annotated: nothing to learn without labels",
-                do="set sampling.incomplete_cases = 0, add unlabelled scans, "
+                do="choose the method `supervised` with sampling.incomplete_cases = 0, add unlabelled scans, "
                 "or hide labels by `labelwise simulate`",
             )
 
