@@ -50,7 +50,7 @@ SWEEP = Sweep(
             MEAN_TEACHER, "labelled_8", {"method.settings.consistency_weight": 0.0}
         ),
         **{name: row for name, row in OTHERS.items() if name in SEMI and name != "mean_teacher"},
-        "supervised_with_uxnet": Row(
+        "supervised_for_dkuxnet": Row(
             HALF, "labelled_8", {"method.name": "supervised", "sampling.incomplete_cases": 0, **UXNET}
         ),
         "dkuxnet": dkuxnet(),
