@@ -11,53 +11,40 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+
+from tables import HEADINGS, commits, result, source, table, value
 
 from labelwise import run
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 METHOD_PAGES = ROOT / "docs" / "methods"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", *sorted(METHOD_PAGES.glob("*.md")))
 SHORT = (
     *("naive", "supervised", "mean_teacher", "multi_talent", "pl_seg", "ltuda_cda"),
     *("ltuda, linear", "ltuda, unlabelled_prototype", "full_supervision"),
 )  # rows that the README shows
+SHORT_FEW = (
+    *("supervised", "unlabelled_in_batch_norm_only", "mean_teacher", "bcp", "cps", "guidednet"),
+    "full_supervision",
+)
+# Where the pages of the methods find their numbers: heading -> result file and names of its rows.
+COLUMNS = {
+    "ACDC, one structure": ("acdc_one_structure", "{}"),
+    "synthetic CT, one organ": ("synthetic_one_organ", "{}"),
+    "ACDC, 3 patients": ("acdc_few_labels", "{}_of_3"),
+    "ACDC, 7 patients": ("acdc_few_labels", "{}_of_7"),
+    "LA, 8 scans": ("la2018_half_resolution", "{}"),
+    "synthetic CT, 2 scans": ("synthetic_few_labels", "{}"),
+}
+BASELINES = (
+    "supervised",
+    "unlabelled_in_batch_norm_only",
+    "mean_teacher_without_consistency",
+    "full_supervision",
+)
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-HEADINGS = {"dice": "Dice [%]", "jaccard": "Jaccard [%]", "hd95": "HD95", "asd": "ASD", "assd": "ASSD"}
-
-
-def result(name: str) -> dict[str, Any]:
-    """One result file."""
-    loaded: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return loaded
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first column is left-aligned, the others are numbers."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *rows)) + "\n"
-
-
-def source(name: str, facts: Mapping[str, Any]) -> str:
-    """Where the numbers come from."""
-    return (
-        f"\nFrom `benchmarks/results/{name}.json`: commit {facts['commit']}, {facts['date']}, {facts['cpu']}, "
-        f"{facts['threads']} of {facts['cores']} cores, torch {facts['torch']}.\n"
-    )
-
-
-def value(cell: Mapping[str, Any] | None, metric: str) -> str:
-    """Mean, and spread over seeds if there are several."""
-    if not cell or cell["mean"] is None:
-        return "–"
-    scale, digits = (100, 1) if metric in ("dice", "jaccard") else (1, 2)
-    spread = cell["sd_over_seeds"]
-    return f"{scale * cell['mean']:.{digits}f}" + (
-        f" ± {scale * spread:.{digits}f}" if spread is not None else ""
-    )
 
 
 def sweep(
@@ -75,8 +62,46 @@ def sweep(
         rows.append([row.replace("_", " "), *cells, str(seeds), f"{sum(minutes) / len(minutes):.0f} min"])
     units = [HEADINGS[m] if m in ("dice", "jaccard") else f"{HEADINGS[m]} [{unit}]" for m in metrics]
     head = ["", *units, "seeds", "training"]
-    commits = dict.fromkeys(one["metadata"]["commit"] for one in loaded["runs"])
-    return table(head, rows) + source(name, {**loaded["runs"][0]["metadata"], "commit": ", ".join(commits)})
+    return table(head, rows) + source(name, commits(loaded))
+
+
+def few_labels(numbers: Sequence[int] = (3, 7), only: Collection[str] | None = None) -> str:
+    """ACDC with few labelled patients: a column for each number of them."""
+    loaded = result("acdc_few_labels")
+    suffixes = tuple(f"_of_{number}" for number in numbers)
+    names = dict.fromkeys(
+        row.removesuffix(suffix) for row in loaded["rows"] for suffix in suffixes if row.endswith(suffix)
+    )
+    rows = []
+    for name in [*names, "full_supervision"]:
+        if only is not None and name not in only:
+            continue
+        found = [loaded["rows"].get(name + suffix, loaded["rows"].get(name)) for suffix in suffixes]
+        cells = [
+            value(row["scores"][metric] if row else None, metric)
+            + (f" ({row['scores'][metric]['seeds']})" if row else "")
+            for row in found
+            for metric in ("dice", "hd95")
+        ]
+        rows.append([name.replace("_", " "), *cells])
+    heads = [f"{number} patients, {what}" for number in numbers for what in ("Dice [%]", "HD95 [voxels]")]
+    return table(["mean ± spread (seeds)", *heads], rows) + source("acdc_few_labels", commits(loaded))
+
+
+def organs_by_size() -> str:
+    """Dice of each organ of the synthetic cohort, the smallest organ first."""
+    loaded = result("synthetic_few_labels")
+    volumes = dict(sorted(loaded["protocol"]["organ_volumes_ml"].items(), key=lambda item: item[1]))
+    rows = []
+    for row, variants in loaded["rows"].items():
+        cell = variants["scores"]["dice"]
+        means = [value(cell["organs"][organ], "dice") for organ in volumes]
+        hd95 = value(variants["scores"]["hd95"], "hd95")
+        rows.append([row.replace("_", " "), *means, value(cell, "dice"), hd95, str(cell["seeds"])])
+    heads = [f"{organ}, {volume:.0f} ml" for organ, volume in volumes.items()]
+    return table(["Dice [%]", *heads, "mean over organs", "HD95 [mm]", "seeds"], rows) + source(
+        "synthetic_few_labels", commits(loaded)
+    )
 
 
 def organs(name: str, variant: str, metric: str = "dice", unit: str = "") -> str:
@@ -217,6 +242,28 @@ def added_steps() -> str:
     return table(head, rows) + f"\n{added['network']}.\n"
 
 
+def semi_costs() -> str:
+    """What GuidedNet's mixture adds to a step of CPS, and distance maps to those of SASSNet and DTC."""
+    loaded = result("step_time")
+    mixture, maps = loaded["mixture"], loaded["distance_maps"]
+    rows = [
+        [
+            "mixture of `guidednet`, against a step of `cps`",
+            f"{mixture['added_to_cps_percent']} %",
+            f"{mixture['goal_percent']} %",
+        ],
+        *(
+            [
+                f"distance maps of `{name}`, against its step",
+                f"{row['added_percent']} %",
+                f"{maps['goal_percent']} %",
+            ]
+            for name, row in maps["methods"].items()
+        ),
+    ]
+    return table(["", "more", "goal: at most"], rows)
+
+
 def shortcut() -> str:
     """Whether networks that are asked for an organ listen to the question."""
     loaded = result("site_shortcut")
@@ -232,21 +279,49 @@ def shortcut() -> str:
 
 
 def numbers(method: str) -> str:
-    """What is known of one method, beside the baseline and the ceiling; for its own page."""
-    sweeps = {"ACDC, Dice [%]": "acdc_one_structure", "synthetic CT, Dice [%]": "synthetic_one_organ"}
-    found = {heading: result(name)["rows"] for heading, name in sweeps.items()}
-    names = dict.fromkeys(row for rows in found.values() for row in rows)
-    own = [row for row in names if re.fullmatch(rf"{method}(_with.*|, .*)?", row)]
-    shown = dict.fromkeys(["supervised", *own, *(row for row in names if row == f"mixed_{method}")])
-    rows = []
-    for row in [*shown, "full_supervision"]:
-        cells = [table.get(row, {}).get("scores", {}).get("dice") for table in found.values()]
-        rows.append(
-            [row.replace("_", " "), *(f"{value(c, 'dice')} ({c['seeds']})" if c else "–" for c in cells)]
-        )
-    cost = result("step_time")["methods"]["methods"].get(method, {}).get("relative")
-    note = f"\nA step costs {cost:.2f} times one of `supervised` (3D, V-Net of width 16).\n" if cost else ""
-    return table(["mean ± spread (seeds)", *sweeps], rows) + note
+    """What is known of one method, beside the baselines and the ceiling; for its own page."""
+    mine = re.compile(rf"{method}(_with.*|, .*)?")
+    columns = {}
+    for heading, (name, pattern) in COLUMNS.items():
+        of_row = {row: pattern.format(row) for row in _without(pattern, result(name)["rows"])}
+        cells = {row: result(name)["rows"][full]["scores"]["dice"] for row, full in of_row.items()}
+        cells |= {
+            row: found["scores"]["dice"]
+            for row, found in result(name)["rows"].items()
+            if row == "full_supervision"
+        }
+        if any(mine.fullmatch(row) for row in cells):
+            columns[heading] = cells
+    names = dict.fromkeys(row for cells in columns.values() for row in cells)
+    shown = [
+        row
+        for row in names
+        if row in BASELINES or mine.fullmatch(row) or row in (f"mixed_{method}", f"supervised_for_{method}")
+    ]
+    shown.sort(key=lambda row: (row == "full_supervision", row not in BASELINES))
+    rows = [
+        [
+            row.replace("_", " "),
+            *(
+                f"{value(cells[row], 'dice')} ({cells[row]['seeds']})" if row in cells else "–"
+                for cells in columns.values()
+            ),
+        ]
+        for row in shown
+    ]
+    cost = result("step_time")["methods"]["methods"].get(method, {})
+    note = ""
+    if cost:
+        times = f"{cost['relative']:.2f} times one of `supervised`"
+        note = f"\nA step costs {times} (3D, {cost['net']} of width 16) and {cost['peak_mib']} MiB.\n"
+    heading = "Dice [%], mean ± spread (seeds)"
+    return (table([heading, *columns], rows) if columns else "") + note
+
+
+def _without(pattern: str, rows: Collection[str]) -> list[str]:
+    """The names that make a row of this pattern."""
+    suffix = pattern.removeprefix("{}")
+    return [row.removesuffix(suffix) for row in rows if row.endswith(suffix)]
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -265,6 +340,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "acdc_short": lambda: sweep("acdc_one_structure", "scores", ("dice", "hd95"), "voxels", only=SHORT),
     "tries_cda": lambda: tries("acdc_one_structure", "ltuda_cda"),
     "tries_ltuda": lambda: tries("acdc_one_structure", "ltuda"),
+    "few_labels": few_labels,
+    "few_labels_short": lambda: few_labels(only=SHORT_FEW),
+    "organs_by_size": organs_by_size,
+    "semi_costs": semi_costs,
     "shortcut": shortcut,
     "speed": speed,
     "steps": steps,
