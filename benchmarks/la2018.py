@@ -50,8 +50,8 @@ SWEEP = Sweep(
             MEAN_TEACHER, "labelled_8", {"method.settings.consistency_weight": 0.0}
         ),
         **{name: row for name, row in OTHERS.items() if name in SEMI and name != "mean_teacher"},
-        # Published: batches twice as large as those of other methods, an eighth of the steps in the first stage. A pair of
-        # scans makes one mixed patch, so these are as many patches a step as in other rows; "bcp" has half as many.
+        # Published: batches twice as large as those of other methods, an eighth of the steps in the first stage. A pair
+        # of scans makes one mixed patch, so these are as many patches a step as in other rows; "bcp" has half as many.
         "bcp_with_published_batch": OTHERS["bcp"].with_changes(
             {"sampling.labelled_cases": 4, "sampling.incomplete_cases": 4, "train.steps": [250, 1750]}
         ),
