@@ -5,7 +5,6 @@ python benchmarks/acdc_few_labels.py --source ACDC_FOLDER --work runs/acdc_few_l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,6 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "acdc" / "slices_128.toml"
 RECIPE_STEPS = 800
 STEPS = {3: 400, 7: RECIPE_STEPS}  # by the number of labelled patients
 CASES = 4  # slices of each kind in a batch
-
-# The terms of GuidedNet, and how each is left out. Without class weights it is cross pseudo supervision with a mixture;
-# without mixture and class weights it would be `cps` with the official code's other choices.
-TERMS: Mapping[str, Mapping[str, Any]] = {
-    "mixture": {"mixture_weight": 0.0},
-    "class_weights": {"class_weighted": False},
-    "mixture_and_class_weights": {"mixture_weight": 0.0, "class_weighted": False},
-    "cross_supervision": {"cross_weight": 0.0},
-    "supervision": {"supervised_weight": 0.0},
-}
 
 # Chosen by --tune: the last ten patients of the training list are scored, and not trained on.
 CHOSEN: dict[str, dict[str, Any]] = {}
@@ -47,17 +36,10 @@ def with_half_the_batch(row: Row) -> Row:
     return row.with_changes({"sampling.labelled_cases": CASES, "sampling.incomplete_cases": incomplete})
 
 
-def guidednet_without(setting: Mapping[str, Any]) -> Row:
-    """A row of GuidedNet's ablation."""
-    changes = {f"method.settings.{name}": value for name, value in setting.items()}
-    return named(7)["guidednet_of_7"].with_changes(changes)
-
-
 SWEEP = Sweep(
     name="acdc_few_labels",
     rows={
         **{name: row for number in STEPS for name, row in named(number).items()},
-        **{f"guidednet_without_{term}_of_7": guidednet_without(setting) for term, setting in TERMS.items()},
         "full_supervision": with_half_the_batch(
             Row(RECIPE, "complete", {"method.name": "supervised", "sampling.incomplete_cases": 0})
         ),

@@ -43,9 +43,24 @@ def organ_volumes(complete: Path) -> Mapping[str, Any]:
     }
 
 
+# The terms of GuidedNet, and how each is left out.
+TERMS: Mapping[str, Mapping[str, Any]] = {
+    "mixture": {"mixture_weight": 0.0},
+    "class_weights": {"class_weighted": False},
+    "mixture_and_class_weights": {"mixture_weight": 0.0, "class_weighted": False},
+    "cross_supervision": {"cross_weight": 0.0},
+    "supervision": {"supervised_weight": 0.0},
+}
 METHODS = ("cps", "guidednet", "mean_teacher")
+SEMI = semi_rows(RECIPE, "labelled", steps=STEPS, methods=METHODS)
 ROWS = {
-    **semi_rows(RECIPE, "labelled", steps=STEPS, methods=METHODS),
+    **SEMI,
+    **{
+        f"guidednet_without_{term}": SEMI["guidednet"].with_changes(
+            {f"method.settings.{name}": value for name, value in settings.items()}
+        )
+        for term, settings in TERMS.items()
+    },
     "full_supervision": Row(
         RECIPE, "complete", {"method.name": "supervised", "sampling.incomplete_cases": 0}
     ),
