@@ -10,6 +10,7 @@ from torch import nn
 from conftest import SPACE, make_batch, make_method
 from labelwise.components.connected import keep_largest
 from labelwise.components.largest import LabelsOnHost
+from labelwise.errors import CheckpointError
 from labelwise.losses.background_dice import dice_with_background
 from labelwise.methods import bcp, bcp_pretraining, stages_of
 from labelwise.methods.bcp import Bcp, pair_up
@@ -341,6 +342,15 @@ def test_the_second_stage_starts_with_the_student_of_the_first_and_a_teacher_lik
     expected = first.student.state_dict()
     for network in (second.student, second.teacher.network):
         assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
+
+
+def test_a_first_stage_with_another_network_is_refused_and_changes_nothing():
+    second = make_method("bcp")
+    before = {name: weights.clone() for name, weights in second.state_dict().items()}
+    with pytest.raises(CheckpointError, match="does not fit") as caught:
+        second.start_from(make_method("bcp_pretraining", dims=2))
+    assert "same network" in str(caught.value)
+    assert all(torch.equal(weights, before[name]) for name, weights in second.state_dict().items())
 
 
 def test_the_rate_of_the_first_stage_is_constant_unless_switched_off():

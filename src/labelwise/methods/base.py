@@ -84,18 +84,26 @@ class Method(nn.Module, ABC):
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
     def start_from(self, previous: Method) -> tuple[str, ...]:
-        """Take over what fits from the method of the stage before; returns the names that found no partner."""
+        """Take over the weights of the method of the stage before; returns the names that found no partner.
+
+        Errors
+            CheckpointError     no weight has a partner, or partners differ in shape
+        """
         mine, theirs = self.state_dict(), previous.state_dict()
-        fitting = {
-            name: theirs[name] for name in mine if name in theirs and theirs[name].shape == mine[name].shape
-        }
-        if not fitting:
+        partners = {name: theirs[name] for name in mine if name in theirs}
+        unlike = [name for name, weights in partners.items() if weights.shape != mine[name].shape]
+        if unlike or not partners:
+            first = unlike[0] if unlike else ""
             raise CheckpointError(
-                f"nothing of {type(previous).__name__} fits into {type(self).__name__}",
-                do="train both stages with the same network",
+                f"{type(previous).__name__} does not fit into {type(self).__name__}",
+                found=f"{first} of shape {tuple(theirs[first].shape)}"
+                if first
+                else "no weight of the same name",
+                expected=f"{tuple(mine[first].shape)}" if first else None,
+                do="train both stages with the same network, image channels and classes",
             )
-        self.load_state_dict(fitting, strict=False)
-        return tuple(name for name in mine if name not in fitting)
+        self.load_state_dict(partners, strict=False)
+        return tuple(name for name in mine if name not in partners)
 
 
 class Softmax(nn.Module):
