@@ -53,29 +53,21 @@ TERMS: Mapping[str, Mapping[str, Any]] = {
 }
 METHODS = ("cps", "guidednet", "mean_teacher")
 SEMI = semi_rows(RECIPE, "labelled", steps=STEPS, methods=METHODS)
-FULL = Row(RECIPE, "complete", {"method.name": "supervised", "sampling.incomplete_cases": 0})
-
-
-def with_instance_norm(row: Row) -> Row:
-    """The statistics of a scan are then its own, whatever else is in the batch. GuidedNet was published so."""
-    return row.with_changes({"net.settings.norm": "instance"})
 
 
 def guidednet_without(settings: Mapping[str, Any]) -> Row:
     """A row of GuidedNet's ablation."""
-    changes = {f"method.settings.{name}": value for name, value in settings.items()}
-    return with_instance_norm(SEMI["guidednet"]).with_changes(changes)
+    return SEMI["guidednet"].with_changes(
+        {f"method.settings.{name}": value for name, value in settings.items()}
+    )
 
 
 ROWS = {
     **SEMI,
-    "full_supervision": FULL,
-    **{
-        f"{name}_with_instance_norm": with_instance_norm(row)
-        for name, row in {**SEMI, "full_supervision": FULL}.items()
-        if name != "unlabelled_in_batch_norm_only"
-    },
     **{f"guidednet_without_{term}": guidednet_without(settings) for term, settings in TERMS.items()},
+    "full_supervision": Row(
+        RECIPE, "complete", {"method.name": "supervised", "sampling.incomplete_cases": 0}
+    ),
 }
 
 SWEEP = Sweep(
@@ -87,7 +79,6 @@ SWEEP = Sweep(
         "the same for all seeds",
         "labels": f"{LABELLED} scans annotated completely, drawn at random; the others not at all",
         "budget": f"{STEPS} optimiser steps of 2 labelled and 2 unlabelled scans (supervised: the labelled ones)",
-        "norm": "rows *_with_instance_norm and guidednet_without_*: instance norm; the others: batch norm",
         "checkpoint": "last iteration; nothing selected on test scans",
         "scores": "per scan in 3D, distances in mm",
     },
