@@ -25,6 +25,10 @@ SHORT = (
     *("naive", "supervised", "mean_teacher", "multi_talent", "pl_seg", "ltuda_cda"),
     *("ltuda, linear", "ltuda, unlabelled_prototype", "full_supervision"),
 )  # rows that the README shows
+SHORT_LA = (
+    *("supervised", "mean_teacher_without_consistency", "mean_teacher", "cps", "bcp", "guidednet"),
+    *("supervised_for_dkuxnet", "dkuxnet", "full_supervision"),
+)
 SHORT_FEW = (
     *("supervised", "unlabelled_in_batch_norm_only", "mean_teacher", "bcp", "cps", "guidednet"),
     "full_supervision",
@@ -242,6 +246,36 @@ def added_steps() -> str:
     return table(head, rows) + f"\n{added['network']}.\n"
 
 
+def batch_norm() -> str:
+    """What unlabelled scans change although nothing is learnt from them, in each comparison."""
+    control = "unlabelled_in_batch_norm_only"
+    compared = {
+        "LA, 8 of 80 scans": ("la2018_half_resolution", "supervised", "mean_teacher_without_consistency"),
+        "ACDC, 7 of 70 patients": ("acdc_few_labels", "supervised_of_7", f"{control}_of_7"),
+        "ACDC, 3 of 70 patients": ("acdc_few_labels", "supervised_of_3", f"{control}_of_3"),
+        "synthetic CT, 2 of 20 scans of four scanners": ("synthetic_few_labels", "supervised", control),
+    }
+    rows = []
+    for heading, (name, *names) in compared.items():
+        cells = [result(name)["rows"][row]["scores"]["dice"] for row in names]
+        rows.append([heading, *(f"{value(cell, 'dice')} ({cell['seeds']})" for cell in cells)])
+    return table(
+        ["Dice [%], mean ± spread (seeds)", "supervised", "the same with unlabelled scans in its batches"],
+        rows,
+    )
+
+
+def labelled_or_not() -> str:
+    """Dice on the training scans of the synthetic cohort, with labels and without."""
+    loaded = result("labelled_or_not")
+    rows = [
+        [row.replace("_", " "), *(f"{100 * cells[kind]:.1f}" for kind in ("labelled", "unlabelled"))]
+        for row, cells in loaded["rows"].items()
+    ]
+    head = ["Dice [%], one seed", "2 labelled training scans", "18 unlabelled training scans"]
+    return table(head, rows) + source("labelled_or_not", loaded["metadata"])
+
+
 def semi_costs() -> str:
     """What GuidedNet's mixture adds to a step of CPS, and distance maps to those of SASSNet and DTC."""
     loaded = result("step_time")
@@ -328,6 +362,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo": demo,
     "methods": methods,
     "la2018": lambda: sweep("la2018_half_resolution", "scores", ("dice", "jaccard", "hd95", "asd"), "mm"),
+    "la2018_short": lambda: sweep("la2018_half_resolution", "scores", ("dice", "hd95"), "mm", only=SHORT_LA),
     "la2018_official": lambda: sweep(
         "la2018_half_resolution", "scores_la_official", ("dice", "jaccard", "hd95", "asd"), "voxels"
     ),
@@ -343,6 +378,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "few_labels": few_labels,
     "few_labels_short": lambda: few_labels(only=SHORT_FEW),
     "organs_by_size": organs_by_size,
+    "batch_norm": batch_norm,
+    "labelled_or_not": labelled_or_not,
     "semi_costs": semi_costs,
     "shortcut": shortcut,
     "speed": speed,
