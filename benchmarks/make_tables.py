@@ -374,6 +374,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "synthetic_distances": lambda: organs("synthetic_one_organ", "scores", "hd95", "mm"),
     "acdc_short": lambda: sweep("acdc_one_structure", "scores", ("dice", "hd95"), "voxels", only=SHORT),
     "tries_cda": lambda: tries("acdc_one_structure", "ltuda_cda"),
+    "tries_cps": lambda: tries("synthetic_few_labels", "cps"),
+    "tries_supervised": lambda: tries("synthetic_few_labels", "supervised"),
     "tries_ltuda": lambda: tries("acdc_one_structure", "ltuda"),
     "few_labels": few_labels,
     "few_labels_short": lambda: few_labels(only=SHORT_FEW),
