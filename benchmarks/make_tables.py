@@ -26,9 +26,8 @@ SHORT = (
     *("ltuda, linear", "ltuda, unlabelled_prototype", "full_supervision"),
 )  # rows that the README shows
 SHORT_LA = (
-    *("supervised", "mean_teacher_without_consistency", "mean_teacher", "cps", "bcp_with_published_batch"),
-    "guidednet",
-    *("supervised_for_dkuxnet", "dkuxnet", "full_supervision"),
+    *("supervised", "mean_teacher_without_consistency", "mean_teacher", "cps", "guidednet"),
+    *("bcp", "bcp_with_published_batch", "supervised_for_dkuxnet", "dkuxnet", "full_supervision"),
 )
 SHORT_FEW = (
     *("supervised", "unlabelled_in_batch_norm_only", "mean_teacher", "bcp", "cps", "guidednet"),
