@@ -9,6 +9,7 @@ together, except that of `supervised`. All training scans of that cohort have la
 from __future__ import annotations
 
 import argparse
+from math import isnan
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -29,7 +30,7 @@ def dice_of(work: Path, row: str) -> dict[str, float]:
     labelled = {case.id for case in read_manifest(work / "labelled").split("train") if case.annotated}
     found = {True: list[float](), False: list[float]()}
     for score in scores:
-        if score.metric == "dice" and score.value == score.value:  # not NaN
+        if score.metric == "dice" and not isnan(score.value):
             found[score.case in labelled].append(score.value)
     return {"labelled": mean(found[True]), "unlabelled": mean(found[False])}
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from tables import HEADINGS, commits, result, source, table, value
+from tables import HEADINGS, commits, result, source, table, value, with_seeds
 
 from labelwise import run
 
@@ -33,14 +33,14 @@ SHORT_FEW = (
     *("supervised", "unlabelled_in_batch_norm_only", "mean_teacher", "bcp", "cps", "guidednet"),
     "full_supervision",
 )
-# Where the pages of the methods find their numbers: heading -> result file and names of its rows.
+# Where the pages of the methods find their numbers: heading -> result file and how names of its rows end.
 COLUMNS = {
-    "ACDC, one structure": ("acdc_one_structure", "{}"),
-    "synthetic CT, one organ": ("synthetic_one_organ", "{}"),
-    "ACDC, 3 patients": ("acdc_few_labels", "{}_of_3"),
-    "ACDC, 7 patients": ("acdc_few_labels", "{}_of_7"),
-    "LA, 8 scans": ("la2018_half_resolution", "{}"),
-    "synthetic CT, 2 scans": ("synthetic_few_labels", "{}"),
+    "ACDC, one structure": ("acdc_one_structure", ""),
+    "synthetic CT, one organ": ("synthetic_one_organ", ""),
+    "ACDC, 3 patients": ("acdc_few_labels", "_of_3"),
+    "ACDC, 7 patients": ("acdc_few_labels", "_of_7"),
+    "LA, 8 scans": ("la2018_half_resolution", ""),
+    "synthetic CT, 2 scans": ("synthetic_few_labels", ""),
 }
 BASELINES = (
     "supervised",
@@ -73,17 +73,14 @@ def few_labels(numbers: Sequence[int] = (3, 7), only: Collection[str] | None = N
     """ACDC with few labelled patients: a column for each number of them."""
     loaded = result("acdc_few_labels")
     suffixes = tuple(f"_of_{number}" for number in numbers)
-    names = dict.fromkeys(
-        row.removesuffix(suffix) for row in loaded["rows"] for suffix in suffixes if row.endswith(suffix)
-    )
+    names = dict.fromkeys(name for suffix in suffixes for name in _without(suffix, loaded["rows"]))
     rows = []
     for name in [*names, "full_supervision"]:
         if only is not None and name not in only:
             continue
         found = [loaded["rows"].get(name + suffix, loaded["rows"].get(name)) for suffix in suffixes]
         cells = [
-            value(row["scores"][metric] if row else None, metric)
-            + (f" ({row['scores'][metric]['seeds']})" if row else "")
+            with_seeds(row["scores"][metric] if row else None, metric)
             for row in found
             for metric in ("dice", "hd95")
         ]
@@ -258,7 +255,7 @@ def batch_norm() -> str:
     rows = []
     for heading, (name, *names) in compared.items():
         cells = [result(name)["rows"][row]["scores"]["dice"] for row in names]
-        rows.append([heading, *(f"{value(cell, 'dice')} ({cell['seeds']})" for cell in cells)])
+        rows.append([heading, *map(with_seeds, cells)])
     return table(
         ["Dice [%], mean ± spread (seeds)", "supervised", "the same with unlabelled scans in its batches"],
         rows,
@@ -316,14 +313,12 @@ def numbers(method: str) -> str:
     """What is known of one method, beside the baselines and the ceiling; for its own page."""
     mine = re.compile(rf"{method}(_with.*|, .*)?")
     columns = {}
-    for heading, (name, pattern) in COLUMNS.items():
-        of_row = {row: pattern.format(row) for row in _without(pattern, result(name)["rows"])}
-        cells = {row: result(name)["rows"][full]["scores"]["dice"] for row, full in of_row.items()}
-        cells |= {
-            row: found["scores"]["dice"]
-            for row, found in result(name)["rows"].items()
-            if row == "full_supervision"
-        }
+    for heading, (name, suffix) in COLUMNS.items():
+        found = result(name)["rows"]
+        full_names = {row: row + suffix for row in _without(suffix, found)}
+        if "full_supervision" in found:  # it has no suffix: its number of labels is no column's
+            full_names["full_supervision"] = "full_supervision"
+        cells = {row: found[full]["scores"]["dice"] for row, full in full_names.items()}
         if any(mine.fullmatch(row) for row in cells):
             columns[heading] = cells
     names = dict.fromkeys(row for cells in columns.values() for row in cells)
@@ -334,14 +329,7 @@ def numbers(method: str) -> str:
     ]
     shown.sort(key=lambda row: (row == "full_supervision", row not in BASELINES))
     rows = [
-        [
-            row.replace("_", " "),
-            *(
-                f"{value(cells[row], 'dice')} ({cells[row]['seeds']})" if row in cells else "–"
-                for cells in columns.values()
-            ),
-        ]
-        for row in shown
+        [row.replace("_", " "), *(with_seeds(cells.get(row)) for cells in columns.values())] for row in shown
     ]
     cost = result("step_time")["methods"]["methods"].get(method, {})
     note = ""
@@ -352,9 +340,8 @@ def numbers(method: str) -> str:
     return (table([heading, *columns], rows) if columns else "") + note
 
 
-def _without(pattern: str, rows: Collection[str]) -> list[str]:
-    """The names that make a row of this pattern."""
-    suffix = pattern.removeprefix("{}")
+def _without(suffix: str, rows: Collection[str]) -> list[str]:
+    """The names of the rows that end so, without the end."""
     return [row.removesuffix(suffix) for row in rows if row.endswith(suffix)]
 
 
@@ -402,12 +389,13 @@ def made(name: str) -> str:
 
 
 def main() -> None:
-    stale = [page for page in PAGES if filled(page) != page.read_text(encoding="utf-8")]
+    pages = {page: filled(page) for page in PAGES}
+    stale = {page: text for page, text in pages.items() if text != page.read_text(encoding="utf-8")}
     if "--check" in sys.argv:
         print("\n".join(f"{page.name}: a table is not what benchmarks/results says" for page in stale))
         raise SystemExit(bool(stale))
-    for page in stale:
-        page.write_text(filled(page), encoding="utf-8")
+    for page, text in stale.items():
+        page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

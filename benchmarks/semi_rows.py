@@ -16,6 +16,12 @@ SEMI = (
 TWO_STAGES = ("bcp", "arco")
 
 
+def with_batch(row: Row, cases: int) -> Row:
+    """Batches of so many labelled and unlabelled cases; of labelled ones where the row uses no others."""
+    incomplete = row.changes.get("sampling.incomplete_cases", cases)
+    return row.with_changes({"sampling.labelled_cases": cases, "sampling.incomplete_cases": incomplete})
+
+
 def semi_rows(
     recipe: Path,
     manifest: str,

@@ -74,9 +74,8 @@ class Sweep:
     scarce: Mapping[str, tuple[str, Mapping[str, Any]]]
     make_complete: Callable[[Path], object] | None = None  # for data that is made, not found in --source
     import_options: Mapping[str, Any] = field(default_factory=dict)  # of the importer of --source
-    describe: Callable[[Path], Mapping[str, Any]] | None = (
-        None  # facts of the complete data, for its result file
-    )
+    # Facts of the complete data, for its result file.
+    describe: Callable[[Path], Mapping[str, Any]] | None = None
     held_out: int = 0  # training patients that --tune sets aside, where the data has no validation of its own
 
     def main(self, description: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from semi_rows import semi_rows
+from semi_rows import semi_rows, with_batch
 from sweep import Row, Sweep
 from synthetic import ORGANS, RECIPE, SITES
 
@@ -25,12 +25,6 @@ CASES_PER_SITE, LABELLED = 5, 2  # 2 of 20
 COHORT = SyntheticConfig(
     sites=dict.fromkeys(SITES, ORGANS), cases_per_site=CASES_PER_SITE, unlabelled=0, test=16
 )
-
-
-def batches_of_two(row: Row) -> Row:
-    """Two labelled and two unlabelled scans in a batch; two labelled ones for methods that use no others."""
-    incomplete = row.changes.get("sampling.incomplete_cases", 2)
-    return row.with_changes({"sampling.labelled_cases": 2, "sampling.incomplete_cases": incomplete})
 
 
 def organ_volumes(complete: Path) -> Mapping[str, Any]:
@@ -72,7 +66,7 @@ ROWS = {
 
 SWEEP = Sweep(
     name="synthetic_few_labels",
-    rows={name: batches_of_two(row) for name, row in ROWS.items()},
+    rows={name: with_batch(row, 2) for name, row in ROWS.items()},
     variants={"scores": {"unit": "mm", "variant": "default"}},
     protocol={
         "data": f"{CASES_PER_SITE * len(SITES)} synthetic training CT of four sites, {COHORT.test} test scans; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from metadata import RESULTS
@@ -11,8 +12,9 @@ from metadata import RESULTS
 HEADINGS = {"dice": "Dice [%]", "jaccard": "Jaccard [%]", "hd95": "HD95", "asd": "ASD", "assd": "ASSD"}
 
 
+@cache
 def result(name: str) -> dict[str, Any]:
-    """One result file."""
+    """One result file; many tables read the same one."""
     loaded: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return loaded
 
@@ -40,6 +42,11 @@ def value(cell: Mapping[str, Any] | None, metric: str) -> str:
     return f"{scale * cell['mean']:.{digits}f}" + (
         f" ± {scale * spread:.{digits}f}" if spread is not None else ""
     )
+
+
+def with_seeds(cell: Mapping[str, Any] | None, metric: str = "dice") -> str:
+    """Mean and spread, and of how many seeds."""
+    return f"{value(cell, metric)} ({cell['seeds']})" if cell else "–"
 
 
 def commits(loaded: Mapping[str, Any]) -> dict[str, Any]:

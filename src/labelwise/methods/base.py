@@ -91,17 +91,14 @@ class Method(nn.Module, ABC):
         """
         mine, theirs = self.state_dict(), previous.state_dict()
         partners = {name: theirs[name] for name in mine if name in theirs}
-        unlike = [name for name, weights in partners.items() if weights.shape != mine[name].shape]
-        if unlike or not partners:
-            first = unlike[0] if unlike else ""
-            raise CheckpointError(
-                f"{type(previous).__name__} does not fit into {type(self).__name__}",
-                found=f"{first} of shape {tuple(theirs[first].shape)}"
-                if first
-                else "no weight of the same name",
-                expected=f"{tuple(mine[first].shape)}" if first else None,
-                do="train both stages with the same network, image channels and classes",
-            )
+        what = f"{type(previous).__name__} does not fit into {type(self).__name__}"
+        do = "train both stages with the same network, image channels and classes"
+        if not partners:
+            raise CheckpointError(what, found="no weight of the same name", do=do)
+        for name, weights in partners.items():
+            if weights.shape != mine[name].shape:
+                found, expected = f"{name} of shape {tuple(weights.shape)}", f"{tuple(mine[name].shape)}"
+                raise CheckpointError(what, found=found, expected=expected, do=do)
         self.load_state_dict(partners, strict=False)
         return tuple(name for name in mine if name not in partners)
 
