@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from semi_rows import semi_rows, with_batch
+from semi_rows import apart, semi_rows, with_batch
 from sweep import Row, Sweep
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "acdc" / "slices_128.toml"
@@ -30,10 +30,18 @@ def named(number: int) -> dict[str, Row]:
     }
 
 
+ROWS = {name: row for number in STEPS for name, row in named(number).items()}
+APART = ("unlabelled_in_batch_norm_only", "mean_teacher", "cps", "guidednet")
+
 SWEEP = Sweep(
     name="acdc_few_labels",
     rows={
-        **{name: row for number in STEPS for name, row in named(number).items()},
+        **ROWS,
+        **{
+            f"{name}_apart_of_{number}": apart(ROWS[f"{name}_of_{number}"])
+            for number in STEPS
+            for name in APART
+        },
         "full_supervision": with_batch(
             Row(RECIPE, "complete", {"method.name": "supervised", "sampling.incomplete_cases": 0}), CASES
         ),

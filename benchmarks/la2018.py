@@ -51,17 +51,20 @@ SWEEP = Sweep(
         "mean_teacher_without_consistency": Row(
             MEAN_TEACHER, "labelled_8", {"method.settings.consistency_weight": 0.0}
         ),
+        "mean_teacher_without_consistency_apart": Row(
+            MEAN_TEACHER, "labelled_8", {"method.settings.consistency_weight": 0.0, "net.batch_norm_cases": 2}
+        ),
         **{name: row for name, row in OTHERS.items() if name in SEMI and name != "mean_teacher"},
         # Published: batches twice as large as those of other methods, an eighth of the steps in the first stage. A pair
         # of scans makes one mixed patch, so these are as many patches a step as in other rows; "bcp" has half as many.
         "bcp_with_published_batch": OTHERS["bcp"].with_changes(
             {"sampling.labelled_cases": 4, "sampling.incomplete_cases": 4, "train.steps": [250, 1750]}
         ),
-        # Both begin with larger weights than PyTorch's, which batch norm answers with smaller steps.
-        "cps_with_default_initialisation": OTHERS["cps"].with_changes(
-            {"method.settings.initialisation": "default"}
+        "guidednet_without_mixture": OTHERS["guidednet"].with_changes(
+            {"method.settings.mixture_weight": 0.0}
         ),
-        "guidednet_with_published_rate": OTHERS["guidednet"].with_changes({"train.optimizer.rate": 0.1}),
+        # The network's dropout of whole channels is in the features that the mixture compares.
+        "guidednet_without_dropout": OTHERS["guidednet"].with_changes({"net.settings.dropout": 0.0}),
         "supervised_for_dkuxnet": Row(
             HALF, "labelled_8", {"method.name": "supervised", "sampling.incomplete_cases": 0, **UXNET}
         ),

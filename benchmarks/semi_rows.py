@@ -22,6 +22,11 @@ def with_batch(row: Row, cases: int) -> Row:
     return row.with_changes({"sampling.labelled_cases": cases, "sampling.incomplete_cases": incomplete})
 
 
+def apart(row: Row) -> Row:
+    """Labelled and unlabelled cases pass batch norm apart."""
+    return row.with_changes({"net.batch_norm_cases": row.changes["sampling.labelled_cases"]})
+
+
 def semi_rows(
     recipe: Path,
     manifest: str,

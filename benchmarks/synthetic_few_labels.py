@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from semi_rows import semi_rows, with_batch
+from semi_rows import apart, semi_rows, with_batch
 from sweep import Row, Sweep
 from synthetic import ORGANS, RECIPE, SITES
 
@@ -56,17 +56,25 @@ def guidednet_without(settings: Mapping[str, Any]) -> Row:
     )
 
 
-ROWS = {
-    **SEMI,
-    **{f"guidednet_without_{term}": guidednet_without(settings) for term, settings in TERMS.items()},
-    "full_supervision": Row(
-        RECIPE, "complete", {"method.name": "supervised", "sampling.incomplete_cases": 0}
-    ),
-}
+def with_batches(rows: Mapping[str, Row]) -> dict[str, Row]:
+    """The rows, with the batches of this sweep."""
+    return {name: with_batch(row, 2) for name, row in rows.items()}
+
+
+ROWS = with_batches(
+    {
+        **SEMI,
+        **{f"guidednet_without_{term}": guidednet_without(settings) for term, settings in TERMS.items()},
+        "full_supervision": Row(
+            RECIPE, "complete", {"method.name": "supervised", "sampling.incomplete_cases": 0}
+        ),
+    }
+)
+APART = ("unlabelled_in_batch_norm_only", *METHODS)
 
 SWEEP = Sweep(
     name="synthetic_few_labels",
-    rows={name: with_batch(row, 2) for name, row in ROWS.items()},
+    rows={**ROWS, **{f"{name}_apart": apart(ROWS[name]) for name in APART}},
     variants={"scores": {"unit": "mm", "variant": "default"}},
     protocol={
         "data": f"{CASES_PER_SITE * len(SITES)} synthetic training CT of four sites, {COHORT.test} test scans; "

@@ -24,7 +24,7 @@ from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, NonNegativeInt
 from pydantic.dataclasses import dataclass
 
 from labelwise.data.augment import AugmentConfig
@@ -64,6 +64,14 @@ class Choice:
 
 
 @dataclass(frozen=True, config=STRICT)
+class NetChoice(Choice):
+    """A network, and how it is trained."""
+
+    # Cases over which batch norm takes its statistics, in the order of the batch, labelled ones first; 0: over all.
+    batch_norm_cases: NonNegativeInt = 0
+
+
+@dataclass(frozen=True, config=STRICT)
 class RunConfig:
     """Everything that decides a training."""
 
@@ -75,7 +83,7 @@ class RunConfig:
     )
     workers: Annotated[int, Field(ge=0)] = 0  # processes that load batches; 0: in the training process
     prepare: PrepareConfig = PrepareConfig()
-    net: Choice = Choice(**NAMES["net"])
+    net: NetChoice = NetChoice(**NAMES["net"])
     method: Choice = Choice(**NAMES["method"])
     sampling: SamplingConfig = SamplingConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -123,11 +131,18 @@ def _with_checked_choices(config: RunConfig) -> RunConfig:
     if config.net.name == AUTO:
         nets = method.card.nets
         own = "unet" if nets is None or "unet" in nets else min(nets)
-        config = replace(config, net=Choice(own, config.net.settings))
+        config = replace(config, net=replace(config.net, name=own))
     settings = build_settings(
         method.Config, config.method.settings, f"[method.settings] of {config.method.name}"
     )
-    factory = NetFactory(config.net.name, config.net.settings, dims=config.dims, in_channels=1, num_classes=2)
+    factory = NetFactory(
+        config.net.name,
+        config.net.settings,
+        dims=config.dims,
+        in_channels=1,
+        num_classes=2,
+        batch_norm_cases=config.net.batch_norm_cases,
+    )
     if config.dims not in method.card.dims:
         raise ConfigError(
             f"{config.method.name} works in {' and '.join(f'{d}D' for d in sorted(method.card.dims))} only",
@@ -142,7 +157,7 @@ def _with_checked_choices(config: RunConfig) -> RunConfig:
     return replace(
         config,
         method=Choice(config.method.name, asdict(settings)),
-        net=Choice(config.net.name, dict(factory.description()["settings"])),
+        net=replace(config.net, settings=dict(factory.description()["settings"])),
     )
 
 

@@ -205,6 +205,13 @@ def test_a_network_that_the_method_cannot_use_is_refused(monkeypatch):
     assert load_config(method={"name": "naive"}).net.name == "vnet"  # what is not named is what fits
 
 
+def test_cases_of_a_batch_norm_need_one():
+    net = {"name": "vnet", "batch_norm_cases": 2}
+    assert load_config(net=net).net.batch_norm_cases == 2
+    assert "'vnet' has no batch norm" in refused(net={**net, "settings": {"norm": "group"}})
+    assert "batch_norm_cases" in refused(net={**net, "batch_norm_cases": -1})
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

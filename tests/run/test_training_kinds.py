@@ -48,6 +48,18 @@ def test_a_network_of_another_kind(tiny_cohort, tmp_path):
     assert load_model(tmp_path).info.net["name"] == "vnet"
 
 
+def test_labelled_and_unlabelled_cases_may_be_normalised_apart(tiny_cohort, tmp_path):
+    weights = {}
+    for cases in (0, 1):
+        settings = {**TINY_SETTINGS, "net.name": "vnet", "net.batch_norm_cases": cases, "train.steps": [2]}
+        config = load_config(None, settings, data=str(tiny_cohort), method={"name": "mean_teacher"})
+        assert scored(config, tmp_path / str(cases)) == {"test_000", "test_001"}
+        assert load_config(tmp_path / str(cases) / "run.toml") == config
+        weights[cases] = load_model(tmp_path / str(cases)).predictor.state_dict()
+    assert weights[0].keys() == weights[1].keys()
+    assert any((weights[0][name] != weights[1][name]).any() for name in weights[0])
+
+
 def test_a_training_on_two_modalities(tiny_cohort, tmp_path):
     manifest = read_manifest(tiny_cohort)
     both = [replace(case, images=case.images * 2) for case in manifest.cases]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
+import torch
 from torch import nn
 
 from labelwise.errors import CheckpointError, ConfigError, did_you_mean
+from labelwise.nets.ghost_norm import has_batch_norm, over_cases
 from labelwise.nets.heads import start_from_prior
 from labelwise.nets.parts import Blueprint, Decoder, Encoder, SegmentationNet, Upsampling
 from labelwise.settings import build_settings
@@ -28,6 +30,8 @@ NETS: Mapping[str, str] = {
     "uxnet": "labelwise.nets.uxnet:UXNet",
 }
 
+Part = TypeVar("Part", bound=nn.Module)
+
 
 def find_net(name: str) -> type[Blueprint]:
     """The blueprint of a registered network; its `Settings` are the settings of that network."""
@@ -42,8 +46,13 @@ class NetFactory:
 
     Every call returns new, freshly initialised modules. Logits leave every head in float32.
 
+    Arguments
+        batch_norm_cases    cases of a batch over which batch norm takes its statistics in training, in the order of
+                            the batch; 0: over all. It does not matter to a trained network.
+
     Errors
-        ConfigError     unknown network or setting, or a number that makes no network
+        ConfigError     unknown network or setting, a number that makes no network, or cases for a batch norm
+                        that the network does not have
 
     Example
         >>> import torch
@@ -55,7 +64,14 @@ class NetFactory:
     """
 
     def __init__(
-        self, name: str, settings: Mapping[str, Any] | Any, *, dims: int, in_channels: int, num_classes: int
+        self,
+        name: str,
+        settings: Mapping[str, Any] | Any,
+        *,
+        dims: int,
+        in_channels: int,
+        num_classes: int,
+        batch_norm_cases: int = 0,
     ):
         if dims not in (2, 3):
             raise ConfigError("networks work on images with 2 or 3 axes", found=dims)
@@ -70,7 +86,10 @@ class NetFactory:
         self.dims = dims
         self.in_channels = in_channels
         self.num_classes = num_classes
+        self.batch_norm_cases = batch_norm_cases
         self._blueprint = blueprint(self.settings, dims, in_channels)
+        if batch_norm_cases:
+            self._check_batch_norm()
 
     @property
     def stride(self) -> int:
@@ -85,28 +104,41 @@ class NetFactory:
 
     def encoder(self) -> Encoder:
         """Images (B, M, *S) -> features, fine to coarse; `channels` names their widths."""
-        return self._blueprint.encoder()
+        return self._normalised(self._blueprint.encoder())
 
     def decoder(self, upsampling: Upsampling | None = None) -> Decoder:
         """Features -> scales, coarse to fine; the last is the full-resolution embedding.
 
         `upsampling` is transposed, trilinear or nearest; None takes the one of the settings.
         """
-        return self._blueprint.decoder(upsampling)
+        return self._normalised(self._blueprint.decoder(upsampling))
 
     def head(self, in_channels: int, out_channels: int, *, prior: float | None = None) -> nn.Module:
         """Embedding (B, in_channels, *S) -> logits (B, out_channels, *S) in float32.
 
         `prior` is the probability that the sigmoid of a new head gives on average; None leaves the usual bias.
         """
-        head = self._blueprint.head(in_channels, out_channels)
+        head = self._normalised(self._blueprint.head(in_channels, out_channels))
         if prior is not None:
             biases = [parameter for name, parameter in head.named_parameters() if name.endswith("bias")]
             start_from_prior(biases[-1], prior)
         return head
 
+    def _normalised(self, part: Part) -> Part:
+        return cast(Part, over_cases(part, self.batch_norm_cases)) if self.batch_norm_cases else part
+
+    def _check_batch_norm(self) -> None:
+        with torch.device("meta"):  # to look at, without weights
+            encoder = self._blueprint.encoder()
+        if not has_batch_norm(encoder):
+            raise ConfigError(
+                f"the network '{self.name}' has no batch norm with these settings",
+                found=f"net.batch_norm_cases = {self.batch_norm_cases}",
+                do="leave the setting out, or choose a network with batch norm, such as 'vnet'",
+            )
+
     def description(self) -> dict[str, Any]:
-        """All that is needed to build the same factory again, as plain JSON values."""
+        """All that is needed to build the same trained networks again, as plain JSON values."""
         return {
             "name": self.name,
             "settings": asdict(self.settings),

@@ -188,6 +188,7 @@ class _Trainer:
             dims=config.dims,
             in_channels=first.modalities,
             num_classes=manifest.label_space.num_classes,
+            batch_norm_cases=config.net.batch_norm_cases,
         )
         decisive = {key: value for key, value in asdict(config).items() if key not in NOT_DECISIVE}
         del decisive["prepare"]["store"]  # the same scans may lie elsewhere
