@@ -262,6 +262,17 @@ def batch_norm() -> str:
     )
 
 
+def apart() -> str:
+    """Labelled and unlabelled cases in one batch norm, or apart."""
+    rows = []
+    for heading, (name, suffix) in COLUMNS.items():
+        found = result(name)["rows"]
+        for row in _without(f"_apart{suffix}", found):
+            cells = [found[f"{row}{way}{suffix}"]["scores"]["dice"] for way in ("", "_apart")]
+            rows.append([f"{heading}: {row.replace('_', ' ')}", *map(with_seeds, cells)])
+    return table(["Dice [%], mean ± spread (seeds)", "together", "apart"], rows)
+
+
 def labelled_or_not() -> str:
     """Dice on the training scans of the synthetic cohort, with labels and without."""
     loaded = result("labelled_or_not")
@@ -311,7 +322,7 @@ def shortcut() -> str:
 
 def numbers(method: str) -> str:
     """What is known of one method, beside the baselines and the ceiling; for its own page."""
-    mine = re.compile(rf"{method}(_with.*|, .*)?")
+    mine = re.compile(rf"{method}(_with.*|_apart|, .*)?")
     columns = {}
     for heading, (name, suffix) in COLUMNS.items():
         found = result(name)["rows"]
@@ -368,6 +379,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "few_labels_short": lambda: few_labels(only=SHORT_FEW),
     "organs_by_size": organs_by_size,
     "batch_norm": batch_norm,
+    "apart": apart,
     "labelled_or_not": labelled_or_not,
     "semi_costs": semi_costs,
     "shortcut": shortcut,

@@ -183,7 +183,7 @@ class _Training:
         rate = self.optimizers[0].param_groups[0]["lr"]
         facts = {"stage": self.stage.number, "loss": loss, "terms": terms, "rate": rate}
         self.record.write("train", self.step, **facts)
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
+        shown = "  ".join(f"{name} {value:z.4f}" for name, value in terms.items())
         self.report(self.step, self.stage.steps, f"loss {loss:.4f}  ({shown})")
 
     def _require_finite(self) -> None:
