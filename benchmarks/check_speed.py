@@ -118,6 +118,7 @@ def read_all(read: Callable[[Manifest], int], manifest: Manifest, workers: int) 
 
 def read_with_formats(single: Manifest) -> int:
     case = single.cases[0]
+    assert case.labels
     return read_image(case.images).data.size + read_labels(case.labels).data.size
 
 

@@ -72,7 +72,8 @@ def deformed(labels: Array, error_mm: float, spacing_mm: tuple[float, ...], seed
         displacement *= error_mm / spacing_mm[axis] / displacement.std()
         along = np.arange(size).reshape([-1 if other == axis else 1 for other in range(3)])
         coordinates.append(along + displacement)
-    return ndimage.map_coordinates(labels, coordinates, order=0)
+    moved: Array = ndimage.map_coordinates(labels, coordinates, order=0)
+    return moved
 
 
 def phantom(shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> Array:

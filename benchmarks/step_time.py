@@ -50,7 +50,7 @@ def step_of(method: Method, batch: Batch) -> Callable[[], None]:
         with SafeConvolutions():
             with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16("cpu")):
                 terms = method(batch, HALFWAY)
-            torch.stack(list(terms.values())).sum().backward()
+            torch.autograd.backward(torch.stack(list(terms.values())).sum())
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         method.after_step(HALFWAY)

@@ -58,7 +58,7 @@ def factory(name: str = "vnet", width: int = 16) -> NetFactory:
     return NetFactory(name, {"width": width}, dims=3, in_channels=1, num_classes=SPACE.num_classes)
 
 
-def taking_turns(variants: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, dict[str, float]]:
+def taking_turns(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
     """Median and range of the processor seconds of each variant; a first round warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for number, (name, work) in itertools.product(range(rounds + 1), variants.items()):
@@ -85,7 +85,7 @@ def precision_step(bf16: bool) -> Callable[[], None]:
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = supervised(network(images), batch.labels, batch.annotated)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -143,7 +143,7 @@ def overhead() -> dict[str, Any]:
             for _ in range(steps):
                 with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16("cpu")):
                     loss = supervised(network(ready.images), ready.labels, ready.annotated)
-                loss.backward()
+                torch.autograd.backward(loss)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
 
