@@ -127,7 +127,7 @@ def test_every_command_in_a_block_would_be_understood(place, words):
     check_settings(verb, given)
 
 
-GUIDES = ("make-labels-scarce.md", "resume-and-predict.md")
+GUIDES = ("make-labels-scarce.md", "choose-a-method.md", "resume-and-predict.md")
 
 
 @pytest.mark.parametrize("guide", GUIDES)
