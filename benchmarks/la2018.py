@@ -21,8 +21,6 @@ SUPERVISED, MEAN_TEACHER = RECIPES / "supervised_8_of_80.toml", RECIPES / "mean_
 SETTINGS = {"guidednet": {"smallest_background_weight": 1.0}}
 OTHERS = semi_rows(HALF, "labelled_8", steps=STEPS, settings=SETTINGS)
 
-APART = {"net.batch_norm_cases": 2}  # labelled and unlabelled patches pass batch norm apart
-
 # DKUXNet's network, narrow (published width: 48, queries: 32), with its recipe's optimiser at a rate for fewer steps.
 # It sees every case in two views, so its batches have half the cases: as many patches a step as in other rows. A step
 # takes so much longer than in those that there are half as many; "supervised_for_dkuxnet" has the same training.
@@ -54,15 +52,18 @@ SWEEP = Sweep(
             MEAN_TEACHER, "labelled_8", {"method.settings.consistency_weight": 0.0}
         ),
         "mean_teacher_without_consistency_apart": Row(
-            MEAN_TEACHER, "labelled_8", {"method.settings.consistency_weight": 0.0, **APART}
+            MEAN_TEACHER,
+            "labelled_8",
+            {"method.settings.consistency_weight": 0.0, "net.batch_norm_cases": 2},
         ),
+        # As many patches in the batch norm as in the rows with unlabelled scans, but labelled ones only.
+        "supervised_with_four_patches": Row(SUPERVISED, "labelled_8", {"sampling.labelled_cases": 4}),
         **{name: row for name, row in OTHERS.items() if name in SEMI and name != "mean_teacher"},
         # Published: batches twice as large as those of other methods, an eighth of the steps in the first stage. A pair
         # of scans makes one mixed patch, so these are as many patches a step as in other rows; "bcp" has half as many.
         "bcp_with_published_batch": OTHERS["bcp"].with_changes(
             {"sampling.labelled_cases": 4, "sampling.incomplete_cases": 4, "train.steps": [250, 1750]}
         ),
-        **{f"{name}_apart": OTHERS[name].with_changes(APART) for name in ("cps", "guidednet")},
         "guidednet_without_mixture": OTHERS["guidednet"].with_changes(
             {"method.settings.mixture_weight": 0.0}
         ),
