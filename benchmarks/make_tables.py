@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from tables import HEADINGS, commits, result, source, table, value, with_seeds
+from tables import HEADINGS, commits, result, source, table, value, with_seeds, words
 
 from labelwise import run
 
@@ -26,12 +26,21 @@ SHORT = (
     *("ltuda, linear", "ltuda, unlabelled_prototype", "full_supervision"),
 )  # rows that the README shows
 SHORT_LA = (
-    *("supervised", "mean_teacher_without_consistency", "mean_teacher", "cps", "guidednet"),
-    *("bcp", "bcp_with_published_batch", "supervised_for_dkuxnet", "dkuxnet", "full_supervision"),
+    *("supervised", "supervised_with_four_patches", "mean_teacher_without_consistency", "mean_teacher"),
+    *("cps", "guidednet", "bcp", "bcp_with_published_batch", "supervised_for_dkuxnet", "dkuxnet"),
+    "full_supervision",
 )
 SHORT_FEW = (
-    *("supervised", "unlabelled_in_batch_norm_only", "mean_teacher", "bcp", "cps", "guidednet"),
-    "full_supervision",
+    *("supervised", "supervised_with_their_dice", "unlabelled_in_batch_norm_only"),
+    *(
+        "unlabelled_in_batch_norm_only_apart",
+        "mean_teacher",
+        "mean_teacher_apart",
+        "urpc",
+        "cps",
+        "cps_apart",
+    ),
+    *("ss_net", "bcp", "guidednet", "guidednet_apart", "full_supervision"),
 )
 # Where the pages of the methods find their numbers: heading -> result file and how names of its rows end.
 COLUMNS = {
@@ -42,10 +51,12 @@ COLUMNS = {
     "LA, 8 scans": ("la2018_half_resolution", ""),
     "synthetic CT, 2 scans": ("synthetic_few_labels", ""),
 }
+# See unlabelled scans, and learn nothing from them.
+CONTROLS = ("unlabelled_in_batch_norm_only", "mean_teacher_without_consistency")
 BASELINES = (
-    "supervised",
-    "unlabelled_in_batch_norm_only",
-    "mean_teacher_without_consistency",
+    *("supervised", "supervised_with_their_dice", "supervised_with_four_patches"),
+    *CONTROLS,
+    "unlabelled_in_batch_norm_only_apart",
     "full_supervision",
 )
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -63,7 +74,7 @@ def sweep(
         cells = [value(variants[variant].get(metric), metric) for metric in metrics]
         seeds = next(iter(variants[variant].values()))["seeds"]
         minutes = [one["training_seconds"] / 60 for one in loaded["runs"] if one["name"] == row]
-        rows.append([row.replace("_", " "), *cells, str(seeds), f"{sum(minutes) / len(minutes):.0f} min"])
+        rows.append([words(row), *cells, str(seeds), f"{sum(minutes) / len(minutes):.0f} min"])
     units = [HEADINGS[m] if m in ("dice", "jaccard") else f"{HEADINGS[m]} [{unit}]" for m in metrics]
     head = ["", *units, "seeds", "training"]
     return table(head, rows) + source(name, commits(loaded))
@@ -84,7 +95,7 @@ def few_labels(numbers: Sequence[int] = (3, 7), only: Collection[str] | None = N
             for row in found
             for metric in ("dice", "hd95")
         ]
-        rows.append([name.replace("_", " "), *cells])
+        rows.append([words(name), *cells])
     heads = [f"{number} patients, {what}" for number in numbers for what in ("Dice [%]", "HD95 [voxels]")]
     return table(["mean ± spread (seeds)", *heads], rows) + source("acdc_few_labels", commits(loaded))
 
@@ -98,7 +109,7 @@ def organs_by_size() -> str:
         cell = variants["scores"]["dice"]
         means = [value(cell["organs"][organ], "dice") for organ in volumes]
         hd95 = value(variants["scores"]["hd95"], "hd95")
-        rows.append([row.replace("_", " "), *means, value(cell, "dice"), hd95, str(cell["seeds"])])
+        rows.append([words(row), *means, value(cell, "dice"), hd95, str(cell["seeds"])])
     heads = [f"{organ}, {volume:.0f} ml" for organ, volume in volumes.items()]
     return table(["Dice [%]", *heads, "mean over organs", "HD95 [mm]", "seeds"], rows) + source(
         "synthetic_few_labels", commits(loaded)
@@ -113,7 +124,7 @@ def organs(name: str, variant: str, metric: str = "dice", unit: str = "") -> str
     for row, variants in loaded["rows"].items():
         cell = variants[variant][metric]
         means = [value(cell["organs"][organ], metric) for organ in first]
-        rows.append([row.replace("_", " "), *means, value(cell, metric), str(cell["seeds"])])
+        rows.append([words(row), *means, value(cell, metric), str(cell["seeds"])])
     heading = HEADINGS[metric] + (f" [{unit}]" if unit else "")
     return table([heading, *first, "mean over organs", "seeds"], rows)
 
@@ -245,31 +256,31 @@ def added_steps() -> str:
 
 def batch_norm() -> str:
     """What unlabelled scans change although nothing is learnt from them, in each comparison."""
-    control = "unlabelled_in_batch_norm_only"
+    control, alone = CONTROLS[0], "supervised_with_their_dice"
     compared = {
-        "LA, 8 of 80 scans": ("la2018_half_resolution", "supervised", "mean_teacher_without_consistency"),
-        "ACDC, 7 of 70 patients": ("acdc_few_labels", "supervised_of_7", f"{control}_of_7"),
-        "ACDC, 3 of 70 patients": ("acdc_few_labels", "supervised_of_3", f"{control}_of_3"),
-        "synthetic CT, 2 of 20 scans of four scanners": ("synthetic_few_labels", "supervised", control),
+        "LA, 8 of 80 scans": ("la2018_half_resolution", "supervised", CONTROLS[1], ""),
+        "ACDC, 7 of 70 patients": ("acdc_few_labels", alone, control, "_of_7"),
+        "ACDC, 3 of 70 patients": ("acdc_few_labels", alone, control, "_of_3"),
+        "synthetic CT, 2 of 20 scans of four scanners": ("synthetic_few_labels", alone, control, ""),
     }
     rows = []
-    for heading, (name, *names) in compared.items():
-        cells = [result(name)["rows"][row]["scores"]["dice"] for row in names]
-        rows.append([heading, *map(with_seeds, cells)])
-    return table(
-        ["Dice [%], mean ± spread (seeds)", "supervised", "the same with unlabelled scans in its batches"],
-        rows,
-    )
+    for heading, (name, labelled, mixed, suffix) in compared.items():
+        found = result(name)["rows"]
+        names = (labelled + suffix, mixed + suffix, f"{mixed}_apart{suffix}")
+        rows.append([heading, *(with_seeds(found[row]["scores"]["dice"]) for row in names)])
+    heads = ("labelled scans alone", "with unlabelled ones, together", "with unlabelled ones, apart")
+    return table(["Dice [%], mean ± spread (seeds)", *heads], rows)
 
 
 def apart() -> str:
-    """Labelled and unlabelled cases in one batch norm, or apart."""
+    """Methods with labelled and unlabelled cases in one batch norm, or apart."""
     rows = []
     for heading, (name, suffix) in COLUMNS.items():
         found = result(name)["rows"]
         for row in _without(f"_apart{suffix}", found):
-            cells = [found[f"{row}{way}{suffix}"]["scores"]["dice"] for way in ("", "_apart")]
-            rows.append([f"{heading}: {row.replace('_', ' ')}", *map(with_seeds, cells)])
+            if row not in CONTROLS:
+                cells = [found[f"{row}{way}{suffix}"]["scores"]["dice"] for way in ("", "_apart")]
+                rows.append([f"{heading}: {words(row)}", *map(with_seeds, cells)])
     return table(["Dice [%], mean ± spread (seeds)", "together", "apart"], rows)
 
 
@@ -277,7 +288,7 @@ def labelled_or_not() -> str:
     """Dice on the training scans of the synthetic cohort, with labels and without."""
     loaded = result("labelled_or_not")
     rows = [
-        [row.replace("_", " "), *(f"{100 * cells[kind]:.1f}" for kind in ("labelled", "unlabelled"))]
+        [words(row), *(f"{100 * cells[kind]:.1f}" for kind in ("labelled", "unlabelled"))]
         for row, cells in loaded["rows"].items()
     ]
     head = ["Dice [%], one seed", "2 labelled training scans", "18 unlabelled training scans"]
@@ -339,9 +350,7 @@ def numbers(method: str) -> str:
         if row in BASELINES or mine.fullmatch(row) or row in (f"mixed_{method}", f"supervised_for_{method}")
     ]
     shown.sort(key=lambda row: (row == "full_supervision", row not in BASELINES))
-    rows = [
-        [row.replace("_", " "), *(with_seeds(cells.get(row)) for cells in columns.values())] for row in shown
-    ]
+    rows = [[words(row), *(with_seeds(cells.get(row)) for cells in columns.values())] for row in shown]
     cost = result("step_time")["methods"]["methods"].get(method, {})
     note = ""
     if cost:

@@ -65,16 +65,18 @@ ROWS = with_batches(
     {
         **SEMI,
         **{f"guidednet_without_{term}": guidednet_without(settings) for term, settings in TERMS.items()},
-        "full_supervision": Row(
-            RECIPE, "complete", {"method.name": "supervised", "sampling.incomplete_cases": 0}
-        ),
     }
 )
+FULL = Row(RECIPE, "complete", {"method.name": "supervised", "sampling.incomplete_cases": 0})
 APART = ("unlabelled_in_batch_norm_only", *METHODS)
 
 SWEEP = Sweep(
     name="synthetic_few_labels",
-    rows={**ROWS, **{f"{name}_apart": apart(ROWS[name]) for name in APART}},
+    rows={
+        **ROWS,
+        **{f"{name}_apart": apart(ROWS[name]) for name in APART},
+        **with_batches({"full_supervision": FULL}),
+    },
     variants={"scores": {"unit": "mm", "variant": "default"}},
     protocol={
         "data": f"{CASES_PER_SITE * len(SITES)} synthetic training CT of four sites, {COHORT.test} test scans; "

@@ -49,6 +49,11 @@ def with_seeds(cell: Mapping[str, Any] | None, metric: str = "dice") -> str:
     return f"{value(cell, metric)} ({cell['seeds']})" if cell else "–"
 
 
+def words(row: str) -> str:
+    """The name of a row as the tables write it."""
+    return row.replace("_apart", ", apart").replace("_", " ")
+
+
 def commits(loaded: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata of a sweep's first run, with the commits of all its runs."""
     found = dict.fromkeys(one["metadata"]["commit"] for one in loaded["runs"])
