@@ -69,6 +69,9 @@ SWEEP = Sweep(
         ),
         # The network's dropout of whole channels is in the features that the mixture compares.
         "guidednet_without_dropout": OTHERS["guidednet"].with_changes({"net.settings.dropout": 0.0}),
+        "guidednet_without_mixture_and_dropout": OTHERS["guidednet"].with_changes(
+            {"method.settings.mixture_weight": 0.0, "net.settings.dropout": 0.0}
+        ),
         "supervised_for_dkuxnet": Row(
             HALF, "labelled_8", {"method.name": "supervised", "sampling.incomplete_cases": 0, **UXNET}
         ),
