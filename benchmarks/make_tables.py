@@ -382,6 +382,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "acdc_short": lambda: sweep("acdc_one_structure", "scores", ("dice", "hd95"), "voxels", only=SHORT),
     "tries_cda": lambda: tries("acdc_one_structure", "ltuda_cda"),
     "tries_cps": lambda: tries("synthetic_few_labels", "cps"),
+    "tries_their_dice": lambda: tries("acdc_few_labels", "supervised_of_3"),
+    "tries_cps_apart": lambda: tries("synthetic_few_labels", "cps_apart"),
     "tries_supervised": lambda: tries("synthetic_few_labels", "supervised"),
     "tries_ltuda": lambda: tries("acdc_one_structure", "ltuda"),
     "few_labels": few_labels,
