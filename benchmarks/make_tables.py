@@ -31,16 +31,10 @@ SHORT_LA = (
     "full_supervision",
 )
 SHORT_FEW = (
-    *("supervised", "supervised_with_their_dice", "unlabelled_in_batch_norm_only"),
-    *(
-        "unlabelled_in_batch_norm_only_apart",
-        "mean_teacher",
-        "mean_teacher_apart",
-        "urpc",
-        "cps",
-        "cps_apart",
-    ),
-    *("ss_net", "bcp", "guidednet", "guidednet_apart", "full_supervision"),
+    *("supervised", "supervised_with_their_dice"),
+    *("unlabelled_in_batch_norm_only", "unlabelled_in_batch_norm_only_apart"),
+    *("mean_teacher", "mean_teacher_apart", "urpc", "cps", "cps_apart", "ss_net", "bcp"),
+    *("guidednet", "guidednet_apart", "full_supervision"),
 )
 # Where the pages of the methods find their numbers: heading -> result file and how names of its rows end.
 COLUMNS = {
