@@ -76,6 +76,7 @@ SWEEP = Sweep(
             HALF, "labelled_8", {"method.name": "supervised", "sampling.incomplete_cases": 0, **UXNET}
         ),
         "dkuxnet": dkuxnet(),
+        "dkuxnet_with_equal_steps": dkuxnet().with_changes({"train.steps": [STEPS]}),  # twice their patches
         "dkuxnet_without_consistency": dkuxnet(segmentation=0.0, query=0.0),
         "dkuxnet_without_segmentation_consistency": dkuxnet(segmentation=0.0),
         "dkuxnet_without_query_consistency": dkuxnet(query=0.0),
