@@ -27,8 +27,8 @@ SHORT = (
 )  # rows that the README shows
 SHORT_LA = (
     *("supervised", "supervised_with_four_patches", "mean_teacher_without_consistency", "mean_teacher"),
-    *("cps", "guidednet", "bcp", "bcp_with_published_batch", "supervised_for_dkuxnet", "dkuxnet"),
-    "full_supervision",
+    *("cps", "guidednet", "bcp", "bcp_with_published_batch"),
+    *("supervised_for_dkuxnet", "dkuxnet", "dkuxnet_with_equal_steps", "full_supervision"),
 )
 SHORT_FEW = (
     *("supervised", "supervised_with_their_dice"),
