@@ -21,6 +21,10 @@ SUPERVISED, MEAN_TEACHER = RECIPES / "supervised_8_of_80.toml", RECIPES / "mean_
 SETTINGS = {"guidednet": {"smallest_background_weight": 1.0}}
 OTHERS = semi_rows(HALF, "labelled_8", steps=STEPS, settings=SETTINGS)
 
+# This row tells what the consistency adds: it sees the same batches, so the batch norm of its network sees the
+# unlabelled scans too, but nothing else is learnt from them.
+WITHOUT_CONSISTENCY = Row(MEAN_TEACHER, "labelled_8", {"method.settings.consistency_weight": 0.0})
+
 # DKUXNet's network, narrow (published width: 48, queries: 32), with its recipe's optimiser at a rate for fewer steps.
 # It sees every case in two views, so its batches have half the cases: as many patches a step as in other rows. A step
 # takes so much longer than in those that there are half as many; "supervised_for_dkuxnet" has the same training.
@@ -46,15 +50,9 @@ SWEEP = Sweep(
     rows={
         "supervised": Row(SUPERVISED, "labelled_8"),
         "mean_teacher": Row(MEAN_TEACHER, "labelled_8"),
-        # This row tells what the consistency adds: it sees the same batches, so the batch norm of its network
-        # sees the unlabelled scans too, but nothing else is learnt from them.
-        "mean_teacher_without_consistency": Row(
-            MEAN_TEACHER, "labelled_8", {"method.settings.consistency_weight": 0.0}
-        ),
-        "mean_teacher_without_consistency_apart": Row(
-            MEAN_TEACHER,
-            "labelled_8",
-            {"method.settings.consistency_weight": 0.0, "net.batch_norm_cases": 2},
+        "mean_teacher_without_consistency": WITHOUT_CONSISTENCY,
+        "mean_teacher_without_consistency_apart": WITHOUT_CONSISTENCY.with_changes(
+            {"net.batch_norm_cases": 2}
         ),
         # As many patches in the batch norm as in the rows with unlabelled scans, but labelled ones only.
         "supervised_with_four_patches": Row(SUPERVISED, "labelled_8", {"sampling.labelled_cases": 4}),

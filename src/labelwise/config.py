@@ -96,6 +96,17 @@ class RunConfig:
         """2 if patches are slices, else 3."""
         return self.sampling.dims
 
+    def nets(self, *, in_channels: int, num_classes: int) -> NetFactory:
+        """The factory of its network, for data with so many modalities and classes."""
+        return NetFactory(
+            self.net.name,
+            self.net.settings,
+            dims=self.dims,
+            in_channels=in_channels,
+            num_classes=num_classes,
+            batch_norm_cases=self.net.batch_norm_cases,
+        )
+
     def to_toml(self) -> str:
         """The resolved settings; ``labelwise train run.toml`` repeats the run."""
         return to_toml(asdict(self))
@@ -135,14 +146,7 @@ def _with_checked_choices(config: RunConfig) -> RunConfig:
     settings = build_settings(
         method.Config, config.method.settings, f"[method.settings] of {config.method.name}"
     )
-    factory = NetFactory(
-        config.net.name,
-        config.net.settings,
-        dims=config.dims,
-        in_channels=1,
-        num_classes=2,
-        batch_norm_cases=config.net.batch_norm_cases,
-    )
+    factory = config.nets(in_channels=1, num_classes=2)
     if config.dims not in method.card.dims:
         raise ConfigError(
             f"{config.method.name} works in {' and '.join(f'{d}D' for d in sorted(method.card.dims))} only",

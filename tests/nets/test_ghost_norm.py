@@ -64,7 +64,7 @@ def test_weights_are_those_of_the_plain_network_and_fit_into_it():
     torch.testing.assert_close(apart.eval()(images()), together.eval()(images()))
 
 
-def test_settings_of_the_layer_and_frozen_statistics_are_kept():
+def test_settings_and_weights_of_the_layer_are_kept():
     plain = nn.BatchNorm3d(3, eps=1e-3, momentum=0.2)
     nn.init.constant_(plain.weight, 2)
     ghost = over_cases(nn.Sequential(plain), 2)[0]  # type: ignore[index]

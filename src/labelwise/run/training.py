@@ -27,7 +27,7 @@ from labelwise.errors import ConfigError, DataError, TrainingError
 from labelwise.infer.model import save_model
 from labelwise.lock import only_writer
 from labelwise.methods import find_method
-from labelwise.methods.base import Method, NetFactory
+from labelwise.methods.base import Method
 from labelwise.run.environment import environment
 from labelwise.run.preparing import prepare_manifest
 from labelwise.run.stages import RECORD, Stages, plan_stages
@@ -182,14 +182,7 @@ class _Trainer:
         self.config, self.manifest, self.prepared = config, manifest, prepared
         self.fabric, self.progress = fabric, progress
         first = prepared.store.case(manifest.split("train")[0].id)
-        self.nets = NetFactory(
-            config.net.name,
-            config.net.settings,
-            dims=config.dims,
-            in_channels=first.modalities,
-            num_classes=manifest.label_space.num_classes,
-            batch_norm_cases=config.net.batch_norm_cases,
-        )
+        self.nets = config.nets(in_channels=first.modalities, num_classes=manifest.label_space.num_classes)
         decisive = {key: value for key, value in asdict(config).items() if key not in NOT_DECISIVE}
         del decisive["prepare"]["store"]  # the same scans may lie elsewhere
         ranks = {"precision": config.device.precision, "ranks": fabric.world_size}
