@@ -167,16 +167,18 @@ def _with_checked_choices(config: RunConfig) -> RunConfig:
 
 def _check_patch_size(config: RunConfig, nets: NetFactory) -> None:
     patch, found = config.sampling.patch_size, f"sampling.patch_size = {list(config.sampling.patch_size)}"
-    if any(size % nets.stride for size in patch[: config.dims]):
+    if any(size % stride for size, stride in zip(patch, nets.strides, strict=False)):
+        equal = len(set(nets.strides)) == 1
+        divisor = nets.strides[0] if equal else " x ".join(map(str, nets.strides))
         raise ConfigError(
-            f"the patch size must be divisible by {nets.stride} for the network '{config.net.name}'",
+            f"the patch size must be divisible by {divisor} for the network '{config.net.name}'",
             found=found,
         )
-    if all(size == nets.stride for size in patch[: config.dims]):
+    if patch[: config.dims] == nets.strides:
         raise ConfigError(
             f"the network '{config.net.name}' would see such a patch as a single voxel on its coarsest scale",
             found=found,
-            expected=f"at least {2 * nets.stride} along one axis",
+            expected=f"at least {2 * nets.strides[0]} along one axis",
         )
     config.augment.check(patch)
     WindowGrid.of(patch, patch, config.inference.stride, config.inference.overlap)  # refuses gaps

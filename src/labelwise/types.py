@@ -159,6 +159,8 @@ class Batch(NamedTuple):
     extra: Mapping[str, Tensor] = _NOTHING  # targets a method asked the loader for
     # `annotated` once more, as plain values: a step can choose rows by it without waiting for the GPU.
     annotated_on_host: tuple[tuple[bool, ...], ...] = ()
+    # (B, M, *S): the same patches before their intensities were changed, for methods that ask for a weak view.
+    weak_images: Tensor | None = None
 
     @property
     def complete(self) -> Tensor:

@@ -21,6 +21,7 @@ from labelwise.nets.parts import SegmentationNet
 SMALL: dict[str, dict[str, Any]] = {
     "unet": {"width": 2},
     "vnet": {"width": 2},
+    "residual_unet": {"width": 2, "blocks": (1, 1, 2)},
     "dynunet": {"width": 2, "depth": 3},
     "dodnet_unet": {"width": 2},
     "film_unet": {"width": 2, "depth": 3},
@@ -86,7 +87,7 @@ def test_parts_fit_together_and_name_their_channels(name: str, dims: int):
     features = encoder(images(dims))
     assert tuple(f.shape[1] for f in features) == encoder.channels
     assert features[0].shape[2:] == images(dims).shape[2:]
-    assert features[-1].shape[2] * nets.stride == images(dims).shape[2]
+    assert features[-1].shape[2] * nets.strides[0] == images(dims).shape[2]
 
     scales = decoder(features)
     assert tuple(s.shape[1] for s in scales) == decoder.channels
@@ -144,7 +145,7 @@ def test_a_dynunet_has_transposed_upsampling_only():
 @pytest.mark.parametrize("name", NETS)
 def test_a_size_that_cannot_be_halved_often_enough_is_refused_with_the_sizes(name: str):
     nets = factory(name)
-    with pytest.raises(ConfigError, match=f"33 x 32 x 32\n.*divisible by {nets.stride}"):
+    with pytest.raises(ConfigError, match=f"33 x 32 x 32\n.*divisible by {nets.strides[0]}"):
         nets.network()(torch.zeros(1, 2, 33, 32, 32))
 
 
@@ -152,7 +153,7 @@ def test_a_size_that_cannot_be_halved_often_enough_is_refused_with_the_sizes(nam
 def test_instance_norm_of_a_single_voxel_is_refused(name: str):
     nets = factory(name)
     with pytest.raises(ConfigError, match="single voxel"):
-        nets.network()(torch.zeros(2, 2, *[nets.stride] * 3))
+        nets.network()(torch.zeros(2, 2, *[nets.strides[0]] * 3))
 
 
 def test_unknown_network_is_refused_with_the_nearest_known_one():

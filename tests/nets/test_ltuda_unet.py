@@ -25,7 +25,7 @@ def test_the_coarsest_scales_are_equally_wide_and_the_embedding_has_the_width(di
     nets = factory(dims, width=2)
     assert nets.encoder().channels == (2, 4, 8, 16, 16)
     assert nets.decoder().channels == (8, 4, 2, 2)
-    assert nets.stride == 16
+    assert nets.strides[0] == 16
     assert nets.network()(torch.zeros(2, 1, *[32] * dims)).shape == (2, 5, *[32] * dims)
 
 

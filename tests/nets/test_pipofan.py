@@ -38,14 +38,14 @@ def test_convention_channels_are_the_published_ones():
     nets = factory()
     assert nets.encoder().channels == (16, 32, 64, 64)
     assert nets.decoder().channels == (32, 16, 16)
-    assert nets.stride == 8
+    assert nets.strides[0] == 8
 
 
 def test_the_2d_network_of_the_paper_has_five_scales_and_three_slices_as_channels():
     nets = factory(dims=2, in_channels=3, width=64, depth=5)
     assert nets.encoder().channels == (64, 128, 256, 512, 512)
     assert nets.decoder().channels == (256, 128, 64, 64)
-    assert nets.stride == 16
+    assert nets.strides[0] == 16
 
 
 @pytest.mark.parametrize("depth", [3, 4, 5])

@@ -38,7 +38,7 @@ def test_weights_start_as_glorot_proposed_and_offsets_at_zero():
 @pytest.mark.parametrize(("dims", "depth"), [(2, 5), (3, 3)])
 def test_the_depth_can_be_chosen(dims: int, depth: int):
     nets = factory(dims, num_classes=3, width=2, depth=depth)
-    assert nets.stride == 2 ** (depth - 1)
+    assert nets.strides[0] == 2 ** (depth - 1)
     images = torch.randn(2, 1, *[32] * dims)
     assert len(nets.encoder()(images)) == depth
     assert nets.network()(images).shape == (2, 3, *[32] * dims)

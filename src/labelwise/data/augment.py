@@ -102,6 +102,21 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "low_resolution": Chance(0.25, 0.5, 1.0),
         "gamma": Chance(0.3, 0.7, 1.5),
     },
+    # Every case is turned, scaled or changed in several ways: for trainings with few labels.
+    "strong": {
+        **_OFF,
+        "rotation_degrees": Chance(0.5, -45, 45),
+        "tilt_degrees": Chance(0.3, -30, 30),
+        "scale": Chance(0.5, 0.7, 1.4),
+        "elastic": Chance(0.2, 0.05, 0.3),
+        "margin": 0.15,
+        "noise": Chance(0.2, 0, 0.3),
+        "blur": Chance(0.3, 0.5, 1.0),
+        "brightness": Chance(0.5, 0.7, 1.3),
+        "contrast": Chance(0.5, 0.65, 1.5),
+        "low_resolution": Chance(0.25, 0.5, 1.0),
+        "gamma": Chance(0.5, 0.6, 1.7),
+    },
     "la": {**_OFF, "quarter_turns": True, "mirror_axes": (0, 1)},
     "la_official": {**_OFF, "quarter_turns": True, "mirror_axes": (0, 1), "mirror_once": True},
 }
@@ -116,6 +131,7 @@ class AugmentConfig:
     flip          mirrored along every axis with p = 0.5; only for organs without a side
     light         small turns and scalings, slight changes of intensity
     default       wide turns and scalings, some bending, all changes of intensity
+    strong        as default, but wider and more often: for few labels
     la            quarter turns in the x-y plane, then mirrored along x and y with p = 0.5 each
     la_official   quarter turns, then mirrored along exactly one of x and y, so that every patch is mirrored:
                   what the published codes of the LA benchmark do, for exact comparisons
@@ -125,7 +141,7 @@ class AugmentConfig:
         "la_official": code of Yu et al., MICCAI 2019 (UA-MT), copied by most later ones.
     """
 
-    preset: Literal["none", "flip", "light", "default", "la", "la_official"] = "light"
+    preset: Literal["none", "flip", "light", "default", "strong", "la", "la_official"] = "light"
     mirror_axes: tuple[Axis, ...] = _FROM_PRESET  # 0, 1, 2 = x (left-right), y, z; each with p = 0.5
     mirror_once: bool = _FROM_PRESET  # exactly one of the mirror axes instead, always
     quarter_turns: bool = _FROM_PRESET  # 0 to 3 turns by 90 degrees in the x-y plane
@@ -179,12 +195,22 @@ class Views(NamedTuple):
     images: Tensor  # (B, M, *S) float32
     labels: Tensor  # (B, *S) uint8: class index or IGNORE
     targets: Mapping[str, Tensor]  # (B, K, *S) float32 each
+    # (B, M, *S): the images before their intensities were changed, where somebody asked for them
+    weak: Tensor | None = None
 
 
 def augment(
-    views: Views, config: AugmentConfig, generator: Generator, *, patch_size: Corner, spacing_mm: Tensor
+    views: Views,
+    config: AugmentConfig,
+    generator: Generator,
+    *,
+    patch_size: Corner,
+    spacing_mm: Tensor,
+    weak_view: bool = False,
 ) -> Views:
     """Change every case of a batch at random. The images may be overwritten.
+
+    With `weak_view` the result also holds the images that were moved, but whose intensities are as they were.
 
     Shapes
         views       patches of `config.read_size(patch_size)` voxels; without the last axis if that is 1 (2D)
@@ -194,8 +220,9 @@ def augment(
     """
     views = _move(views, config, generator, patch_size, spacing_mm)
     views = _turn_and_mirror(views, config, generator)
+    weak = views.images.clone() if weak_view else None
     _change_intensity(views.images, config, generator)
-    return views
+    return views._replace(weak=weak)
 
 
 def _move(

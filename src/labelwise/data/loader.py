@@ -44,6 +44,7 @@ def batches(
     world: int = 1,
     workers: int = 0,
     extra_targets: Mapping[str, TargetFunction] | None = None,
+    weak_view: bool = False,
     device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:
     """The batches of the steps `start` to `total` - 1, for one rank of `world`.
@@ -67,6 +68,7 @@ def batches(
         rank=rank,
         world=world,
         extra_targets=extra_targets,
+        weak_view=weak_view,
         augments=device.type == "cpu",
     )
     return _iterate(dataset, range(start, total), workers, device)
@@ -90,8 +92,8 @@ def _iterate(dataset: StepDataset, steps: range, workers: int, device: torch.dev
             raise item
         on_host = tuple(tuple(row) for row in item.annotated.tolist())
         reading = item if dataset.augments else dataset.augment(_travelled(item, device), step)
-        images, labels, targets = reading.views
-        batch = Batch(images, labels.long(), reading.annotated, reading.case_ids, targets, on_host)
+        images, labels, targets, weak = reading.views
+        batch = Batch(images, labels.long(), reading.annotated, reading.case_ids, targets, on_host, weak)
         if step < steps.start + CHECKED_BATCHES:
             check_batch(batch)
         yield batch
@@ -125,6 +127,7 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
         rank: int = 0,
         world: int = 1,
         extra_targets: Mapping[str, TargetFunction] | None = None,
+        weak_view: bool = False,
         augments: bool = True,
     ):
         augmentation.check(sampling.patch_size)
@@ -135,6 +138,7 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
         self.augmentation = augmentation
         self.seed, self.rank, self.world = seed, rank, world
         self.extra_targets = dict(extra_targets or {})
+        self.weak_view = weak_view
         self.augments = augments
         rows = [label_space.annotated(case.annotated).numpy() for case in self.cases]
         self.annotated = np.stack(rows) if rows else np.zeros((0, label_space.num_classes), bool)
@@ -189,6 +193,7 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
             generator,
             patch_size=self.sampling.patch_size,
             spacing_mm=reading.spacing_mm,
+            weak_view=self.weak_view,
         )
         return reading._replace(views=views)
 
@@ -212,7 +217,7 @@ def _check_modalities(case: StoredCase, expected: int) -> None:
 
 
 def _travelled(reading: Reading, device: torch.device) -> Reading:
-    images, labels, targets = reading.views
+    images, labels, targets, _ = reading.views
     views = Views(
         images.to(device, non_blocking=True),
         labels.to(device, non_blocking=True),

@@ -51,6 +51,8 @@ class Method(nn.Module, ABC):
     are several: the setting `classifier` chooses one, and `predict --classifier` another without a new training, so
     the predictor holds the weights of all of them.
 
+    With `needs_weak_view` a batch also brings ``weak_images``: the patches before their intensities were changed.
+
     Memories are buffers: they are saved, resumed and moved with the method. A memory that the loss of a step reads
     changes in `after_step`, or is read as a ``.clone()``: autograd refuses what was changed in between.
     """
@@ -59,6 +61,7 @@ class Method(nn.Module, ABC):
     Config: ClassVar[type[Any]]
     follows: ClassVar[type[Method] | None] = None
     classifiers: ClassVar[tuple[str, ...]] = ()
+    needs_weak_view: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from labelwise.settings import build_settings
 NETS: Mapping[str, str] = {
     "unet": "labelwise.nets.unet:UNet",
     "vnet": "labelwise.nets.vnet:VNet",
+    "residual_unet": "labelwise.nets.residual_unet:ResidualUNet",
     "dynunet": "labelwise.nets.dynunet:DynUNet",
     "dodnet_unet": "labelwise.nets.dodnet_unet:DodnetUNet",
     "film_unet": "labelwise.nets.film_unet:FilmUNet",
@@ -92,9 +93,9 @@ class NetFactory:
             self._check_batch_norm()
 
     @property
-    def stride(self) -> int:
-        """Spatial sizes must be divisible by this."""
-        return self._blueprint.stride
+    def strides(self) -> tuple[int, ...]:
+        """What spatial sizes must be divisible by, along each axis."""
+        return self._blueprint.strides or (self._blueprint.stride,) * self.dims
 
     def network(self, num_classes: int | None = None, *, prior: float | None = None) -> SegmentationNet:
         """A whole network: images (B, M, *S) -> logits (B, C, *S); `prior` as in `head`."""

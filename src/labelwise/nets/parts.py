@@ -27,6 +27,7 @@ _BRICKS: dict[int, dict[str, type[nn.Module]]] = {
         "convolution": nn.Conv2d,
         "transposed": nn.ConvTranspose2d,
         "pooling": nn.MaxPool2d,
+        "mean_pooling": nn.AvgPool2d,
         "dropout": nn.Dropout2d,
         "batch": nn.BatchNorm2d,
         "instance": nn.InstanceNorm2d,
@@ -35,6 +36,7 @@ _BRICKS: dict[int, dict[str, type[nn.Module]]] = {
         "convolution": nn.Conv3d,
         "transposed": nn.ConvTranspose3d,
         "pooling": nn.MaxPool3d,
+        "mean_pooling": nn.AvgPool3d,
         "dropout": nn.Dropout3d,
         "batch": nn.BatchNorm3d,
         "instance": nn.InstanceNorm3d,
@@ -47,18 +49,23 @@ def brick(name: str, dims: int) -> type[Any]:
     return _BRICKS[dims][name]
 
 
-def normalisation(norm: Norm, dims: int, channels: int) -> nn.Module:
-    """Batch or group normalisation with a learned scale and offset, or instance normalisation without."""
+def normalisation(norm: Norm, dims: int, channels: int, *, affine: bool = False) -> nn.Module:
+    """Batch or group normalisation with a learned scale and offset; instance normalisation has them if `affine`."""
     if norm == "group":
         return nn.GroupNorm(gcd(GROUPS, channels), channels)
+    if norm == "instance":
+        return cast(nn.Module, brick(norm, dims)(channels, affine=affine))
     return cast(nn.Module, brick(norm, dims)(channels))
 
 
 class Interpolate(nn.Module):
-    """Twice the size along every axis, by linear interpolation or by repeating voxels."""
+    """`factor` times the size along each axis, by linear interpolation or by repeating voxels."""
 
-    def __init__(self, dims: int, *, linear: bool, align_corners: bool = False):
+    def __init__(
+        self, dims: int, *, linear: bool, align_corners: bool = False, factor: Sequence[int] | int = 2
+    ):
         super().__init__()
+        self.factor = float(factor) if isinstance(factor, int) else tuple(map(float, factor))
         self.mode = {2: "bilinear", 3: "trilinear"}[dims] if linear else "nearest"
         self.align_corners = align_corners if linear else None
 
@@ -66,26 +73,31 @@ class Interpolate(nn.Module):
         return f"mode={self.mode}, align_corners={self.align_corners}"
 
     def forward(self, features: Tensor) -> Tensor:
-        return F.interpolate(features, scale_factor=2, mode=self.mode, align_corners=self.align_corners)
+        return F.interpolate(
+            features, scale_factor=self.factor, mode=self.mode, align_corners=self.align_corners
+        )
 
 
 class Encoder(nn.Module):
-    """Stages one after the other; every stage after the first halves the size.
+    """Stages one after the other; every stage after the first shrinks the image.
 
-    `channels` are those of the stages' outputs, fine to coarse. Spatial sizes must be divisible by `stride`.
+    `channels` are those of the stages' outputs, fine to coarse. Spatial sizes must be divisible by `strides`, one for
+    each axis; None: every stage after the first halves all of them.
     """
 
-    def __init__(self, stages: Iterable[nn.Module], channels: Sequence[int]):
+    def __init__(
+        self, stages: Iterable[nn.Module], channels: Sequence[int], *, strides: Sequence[int] | None = None
+    ):
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.channels = tuple(channels)
-        self.stride = 2 ** (len(self.channels) - 1)
+        self.strides = None if strides is None else tuple(strides)
         # An instance norm of a single voxel is undefined.
         kinds = (brick("instance", 2), brick("instance", 3))
         self._needs_two_voxels = any(isinstance(module, kinds) for module in self.modules())
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images (B, M, *S) -> features (B, channels[i], *S / 2**i), fine to coarse.
+        """Images (B, M, *S) -> features (B, channels[i], *S / stride up to i), fine to coarse.
 
         Errors
             ConfigError     a spatial size is not divisible by the stride, or too small for the norm
@@ -99,18 +111,19 @@ class Encoder(nn.Module):
         return features
 
     def _check(self, size: torch.Size) -> None:
-        if any(length % self.stride for length in size):
+        strides = self.strides or (2 ** (len(self.channels) - 1),) * len(size)
+        if any(length % stride for length, stride in zip(size, strides, strict=True)):
             raise ConfigError(
-                "the network cannot halve images of this size often enough",
+                "the network cannot shrink images of this size often enough",
                 found=" x ".join(map(str, size)),
-                expected=f"every length divisible by {self.stride}",
+                expected=f"lengths divisible by {' x '.join(map(str, strides))}",
                 do="choose another patch size",
             )
-        if self._needs_two_voxels and all(length == self.stride for length in size):
+        if self._needs_two_voxels and tuple(size) == strides:
             raise ConfigError(
                 "images of this size shrink to a single voxel, which instance normalisation cannot take",
                 found=" x ".join(map(str, size)),
-                expected=f"a length of at least {2 * self.stride} along one axis",
+                expected=f"a length of at least {2 * strides[0]} along one axis",
                 do="choose a larger patch size, or another norm",
             )
 
@@ -174,7 +187,12 @@ class Blueprint(ABC):
     @property
     @abstractmethod
     def stride(self) -> int:
-        """Spatial sizes must be divisible by this."""
+        """Spatial sizes must be divisible by this, unless `strides` says more."""
+
+    @property
+    def strides(self) -> tuple[int, ...] | None:
+        """What the size must be divisible by along each axis; None: `stride` along all of them."""
+        return None
 
     @abstractmethod
     def encoder(self) -> Encoder:

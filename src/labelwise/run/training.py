@@ -263,6 +263,7 @@ class _Trainer:
                 world=self.fabric.world_size,
                 workers=self.config.workers,
                 extra_targets=method.extra_targets(),
+                weak_view=method.needs_weak_view,
                 device=self.fabric.device,
             )
 

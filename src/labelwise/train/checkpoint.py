@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,16 +16,24 @@ from torch.optim import Optimizer
 
 from labelwise.errors import CheckpointError
 from labelwise.formats.tensors import load_header, load_tensors, load_weights, save_tensors
+from labelwise.train.average import PREFIX, AveragedWeights
 
 FORMAT = 1
 LONGEST = 60  # letters of a value in a message
 
 
 def save_checkpoint(
-    path: Path, method: nn.Module, optimizers: list[Optimizer], facts: Mapping[str, Any]
+    path: Path,
+    method: nn.Module,
+    optimizers: list[Optimizer],
+    facts: Mapping[str, Any],
+    average: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
-    """Write the state of a method and its optimisers, and plain `facts` (step, best score, settings)."""
-    tensors = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
+    """Write the state of a method and its optimisers, and plain `facts` (step, best score, settings).
+
+    `average` are the tensors of an `AveragedWeights`, or nothing.
+    """
+    tensors = {f"method.{name}": tensor for name, tensor in method.state_dict().items()} | dict(average)
     plain = []
     for number, optimizer in enumerate(optimizers):
         state = optimizer.state_dict()
@@ -40,8 +49,10 @@ def save_checkpoint(
     save_tensors(path, tensors, header)
 
 
-def load_checkpoint(path: Path, method: nn.Module, optimizers: list[Optimizer]) -> dict[str, Any]:
-    """Bring a method and its optimisers into the saved state and return the facts saved with it.
+def load_checkpoint(
+    path: Path, method: nn.Module, optimizers: list[Optimizer], average: AveragedWeights | None = None
+) -> dict[str, Any]:
+    """Bring a method, its optimisers and its average into the saved state and return the facts saved with it.
 
     Errors
         CheckpointError     unreadable file, or weights of another network
@@ -49,6 +60,8 @@ def load_checkpoint(path: Path, method: nn.Module, optimizers: list[Optimizer]) 
     tensors, header = load_tensors(path)
     weights = {name.removeprefix("method."): t for name, t in tensors.items() if name.startswith("method.")}
     load_weights(method, weights, path)
+    if average is not None:
+        average.load(tensors)
     for number, (optimizer, plain) in enumerate(zip(optimizers, header["optimizers"], strict=True)):
         state: dict[int, dict[str, Any]] = {int(key): dict(values) for key, values in plain["state"].items()}
         prefix = f"optimizer.{number}."
@@ -100,7 +113,8 @@ def _listed(settings: Mapping[str, Any], names: list[str]) -> str:
 
 
 def load_method(path: Path, method: nn.Module) -> None:
-    """Bring only the weights and memories of a method into the saved state."""
+    """Bring only the weights and memories of a method into the saved state; averaged weights go first."""
     tensors, _ = load_tensors(path)
     weights = {name.removeprefix("method."): t for name, t in tensors.items() if name.startswith("method.")}
+    weights |= {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
     load_weights(method, weights, path)

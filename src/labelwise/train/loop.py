@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -31,6 +31,7 @@ from labelwise.atomic import discard_leftovers
 from labelwise.devices import SafeConvolutions
 from labelwise.errors import TrainingError
 from labelwise.methods.base import Method
+from labelwise.train.average import AveragedWeights
 from labelwise.train.checkpoint import check_continues, load_checkpoint, save_checkpoint
 from labelwise.train.distribute import mean_over_ranks, set_up
 from labelwise.train.record import Record
@@ -49,6 +50,9 @@ class LoopConfig:
     schedule: ScheduleConfig = ScheduleConfig()
     # largest norm of all gradients of an optimiser
     clip_gradient: Annotated[float, Field(gt=0)] | None = None
+    # half-life of the running average of weights that is validated and kept, as a part of the training; 0: none,
+    # the weights of the last step are kept
+    average: Annotated[float, Field(ge=0, lt=0.1)] = 0.0
     log_every: Annotated[int, Field(ge=1)] = 10  # steps between two lines of the log
     validate_every: Annotated[int, Field(ge=0)] = 0  # steps between two validations; 0: only at the end
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 1.0  # at most this much work is lost to a kill
@@ -101,6 +105,11 @@ class _Training:
         self.last, self.best = stage.folder / LAST, stage.folder / BEST
         self.optimizers = build_optimizers(stage.method.parameter_groups(), config.optimizer)
         self.wrapped, self.steppers = set_up(fabric, stage.method, self.optimizers)
+        self.average: AveragedWeights | None = None
+        if config.average:
+            self.average = AveragedWeights(
+                stage.method, stage.method.predictor(), half_life=config.average, total=stage.steps
+            )
         self.best_score: float | None = None
         self.best_step: int | None = None
         self.step = self._resume()
@@ -162,6 +171,8 @@ class _Training:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.stage.method.after_step(progress)
+        if self.average is not None:
+            self.average.follow(progress.step)
         for name, term in terms.items():  # summed on the device; read once per log line
             self.sums[name] = self.sums[name] + term.detach() if name in self.sums else term.detach()
         self.counted += 1
@@ -219,7 +230,8 @@ class _Training:
         # Every rank validates, so none waits for another; the score and the checkpoint of rank 0 count.
         predictor = self.stage.method.predictor()
         predictor.eval()
-        with torch.random.fork_rng(devices=[]):
+        kept = self.average.in_place() if self.average is not None else nullcontext()
+        with kept, torch.random.fork_rng(devices=[]):
             score = self.stage.validate(predictor)
         predictor.train()
         self.wrapped.train()
@@ -237,7 +249,8 @@ class _Training:
                 "best_step": self.best_step,
                 "settings": self.stage.settings,
             }
-            save_checkpoint(path, self.stage.method, self.optimizers, facts)
+            average = self.average.tensors() if self.average is not None else {}
+            save_checkpoint(path, self.stage.method, self.optimizers, facts, average)
         if path == self.last:  # a run goes on from this one only
             self.saved_at = time.monotonic()
 
@@ -245,7 +258,7 @@ class _Training:
         if not self.last.exists():
             return 0
         check_continues(self.last, self.stage.settings)
-        facts = load_checkpoint(self.last, self.stage.method, self.optimizers)
+        facts = load_checkpoint(self.last, self.stage.method, self.optimizers, self.average)
         self.best_score, self.best_step = facts["best_score"], facts["best_step"]
         return int(facts["step"])
 

@@ -1,0 +1,159 @@
+"""Self-training: an averaged teacher completes the labels of every case, and the student learns from spliced scans.
+
+Source     the parts that published leaders have in common, joined for any mix of annotated classes:
+           averaged teacher: Tarvainen & Valpola, NeurIPS 2017, https://arxiv.org/abs/1703.01780;
+           confident hard labels from a weak to a strong view: Sohn et al., NeurIPS 2020, https://arxiv.org/abs/2001.07685;
+           boxes cut into other scans, labelled and not: Bai et al., CVPR 2023, https://arxiv.org/abs/2305.00673
+Spec       docs/methods/self_training.md
+
+    for every batch (x, y, A):
+        x_w: moved only (weak view);  x_s: intensities changed as well (strong view)
+        q~ = softmax(teacher(x_w)) restricted to the classes that y and A leave open    incomplete cases, no gradient
+        t  = argmax q~ where max q~ >= tau, else IGNORE
+        with the chance mu, each case gets a box of another case: x_s, y, A and t are cut alike
+        minimise  supervised(student(x_s), y, A) + w(progress) * 1/2 (CE + Dice)(student(x_s), t)    t: open voxels
+        student: one optimiser step;   teacher <- a * teacher + (1 - a) * student
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import ConfigDict, Field, NonNegativeFloat
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from labelwise.components.choose import take
+from labelwise.components.ema import EmaTeacher
+from labelwise.components.mix import cut_boxes, mix
+from labelwise.components.pseudo_label import complete
+from labelwise.losses.cross_entropy import cross_entropy
+from labelwise.losses.partial import open_voxels, supervised
+from labelwise.losses.pseudo_labels import pseudo_dice
+from labelwise.methods.base import Card, Method, NetFactory, Softmax
+from labelwise.types import IGNORE, Batch, Progress
+
+Part = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class SelfTrainingConfig:
+    # half-life of the teacher's average, as a part of the training
+    teacher_half_life: Annotated[float, Field(gt=0, lt=0.1)] = 0.01
+    # tau: probability from which on a class of the teacher is believed
+    confidence: Part = 0.8
+    # w at the end of its rise
+    pseudo_weight: NonNegativeFloat = 1.0
+    # part of the training over which w rises evenly from 0
+    ramp: Part = 0.1
+    # mu: chance of a case to get a box of another one
+    cut_mix: Part = 0.5
+    # part of the image that a box covers, smallest and largest
+    box_area: tuple[Part, Part] = (0.05, 0.5)
+    # which cases lend boxes to which: any to any, or only the incomplete ones among themselves
+    cut_among: Literal["all", "incomplete"] = "all"
+    # Dice of the pseudo-labels beside their cross-entropy
+    pseudo_dice: bool = True
+    # Dice with squared probabilities in the denominator
+    squared_dice: bool = True
+    # sums over each case, or over the batch
+    dice_pooling: Literal["case", "batch"] = "batch"
+
+
+class SelfTraining(Method):
+    card = Card(
+        title="Self-training",
+        paper="",
+        idea="An averaged teacher completes the labels of each case; the student learns from spliced scans.",
+        learns_from=frozenset({"full", "partial", "none"}),
+    )
+    Config = SelfTrainingConfig
+    needs_weak_view = True
+
+    def __init__(self, nets: NetFactory, config: SelfTrainingConfig):
+        super().__init__()
+        self.config = config
+        self.student = nets.network()
+        self.teacher = EmaTeacher(self.student, decay=0.0)
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        target = self.complete_labels(batch)
+        images, labels, annotated, target = self.splice(batch, target)
+        logits: Tensor = self.student(images)
+        config = self.config
+        loss = supervised(logits, labels, annotated, squared=config.squared_dice, pooling=config.dice_pooling)
+        return {"supervised": loss, "pseudo": self.weight(progress) * self.pseudo_loss(logits, target)}
+
+    def complete_labels(self, batch: Batch) -> Tensor:
+        """(B, *S) what the teacher is sure of where the labels leave something open; IGNORE elsewhere."""
+        target = torch.full_like(batch.labels, IGNORE)
+        rows = batch.incomplete_rows
+        if not rows:
+            return target
+        images = batch.images if batch.weak_images is None else batch.weak_images
+        labels, annotated = take(batch.labels, rows), take(batch.annotated, rows)
+        probabilities = complete(self.teacher(take(images, rows)).softmax(dim=1), labels, annotated)
+        confidence, best = probabilities.max(dim=1)
+        sure = open_voxels(labels, annotated) & (confidence >= self.config.confidence)
+        guesses = best.where(sure, IGNORE)
+        return target.index_copy(0, _index(rows, target), guesses)
+
+    def splice(self, batch: Batch, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Images, labels, what is annotated (B, C, *S) and targets, with boxes of other cases."""
+        rows = list(range(len(batch.images)))
+        partner = self.partners(batch, rows)
+        shape = batch.images.shape[2:]
+        whole = torch.rand(len(rows)) >= self.config.cut_mix  # drawn on the host, like the boxes
+        alone = torch.tensor([one == other for one, other in zip(rows, partner, strict=True)])
+        keep = cut_boxes(len(rows), shape, area=self.config.box_area, device=batch.images.device)
+        keep = keep | _on(whole | alone, keep).view(-1, *(1 for _ in shape))
+        annotated = batch.annotated.view(*batch.annotated.shape, *(1 for _ in shape))
+        annotated = annotated.expand(-1, -1, *shape)
+        return tuple(  # type: ignore[return-value]
+            mix(values, take(values, partner), keep)
+            for values in (batch.images, batch.labels, annotated, target)
+        )
+
+    def partners(self, batch: Batch, rows: list[int]) -> list[int]:
+        """Which case lends its box to which; a case without a partner lends to itself, which changes nothing."""
+        circle = rows if self.config.cut_among == "all" else batch.incomplete_rows
+        turn = int(torch.randint(1, max(len(circle), 2), ()))
+        lent = {row: circle[(place + turn) % len(circle)] for place, row in enumerate(circle)}
+        return [lent.get(row, row) for row in rows]
+
+    def pseudo_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy, and Dice, against what the teacher is sure of."""
+        loss = cross_entropy(logits, target)
+        if not self.config.pseudo_dice:
+            return loss
+        dice = pseudo_dice(
+            logits,
+            target,
+            background=False,
+            squared=self.config.squared_dice,
+            pooling=self.config.dice_pooling,
+            absent="skip",
+        )
+        return (loss + dice) / 2
+
+    def weight(self, progress: Progress) -> float:
+        """w: rises evenly over the first part of the training."""
+        return self.config.pseudo_weight * min(1.0, progress.fraction / max(self.config.ramp, 1e-9))
+
+    def after_step(self, progress: Progress) -> None:
+        self.teacher.decay = 0.5 ** (1 / (self.config.teacher_half_life * progress.total))
+        self.teacher.follow(self.student, progress.step)
+
+    def predictor(self) -> nn.Module:
+        return Softmax(self.teacher.network)
+
+
+def _index(rows: list[int], like: Tensor) -> Tensor:
+    return _on(torch.tensor(rows), like)
+
+
+def _on(values: Tensor, like: Tensor) -> Tensor:
+    """Host values on the device of `like`, without waiting for it."""
+    values = values.pin_memory() if like.is_cuda else values
+    return values.to(like.device, non_blocking=True)
