@@ -76,6 +76,7 @@ def pseudo_dice(
     target: Tensor,
     where: Tensor | None = None,
     *,
+    voxel_weights: Tensor | None = None,
     background: bool = True,
     squared: bool = False,
     pooling: Pooling = "case",
@@ -88,6 +89,7 @@ def pseudo_dice(
         logits      (B, C, *S)  float, before softmax
         target      (B, *S)     int64 in [0, C) or IGNORE; IGNORE counts as outside `where`
         where       (B, *S)     bool; None means everywhere
+        voxel_weights   (B, *S) float, at least 0: each voxel counts so often in every sum; None: once
         background  whether class 0 counts as a class
         squared     sum p squared instead of sum p in the denominator
         pooling     "case": mean over the classes of each case, then over the cases; "batch": sums over all cases
@@ -99,7 +101,11 @@ def pseudo_dice(
     inside = inside if where is None else inside & where
     probabilities = full_precision(logits).softmax(dim=1)
     truth = members(target, logits.shape[1]) & inside.unsqueeze(1)
-    sums = overlap_sums(probabilities, truth, inside.unsqueeze(1), squared=squared)
+    counted = inside.unsqueeze(1)
+    if voxel_weights is not None:
+        counted = counted * voxel_weights.detach().unsqueeze(1)
+        truth = truth * counted
+    sums = overlap_sums(probabilities, truth, counted, squared=squared)
     valid = inside.flatten(1).any(dim=1, keepdim=True).expand_as(sums.true)
     if not background:
         sums, valid = OverlapSums(*(part[:, 1:] for part in sums)), valid[:, 1:]

@@ -2,16 +2,16 @@
 
 Source     the parts that published leaders have in common, joined for any mix of annotated classes:
            averaged teacher: Tarvainen & Valpola, NeurIPS 2017, https://arxiv.org/abs/1703.01780;
-           confident hard labels from a weak to a strong view: Sohn et al., NeurIPS 2020, https://arxiv.org/abs/2001.07685;
+           confident labels from a weak to a strong view: Sohn et al., NeurIPS 2020, https://arxiv.org/abs/2001.07685;
            boxes cut into other scans, labelled and not: Bai et al., CVPR 2023, https://arxiv.org/abs/2305.00673
 Spec       docs/methods/self_training.md
 
     for every batch (x, y, A):
         x_w: moved only (weak view);  x_s: intensities changed as well (strong view)
         q~ = softmax(teacher(x_w)) restricted to the classes that y and A leave open    incomplete cases, no gradient
-        t  = argmax q~ where max q~ >= tau, else IGNORE
-        with the chance mu, each case gets a box of another case: x_s, y, A and t are cut alike
-        minimise  supervised(student(x_s), y, A) + w(progress) * 1/2 (CE + Dice)(student(x_s), t)    t: open voxels
+        t  = argmax q~;   c = max(0, (max q~ - tau) / (1 - tau)) in voxels that the labels leave open, else 0
+        with the chance mu, each case gets a box of another case: x_s, y, A, t and c are cut alike
+        minimise  supervised(student(x_s), y, A) + w(progress) * 1/2 (CE + Dice)(student(x_s), t), voxels weighted by c
         student: one optimiser step;   teacher <- a * teacher + (1 - a) * student
 """
 
@@ -28,11 +28,10 @@ from labelwise.components.choose import take
 from labelwise.components.ema import EmaTeacher
 from labelwise.components.mix import cut_boxes, mix
 from labelwise.components.pseudo_label import complete
-from labelwise.losses.cross_entropy import cross_entropy
 from labelwise.losses.partial import open_voxels, supervised
-from labelwise.losses.pseudo_labels import pseudo_dice
+from labelwise.losses.pseudo_labels import pseudo_cross_entropy, pseudo_dice
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
-from labelwise.types import IGNORE, Batch, Progress
+from labelwise.types import Batch, Progress
 
 Part = Annotated[float, Field(ge=0, le=1)]
 
@@ -41,8 +40,9 @@ Part = Annotated[float, Field(ge=0, le=1)]
 class SelfTrainingConfig:
     # half-life of the teacher's average, as a part of the training
     teacher_half_life: Annotated[float, Field(gt=0, lt=0.1)] = 0.01
-    # tau: probability from which on a class of the teacher is believed
-    confidence: Part = 0.8
+    # tau: probability from which on a class of the teacher counts, the more so the nearer to 1; from 1/2 on no class
+    # changes abruptly
+    confidence: Annotated[float, Field(ge=0, lt=1)] = 0.5
     # w at the end of its rise
     pseudo_weight: NonNegativeFloat = 1.0
     # part of the training over which w rises evenly from 0
@@ -78,29 +78,31 @@ class SelfTraining(Method):
         self.teacher = EmaTeacher(self.student, decay=0.0)
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        target = self.complete_labels(batch)
-        images, labels, annotated, target = self.splice(batch, target)
+        target, trust = self.complete_labels(batch)
+        images, labels, annotated, target, trust = self.splice(batch, target, trust)
         logits: Tensor = self.student(images)
         config = self.config
         loss = supervised(logits, labels, annotated, squared=config.squared_dice, pooling=config.dice_pooling)
-        return {"supervised": loss, "pseudo": self.weight(progress) * self.pseudo_loss(logits, target)}
+        pseudo = self.pseudo_loss(logits, target, trust)
+        return {"supervised": loss, "pseudo": self.weight(progress) * pseudo}
 
-    def complete_labels(self, batch: Batch) -> Tensor:
-        """(B, *S) what the teacher is sure of where the labels leave something open; IGNORE elsewhere."""
-        target = torch.full_like(batch.labels, IGNORE)
+    def complete_labels(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the teacher takes each voxel for, (B, *S) int64, and how far that counts: 0 where labels decide."""
+        target, trust = torch.zeros_like(batch.labels), torch.zeros_like(batch.images[:, 0])
         rows = batch.incomplete_rows
         if not rows:
-            return target
+            return target, trust
         images = batch.images if batch.weak_images is None else batch.weak_images
         labels, annotated = take(batch.labels, rows), take(batch.annotated, rows)
         probabilities = complete(self.teacher(take(images, rows)).softmax(dim=1), labels, annotated)
         confidence, best = probabilities.max(dim=1)
-        sure = open_voxels(labels, annotated) & (confidence >= self.config.confidence)
-        guesses = best.where(sure, IGNORE)
-        return target.index_copy(0, _index(rows, target), guesses)
+        tau = self.config.confidence
+        counts = ((confidence - tau) / (1 - tau)).clamp_min(0) * open_voxels(labels, annotated)
+        index = _on(torch.tensor(rows), target)
+        return target.index_copy(0, index, best), trust.index_copy(0, index, counts.to(trust.dtype))
 
-    def splice(self, batch: Batch, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Images, labels, what is annotated (B, C, *S) and targets, with boxes of other cases."""
+    def splice(self, batch: Batch, target: Tensor, trust: Tensor) -> tuple[Tensor, ...]:
+        """Images, labels, what is annotated (B, C, *S), targets and trust, with boxes of other cases."""
         rows = list(range(len(batch.images)))
         partner = self.partners(batch, rows)
         shape = batch.images.shape[2:]
@@ -110,26 +112,25 @@ class SelfTraining(Method):
         keep = keep | _on(whole | alone, keep).view(-1, *(1 for _ in shape))
         annotated = batch.annotated.view(*batch.annotated.shape, *(1 for _ in shape))
         annotated = annotated.expand(-1, -1, *shape)
-        return tuple(  # type: ignore[return-value]
-            mix(values, take(values, partner), keep)
-            for values in (batch.images, batch.labels, annotated, target)
-        )
+        parts = (batch.images, batch.labels, annotated, target, trust)
+        return tuple(mix(values, take(values, partner), keep) for values in parts)
 
     def partners(self, batch: Batch, rows: list[int]) -> list[int]:
         """Which case lends its box to which; a case without a partner lends to itself, which changes nothing."""
         circle = rows if self.config.cut_among == "all" else batch.incomplete_rows
-        turn = int(torch.randint(1, max(len(circle), 2), ()))
+        (turn,) = torch.randint(1, max(len(circle), 2), (1,)).tolist()
         lent = {row: circle[(place + turn) % len(circle)] for place, row in enumerate(circle)}
         return [lent.get(row, row) for row in rows]
 
-    def pseudo_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy, and Dice, against what the teacher is sure of."""
-        loss = cross_entropy(logits, target)
+    def pseudo_loss(self, logits: Tensor, target: Tensor, trust: Tensor) -> Tensor:
+        """Cross-entropy, and Dice, against what the teacher takes each voxel for."""
+        loss = pseudo_cross_entropy(logits, target, voxel_weights=trust)
         if not self.config.pseudo_dice:
             return loss
         dice = pseudo_dice(
             logits,
             target,
+            voxel_weights=trust,
             background=False,
             squared=self.config.squared_dice,
             pooling=self.config.dice_pooling,
@@ -147,10 +148,6 @@ class SelfTraining(Method):
 
     def predictor(self) -> nn.Module:
         return Softmax(self.teacher.network)
-
-
-def _index(rows: list[int], like: Tensor) -> Tensor:
-    return _on(torch.tensor(rows), like)
 
 
 def _on(values: Tensor, like: Tensor) -> Tensor:
