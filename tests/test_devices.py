@@ -174,3 +174,9 @@ def test_a_process_that_keeps_its_memory_does_not_ask_for_it_again():
 def test_other_c_libraries_are_left_alone(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert not keep_freed_memory()
+
+
+def test_a_2d_network_with_instance_norm_keeps_its_channels_first():
+    layers = nn.Sequential(nn.Conv2d(2, 3, 3), nn.InstanceNorm2d(3))
+    use_fast_layout(layers)
+    assert layers[0].weight.is_contiguous()

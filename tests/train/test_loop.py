@@ -19,6 +19,7 @@ from labelwise.formats.tensors import load_tensors
 from labelwise.losses.consistency import squared_difference
 from labelwise.losses.partial import supervised
 from labelwise.methods.base import Card, Method, Softmax
+from labelwise.train.checkpoint import load_method
 from labelwise.train.distribute import DeviceConfig, connect
 from labelwise.train.loop import LoopConfig, Stage, fit, step_seed
 from labelwise.train.record import read_log
@@ -107,6 +108,25 @@ def test_a_resumed_run_is_equal_to_an_uninterrupted_one(tmp_path, optimizer, pre
         for name in ("whole", "parts")
     )
     assert whole_log == parts_log
+
+
+def test_a_resumed_run_has_the_average_of_an_uninterrupted_one_and_gives_it_to_the_model(tmp_path):
+    config = replace(CONFIG, average=0.05)
+    fabric = connect(PRECISE)
+    whole = stage(tmp_path / "whole")
+    fit(whole, config, fabric, quiet)
+
+    def stop_soon(done, total, message):
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert fit(stage(tmp_path / "parts"), config, fabric, stop_soon).interrupted
+    fit(stage(tmp_path / "parts"), config, fabric, quiet)
+    kept = [Toy(), Toy()]
+    for method, name in zip(kept, ("whole", "parts"), strict=True):
+        load_method(tmp_path / name / "last.safetensors", method)
+    assert_equal_states(state(kept[0]), state(kept[1]))
+    assert not torch.equal(kept[0].network[0].weight, whole.method.network[0].weight)
 
 
 class Manifold(Toy):

@@ -1,0 +1,123 @@
+"""Self-training: what the teacher may say, what boxes carry with them, and how the weights rise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from conftest import SPACE, make_batch, make_method
+from labelwise.losses.partial import possible_classes, supervised
+from labelwise.types import IGNORE, Progress
+
+
+def method_with(**settings):
+    return make_method("self_training", dims=2, settings=settings)
+
+
+def test_the_teacher_names_only_classes_that_the_labels_leave_open():
+    method = method_with(confidence=0.0)
+    batch = make_batch("full", "partial", "none", dims=2)
+    target, trust = method.complete_labels(batch)
+    possible = possible_classes(batch.labels, batch.annotated)
+    assert possible.gather(1, target.unsqueeze(1))[1:].all()
+    assert (trust[0] == 0).all(), "a complete case needs no teacher"
+    assert (trust[1][batch.labels[1] > 0] == 0).all(), "a labelled voxel needs no teacher"
+    assert (trust[2] > 0).all()
+
+
+def test_trust_rises_evenly_from_the_confidence_to_1():
+    method = method_with(confidence=0.6)
+    logits = torch.tensor([[0.9, 0.1], [0.7, 0.3], [0.55, 0.45]], dtype=torch.float64).log()
+    method.teacher.network = torch.nn.Identity()
+    two = logits.T.reshape(1, 2, 3, 1)
+    batch = make_batch("none", dims=2)._replace(
+        images=two,
+        weak_images=two,
+        labels=torch.full((1, 3, 1), IGNORE),
+        annotated=torch.zeros(1, 2, dtype=torch.bool),
+        annotated_on_host=((False, False),),
+    )
+    _, trust = method.complete_labels(batch)
+    assert trust.flatten().tolist() == pytest.approx([0.75, 0.25, 0.0])
+
+
+def test_the_teacher_sees_the_weak_view_and_the_student_the_strong_one():
+    method = method_with(cut_mix=0.0)
+    seen = {}
+    method.student.register_forward_hook(lambda module, inputs, output: seen.update(student=inputs[0]))
+    method.teacher.network.register_forward_hook(
+        lambda module, inputs, output: seen.update(teacher=inputs[0])
+    )
+    batch = make_batch("full", "none", dims=2)
+    method(batch._replace(weak_images=batch.images + 7), Progress(5, 10))
+    assert torch.equal(seen["student"], batch.images)
+    assert torch.equal(seen["teacher"], batch.images[1:] + 7)
+
+
+def test_a_box_brings_the_image_the_labels_and_what_is_annotated_of_the_same_case():
+    method = method_with(cut_mix=1.0, box_area=(0.3, 0.3))
+    batch = make_batch("full", "partial", "none", dims=2)
+    marks = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 32, 32)
+    target, trust = batch.labels * 0, marks[:, 0]
+    images, labels, annotated, _, mixed_trust = method.splice(batch._replace(images=marks), target, trust)
+    origin = images[:, 0].long()
+    assert (origin != torch.arange(3).view(3, 1, 1)).flatten(1).float().mean(1).min() > 0.2
+    assert torch.equal(mixed_trust.long(), origin)
+    assert torch.equal(labels, batch.labels.gather(0, origin))
+    everywhere = batch.annotated.view(3, SPACE.num_classes, 1, 1).expand(-1, -1, 32, 32)
+    assert torch.equal(annotated, everywhere.gather(0, origin.unsqueeze(1).expand_as(annotated)))
+
+
+def test_only_incomplete_cases_change_boxes_if_asked():
+    method = method_with(cut_among="incomplete", cut_mix=1.0)
+    partner = method.partners(make_batch("full", "partial", "none", dims=2), [0, 1, 2])
+    assert partner == [0, 2, 1]
+
+
+def test_a_single_case_has_no_partner_but_itself():
+    assert method_with().partners(make_batch("none", dims=2), [0]) == [0]
+
+
+def test_the_weight_rises_over_the_ramp_and_stays():
+    method = method_with(pseudo_weight=2.0, ramp=0.2)
+    assert [method.weight(Progress(step, 100)) for step in (0, 10, 20, 99)] == [0.0, 1.0, 2.0, 2.0]
+
+
+def test_with_complete_labels_and_no_boxes_it_is_supervised_learning():
+    method = method_with(cut_mix=0.0)
+    batch = make_batch("full", "full", dims=2)
+    terms = method(batch, Progress(5, 10))
+    logits = method.student(batch.images)
+    expected = supervised(logits, batch.labels, batch.annotated, squared=True, pooling="batch")
+    torch.testing.assert_close(terms["supervised"], expected)
+    assert terms["pseudo"].item() == 0
+
+
+def test_the_whole_objective_is_the_sum_that_the_page_says():
+    method = method_with(cut_mix=0.0, confidence=0.0, pseudo_weight=0.7, ramp=0.1)
+    batch = make_batch("none", "none", dims=2)
+    terms = method(batch, Progress(50, 100))
+    logits = method.student(batch.images).double()
+    probabilities = method.teacher(batch.images).softmax(1)
+    trust, target = (
+        part.double() if number == 0 else part for number, part in enumerate(probabilities.max(1))
+    )
+    surprise = -logits.log_softmax(1).gather(1, target.unsqueeze(1))[:, 0]
+    cross_entropy = (trust * surprise).sum() / trust.sum()
+    p, truth = logits.softmax(1), torch.nn.functional.one_hot(target, 4).movedim(-1, 1).double()
+    weighted = trust.unsqueeze(1)
+    common, size, true = ((part * weighted).sum((0, 2, 3)) for part in (p * truth, p * p, truth))
+    dice = 1 - (2 * common + 1e-5) / (size + true + 1e-5)
+    expected = 0.7 * (cross_entropy + dice[1:][true[1:] > 0].mean()) / 2
+    assert terms["pseudo"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_the_teacher_forgets_half_within_its_half_life():
+    method = method_with(teacher_half_life=0.05)
+    for parameter in method.student.parameters():
+        parameter.data.fill_(0.0)
+    for parameter in method.teacher.network.parameters():
+        parameter.data.fill_(1.0)
+    for step in range(900, 950):
+        method.after_step(Progress(step, 1000))
+    assert next(method.teacher.network.parameters()).flatten()[0].item() == pytest.approx(0.5, rel=1e-4)
