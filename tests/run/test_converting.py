@@ -14,7 +14,7 @@ import SimpleITK
 
 from labelwise import read_manifest, run
 from labelwise.errors import ConfigError, DataError
-from labelwise.formats import Layout, read_geometry, read_labels, value_names, write_labels
+from labelwise.formats import Layout, read_geometry, read_labels, segment_names, value_names, write_labels
 from labelwise.types import Volume
 
 sys.path.append(str(Path(__file__).parents[1] / "formats"))
@@ -52,7 +52,7 @@ def test_labels_go_through_every_format_and_come_back(tmp_path, scan, labels, th
 def test_the_command_writes_into_a_folder_and_says_what(tmp_path, scan, labels, command):
     (tmp_path / "out").mkdir()
     answer = command(
-        "convert", labels, "--like", scan, "-o", tmp_path / "out", "--to", "dicom-seg", "--binary"
+        "convert", labels, "--like", scan, "-o", tmp_path / "out", "--format", "dicom-seg", "--binary"
     )
     assert answer.code == 0
     assert "liver, left kidney, thing of the clinic" in answer.out
@@ -90,7 +90,7 @@ def test_names_are_given_where_the_file_has_none(tmp_path, scan, command):
 
 def test_what_cannot_be_converted_is_refused(tmp_path, scan, labels):
     with pytest.raises(ConfigError, match="did you mean 'dicom-seg'"):
-        run.convert(labels, tmp_path / "a", like=scan, to="dicomseg")
+        run.convert(labels, tmp_path / "a", like=scan, label_format="dicomseg")
     with pytest.raises(ConfigError, match="replace the labels"):
         run.convert(labels, labels, like=scan)
     with pytest.raises(ConfigError, match="series that they belong to"):
@@ -153,6 +153,25 @@ def test_another_scan_of_the_same_name_does_not_get_the_result(tmp_path, large, 
     answer = command(*arguments)
     assert answer.code == 1
     assert "does not lie on the grid" in answer.out
+
+
+def test_a_dicom_segmentation_has_the_type_that_is_asked_for(tmp_path, large, tiny_run, command):
+    seg = ("predict", tiny_run, large.parent, "-o", tmp_path / "out", "--format", "dicom-seg")
+    file = tmp_path / "out" / "one.seg.dcm"
+    assert command(*seg).code == 0
+    assert pydicom.dcmread(file).SegmentationType == "LABELMAP"
+    labels = read_labels(file, Layout(segments=segment_names(file)), large).data
+    answer = command(*seg, "--binary")
+    assert answer.code == 1
+    assert "other type of DICOM-SEG" in answer.out
+    assert command(*seg, "--binary", "--overwrite").code == 0
+    assert pydicom.dcmread(file).SegmentationType == "BINARY"
+    np.testing.assert_array_equal(read_labels(file, Layout(segments=segment_names(file)), large).data, labels)
+    for words in (("predict", tiny_run, large.parent), ("convert", file, "--like", large)):
+        answer = command(*words, "-o", tmp_path / "x.nii.gz", "--binary")
+        assert answer.code == 2
+        assert "binary is a type of DICOM-SEG" in answer.err
+    assert not (tmp_path / "x.nii.gz").exists()
 
 
 def test_dicom_is_refused_for_other_scans_before_any_work(tmp_path, tiny_run, tiny_cohort, command):

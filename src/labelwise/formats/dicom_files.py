@@ -26,7 +26,7 @@ try:
     import pydicom
 except ImportError as error:
     raise ResourceError(
-        "DICOM files need packages that are not installed", do="pip install labelwise[dicom]"
+        "DICOM files need packages that are not installed", do="pip install 'labelwise[dicom]'"
     ) from error
 
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # it writes the values of tags

@@ -103,7 +103,7 @@ def _stored(file: Path, pixels: Pixels, count: int) -> tuple[Array, bool]:
                 "no decoder for the compression of this DICOM file is installed",
                 file=file,
                 found=f"transfer syntax {syntax.name}",
-                do="pip install labelwise[dicom]; or decompress the files, for example with dcmdjpeg or gdcmconv",
+                do="pip install 'labelwise[dicom]'; or decompress the files, for example with dcmdjpeg or gdcmconv",
             ) from None
         return found.reshape(-1, *shape[1:])[:count].reshape(shape), by_itk
 

@@ -46,7 +46,7 @@ def convert(
     output: Path | str,
     *,
     like: Path | str | None = None,
-    to: str | None = None,
+    label_format: str | None = None,
     classes: Mapping[str, int] | None = None,
     binary: bool = False,
 ) -> Conversion:
@@ -59,23 +59,25 @@ def convert(
         labels      NIfTI, NRRD or MetaImage, DICOM-SEG, RTSTRUCT, or a folder with one mask for each organ
         output      the file, or a folder for ``NAME`` with the ending of the format
         like        the scan that the labels belong to: needed to read and to write DICOM
-        to          nifti, nrrd, dicom-seg or rtstruct; default: by the end of `output`
+        label_format    nifti, nrrd, dicom-seg or rtstruct; default: by the end of `output`
         classes     name -> value in `labels`; default: the names that `predict` keeps in NIfTI files
         binary      DICOM-SEG of the type BINARY instead of LABELMAP
 
     Errors
-        ConfigError     unknown format, no names where the format needs them, `output` is `labels`
+        ConfigError     unknown format, `binary` of another than DICOM-SEG, no names where the format needs them, or
+                        `output` is `labels`
         DataError       a damaged file; labels that do not lie on the grid of `like`, or have no name
         ResourceError   the file cannot be written
     """
     source, target = Path(labels), Path(output)
-    if to is not None and to not in LABEL_FORMATS:
+    if label_format is not None and label_format not in LABEL_FORMATS:
         raise ConfigError(
-            f"unknown format '{to}'{did_you_mean(to, LABEL_FORMATS)}", expected=", ".join(LABEL_FORMATS)
+            f"unknown format '{label_format}'{did_you_mean(label_format, LABEL_FORMATS)}",
+            expected=", ".join(LABEL_FORMATS),
         )
     if target.is_dir():
         name = stem(source).removesuffix(".dcm").removesuffix(".seg").removesuffix(".rtstruct")
-        target /= f"{name}{LABEL_FORMATS[to or 'nifti']}"
+        target /= f"{name}{LABEL_FORMATS[label_format or 'nifti']}"
     if target.exists() and source.exists() and target.samefile(source):
         raise ConfigError("the result would replace the labels", file=target, do="choose another output")
     if not source.exists():
@@ -91,7 +93,7 @@ def convert(
         )
     names = (BACKGROUND, *segments) if segments else _by_value(classes) if classes else value_names(source)
     volume = read_labels(source, Layout(segments=segments), scan)
-    write_labels(target, volume, like=scan, names=names, label_format=to, binary=binary)
+    write_labels(target, volume, like=scan, names=names, label_format=label_format, binary=binary)
     return Conversion(target, {value: name for value, name in enumerate(names) if value and name})
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -15,13 +13,12 @@ import numpy as np
 from labelwise.config import put
 from labelwise.console import Progress, silent
 from labelwise.data.manifest import MANIFEST_NAME, Manifest, manifest_file, read_case_labels, read_manifest
-from labelwise.devices import choose_device
 from labelwise.engine import Outcome, run_jobs
 from labelwise.errors import ConfigError, DataError, did_you_mean
 from labelwise.evaluate.cases import VARIANTS, Score, Summary, Variant, evaluate_case, summarise, write_scores
 from labelwise.formats import LABEL_FORMATS, read_labels
-from labelwise.infer.cohort import Segmenter, predict_cohort
-from labelwise.infer.model import WEIGHTS, Model, ModelInfo, load_model
+from labelwise.infer.cohort import predict_cohort
+from labelwise.infer.model import Model, load_model
 from labelwise.infer.scans import Scan, find_scans
 from labelwise.infer.sliding_window import InferenceConfig
 from labelwise.infer.windows import WindowGrid
@@ -69,6 +66,7 @@ def predict(
     modality: str | None = None,
     classifier: str | None = None,
     label_format: str = "nifti",
+    binary: bool = False,
     device: str = "auto",
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -82,6 +80,7 @@ def predict(
         output      folder for ``ID.nii.gz`` and ``ID.json``; results of this model and these settings are kept
         label_format    nifti, nrrd (``ID.seg.nrrd`` for 3D Slicer), dicom-seg (``ID.seg.dcm``) or rtstruct
                     (``ID.rtstruct.dcm``); the last two for DICOM series
+        binary      DICOM-SEG of the type BINARY instead of LABELMAP
         modality    intensity rule to use; needed only if the model knows several
         classifier  which of several classifiers of the model decides, e.g. "linear"; default: the trained setting
         settings    inference settings to change, e.g. {"overlap": 0.75} or {"inference.overlap": 0.75}
@@ -96,23 +95,32 @@ def predict(
             f"unknown format '{label_format}'{did_you_mean(label_format, LABEL_FORMATS)}",
             expected=", ".join(LABEL_FORMATS),
         )
-    where = choose_device(device)
-    loaded = load_model(model, where, classifier=classifier)
+    if binary and label_format != "dicom-seg":
+        raise ConfigError(
+            "binary is a type of DICOM-SEG",
+            found=label_format,
+            do="choose --format dicom-seg, or leave out --binary",
+        )
+    loaded = load_model(model, device, classifier=classifier)
     items = _scans(Path(scans), split, loaded, modality)
     config = _changed(loaded.config, settings or {})
     patch_size = loaded.info.patch_size
     WindowGrid.of(patch_size, patch_size, config.stride, config.overlap)  # refuses gaps, before any work
-    segmenter = Segmenter(
-        loaded.predictor, loaded.plan, patch_size, loaded.label_space, config, where,
-        model_id=_model_id(Path(model), loaded.info), versions=environment()["versions"],
-    )  # fmt: skip
+    chosen = replace(loaded, config=config)
 
     def show(done: int, total: int, seconds_left: float | None) -> None:
         progress("predict", done, total)
 
     with only_writer(output):
         outcomes = predict_cohort(
-            segmenter, items, output, label_format=label_format, overwrite=overwrite, progress=show
+            chosen,
+            items,
+            output,
+            label_format=label_format,
+            binary=binary,
+            versions=environment()["versions"],
+            overwrite=overwrite,
+            progress=show,
         )
     return PredictionResult(
         Path(output),
@@ -122,26 +130,21 @@ def predict(
 
 
 def _scans(path: Path, split: str, model: Model, modality: str | None) -> list[Scan]:
-    known = model.info.modalities
-    if modality is not None and modality not in known:
-        raise ConfigError(f"the model does not know the modality '{modality}'", expected=", ".join(known))
+    if modality is not None:
+        model.modality(modality)  # refuses an unknown one
     file = manifest_file(path)
     if file.name == MANIFEST_NAME and file.exists():
         manifest = read_manifest(file)
         cases = manifest.split(split)
         if not cases:
             raise DataError(f"no case of the manifest is in the split '{split}'", file=file)
-        _check_channels(cases, model.info.net["in_channels"])
+        _check_channels(cases, model.channels)
         sources = manifest.sources
         return [
             Scan(case.id, case.images, modality or sources[case.source].modality, sources[case.source].layout)
             for case in cases
         ]
-    if modality is None and len(known) > 1:
-        raise ConfigError(
-            "the model knows several modalities", expected=", ".join(known), do="choose one by --modality"
-        )
-    return find_scans(path, modality=modality or known[0], channels=model.info.net["in_channels"])
+    return find_scans(path, modality=model.modality(modality), channels=model.channels)
 
 
 def _check_channels(cases: Sequence[Case], channels: int) -> None:
@@ -160,24 +163,6 @@ def _changed(config: InferenceConfig, settings: Mapping[str, Any]) -> InferenceC
     for key, value in settings.items():
         put(values, key.removeprefix("inference."), value)
     return build_settings(InferenceConfig, values, "inference settings")
-
-
-def _model_id(model: Path, info: ModelInfo) -> str:
-    """Of all that decides what a model says of a scan: results of one model are never taken for another's."""
-    folder = model if (model / WEIGHTS).exists() else model / "model"
-    with (folder / WEIGHTS).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    decisive = (
-        info.classes,
-        info.plan,
-        info.net,
-        info.method,
-        info.method_settings,
-        info.predictor,
-        info.patch_size,
-    )
-    digest.update(json.dumps(decisive, sort_keys=True).encode())
-    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
