@@ -84,7 +84,7 @@ def test_files_stay_small_enough_to_read():
     long = {
         path.name: lines
         for path in ROOT.rglob("*.py")
-        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 350
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 600
     }
     assert long == {}
 

@@ -17,7 +17,7 @@ from labelwise.data import intensity, warp
 from labelwise.data.augment import PRESETS, AugmentConfig, Chance, Views, augment
 from labelwise.errors import ConfigError
 from labelwise.settings import build_settings
-from labelwise.types import IGNORE
+from labelwise.types import IGNORE, LabelSpace
 
 CUBE = (16, 16, 16)
 
@@ -377,3 +377,90 @@ def test_quarter_turns_need_square_patches():
     AugmentConfig(preset="la").check((112, 112, 80))
     with pytest.raises(ConfigError, match="90 degrees"):
         AugmentConfig(preset="la").check((112, 96, 80))
+
+
+# left and right
+
+KIDNEYS = LabelSpace(("background", "left kidney", "liver", "right kidney"))
+MIRRORS = {"preset": "none", "mirror_axes": (0, 1)}
+
+
+def test_mirrored_patches_get_the_labels_of_the_other_side_and_others_keep_theirs():
+    views = make_views(count=8)
+    config = AugmentConfig(**MIRRORS, sides="swap")
+    plain, swapped = (
+        augment(
+            copy_of(views),
+            config,
+            Generator().manual_seed(1),
+            patch_size=CUBE,
+            spacing_mm=torch.ones(8, 3),
+            other_side=other_side,
+        )
+        for other_side in (None, config.swapped_classes(KIDNEYS))
+    )
+    assert 0 < len(swapped.swapped) < 8
+    assert plain.swapped == ()
+    for row in range(8):
+        mirrored = torch.equal(plain.images[row].flip(1), views.images[row]) or torch.equal(
+            plain.images[row].flip(1, 2), views.images[row]
+        )
+        assert mirrored == (row in swapped.swapped)
+        expected = plain.labels[row].clone()
+        if mirrored:
+            expected[plain.labels[row] == 1] = 3
+            expected[plain.labels[row] == 3] = 1
+        assert torch.equal(swapped.labels[row], expected)
+
+
+def test_ignored_voxels_stay_ignored_when_labels_are_swapped():
+    views = Views(torch.zeros(4, 1, *CUBE), torch.full((4, *CUBE), IGNORE, dtype=torch.uint8), {})
+    config = AugmentConfig(preset="none", mirror_axes=(0,), mirror_once=True, sides="swap")
+    generator = Generator().manual_seed(0)
+    found = augment(
+        views, config, generator, patch_size=CUBE, spacing_mm=torch.ones(4, 3), other_side=(0, 3, 2, 1)
+    )
+    assert found.swapped == (0, 1, 2, 3)
+    assert bool((found.labels == IGNORE).all())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"preset": "flip"},
+        {"preset": "la"},
+        {"preset": "la_official"},
+        {"preset": "none", "quarter_turns": True},
+    ],
+)
+def test_what_exchanges_sides_is_refused_with_the_choice(settings):
+    with pytest.raises(ConfigError) as caught:
+        AugmentConfig(**settings).check_sides(KIDNEYS)
+    for words in ("left kidney, right kidney", "without 0", "augment.sides = 'swap'", "'keep'"):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "space"),
+    [
+        ({"preset": "default"}, KIDNEYS),
+        ({"preset": "none", "mirror_axes": (1, 2)}, KIDNEYS),
+        ({**MIRRORS, "sides": "swap"}, KIDNEYS),
+        ({"preset": "la", "sides": "keep"}, KIDNEYS),
+        ({"preset": "la"}, LabelSpace(("background", "left ventricle", "right ventricle"))),
+    ],
+)
+def test_what_leaves_sides_right_or_is_asked_for_is_allowed(settings, space):
+    AugmentConfig(**settings).check_sides(space)
+
+
+@pytest.mark.parametrize(
+    ("settings", "names", "why"),
+    [
+        (MIRRORS, ("background", "left kidney", "liver"), "'left kidney' has no partner"),
+        ({"preset": "la"}, KIDNEYS.names, "after a quarter turn"),
+    ],
+)
+def test_sides_that_cannot_be_swapped_are_refused(settings, names, why):
+    with pytest.raises(ConfigError, match=why):
+        AugmentConfig(**settings, sides="swap").check_sides(LabelSpace(names))

@@ -24,7 +24,7 @@ from labelwise.data.manifest import Manifest
 from labelwise.data.prepare import prepare
 from labelwise.data.sampling import SamplingConfig
 from labelwise.errors import ConfigError, DataError
-from labelwise.types import IGNORE, Array, Batch, Volume, check_batch
+from labelwise.types import IGNORE, Array, Batch, LabelSpace, Volume, check_batch
 
 SAMPLING = SamplingConfig(patch_size=(8, 8, 8))
 PLAIN = AugmentConfig(preset="none")
@@ -241,3 +241,30 @@ def _believing_everything(read: Any) -> Any:
         return reading
 
     return with_all_labels
+
+
+def test_a_mirrored_case_is_annotated_for_the_other_side(tmp_path):
+    """Of the right kidney alone, mirrored, nothing is known but the left one."""
+    space = LabelSpace(("background", "left kidney", "right kidney", "liver"))
+    manifest, prepared = make_store(tmp_path)
+    cases = [replace(case, annotated=frozenset({"right kidney"})) for case in manifest.cases if case.labels]
+    mirrored = AugmentConfig(preset="none", mirror_axes=(0,), mirror_once=True, sides="swap")
+    only = SamplingConfig(patch_size=(8, 8, 8), labelled_cases=2, incomplete_cases=0, foreground=1.0)
+    kinds = {"cases": cases, "label_space": space, "sampling": only, "seed": 0, "total": 3}
+    plain, swapped = (list(batches(prepared.store, augmentation=kind, **kinds)) for kind in (PLAIN, mirrored))
+    for before, after in zip(plain, swapped, strict=True):
+        assert before.annotated_on_host == ((False, False, True, False),) * 2
+        assert after.annotated_on_host == ((False, True, False, False),) * 2
+        assert after.annotated.tolist() == [list(row) for row in after.annotated_on_host]
+        expected = before.labels.flip(1)
+        expected[expected == 2] = 1
+        assert torch.equal(after.labels, expected)
+
+
+def test_sides_are_not_swapped_beside_targets_that_were_made_before(cohort):
+    manifest, store = cohort
+    space = LabelSpace(("background", "liver", "left kidney", "right kidney"))
+    cases = [replace(case, annotated=case.annotated & {"liver"}) for case in manifest.cases]
+    swap = AugmentConfig(preset="none", mirror_axes=(0,), sides="swap")
+    with pytest.raises(ConfigError, match="whose targets are made before"):
+        batches(store, cases, space, SAMPLING, swap, seed=0, total=1, extra_targets={"masks": organ_masks})

@@ -7,8 +7,10 @@
 What happens to which case is drawn on the CPU from one generator, so the decisions are the same on every
 device and cost no synchronisation; only the voxels of the noise come from the device's own generator.
 
-Orientation. Mirroring exchanges left and right organs, and a mirrored abdomen has its liver on the wrong
-side. The presets "light" and "default" therefore never mirror; set `mirror_axes` where anatomy allows it.
+Orientation. Mirroring along x exchanges left and right organs, and a mirrored abdomen has its liver on the wrong
+side. The presets "light" and "default" therefore never mirror; set `mirror_axes` where anatomy allows it. Where
+classes are named by their side, what brings one side to the place of the other is refused, unless `sides` says how it
+is meant.
 """
 
 from __future__ import annotations
@@ -24,11 +26,14 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Generator, Tensor
 
+from labelwise.anatomy import other_sides
 from labelwise.data import intensity, warp
 from labelwise.data.cache import Corner
 from labelwise.errors import ConfigError
+from labelwise.types import LabelSpace
 
 Axis = Literal[0, 1, 2]
+LEFT_RIGHT = 0  # the axis from left to right
 Part = Annotated[float, Field(ge=0, le=1)]
 STRICT = ConfigDict(extra="forbid")
 
@@ -143,6 +148,9 @@ class AugmentConfig:
     contrast: Chance = _FROM_PRESET  # factor about the mean of the patch, range kept
     low_resolution: Chance = _FROM_PRESET  # factor on the number of voxels per axis, and back
     gamma: Chance = _FROM_PRESET  # exponent on the range of the patch, mean and deviation kept
+    # For classes that are named by a side, where patches are mirrored along x or turned by quarters: refuse; swap
+    # exchanges the labels of left and right in a mirrored patch; keep leaves them, as some published protocols do.
+    sides: Literal["refuse", "swap", "keep"] = "refuse"
 
     def __post_init__(self) -> None:
         preset = PRESETS[self.preset]
@@ -172,6 +180,46 @@ class AugmentConfig:
                 expected="as many voxels along x as along y, or augment.quarter_turns = false",
             )
 
+    @property
+    def turns_sides(self) -> str:
+        """The settings that bring the left of a patient to the right, or into another direction; empty if none does."""
+        axes = [f"augment.mirror_axes = {list(self.mirror_axes)}"] if LEFT_RIGHT in self.mirror_axes else []
+        return ", ".join(axes + ["augment.quarter_turns = true"] * self.quarter_turns)
+
+    def check_sides(self, label_space: LabelSpace) -> None:
+        """Raise a ConfigError if patches are mirrored or turned so that classes named by a side become wrong."""
+        other = other_sides(label_space.organs)
+        if not other or not self.turns_sides or self.sides == "keep":
+            return
+        alone = sorted(name for name in other if not other[name])
+        if self.sides == "swap" and (self.quarter_turns or alone):
+            why = (
+                f"'{alone[0]}' has no partner" if alone else "after a quarter turn, sides are front and back"
+            )
+            raise ConfigError(
+                f"left and right cannot be swapped: {why}",
+                found=self.turns_sides,
+                do="set augment.quarter_turns = false, and take 0 out of augment.mirror_axes"
+                if alone
+                else "set augment.quarter_turns = false",
+            )
+        if self.sides == "refuse":
+            raise ConfigError(
+                "mirroring along x and quarter turns change the side of classes that are named by it: "
+                f"{', '.join(other)}",
+                found=f"augment.preset = '{self.preset}': {self.turns_sides}",
+                do="set augment.mirror_axes without 0 and augment.quarter_turns = false; or augment.sides = 'swap': "
+                "mirrored patches get the labels of the other side; or 'keep', if a published protocol does so",
+            )
+
+    def swapped_classes(self, label_space: LabelSpace) -> tuple[int, ...] | None:
+        """Class index -> index of the class that it becomes in a mirrored patch; None if labels stay."""
+        if self.sides != "swap" or LEFT_RIGHT not in self.mirror_axes:
+            return None
+        self.check_sides(label_space)
+        other = other_sides(label_space.organs)
+        return tuple(label_space.index(other.get(name, name)) for name in label_space.names)
+
 
 class Views(NamedTuple):
     """A batch of patches: everything that has to move together."""
@@ -179,10 +227,17 @@ class Views(NamedTuple):
     images: Tensor  # (B, M, *S) float32
     labels: Tensor  # (B, *S) uint8: class index or IGNORE
     targets: Mapping[str, Tensor]  # (B, K, *S) float32 each
+    swapped: tuple[int, ...] = ()  # rows that were mirrored along x and have the labels of the other side
 
 
 def augment(
-    views: Views, config: AugmentConfig, generator: Generator, *, patch_size: Corner, spacing_mm: Tensor
+    views: Views,
+    config: AugmentConfig,
+    generator: Generator,
+    *,
+    patch_size: Corner,
+    spacing_mm: Tensor,
+    other_side: Sequence[int] | None = None,
 ) -> Views:
     """Change every case of a batch at random. The images may be overwritten.
 
@@ -190,10 +245,11 @@ def augment(
         views       patches of `config.read_size(patch_size)` voxels; without the last axis if that is 1 (2D)
         generator   on the CPU, whatever the device of the patches
         spacing_mm  (B, 3) on the CPU, of the patches
+        other_side  C class indices: what each class becomes where a patch is mirrored along x; None: itself
         returns     patches of `patch_size` voxels
     """
     views = _move(views, config, generator, patch_size, spacing_mm)
-    views = _turn_and_mirror(views, config, generator)
+    views = _turn_and_mirror(views, config, generator, other_side)
     _change_intensity(views.images, config, generator)
     return views
 
@@ -257,7 +313,9 @@ def _draw_bending(
     return random * largest.view(count, dims, *[1] * dims)
 
 
-def _turn_and_mirror(views: Views, config: AugmentConfig, generator: Generator) -> Views:
+def _turn_and_mirror(
+    views: Views, config: AugmentConfig, generator: Generator, other_side: Sequence[int] | None
+) -> Views:
     count, dims = len(views.labels), views.labels.dim() - 1
     axes = [axis for axis in config.mirror_axes if axis < dims]
     turns = [0] * count
@@ -276,7 +334,15 @@ def _turn_and_mirror(views: Views, config: AugmentConfig, generator: Generator) 
         each = zip(patches, turns, mirrored, strict=True)
         return torch.stack([warp.turn_and_mirror(patch, k, axes, dims) for patch, k, axes in each])
 
-    return Views(*_each(views, moved))
+    images, labels, targets = _each(views, moved)
+    if other_side is None:
+        return Views(images, labels, targets)
+    swapped = tuple(row for row, axes in enumerate(mirrored) if LEFT_RIGHT in axes)
+    table = torch.arange(256, dtype=torch.uint8)
+    table[: len(other_side)] = torch.tensor(other_side, dtype=torch.uint8)
+    rows = list(swapped)
+    labels[rows] = table.to(labels.device)[labels[rows].int()]
+    return Views(images, labels, targets, swapped)
 
 
 def _each(views: Views, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from labelwise.data.augment import AugmentConfig, Views, augment
 from labelwise.data.cache import Corner, Store, StoredCase, annotated_table
 from labelwise.data.sampling import Draw, Sampler, SamplingConfig, patch_corner
-from labelwise.errors import DataError, LabelwiseError
+from labelwise.errors import ConfigError, DataError, LabelwiseError
 from labelwise.types import Array, Batch, Case, LabelSpace, check_batch
 
 # labels (B, *S) uint8, annotated (B, C) bool and spacing in mm (B, dims) -> targets (B, K, *S)
@@ -88,10 +88,11 @@ def _iterate(dataset: StepDataset, steps: range, workers: int, device: torch.dev
     for step, item in zip(steps, loader, strict=True):
         if isinstance(item, LabelwiseError):
             raise item
-        on_host = tuple(tuple(row) for row in item.annotated.tolist())
         reading = item if dataset.augments else dataset.augment(_travelled(item, device), step)
-        images, labels, targets = reading.views
-        batch = Batch(images, labels.long(), reading.annotated, reading.case_ids, targets, on_host)
+        on_host = tuple(tuple(row) for row in reading.annotated.tolist())
+        images, labels, targets, _ = reading.views
+        annotated = reading.annotated.to(device, non_blocking=True)
+        batch = Batch(images, labels.long(), annotated, reading.case_ids, targets, on_host)
         if step < steps.start + CHECKED_BATCHES:
             check_batch(batch)
         yield batch
@@ -105,7 +106,7 @@ class Reading(NamedTuple):
     """The patches of one step: what travels between processes and to the GPU."""
 
     views: Views
-    annotated: Tensor  # (B, C) bool
+    annotated: Tensor  # (B, C) bool; stays on the CPU
     spacing_mm: Tensor  # (B, 3); stays on the CPU
     case_ids: tuple[str, ...]
 
@@ -135,6 +136,13 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
         self.augmentation = augmentation
         self.seed, self.rank, self.world = seed, rank, world
         self.extra_targets = dict(extra_targets or {})
+        self.other_side = augmentation.swapped_classes(label_space)
+        if self.other_side is not None and self.extra_targets:
+            raise ConfigError(
+                "labels of left and right cannot be swapped for a method whose targets are made before",
+                found=f"augment.sides = 'swap' with the target {', '.join(self.extra_targets)}",
+                do="take 0 out of augment.mirror_axes, or choose another method",
+            )
         self.augments = augments
         rows = [label_space.annotated(case.annotated).numpy() for case in self.cases]
         self.annotated = np.stack(rows) if rows else np.zeros((0, label_space.num_classes), bool)
@@ -189,8 +197,14 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
             generator,
             patch_size=self.sampling.patch_size,
             spacing_mm=reading.spacing_mm,
+            other_side=self.other_side,
         )
-        return reading._replace(views=views)
+        annotated = reading.annotated
+        if views.swapped:  # the left kidney is annotated in what was annotated for the right one
+            rows = list(views.swapped)
+            annotated = annotated.clone()
+            annotated[rows] = annotated[rows][:, list(self.other_side or ())]
+        return reading._replace(views=views, annotated=annotated)
 
     def _corner(self, draw: Draw, case: StoredCase, size: Corner) -> Corner:
         """Where reading begins: the corner of the patch, and the margin before it."""
@@ -212,10 +226,10 @@ def _check_modalities(case: StoredCase, expected: int) -> None:
 
 
 def _travelled(reading: Reading, device: torch.device) -> Reading:
-    images, labels, targets = reading.views
+    images, labels, targets, _ = reading.views
     views = Views(
         images.to(device, non_blocking=True),
         labels.to(device, non_blocking=True),
         {name: values.to(device, non_blocking=True) for name, values in targets.items()},
     )
-    return reading._replace(views=views, annotated=reading.annotated.to(device, non_blocking=True))
+    return reading._replace(views=views)

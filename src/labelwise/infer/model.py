@@ -33,6 +33,7 @@ from labelwise.infer.image import Given, Image, as_image
 from labelwise.infer.sliding_window import (
     InferenceConfig,
     WindowProgress,
+    check_mirroring,
     explained_out_of_memory,
     predict_labels,
     predict_scores,
@@ -92,6 +93,11 @@ class Model:
     device: torch.device
     id: str  # of all that decides its answers: results of one model are never taken for another's
     _turn: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # What it was trained to do was decided then.
+        if not set(self.config.mirror_axes) <= set(self.info.inference.get("mirror_axes", ())):
+            check_mirroring(self.label_space, self.config)
 
     def __repr__(self) -> str:
         classes = ", ".join(self.label_space.organs)

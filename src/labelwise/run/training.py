@@ -25,6 +25,7 @@ from labelwise.data.prepare import Prepared
 from labelwise.devices import keep_freed_memory
 from labelwise.errors import ConfigError, DataError, TrainingError
 from labelwise.infer.model import save_model
+from labelwise.infer.sliding_window import check_mirroring
 from labelwise.lock import only_writer
 from labelwise.methods import find_method
 from labelwise.methods.base import Method
@@ -152,6 +153,9 @@ def _check_trainable(manifest: Manifest, config: RunConfig) -> None:
             file=config.data,
             do="annotate it in at least one training case, or take it out of the classes in dataset.toml",
         )
+    config.augment.check_sides(manifest.label_space)
+    if config.augment.sides != "keep":
+        check_mirroring(manifest.label_space, config.inference)
     if config.select == "best" and not _scored(manifest):
         raise ConfigError(
             "select = 'best' needs a validation",
