@@ -9,7 +9,7 @@ import labelwise
 
 ROOT = Path(labelwise.__file__).parent
 FLOORS = [
-    {"types", "errors", "anatomy", "atomic", "engine", "settings", "console", "devices", "lock"},
+    {"types", "errors", "anatomy", "atomic", "engine", "settings", "console", "devices", "lock", "plugins"},
     {"formats", "losses", "nets"},
     {"preprocess", "components"},
     {"data", "methods", "evaluate"},

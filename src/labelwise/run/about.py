@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from labelwise.devices import choose_device, has_bf16
-from labelwise.methods import find_method, method_names
+from labelwise.methods import all_methods
 from labelwise.run.environment import environment
 
 __all__ = ["doctor", "methods"]
@@ -22,10 +22,10 @@ EXTRAS = {"fast": ("cc3d",), "cluster": ("distributed",)}
 
 
 def methods() -> list[dict[str, Any]]:
-    """One row for each registered method, from its card."""
+    """One row for each method that can be used, from its card."""
     rows = []
-    for name in method_names():
-        card = find_method(name).card
+    for name, kind in all_methods().items():
+        card = kind.card
         rows.append(
             {
                 "name": name,
