@@ -282,7 +282,7 @@ def test_runs_of_one_stage_and_of_two_do_not_replace_each_other(tiny_cohort, fin
 
 
 def test_best_weights_without_a_single_score_are_refused(tiny_cohort, tmp_path, monkeypatch):
-    monkeypatch.setattr("labelwise.run.training.Validation.__call__", lambda self, predictor: float("nan"))
+    monkeypatch.setattr("labelwise.run.validation.Validation.__call__", lambda self, predictor: float("nan"))
     with pytest.raises(TrainingError, match="no validation had a score"):
         run.train(tiny_config(tiny_cohort, select="best"), tmp_path / "run")
     assert run.train(tiny_config(tiny_cohort), tmp_path / "run").best_score is None
@@ -337,7 +337,7 @@ def test_a_disk_that_fills_up_while_a_log_is_written(tiny_cohort, tmp_path, monk
 
 def test_a_disk_that_fills_up_while_scans_are_prepared(tiny_cohort, tmp_path, monkeypatch):
     data = shutil.copytree(tiny_cohort, tmp_path / "data", ignore=shutil.ignore_patterns("store"))
-    monkeypatch.setattr("labelwise.data.cache.save", full_disk)
+    monkeypatch.setattr("labelwise.loading.store.save", full_disk)
     prepared = run.prepare(tiny_config(data))
     assert len(prepared.failures) == 6
     assert all("the disk is full" in str(error) for error in prepared.failures.values())

@@ -48,7 +48,7 @@ LABEL_FORMATS = {
 """In which label maps are written -> how the names of their files end."""
 
 _PLAIN = Layout()
-_DICOM = {"dicom-seg": "dicom_seg", "rtstruct": "rtstruct"}  # label format -> module
+_DICOM = {"dicom-seg": "dicom.seg", "rtstruct": "dicom.rtstruct"}  # label format -> module
 _PLANES = 8
 _INTEGRAL_WITHIN = 1e-3  # a scaled or float32 label map may miss its integers by rounding
 
