@@ -6,7 +6,7 @@
 A case is a CT (int16, .nii.gz) and a label map (uint8, .nii.gz) with four organs. Three ways to go through all of
 them, one after the other in each repetition, with the same number of processes:
 
-    check       `labelwise.data.check.check`
+    check       `labelwise.quality.check.check`
     formats     `formats.read_image` and `formats.read_labels`: what training reads
     nibabel     the voxels as stored, and nothing else: the fastest bare read
 
@@ -29,10 +29,10 @@ import numpy as np
 from metadata import write_result
 from scipy import ndimage
 
-from labelwise.data.check import check
-from labelwise.data.manifest import Manifest, Source
+from labelwise.cohort.manifest import Manifest, Source
 from labelwise.engine import available_cpus, run_jobs
 from labelwise.formats import read_image, read_labels
+from labelwise.quality.check import check
 from labelwise.types import Array, Case, LabelSpace
 
 SPACE = LabelSpace(("background", "liver", "spleen", "left kidney", "right kidney"))

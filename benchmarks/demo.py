@@ -20,8 +20,8 @@ from sweep import MEAN, spread, summarise_scores
 
 from labelwise import console, load_config, run
 from labelwise.atomic import write_json
-from labelwise.data.synthetic import SyntheticConfig, make_cohort
-from labelwise.run.demonstration import SETTINGS, STEPS
+from labelwise.run.demo import SETTINGS, STEPS
+from labelwise.synthetic.generate import SyntheticConfig, make_cohort
 
 LIMIT = "supervised, all labels"
 

@@ -17,7 +17,7 @@ from typing import Any
 from metadata import write_result
 
 from labelwise import run
-from labelwise.data.manifest import read_manifest
+from labelwise.cohort.manifest import read_manifest
 
 ROWS = ("supervised", "unlabelled_in_batch_norm_only", "cps", "guidednet")
 

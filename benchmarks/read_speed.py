@@ -25,10 +25,10 @@ import numpy as np
 from metadata import write_result
 from scipy import ndimage
 
-from labelwise.data.cache import Store, annotated_table
-from labelwise.data.importers.la2018 import FILE_NAME, scan
-from labelwise.data.manifest import Manifest
-from labelwise.data.prepare import prepare
+from labelwise.cohort.manifest import Manifest
+from labelwise.importers.la2018 import FILE_NAME, scan
+from labelwise.loading.prepare import prepare
+from labelwise.loading.store import Store, annotated_table
 from labelwise.preprocess.pipeline import IntensityRule, Plan
 from labelwise.types import Array
 

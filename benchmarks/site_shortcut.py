@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from metadata import write_result
 
-from labelwise.data.manifest import Manifest, read_case_image, read_case_labels, read_manifest
+from labelwise.cohort.manifest import Manifest, read_case_image, read_case_labels, read_manifest
 from labelwise.infer.model import Model, load_model
 from labelwise.infer.sliding_window import predict_scores
 from labelwise.preprocess.pipeline import apply

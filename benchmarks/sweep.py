@@ -19,9 +19,9 @@ from metadata import RESULTS, metadata, write_result
 
 from labelwise import console, load_config, run
 from labelwise.atomic import write_json
-from labelwise.data.manifest import MANIFEST_NAME
+from labelwise.cohort.manifest import MANIFEST_NAME
 from labelwise.evaluate.scores import Score, summarise
-from labelwise.run.training import replace_tuples
+from labelwise.run.train import replace_tuples
 
 MEAN = "mean over organs"
 

@@ -16,7 +16,7 @@ from typing import Any
 from partial_rows import LTUDA, LTUDA_BANKS, partial_rows
 from sweep import Row, Sweep
 
-from labelwise.data.synthetic import SyntheticConfig, make_cohort
+from labelwise.synthetic.generate import SyntheticConfig, make_cohort
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "synthetic" / "one_organ.toml"
 STEPS = 500

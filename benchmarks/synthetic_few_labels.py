@@ -15,10 +15,10 @@ from typing import Any
 
 from semi_rows import apart, semi_rows, with_batch
 from sweep import Row, Sweep
-from synthetic import ORGANS, RECIPE, SITES
 
 from labelwise import run
-from labelwise.data.synthetic import SyntheticConfig, make_cohort
+from labelwise.synthetic.generate import SyntheticConfig, make_cohort
+from synthetic import ORGANS, RECIPE, SITES
 
 STEPS = 500
 CASES_PER_SITE, LABELLED = 5, 2  # 2 of 20

@@ -23,16 +23,16 @@ from typing import Any
 import torch
 from metadata import write_result
 
-from labelwise.data.augment import AugmentConfig
-from labelwise.data.loader import batches
-from labelwise.data.manifest import read_manifest
-from labelwise.data.prepare import prepare
-from labelwise.data.sampling import SamplingConfig
-from labelwise.data.synthetic import SyntheticConfig, make_cohort
+from labelwise.cohort.manifest import read_manifest
 from labelwise.devices import has_bf16, use_fast_layout
+from labelwise.loading.augment import AugmentConfig
+from labelwise.loading.loader import batches
+from labelwise.loading.prepare import prepare
+from labelwise.loading.sampling import SamplingConfig
 from labelwise.losses.partial import supervised
 from labelwise.methods import find_method
 from labelwise.methods.base import NetFactory
+from labelwise.synthetic.generate import SyntheticConfig, make_cohort
 from labelwise.train.distribute import DeviceConfig, connect
 from labelwise.train.loop import LoopConfig, Stage, fit
 from labelwise.types import Batch, LabelSpace

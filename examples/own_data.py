@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from labelwise import Manifest, Volume, merge, run, write_manifest
-from labelwise.data.phantom import LABEL_SPACE
-from labelwise.data.synthetic import SyntheticConfig, make_scan
 from labelwise.formats import write_image, write_labels
+from labelwise.synthetic.generate import SyntheticConfig, make_scan
+from labelwise.synthetic.phantom import LABEL_SPACE
 
 ORGANS = {"north": "liver", "south": "spleen"}
 

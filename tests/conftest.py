@@ -14,10 +14,10 @@ import torch
 from labelwise import load_config, run
 from labelwise.cli.main import main
 from labelwise.config import RunConfig
-from labelwise.data.synthetic import SyntheticConfig, make_cohort
 from labelwise.methods import find_method
 from labelwise.methods.base import Method, NetFactory
 from labelwise.settings import build_settings
+from labelwise.synthetic.generate import SyntheticConfig, make_cohort
 from labelwise.types import IGNORE, Batch, LabelSpace, check_batch
 
 # Starting processes costs seconds each; the tests of the engine ask for them.

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from labelwise.anatomy import canonical, find, structures
+from labelwise.anatomy import canonical, find, named_side, other_sides, structures
 
 TOTALSEGMENTATOR = """
 spleen kidney_right kidney_left gallbladder liver stomach pancreas adrenal_gland_right adrenal_gland_left
@@ -95,3 +95,33 @@ def test_codes_are_those_of_snomed_ct():
     coded = [structure for structure in structures().values() if structure.code]
     assert len(coded) > 100
     assert [one.name for one in coded if (one.code, one.meaning) not in known] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("kidney_left", "left"),
+        ("Right Adrenal Gland", "right"),
+        ("Parotid_L", "left"),  # not in the table
+        ("rt optic nerve", "right"),
+        ("middle lobe of right lung", "right"),  # has no partner
+        ("left ventricle", ""),  # its mirror image is no right ventricle
+        ("left atrial appendage", ""),
+        ("liver", ""),  # lies at the right, but is not named by it
+        ("vertebrae_L1", ""),
+        ("left or right", ""),
+    ],
+)
+def test_a_class_is_named_by_a_side_only_if_its_mirror_image_has_another_name(name, side):
+    assert named_side(name) == side
+
+
+def test_the_other_side_is_found_under_any_spelling():
+    names = ["kidney_left", "Right Kidney", "Parotid_L", "parotid r", "left lung", "liver"]
+    assert other_sides(names) == {
+        "kidney_left": "Right Kidney",
+        "Right Kidney": "kidney_left",
+        "Parotid_L": "parotid r",
+        "parotid r": "Parotid_L",
+        "left lung": "",
+    }

@@ -16,11 +16,11 @@ import typer
 from labelwise import load_config
 from labelwise.cli.main import app
 from labelwise.cli.options import overrides
+from labelwise.cohort.hide import MODES
+from labelwise.cohort.source import read_class_table
 from labelwise.config import RunConfig
-from labelwise.data.augment import PRESETS, AugmentConfig
-from labelwise.data.hide import MODES
-from labelwise.data.source import read_class_table
 from labelwise.infer.model import ModelInfo
+from labelwise.loading.augment import PRESETS, AugmentConfig
 from labelwise.methods import METHODS
 from labelwise.nets.factory import NETS, find_net
 from labelwise.settings import build_settings

@@ -29,8 +29,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from labelwise import run
-from labelwise.data.importers import IMPORTERS
 from labelwise.errors import LabelwiseError
+from labelwise.importers import IMPORTERS
 
 SHAPE = (6, 5, 4)
 ROUNDS, ALL_ROUNDS = 320, 2000

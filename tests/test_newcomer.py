@@ -13,8 +13,8 @@ import pytest
 
 from labelwise import load_config, load_model, run
 from labelwise.config import RunConfig
-from labelwise.data.synthetic import SyntheticConfig, make_cohort
 from labelwise.methods import METHODS, find_method, method_names
+from labelwise.synthetic.generate import SyntheticConfig, make_cohort
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"

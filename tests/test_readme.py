@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from labelwise.cli.main import main
-from labelwise.data.manifest import read_case_labels, read_manifest
-from labelwise.data.synthetic import SyntheticConfig, make_cohort
+from labelwise.cohort.manifest import read_case_labels, read_manifest
 from labelwise.formats import read_image, write_image, write_labels
+from labelwise.synthetic.generate import SyntheticConfig, make_cohort
 from labelwise.types import Volume
 
 ROOT = Path(__file__).parents[1]

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from labelwise import run as run
+    from labelwise.cohort.manifest import Manifest as Manifest
+    from labelwise.cohort.manifest import merge as merge
+    from labelwise.cohort.manifest import read_manifest as read_manifest
+    from labelwise.cohort.manifest import write_manifest as write_manifest
     from labelwise.config import RunConfig as RunConfig
     from labelwise.config import load_config as load_config
-    from labelwise.data.manifest import Manifest as Manifest
-    from labelwise.data.manifest import merge as merge
-    from labelwise.data.manifest import read_manifest as read_manifest
-    from labelwise.data.manifest import write_manifest as write_manifest
     from labelwise.errors import CheckpointError as CheckpointError
     from labelwise.errors import ConfigError as ConfigError
     from labelwise.errors import DataError as DataError
@@ -52,7 +52,7 @@ _HOME = {
     "DataError": "errors",
     "LabelSpace": "types",
     "LabelwiseError": "errors",
-    "Manifest": "data.manifest",
+    "Manifest": "cohort.manifest",
     "Method": "methods.base",
     "Model": "infer.model",
     "NetFactory": "methods.base",
@@ -65,10 +65,10 @@ _HOME = {
     "Volume": "types",
     "load_config": "config",
     "load_model": "infer.model",
-    "merge": "data.manifest",
-    "read_manifest": "data.manifest",
+    "merge": "cohort.manifest",
+    "read_manifest": "cohort.manifest",
     "run": "",
-    "write_manifest": "data.manifest",
+    "write_manifest": "cohort.manifest",
 }
 
 __all__ = sorted(_HOME)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import colorsys
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,10 @@ from typing import Literal, cast
 
 Side = Literal["", "left", "right"]
 
+_SIDES: Mapping[str, Side] = {
+    **dict.fromkeys(("left", "lt", "l"), "left"),
+    **dict.fromkeys(("right", "rt", "r"), "right"),
+}
 _TABLE = Path(__file__).with_suffix(".csv")
 _GOLDEN_RATIO = 0.618033988749895  # neighbours in the table get hues that are far apart
 
@@ -58,6 +62,42 @@ def canonical(name: str) -> str:
     return found.name if found else name
 
 
+def named_side(name: str) -> Side:
+    """The side that a class is named by; empty for one that has none, or whose mirror image is no other structure.
+
+    Names that the table does not know are judged by their words: ``Parotid_L`` is left.
+
+    Example
+        >>> named_side("kidney_left"), named_side("left ventricle"), named_side("liver"), named_side("Parotid_R")
+        ('left', '', '', 'right')
+    """
+    found = find(name)
+    if found is not None:
+        return found.laterality or (found.side if found.side in _words(found.name) else "")
+    sides = {_SIDES[word] for word in _words(name) if word in _SIDES}
+    return sides.pop() if len(sides) == 1 else ""
+
+
+def other_sides(names: Iterable[str]) -> dict[str, str]:
+    """Class -> the same of the other side, for all of `names` that are named by a side; empty if it is not there.
+
+    Example
+        >>> other_sides(["liver", "left kidney", "kidney_right", "Parotid_L"])
+        {'left kidney': 'kidney_right', 'kidney_right': 'left kidney', 'Parotid_L': ''}
+    """
+    sided = {name: side for name in names if (side := named_side(name))}
+    keys = {name: (_without_side(name), side) for name, side in sided.items()}
+    by_key = {key: name for name, key in keys.items()}
+    return {
+        name: by_key.get((rest, "right" if side == "left" else "left"), "")
+        for name, (rest, side) in keys.items()
+    }
+
+
+def _without_side(name: str) -> str:
+    return " ".join(word for word in _words(canonical(name)) if word not in _SIDES)
+
+
 @cache
 def structures() -> Mapping[str, Structure]:
     """All structures by canonical name, in the order of the table."""
@@ -87,6 +127,10 @@ def _by_spelling() -> Mapping[str, Structure]:
         for structure in structures().values()
         for name in (structure.name, *structure.synonyms)
     }
+
+
+def _words(name: str) -> list[str]:
+    return _spelling(name).split()
 
 
 def _spelling(name: str) -> str:

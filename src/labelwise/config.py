@@ -27,11 +27,11 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, NonNegativeInt
 from pydantic.dataclasses import dataclass
 
-from labelwise.data.augment import AugmentConfig
-from labelwise.data.sampling import SamplingConfig
 from labelwise.errors import ConfigError
 from labelwise.infer.sliding_window import InferenceConfig
 from labelwise.infer.windows import WindowGrid
+from labelwise.loading.augment import AugmentConfig
+from labelwise.loading.sampling import SamplingConfig
 from labelwise.methods import find_method, stages_of
 from labelwise.nets.factory import NetFactory
 from labelwise.settings import build_settings

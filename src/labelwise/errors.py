@@ -13,8 +13,11 @@ Every message says what was wrong, in which case and file, what was expected, an
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+
+logger = logging.getLogger("labelwise")
 
 
 class LabelwiseError(Exception):
@@ -98,3 +101,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def warn_about(what: str, names: Sequence[str]) -> None:
+    """Log a warning that counts the names and shows the first of them."""
+    if names:
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        logger.warning("%s: %d (%s%s)", what, len(names), ", ".join(names[:5]), more)

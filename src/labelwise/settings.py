@@ -19,7 +19,7 @@ Settings = TypeVar("Settings")
 
 
 def build_settings(cls: type[Settings], values: Mapping[str, Any] | Settings, where: str) -> Settings:
-    """An instance of the pydantic dataclass `cls` with `values` in place of its defaults.
+    """An instance of the dataclass `cls`, of pydantic or of Python, with `values` in place of its defaults.
 
     `where` says in error messages which table the values stand in, for example ``"[net.settings] of vnet"``.
     An instance of `cls` is returned as it is.
@@ -32,7 +32,10 @@ def build_settings(cls: type[Settings], values: Mapping[str, Any] | Settings, wh
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: settings must be a table", found=values, expected=_known(cls))
     try:
-        return TypeAdapter(cls).validate_json(to_json(values, inf_nan_mode="constants"), strict=True)
+        # The settings of other packages are as strict as ours, whatever their dataclass allows.
+        return TypeAdapter(cls).validate_json(
+            to_json(values, inf_nan_mode="constants"), strict=True, extra="forbid"
+        )
     except ValidationError as error:
         raise _as_config_error(cls, error, where) from None
     except PydanticSerializationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shutil
@@ -14,14 +15,16 @@ import pytest
 
 from conftest import TINY_SETTINGS
 from labelwise import Volume, read_manifest
-from labelwise.data.synthetic import SyntheticConfig, make_scan
 from labelwise.formats import read_geometry, write_image, write_labels
-from labelwise.run import demonstration, training
+from labelwise.synthetic.generate import SyntheticConfig, make_scan
 
 SETTINGS = [
     word for name, value in TINY_SETTINGS.items() for word in ("--set", f"{name}={json.dumps(value)}")
 ]
 CLASSES = "liver=1,spleen=2"
+# `labelwise.run.train` is the function; these are the files.
+training = importlib.import_module("labelwise.run.train")
+demonstration = importlib.import_module("labelwise.run.demo")
 
 
 def write_scan(folder: Path, image: str, label: str | None = None, organs: int = 2, size: int = 12) -> None:

@@ -149,7 +149,7 @@ def test_what_ends_a_command(command, monkeypatch, error, code, text):
     def fail():
         raise error
 
-    monkeypatch.setattr("labelwise.run.about.methods", fail)
+    monkeypatch.setattr("labelwise.run.methods", fail)
     answer = command("methods")
     assert answer.code == code
     assert text in answer.err
@@ -160,7 +160,7 @@ def test_a_defect_of_the_program_keeps_its_traceback(monkeypatch):
     def fail():
         raise ZeroDivisionError
 
-    monkeypatch.setattr("labelwise.run.about.methods", fail)
+    monkeypatch.setattr("labelwise.run.methods", fail)
     with pytest.raises(ZeroDivisionError):
         command_line.main(["methods"])
 
@@ -173,7 +173,7 @@ def test_notes_of_the_work_go_to_stderr_only_while_a_command_runs(command, monke
         logging.getLogger("labelwise.formats.nifti").warning("qfac repaired")
         return []
 
-    monkeypatch.setattr("labelwise.run.about.methods", speak)
+    monkeypatch.setattr("labelwise.run.methods", speak)
     before = (list(logger.handlers), logger.level)
     answer = command("methods")
     assert answer.err == "warning: two cases have no label\n"
@@ -214,7 +214,7 @@ def test_closed_streams_are_no_error():
 def test_signs_that_the_terminal_does_not_know_are_printed_as_escapes(command, monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
     monkeypatch.setattr("sys.stdout", stream)
-    monkeypatch.setattr("labelwise.run.about.methods", lambda: [])
+    monkeypatch.setattr("labelwise.run.methods", lambda: [])
     monkeypatch.setattr("labelwise.cli.about.show", lambda *arguments: show("größe 扫", {}, False))
     command("methods")
     assert stream.buffer.getvalue().decode("cp1252").splitlines() == [r"größe \u626b"]

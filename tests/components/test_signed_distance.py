@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from labelwise.components.signed_distance import SignedDistance, relative_distance
-from labelwise.data.augment import AugmentConfig, Chance, Views, augment
+from labelwise.loading.augment import AugmentConfig, Chance, Views, augment
 from labelwise.losses.binary import organ_answers
 from labelwise.types import IGNORE
 

@@ -25,7 +25,8 @@ from pydicom.uid import (
 )
 
 from labelwise.errors import DataError, ResourceError
-from labelwise.formats import dicom, files_of, read_geometry, read_image, write_labels
+from labelwise.formats import files_of, read_geometry, read_image, write_labels
+from labelwise.formats.dicom import image as dicom
 from labelwise.types import Volume
 
 AFFINE = np.array([[-0.8, 0, 0, 90], [0, -0.7, 0, 80], [0, 0, 2.5, -300], [0, 0, 0, 1]])
@@ -483,7 +484,7 @@ def test_without_the_extra_the_message_says_what_to_install(tmp_path, monkeypatc
     with pytest.raises(ResourceError, match=r"pip install labelwise\[dicom\]"):
         read_geometry(tmp_path)
     monkeypatch.undo()
-    importlib.import_module("labelwise.formats.dicom")
+    importlib.import_module("labelwise.formats.dicom.image")
 
 
 def test_no_listing_message_or_representation_names_the_patient(tmp_path, caplog, capfd):

@@ -12,7 +12,7 @@ from dicom_files import save, write_enhanced, write_series
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from labelwise.errors import DataError
-from labelwise.formats import dicom
+from labelwise.formats.dicom import image as dicom
 
 NUM_FILES = 100  # for each of five kinds
 SYNTAXES = {"jpeg2000": JPEG2000Lossless, "jpegls": JPEGLSLossless, "rle": RLELossless}

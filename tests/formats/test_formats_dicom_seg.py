@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from labelwise.errors import ConfigError, DataError
 from labelwise.formats import (
     Layout,
-    dicom_seg,
     is_dicom,
     read_geometry,
     read_labels,
     segment_names,
     write_labels,
 )
-from labelwise.formats.dicom_files import read_header
+from labelwise.formats.dicom import seg
+from labelwise.formats.dicom.header import read_header
 from labelwise.types import Volume
 
 SEGMENTS = Layout(segments=NAMES[1:])
@@ -136,7 +136,7 @@ def test_patient_study_and_every_image_are_referred_to(tmp_path):
     assert referenced.SeriesInstanceUID == header.SeriesInstanceUID
     uids = {item.ReferencedSOPInstanceUID for item in referenced.ReferencedInstanceSequence}
     assert uids == {pydicom.dcmread(image).SOPInstanceUID for image in scan.iterdir()}
-    assert dicom_seg.referenced_series(file) == read_header(next(scan.iterdir())).series
+    assert seg.referenced_series(file) == read_header(next(scan.iterdir())).series
     assert segment_names(file) == (*NAMES[1:], "größe")
 
 

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from labelwise.errors import DataError
-from labelwise.formats import Layout, read_geometry, read_labels, rtstruct, segment_names, write_labels
-from labelwise.formats.dicom_files import read_header
-from labelwise.formats.polygons import fill, trace
+from labelwise.formats import Layout, read_geometry, read_labels, segment_names, write_labels
+from labelwise.formats.dicom import rtstruct
+from labelwise.formats.dicom.header import read_header
+from labelwise.formats.dicom.polygons import fill, trace
 from labelwise.types import Volume
 
 SEGMENTS = Layout(segments=NAMES[1:])

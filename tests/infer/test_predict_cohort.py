@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
@@ -17,11 +16,12 @@ from torch import Tensor, nn
 
 from labelwise.errors import CheckpointError, ConfigError, DataError, ResourceError
 from labelwise.infer import cohort as module
-from labelwise.infer.cohort import Segmenter, predict_cohort
+from labelwise.infer import image as given
+from labelwise.infer.cohort import predict_cohort
+from labelwise.infer.model import Model, ModelInfo
 from labelwise.infer.scans import Scan, find_scans
 from labelwise.infer.sliding_window import InferenceConfig
 from labelwise.infer.tidy import TidyConfig
-from labelwise.infer.volume import predict_volume
 from labelwise.preprocess.pipeline import IntensityRule, Plan
 from labelwise.types import Array, LabelSpace, Volume
 
@@ -48,10 +48,25 @@ class Inverse(Threshold):
         return super().forward(images).flip(1)
 
 
-@pytest.fixture
-def segmenter() -> Segmenter:
+def thresholding(
+    predictor: nn.Module | None = None,
+    *,
+    plan: Plan = PLAN,
+    patch_size: tuple[int, int, int] = (8, 8, 8),
+    config: InferenceConfig = FLOAT32,
+) -> Model:
+    """A model of one organ and one channel."""
+    net = {"name": "vnet", "settings": {}, "dims": 3, "in_channels": 1, "num_classes": 2}
     space = LabelSpace(("background", "liver"))
-    return Segmenter(Threshold(), PLAN, (8, 8, 8), space, FLOAT32, "cpu", "model-1", {"torch": "2"})
+    info = ModelInfo(
+        "first", space.names, ("mr",), plan.to_json(), net, "supervised", {}, "softmax", patch_size, {}
+    )
+    return Model(info, space, plan, config, predictor or Threshold(), torch.device("cpu"), "model-1")
+
+
+@pytest.fixture
+def model() -> Model:
+    return thresholding()
 
 
 def write_scan(path: Path, shape: tuple[int, int, int], affine: Array | None = None, seed: int = 0) -> Array:
@@ -61,13 +76,6 @@ def write_scan(path: Path, shape: tuple[int, int, int], affine: Array | None = N
     default = np.array([[0, 0, 3, 5], [-2, 0, 0, 6], [0, 1.5, 0, 7], [0, 0, 0, 1]], float)
     nibabel.save(nibabel.Nifti1Image(image, default if affine is None else affine), path)
     return image > 0
-
-
-def labels_of(image: Volume, predictor: nn.Module | None = None, **settings: Any) -> Volume:
-    values = {"plan": PLAN, "patch_size": (8, 8, 8), "config": FLOAT32, **settings}
-    return predict_volume(
-        predictor or Threshold(), image, modality="mr", num_classes=2, device="cpu", **values
-    )
 
 
 def cohort(folder: Path) -> dict[str, Array]:
@@ -88,16 +96,7 @@ def test_labels_come_back_on_the_grid_of_the_scan() -> None:
     image = Volume(coarse.repeat(2, 0).repeat(2, 1).repeat(2, 2)[None], np.diag([1.0, 1, 1, 1]))
     plan = Plan(spacing_mm=(2, 2, 2), intensity=PLAN.intensity)
     predictor = Threshold()
-    labels = predict_volume(
-        predictor,
-        image,
-        plan=plan,
-        modality="mr",
-        patch_size=(6, 5, 4),
-        num_classes=2,
-        config=FLOAT32,
-        device="cpu",
-    )
+    labels = thresholding(predictor, plan=plan, patch_size=(6, 5, 4)).predict(image)
     assert predictor.shapes == [(1, 1, 6, 5, 4)]
     np.testing.assert_array_equal(labels.data, image.data[0] > 0)
     np.testing.assert_array_equal(labels.affine, image.affine)
@@ -107,20 +106,22 @@ def test_tidying_is_done_on_the_grid_of_the_scan() -> None:
     image = -np.ones((1, 8, 8, 8), np.float32)
     image[0, 1:4, 1:4, 1:4], image[0, 6, 6, 6] = 1, 1
     config = replace(FLOAT32, tidy=TidyConfig(largest_component=True))
-    labels = labels_of(Volume(image, np.eye(4)), config=config)
+    labels = thresholding(config=config).predict(Volume(image, np.eye(4)))
     assert labels.data.sum() == 27
 
 
 def test_a_read_only_image_is_predicted_without_complaint() -> None:
     image = np.ones((1, 8, 8, 8), np.float32)
     image.flags.writeable = False
-    labels = labels_of(Volume(image, np.eye(4)))
+    labels = thresholding().predict(Volume(image, np.eye(4)))
     assert labels.data.all()
 
 
-def test_every_scan_gets_labels_on_its_own_grid_and_a_record(tmp_path: Path, segmenter: Segmenter) -> None:
+def test_every_scan_gets_labels_on_its_own_grid_and_a_record(tmp_path: Path, model: Model) -> None:
     expected = cohort(tmp_path / "in")
-    outcomes = predict_cohort(segmenter, find_scans(tmp_path / "in", modality="mr"), tmp_path / "out")
+    outcomes = predict_cohort(
+        model, find_scans(tmp_path / "in", modality="mr"), tmp_path / "out", versions={"torch": "2"}
+    )
     assert [outcome.result for outcome in outcomes] == [
         tmp_path / "out" / f"{name}.nii.gz" for name in ("large", "middle", "small")
     ]
@@ -141,18 +142,18 @@ def test_every_scan_gets_labels_on_its_own_grid_and_a_record(tmp_path: Path, seg
     assert not (tmp_path / "out" / "failed.csv").exists()
 
 
-def test_a_repetition_predicts_only_what_is_missing(tmp_path: Path, segmenter: Segmenter) -> None:
+def test_a_repetition_predicts_only_what_is_missing(tmp_path: Path, model: Model) -> None:
     cohort(tmp_path / "in")
     scans = find_scans(tmp_path / "in", modality="mr")
-    predict_cohort(segmenter, scans, tmp_path / "out")
+    predict_cohort(model, scans, tmp_path / "out")
     (tmp_path / "out" / "middle.nii.gz").unlink()
     before = (tmp_path / "out" / "large.nii.gz").stat().st_mtime_ns
-    again = replace(segmenter, predictor=Threshold())
+    again = replace(model, predictor=Threshold())
     outcomes = predict_cohort(again, scans, tmp_path / "out")
     assert {outcome.item.id for outcome in outcomes if outcome.result} == {"small", "large", "middle"}
     assert (tmp_path / "out" / "large.nii.gz").stat().st_mtime_ns == before
     assert (tmp_path / "out" / "middle.nii.gz").exists()
-    finished = replace(segmenter, predictor=Threshold())
+    finished = replace(model, predictor=Threshold())
     predict_cohort(finished, scans, tmp_path / "out")
     assert finished.predictor.shapes == []
     predict_cohort(finished, scans, tmp_path / "out", overwrite=True)
@@ -160,23 +161,23 @@ def test_a_repetition_predicts_only_what_is_missing(tmp_path: Path, segmenter: S
 
 
 def test_results_of_another_model_are_neither_kept_nor_replaced_silently(
-    tmp_path: Path, segmenter: Segmenter
+    tmp_path: Path, model: Model
 ) -> None:
     write_scan(tmp_path / "in" / "a.nii.gz", (8, 8, 8))
     scans = find_scans(tmp_path / "in", modality="mr")
-    predict_cohort(segmenter, scans, tmp_path / "out")
+    predict_cohort(model, scans, tmp_path / "out")
     before = (tmp_path / "out" / "a.nii.gz").read_bytes()
-    (outcome,) = predict_cohort(replace(segmenter, model_id="model-2"), scans, tmp_path / "out")
+    (outcome,) = predict_cohort(replace(model, id="model-2"), scans, tmp_path / "out")
     assert isinstance(outcome.error, ConfigError)
     assert "model-1" in str(outcome.error)
     assert (tmp_path / "out" / "a.nii.gz").read_bytes() == before
     (tmp_path / "out" / "a.json").write_text("not JSON")
-    (outcome,) = predict_cohort(segmenter, scans, tmp_path / "out")
+    (outcome,) = predict_cohort(model, scans, tmp_path / "out")
     assert "no record" in str(outcome.error)
 
 
 def test_an_old_result_is_never_taken_for_the_one_that_a_killed_process_was_to_write(
-    tmp_path: Path, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed after the record and before the labels, while it replaced the result of another model."""
 
@@ -185,48 +186,46 @@ def test_an_old_result_is_never_taken_for_the_one_that_a_killed_process_was_to_w
 
     labels = write_scan(tmp_path / "in" / "a.nii.gz", (8, 8, 8))
     scans = find_scans(tmp_path / "in", modality="mr")
-    predict_cohort(replace(segmenter, predictor=Inverse(), model_id="old"), scans, tmp_path / "out")
+    predict_cohort(replace(model, predictor=Inverse(), id="old"), scans, tmp_path / "out")
     monkeypatch.setattr(module, "write_labels", killed)
     with pytest.raises(KeyboardInterrupt):
-        predict_cohort(segmenter, scans, tmp_path / "out", overwrite=True)
+        predict_cohort(model, scans, tmp_path / "out", overwrite=True)
     monkeypatch.undo()
-    (outcome,) = predict_cohort(segmenter, scans, tmp_path / "out")
+    (outcome,) = predict_cohort(model, scans, tmp_path / "out")
     assert outcome.error is None
     written = np.asanyarray(nibabel.load(tmp_path / "out" / "a.nii.gz").dataobj)
     np.testing.assert_array_equal(written, labels)
 
 
-def test_results_of_other_settings_are_not_kept_silently(tmp_path: Path, segmenter: Segmenter) -> None:
+def test_results_of_other_settings_are_not_kept_silently(tmp_path: Path, model: Model) -> None:
     write_scan(tmp_path / "in" / "a.nii.gz", (8, 8, 8))
     scans = find_scans(tmp_path / "in", modality="mr")
-    predict_cohort(segmenter, scans, tmp_path / "out")
-    faster = replace(segmenter, config=replace(FLOAT32, batch_size=4))
+    predict_cohort(model, scans, tmp_path / "out")
+    faster = replace(model, config=replace(FLOAT32, batch_size=4))
     assert predict_cohort(faster, scans, tmp_path / "out")[0].error is None
-    tidier = replace(segmenter, config=replace(FLOAT32, overlap=0.25, tidy=TidyConfig(fill_holes=True)))
+    tidier = replace(model, config=replace(FLOAT32, overlap=0.25, tidy=TidyConfig(fill_holes=True)))
     (outcome,) = predict_cohort(tidier, scans, tmp_path / "out")
     assert isinstance(outcome.error, ConfigError)
     assert "overlap 0.5" in str(outcome.error)
     assert "overlap 0.25" in str(outcome.error)
 
 
-def test_another_scan_of_the_same_name_is_not_taken_for_finished(
-    tmp_path: Path, segmenter: Segmenter
-) -> None:
+def test_another_scan_of_the_same_name_is_not_taken_for_finished(tmp_path: Path, model: Model) -> None:
     """Two hospitals both have a patient 001."""
     write_scan(tmp_path / "north" / "001.nii.gz", (8, 8, 8))
     write_scan(tmp_path / "south" / "001.nii.gz", (8, 8, 9))
     north, south = (find_scans(tmp_path / side, modality="mr") for side in ("north", "south"))
-    predict_cohort(segmenter, north, tmp_path / "out")
-    (outcome,) = predict_cohort(segmenter, south, tmp_path / "out")
+    predict_cohort(model, north, tmp_path / "out")
+    (outcome,) = predict_cohort(model, south, tmp_path / "out")
     assert "grid of this scan" in str(outcome.error)
     (tmp_path / "north" / "001.nii.gz").unlink()
-    assert predict_cohort(segmenter, north, tmp_path / "out")[0].error is None
+    assert predict_cohort(model, north, tmp_path / "out")[0].error is None
     (tmp_path / "out" / "001.nii.gz").write_bytes(b"damaged")
-    (outcome,) = predict_cohort(segmenter, south, tmp_path / "out")
+    (outcome,) = predict_cohort(model, south, tmp_path / "out")
     assert "a damaged file" in str(outcome.error)
 
 
-def test_a_failing_scan_costs_only_itself(tmp_path: Path, segmenter: Segmenter) -> None:
+def test_a_failing_scan_costs_only_itself(tmp_path: Path, model: Model) -> None:
     cohort(tmp_path / "in")
     damaged = tmp_path / "in" / "large.nii.gz"
     damaged.write_bytes(damaged.read_bytes()[:400])
@@ -235,7 +234,7 @@ def test_a_failing_scan_costs_only_itself(tmp_path: Path, segmenter: Segmenter) 
         *find_scans(tmp_path / "in", modality="mr"),
         *find_scans(tmp_path / "in" / "gone.txt", modality="mr"),
     ]
-    outcomes = predict_cohort(segmenter, scans, tmp_path / "out")
+    outcomes = predict_cohort(model, scans, tmp_path / "out")
     errors = {outcome.item.id: outcome.error for outcome in outcomes}
     assert [name for name, error in errors.items() if error is None] == ["middle", "small"]
     assert isinstance(errors["large"], DataError)
@@ -244,7 +243,7 @@ def test_a_failing_scan_costs_only_itself(tmp_path: Path, segmenter: Segmenter) 
     assert rows[0]["file"] == str(damaged)
     assert "no such file" in rows[1]["message"]
     write_scan(damaged, (8, 8, 8))
-    predict_cohort(segmenter, scans[:-1], tmp_path / "out")
+    predict_cohort(model, scans[:-1], tmp_path / "out")
     assert not (tmp_path / "out" / "failed.csv").exists()
 
 
@@ -257,80 +256,80 @@ def test_a_failing_scan_costs_only_itself(tmp_path: Path, segmenter: Segmenter) 
     ],
 )
 def test_failures_of_the_network_are_outcomes_too(
-    tmp_path: Path, segmenter: Segmenter, failure: Exception, kind: type[Exception]
+    tmp_path: Path, model: Model, failure: Exception, kind: type[Exception]
 ) -> None:
     def fail(*_: object) -> None:
         raise failure
 
     write_scan(tmp_path / "in" / "a.nii.gz", (8, 8, 8))
-    segmenter.predictor.register_forward_pre_hook(fail)
-    (outcome,) = predict_cohort(segmenter, find_scans(tmp_path / "in", modality="mr"), tmp_path / "out")
+    model.predictor.register_forward_pre_hook(fail)
+    (outcome,) = predict_cohort(model, find_scans(tmp_path / "in", modality="mr"), tmp_path / "out")
     assert isinstance(outcome.error, kind)
     assert not (tmp_path / "out" / "a.nii.gz").exists()
 
 
-def test_a_defect_of_the_program_is_not_swallowed(tmp_path: Path, segmenter: Segmenter) -> None:
+def test_a_defect_of_the_program_is_not_swallowed(tmp_path: Path, model: Model) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
     cohort(tmp_path / "in")
-    segmenter.predictor.register_forward_pre_hook(fail)
+    model.predictor.register_forward_pre_hook(fail)
     with pytest.raises(ZeroDivisionError):
-        predict_cohort(segmenter, find_scans(tmp_path / "in", modality="mr"), tmp_path / "out")
+        predict_cohort(model, find_scans(tmp_path / "in", modality="mr"), tmp_path / "out")
 
 
-def test_progress_counts_scans_and_estimates_the_rest(tmp_path: Path, segmenter: Segmenter) -> None:
+def test_progress_counts_scans_and_estimates_the_rest(tmp_path: Path, model: Model) -> None:
     cohort(tmp_path / "in")
     scans = find_scans(tmp_path / "in", modality="mr")
-    predict_cohort(segmenter, scans[:1], tmp_path / "out")
+    predict_cohort(model, scans[:1], tmp_path / "out")
     calls: list[tuple[int, int, float | None]] = []
-    predict_cohort(segmenter, scans, tmp_path / "out", progress=lambda *call: calls.append(call))
+    predict_cohort(model, scans, tmp_path / "out", progress=lambda *call: calls.append(call))
     assert [call[:2] for call in calls] == [(1, 3), (2, 3), (3, 3)]
     assert calls[0][2] is None
     assert calls[1][2] is not None
     assert calls[2][2] == 0
 
 
-def test_inputs_are_never_replaced(tmp_path: Path, segmenter: Segmenter) -> None:
+def test_inputs_are_never_replaced(tmp_path: Path, model: Model) -> None:
     write_scan(tmp_path / "a.nii.gz", (8, 8, 8))
     before = (tmp_path / "a.nii.gz").read_bytes()
     with pytest.raises(ConfigError, match="replace an input"):
-        predict_cohort(segmenter, find_scans(tmp_path, modality="mr"), tmp_path / "x" / "..", overwrite=True)
+        predict_cohort(model, find_scans(tmp_path, modality="mr"), tmp_path / "x" / "..", overwrite=True)
     assert (tmp_path / "a.nii.gz").read_bytes() == before
 
 
-def test_scans_with_one_id_are_refused(tmp_path: Path, segmenter: Segmenter) -> None:
+def test_scans_with_one_id_are_refused(tmp_path: Path, model: Model) -> None:
     scans = [Scan("a", (tmp_path / name,), "mr") for name in ("1.nii.gz", "2.nii.gz")]
     with pytest.raises(ConfigError, match="same id"):
-        predict_cohort(segmenter, scans, tmp_path / "out")
+        predict_cohort(model, scans, tmp_path / "out")
 
 
 def test_an_output_folder_that_is_a_file_is_found_before_the_network_runs(
-    tmp_path: Path, segmenter: Segmenter
+    tmp_path: Path, model: Model
 ) -> None:
     write_scan(tmp_path / "in" / "a.nii.gz", (8, 8, 8))
     (tmp_path / "out").write_text("a file where the folder should be")
     with pytest.raises(ConfigError, match="is a file"):
-        predict_cohort(segmenter, find_scans(tmp_path / "in", modality="mr"), tmp_path / "out")
-    assert segmenter.predictor.shapes == []
+        predict_cohort(model, find_scans(tmp_path / "in", modality="mr"), tmp_path / "out")
+    assert model.predictor.shapes == []
 
 
 def test_at_most_one_scan_is_read_ahead(
-    tmp_path: Path, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    original: Callable[..., Volume] = module.read_image
+    original: Callable[..., Volume] = given.read_image
 
-    def counting(paths: tuple[Path, ...], layout: object) -> Volume:
+    def counting(paths: list[Path], layout: object) -> Volume:
         read.append(paths[0].name)
         return original(paths, layout)
 
-    monkeypatch.setattr(module, "read_image", counting)
+    monkeypatch.setattr(given, "read_image", counting)
     for number in range(5):
         write_scan(tmp_path / "in" / f"{number}.nii.gz", (8, 8, 8))
     ahead: list[int] = []
     predict_cohort(
-        segmenter,
+        model,
         find_scans(tmp_path / "in", modality="mr"),
         tmp_path / "out",
         progress=lambda done, total, seconds: ahead.append(len(read) - done),
@@ -339,5 +338,5 @@ def test_at_most_one_scan_is_read_ahead(
     assert max(ahead) <= 1
 
 
-def test_no_scan_is_no_work(tmp_path: Path, segmenter: Segmenter) -> None:
-    assert predict_cohort(segmenter, [], tmp_path / "out") == []
+def test_no_scan_is_no_work(tmp_path: Path, model: Model) -> None:
+    assert predict_cohort(model, [], tmp_path / "out") == []

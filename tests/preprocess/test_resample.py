@@ -14,6 +14,7 @@ from labelwise.preprocess.resample import (
     resample_labels,
     resized_affine,
     restore_labels,
+    restore_scores,
     shape_at_spacing,
 )
 from labelwise.types import Volume
@@ -195,3 +196,22 @@ def test_the_number_of_voxels_follows_from_the_spacing():
     assert shape_at_spacing((100, 100, 20), (0.8, 0.8, 5), (1.6, 0.8, 1)) == (50, 100, 100)
     assert shape_at_spacing((88, 88, 88), (0.625000012,) * 3, (0.625,) * 3) == (88, 88, 88)
     assert shape_at_spacing((2, 2, 2), (1, 1, 1), (50, 1, 1)) == (1, 2, 2)
+
+
+def test_labels_are_restored_as_the_strongest_of_their_interpolated_maps():
+    labels = np.random.default_rng(0).integers(0, 3, (6, 5, 4))
+    maps = np.stack([labels == value for value in range(3)]).astype(np.float32)
+    scores = restore_scores(maps, (13, 9, 8))
+    second, first = np.sort(scores, axis=0)[-2:]
+    clear = first - second > 1e-5  # ties are decided by rounding
+    assert clear.mean() > 0.8
+    np.testing.assert_array_equal(scores.argmax(axis=0)[clear], restore_labels(labels, (13, 9, 8))[clear])
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4), (3, 2, 9), (12, 5, 1)])
+def test_restored_scores_stay_scores(shape):
+    maps = np.random.default_rng(0).dirichlet(np.ones(3), (6, 5, 4)).astype(np.float32)
+    scores = restore_scores(np.moveaxis(maps, -1, 0), shape)
+    assert scores.shape == (3, *shape)
+    assert scores.min() >= 0
+    np.testing.assert_allclose(scores.sum(axis=0), 1, atol=1e-5)

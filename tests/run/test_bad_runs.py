@@ -143,6 +143,45 @@ def test_a_method_that_needs_labels_is_not_trained_without(tiny_cohort, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+@pytest.fixture
+def sided_cohort(tiny_cohort, tmp_path) -> Path:
+    """The cohort with names of left and right organs; nothing of it is prepared."""
+    shutil.copytree(tiny_cohort, tmp_path / "sided", ignore=shutil.ignore_patterns("store"))
+    for name in ("dataset.toml", "manifest.csv"):
+        file = tmp_path / "sided" / name
+        text = file.read_text(encoding="utf-8")
+        file.write_text(
+            text.replace("liver", "kidney_right").replace("spleen", "kidney_left"), encoding="utf-8"
+        )
+    return tmp_path / "sided"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"augment__preset": "flip"}, "augment.sides = 'swap'"),
+        ({"augment__preset": "la", "augment__sides": "swap"}, "after a quarter turn"),
+        ({"inference__mirror_axes": [0]}, "take 0 out of inference.mirror_axes"),
+        ({"augment__mirror_axes": [0], "augment__sides": "swap", "inference__mirror_axes": [0]}, "inference"),
+    ],
+)
+def test_a_run_that_would_exchange_left_and_right_is_refused_before_any_work(
+    sided_cohort, tmp_path, changes, words
+):
+    with pytest.raises(ConfigError, match=words) as caught:
+        run.train(tiny_config(sided_cohort, **changes), tmp_path / "run")
+    assert "kidney_left" in str(caught.value) or "quarter turn" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_predictions_are_not_averaged_over_mirror_images_of_left_and_right(finished, tiny_cohort, tmp_path):
+    description = finished / "model" / "model.json"
+    text = description.read_text(encoding="utf-8")
+    description.write_text(text.replace("liver", "right kidney"), encoding="utf-8")
+    with pytest.raises(ConfigError, match="right kidney"):
+        run.predict(finished, tiny_cohort, tmp_path / "out", device="cpu", settings={"mirror_axes": [0]})
+
+
 def test_what_a_killed_run_left_half_written_is_removed(tiny_cohort, finished):
     for name in ("last.safetensors", "best.safetensors", "model/weights.safetensors"):
         leftover = finished / f".0123abcd.{name}"
@@ -243,7 +282,7 @@ def test_runs_of_one_stage_and_of_two_do_not_replace_each_other(tiny_cohort, fin
 
 
 def test_best_weights_without_a_single_score_are_refused(tiny_cohort, tmp_path, monkeypatch):
-    monkeypatch.setattr("labelwise.run.training.Validation.__call__", lambda self, predictor: float("nan"))
+    monkeypatch.setattr("labelwise.run.validation.Validation.__call__", lambda self, predictor: float("nan"))
     with pytest.raises(TrainingError, match="no validation had a score"):
         run.train(tiny_config(tiny_cohort, select="best"), tmp_path / "run")
     assert run.train(tiny_config(tiny_cohort), tmp_path / "run").best_score is None
@@ -298,7 +337,7 @@ def test_a_disk_that_fills_up_while_a_log_is_written(tiny_cohort, tmp_path, monk
 
 def test_a_disk_that_fills_up_while_scans_are_prepared(tiny_cohort, tmp_path, monkeypatch):
     data = shutil.copytree(tiny_cohort, tmp_path / "data", ignore=shutil.ignore_patterns("store"))
-    monkeypatch.setattr("labelwise.data.cache.save", full_disk)
+    monkeypatch.setattr("labelwise.loading.store.save", full_disk)
     prepared = run.prepare(tiny_config(data))
     assert len(prepared.failures) == 6
     assert all("the disk is full" in str(error) for error in prepared.failures.values())

@@ -14,12 +14,12 @@ from labelwise.methods import METHODS, find_method
 from labelwise.train.record import read_log
 
 DRIVER = """
-import hashlib, json, sys, warnings
+import hashlib, importlib, json, sys, warnings
 from pathlib import Path
 import torch
 from labelwise import load_config, run
-from labelwise.run import training
 
+training = importlib.import_module("labelwise.run.train")  # `run.train` is the function
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)
 

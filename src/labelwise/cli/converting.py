@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from labelwise import run
-from labelwise.cli.options import AsJson, pairs, show, words
+from labelwise.cli.options import AsJson, Binary, pairs, show, words
 from labelwise.errors import ConfigError
 
 
@@ -27,22 +27,22 @@ def convert(
     like: Annotated[
         Path | None, typer.Option(help="Scan that the labels belong to; DICOM needs its series.")
     ] = None,
-    to: Annotated[
+    label_format: Annotated[
         str | None,
-        typer.Option(help="nifti, nrrd, dicom-seg or rtstruct; default: by the name of the output."),
+        typer.Option(
+            "--format", help="nifti, nrrd, dicom-seg or rtstruct; default: by the name of the output."
+        ),
     ] = None,
     classes: Annotated[
         str | None,
         typer.Option(help="Values in the label file: liver=1,tumour=2; default: as it says itself."),
     ] = None,
-    binary: Annotated[
-        bool, typer.Option("--binary", help="DICOM-SEG of the type BINARY instead of LABELMAP.")
-    ] = False,
+    binary: Binary = False,
     as_json: AsJson = False,
 ) -> None:
     """Write labels as NIfTI, as a segmentation of 3D Slicer, as DICOM-SEG or as RTSTRUCT."""
     named = _values(classes) if classes else None
-    result = run.convert(labels, output, like=like, to=to, classes=named, binary=binary)
+    result = run.convert(labels, output, like=like, label_format=label_format, classes=named, binary=binary)
     show(result.to_text(), result.facts(), as_json)
 
 

@@ -21,6 +21,7 @@ Engine = Annotated[str, typer.Option("--engine", help="Where jobs run: local, or
 Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:1 or mps.")]
 Data = Annotated[Path, typer.Argument(help="Folder of a manifest, or its manifest.csv.", show_default=False)]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.", show_default=False)]
+Binary = Annotated[bool, typer.Option("--binary", help="DICOM-SEG of the type BINARY instead of LABELMAP.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any setting as key=value, e.g. train.steps=2000. Repeatable."),

@@ -11,6 +11,7 @@ import typer
 from labelwise import console, run
 from labelwise.cli.options import (
     AsJson,
+    Binary,
     Device,
     Engine,
     Overwrite,
@@ -53,6 +54,7 @@ def predict(
     label_format: Annotated[
         str, typer.Option("--format", help="nifti, nrrd; of DICOM series also dicom-seg, rtstruct.")
     ] = "nifti",
+    binary: Binary = False,
     device: Device = "auto",
     settings: Settings = None,
     overwrite: Overwrite = False,
@@ -64,7 +66,7 @@ def predict(
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         result = run.predict(
             model, scans, folder, split=split, modality=modality, classifier=classifier, label_format=label_format,
-            device=device, settings=overrides(settings), overwrite=overwrite, progress=progress,
+            binary=binary, device=device, settings=overrides(settings), overwrite=overwrite, progress=progress,
         )  # fmt: skip
     show(result.to_text(), result.facts(), as_json)
     if result.failed:

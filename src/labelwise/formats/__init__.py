@@ -48,7 +48,7 @@ LABEL_FORMATS = {
 """In which label maps are written -> how the names of their files end."""
 
 _PLAIN = Layout()
-_DICOM = {"dicom-seg": "dicom_seg", "rtstruct": "rtstruct"}  # label format -> module
+_DICOM = {"dicom-seg": "dicom.seg", "rtstruct": "dicom.rtstruct"}  # label format -> module
 _PLANES = 8
 _INTEGRAL_WITHIN = 1e-3  # a scaled or float32 label map may miss its integers by rounding
 
@@ -150,12 +150,14 @@ def write_labels(
         binary   DICOM-SEG of the type BINARY instead of LABELMAP
 
     Errors
-        ConfigError     DICOM without a series as `like` or without names
+        ConfigError     DICOM without a series as `like` or without names; `binary` of another format
         DataError       `labels` does not lie on the grid of `like`, has values outside 0..65535, or, in a format
                         that names its labels, values without a name
         ResourceError   the file cannot be written, or the extra `dicom` is not installed
     """
     kind = _label_format(Path(path), label_format)
+    if binary and kind != "dicom-seg":
+        raise ConfigError("binary is a type of DICOM-SEG", file=path, found=kind, expected="dicom-seg")
     voxels = _as_smallest_unsigned(path, labels.data)
     if like is None:
         if kind in _DICOM:

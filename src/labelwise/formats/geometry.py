@@ -89,8 +89,10 @@ def orientation_of(affine: NDArray[np.float64]) -> Orientation:
     return Orientation((x, y, z), (flip_x, flip_y, flip_z))
 
 
-def as_geometry(path: Path, shape: Sequence[int], affine: NDArray[np.float64]) -> Geometry:
+def as_geometry(path: Path | None, shape: Sequence[int], affine: NDArray[np.float64]) -> Geometry:
     """A Geometry from what a header says; 2D becomes one slice, frames of a single frame are dropped.
+
+    A scan in memory has no path.
 
     Errors
         DataError   an empty axis, several frames, or an affine that places no voxel
@@ -112,7 +114,7 @@ def as_geometry(path: Path, shape: Sequence[int], affine: NDArray[np.float64]) -
     return Geometry((int(x), int(y), int(z)), _checked_affine(path, affine))
 
 
-def _checked_affine(path: Path, affine: NDArray[np.float64]) -> NDArray[np.float64]:
+def _checked_affine(path: Path | None, affine: NDArray[np.float64]) -> NDArray[np.float64]:
     affine = np.asarray(affine, dtype=np.float64)
     usable = bool(np.isfinite(affine).all())
     if usable:

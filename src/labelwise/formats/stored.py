@@ -68,7 +68,7 @@ def files_of(path: Path) -> list[Path]:
         return [path, *itk().data_files(path)]
     if suffix(path) or not is_dicom(path):
         return [path]
-    dicom = _module("dicom")
+    dicom = _module("dicom.image")
     return [path] if dicom.modality(path) in DICOM_LABELS else list(dicom.files_of(path))
 
 
@@ -79,7 +79,7 @@ def geometry(path: Path, layout: Layout) -> Geometry:
         return h5.read_geometry(path, layout)
     if kind in NIFTI:
         return corrected(nifti.read_geometry(path, channels=layout.channels), layout)
-    reader = itk() if kind in ITK else _module("dicom")
+    reader = itk() if kind in ITK else _module("dicom.image")
     found: Geometry = reader.read_geometry(path)
     return found
 
@@ -143,7 +143,7 @@ def _voxels(path: Path, layout: Layout, key: str) -> tuple[Array, Geometry]:
     if kind in NIFTI:
         voxels, grid = nifti.read(path)
         return voxels, corrected(grid, layout)
-    found: tuple[Array, Geometry] = (itk() if kind in ITK else _module("dicom")).read(path)
+    found: tuple[Array, Geometry] = (itk() if kind in ITK else _module("dicom.image")).read(path)
     return found
 
 
@@ -160,7 +160,7 @@ def _named_segments(path: Path, layout: Layout, like: Path | None) -> tuple[Arra
 
 
 def _dicom_labels(path: Path) -> ModuleType:
-    return _module("rtstruct" if _module("dicom").modality(path) == "RTSTRUCT" else "dicom_seg")
+    return _module("dicom.rtstruct" if _module("dicom.image").modality(path) == "RTSTRUCT" else "dicom.seg")
 
 
 def _on_image(

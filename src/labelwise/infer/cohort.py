@@ -16,52 +16,38 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
-
-import torch
-from torch import nn
 
 from labelwise.atomic import discard_leftovers, write_json, write_text
 from labelwise.engine import Outcome, run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError, naming
-from labelwise.formats import LABEL_FORMATS, is_dicom, read_geometry, read_image, write_labels
+from labelwise.formats import LABEL_FORMATS, is_dicom, read_geometry, write_labels
+from labelwise.infer.model import Model
 from labelwise.infer.scans import Scan
-from labelwise.infer.sliding_window import InferenceConfig, explained_out_of_memory
-from labelwise.infer.volume import predict_prepared
-from labelwise.infer.windows import Size
-from labelwise.preprocess.pipeline import Plan, Prepared, apply
-from labelwise.types import LabelSpace
+from labelwise.infer.sliding_window import explained_out_of_memory
+from labelwise.preprocess.pipeline import Prepared
 
 FAILED = "failed.csv"
 CohortProgress = Callable[[int, int, float | None], None]  # scans done, scans in all, seconds left if known
 
 
-@dataclass(frozen=True)
-class Segmenter:
-    """A predictor, what it must be fed with, and what its results are labelled with."""
-
-    predictor: nn.Module  # (B, M, *S) -> scores (B, C, *S), on `device`
-    plan: Plan
-    patch_size: Size
-    label_space: LabelSpace
-    config: InferenceConfig
-    device: torch.device | str
-    model_id: str  # results of another model are never taken for this one's
-    versions: Mapping[str, str | None] = field(default_factory=dict)  # of the packages, for the record
-
-
 def predict_cohort(
-    segmenter: Segmenter,
+    model: Model,
     scans: Sequence[Scan],
     output_folder: Path | str,
     *,
     label_format: str = "nifti",
+    binary: bool = False,
+    versions: Mapping[str, str | None] = MappingProxyType({}),
     overwrite: bool = False,
     progress: CohortProgress | None = None,
 ) -> list[Outcome[Scan, Path]]:
     """Predict every scan into `output_folder`; returns one outcome per scan, those finished before first.
+
+    What `Model.predict` gives for a scan is what its file holds. `versions` of packages stand in the record.
 
     A result that is there is kept if it is of this model, of settings that give the same labels, and on the
     grid of the scan; else it is an error of that scan, unless `overwrite` replaces all of them.
@@ -78,7 +64,9 @@ def predict_cohort(
     _check_format(scans, label_format)
     _check_targets(scans, folder, label_format)
     found = (
-        _found(scan, result_path(scan, folder, label_format), segmenter) for scan in scans if not overwrite
+        _found(scan, result_path(scan, folder, label_format), model, binary)
+        for scan in scans
+        if not overwrite
     )
     outcomes = [outcome for outcome in found if outcome is not None]
     settled = {outcome.item.id for outcome in outcomes}
@@ -88,11 +76,13 @@ def predict_cohort(
     clock.report()
     discard_leftovers(folder / FAILED)
     _write_failures(folder, outcomes)  # a folder that cannot be written to must show before the work
-    with closing(_read_ahead(segmenter.plan, waiting)) as prepared:
+    with closing(_read_ahead(model, waiting)) as prepared:
 
         def predict(scan: Scan) -> Path:
             with naming(scan.id, scan.images[0]):
-                return _predict(segmenter, scan, next(prepared), result_path(scan, folder, label_format))
+                return _predict(
+                    model, scan, next(prepared), result_path(scan, folder, label_format), binary, versions
+                )
 
         for outcome in run_jobs(predict, waiting, workers=1):
             outcomes.append(outcome)
@@ -109,40 +99,43 @@ def result_path(scan: Scan, folder: Path, label_format: str = "nifti") -> Path:
     return folder / f"{scan.id}{LABEL_FORMATS[label_format]}"
 
 
-def _predict(segmenter: Segmenter, scan: Scan, prepared: Future[Prepared], target: Path) -> Path:
+def _predict(
+    model: Model,
+    scan: Scan,
+    prepared: Future[Prepared],
+    target: Path,
+    binary: bool,
+    versions: Mapping[str, str | None],
+) -> Path:
     start = time.perf_counter()
-    with explained_out_of_memory():
-        labels = predict_prepared(
-            segmenter.predictor,
-            prepared.result(),
-            patch_size=segmenter.patch_size,
-            num_classes=segmenter.label_space.num_classes,
-            config=segmenter.config,
-            device=segmenter.device,
-        )
+    with explained_out_of_memory():  # of the reading too
+        labels = model.segment(prepared.result())
     record = {
         "case": scan.id,
         "images": [image.name for image in scan.images],
-        "classes": dict(enumerate(segmenter.label_space.names)),
-        "model": segmenter.model_id,
+        "classes": dict(enumerate(model.label_space.names)),
+        "model": model.id,
         "grid": str(read_geometry(scan.images[0], scan.layout)),
-        "inference": asdict(segmenter.config),
-        "device": torch.device(segmenter.device).type,
-        "versions": dict(segmenter.versions),
+        "inference": asdict(model.config),
+        **({"binary": True} if binary else {}),
+        "device": model.device.type,
+        "versions": dict(versions),
         "seconds": round(time.perf_counter() - start, 3),
     }
     discard_leftovers(target)
     target.unlink(missing_ok=True)  # if this process dies here, no old result stands beside a new record
     write_json(_sidecar(target), record)
-    write_labels(target, labels, like=scan.images[0], layout=scan.layout, names=segmenter.label_space.names)
+    write_labels(
+        target, labels, like=scan.images[0], layout=scan.layout, names=model.label_space.names, binary=binary
+    )
     return target
 
 
-def _read_ahead(plan: Plan, scans: Sequence[Scan]) -> Generator[Future[Prepared], None, None]:
+def _read_ahead(model: Model, scans: Sequence[Scan]) -> Generator[Future[Prepared], None, None]:
     """The prepared scans in order; never more than one is read before it is asked for."""
 
     def prepare(scan: Scan) -> Prepared:
-        return apply(read_image(scan.images, scan.layout), plan, modality=scan.modality)
+        return model.prepare(scan.images, modality=scan.modality, layout=scan.layout)
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         following = pool.submit(prepare, scans[0])
@@ -152,21 +145,24 @@ def _read_ahead(plan: Plan, scans: Sequence[Scan]) -> Generator[Future[Prepared]
         yield following
 
 
-def _found(scan: Scan, target: Path, segmenter: Segmenter) -> Outcome[Scan, Path] | None:
+def _found(scan: Scan, target: Path, model: Model, binary: bool) -> Outcome[Scan, Path] | None:
     """The outcome of a scan whose result is there already: done, or an error if it is not what is asked for."""
     if not target.exists():
         return None
     record = _read_record(_sidecar(target))
-    model, settings = record.get("model"), _deciding(record.get("inference"))
-    wanted = _deciding(json.loads(json.dumps(asdict(segmenter.config))))
-    if model != segmenter.model_id:
+    writer, settings = record.get("model"), _deciding(record.get("inference"))
+    wanted = _deciding(json.loads(json.dumps(asdict(model.config))))
+    if writer != model.id:
         what = "the result was not written by this model"
-        found = f"model '{model}'" if model else "no record of a model"
-        expected = f"model '{segmenter.model_id}'"
+        found = f"model '{writer}'" if writer else "no record of a model"
+        expected = f"model '{model.id}'"
     elif changed := sorted(name for name in wanted if settings.get(name) != wanted[name]):
         what = "the result was predicted with other settings"
         found = ", ".join(f"{name} {settings.get(name)}" for name in changed)
         expected = ", ".join(f"{name} {wanted[name]}" for name in changed)
+    elif binary != record.get("binary", False):
+        what = "the result is of the other type of DICOM-SEG"
+        found, expected = ("LABELMAP", "BINARY") if binary else ("BINARY", "LABELMAP")
     elif grids := _different_grids(scan, target, record):
         what = "the result does not lie on the grid of this scan"
         found, expected = grids

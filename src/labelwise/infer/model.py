@@ -1,4 +1,4 @@
-"""The model folder: what `predict` needs, and nothing else.
+"""A trained model in memory, and the folder that holds all it needs.
 
     model.json              label space, preparation, network or method, patch size, versions, training facts
     weights.safetensors     the predictor's tensors
@@ -9,28 +9,41 @@ the code of the method that trained it.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import ConfigDict
 from pydantic import dataclasses as pydantic_dataclasses
 from torch import nn
 
 from labelwise.atomic import atomic_path, write_json
-from labelwise.devices import use_fast_layout
+from labelwise.devices import choose_device, use_fast_layout
 from labelwise.errors import CheckpointError, ConfigError, did_you_mean
+from labelwise.formats import Layout
 from labelwise.formats.tensors import load_tensors, load_weights, save_tensors
-from labelwise.infer.sliding_window import InferenceConfig
+from labelwise.infer.image import Given, Image, as_image
+from labelwise.infer.sliding_window import (
+    InferenceConfig,
+    WindowProgress,
+    check_mirroring,
+    explained_out_of_memory,
+    predict_labels,
+    predict_scores,
+)
+from labelwise.infer.tidy import tidy
 from labelwise.methods import find_method
 from labelwise.methods.base import Method, NetFactory, Softmax
-from labelwise.preprocess.pipeline import Plan
+from labelwise.preprocess.pipeline import Plan, Prepared, apply, undo, undo_scores
 from labelwise.settings import build_settings
-from labelwise.types import LabelSpace
+from labelwise.types import Array, LabelSpace, Volume
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
@@ -58,13 +71,151 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model: the predictor and what it must be fed with."""
+    """A trained model: loaded once, asked for any number of scans.
+
+    Several threads may ask the same model; it answers one after the other. `dataclasses.replace` with another
+    `config` gives a model of other inference settings that shares the weights.
+
+    Example
+        >>> from labelwise import load_model
+        >>> model = load_model("runs/first")                            # doctest: +SKIP
+        >>> model.predict("scan.nii.gz")                                # doctest: +SKIP
+        Volume(shape=(512, 512, 93), spacing=0.78 x 0.78 x 5 mm, dtype=uint8)
+        >>> model.predict(voxels, spacing_mm=(0.78, 0.78, 5))           # doctest: +SKIP
+        Volume(shape=(512, 512, 93), spacing=0.78 x 0.78 x 5 mm, dtype=uint8)
+    """
 
     info: ModelInfo
     label_space: LabelSpace
     plan: Plan
     config: InferenceConfig
-    predictor: nn.Module  # (B, M, *S) -> scores (B, C, *S)
+    predictor: nn.Module  # (B, M, *S) -> scores (B, C, *S), on `device`
+    device: torch.device
+    id: str  # of all that decides its answers: results of one model are never taken for another's
+    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # What it was trained to do was decided then.
+        if not set(self.config.mirror_axes) <= set(self.info.inference.get("mirror_axes", ())):
+            check_mirroring(self.label_space, self.config)
+
+    def __repr__(self) -> str:
+        classes = ", ".join(self.label_space.organs)
+        return f"Model('{self.info.name}', {self.info.method}, {classes}, on {self.device})"
+
+    @property
+    def channels(self) -> int:
+        """Number of images (modalities) of one scan."""
+        return int(self.info.net["in_channels"])
+
+    def predict(
+        self,
+        scan: Given,
+        *,
+        affine: Array | None = None,
+        spacing_mm: tuple[float, float, float] | None = None,
+        modality: str | None = None,
+        layout: Layout | None = None,
+        progress: WindowProgress | None = None,
+    ) -> Volume:
+        """Label every voxel of a scan: what ``labelwise predict`` writes, in memory.
+
+        Arguments
+            scan        a file or a folder with a DICOM series, or one for each channel; a Volume; or an array
+                        (X, Y, Z) or (M, X, Y, Z) with `affine` or `spacing_mm`. Intensities as in the files of the
+                        training: HU for CT
+            affine      (4, 4) of an array: voxel index -> mm in RAS+, as nibabel has it
+            spacing_mm  of an array whose axes run to the right, the front and the top of the patient
+            modality    rule for the intensities (`info.modalities`); needed only if the model knows several
+            layout      how files of formats without a header are read
+            progress    called with the windows that are done, and all
+
+        Returns
+            (X, Y, Z) uint8 or uint16 class indices. They lie on the grid of the scan: of a Volume or an array in
+            its own order of axes; of files in RAS+ order, as `read_image` gives them, and `write_labels` with
+            ``like=scan`` stores them in the order of the file.
+
+        Errors
+            ConfigError     an array without a place, an unknown modality, a stride that leaves gaps
+            DataError       a file that cannot be read, another number of channels, voxels that are not numbers
+            CheckpointError, ResourceError      scores that are not finite; not enough memory
+        """
+        image = as_image(scan, affine=affine, spacing_mm=spacing_mm, layout=layout)
+        return image.back(self.segment(self.prepare_image(image, modality), progress))
+
+    def predict_scores(
+        self,
+        scan: Given,
+        *,
+        affine: Array | None = None,
+        spacing_mm: tuple[float, float, float] | None = None,
+        modality: str | None = None,
+        layout: Layout | None = None,
+    ) -> Volume:
+        """The scores behind the labels of `predict`, with the same arguments and errors.
+
+        Returns
+            (C, X, Y, Z) float32 in [0, 1], one map for each class, on the grid of the scan. Their strongest class is
+            the label of `predict` where the scan was not resampled and nothing was postprocessed; elsewhere borders
+            may differ by a voxel. Outside of what was cut out before the network, the background scores 1.
+
+        Unlike labels, scores take C times the memory of a float32 scan.
+        """
+        image = as_image(scan, affine=affine, spacing_mm=spacing_mm, layout=layout)
+        prepared = self.prepare_image(image, modality)
+        with self._turn, explained_out_of_memory():
+            scores = predict_scores(
+                self.predictor,
+                _tensor(prepared),
+                self.info.patch_size,
+                num_classes=self.label_space.num_classes,
+                config=self.config,
+                device=self.device,
+            )
+            return image.back(undo_scores(scores.cpu().numpy(), prepared.undo))
+
+    def prepare(self, scan: Given, *, modality: str | None = None, layout: Layout | None = None) -> Prepared:
+        """A scan as the network sees it: the first half of `predict`, which needs no device and no turn."""
+        return self.prepare_image(as_image(scan, layout=layout), modality)
+
+    def prepare_image(self, image: Image, modality: str | None = None) -> Prepared:
+        """The same for a scan that is in memory."""
+        image.check_channels(self.channels)
+        return apply(image.volume, self.plan, modality=self.modality(modality))
+
+    def segment(self, prepared: Prepared, progress: WindowProgress | None = None) -> Volume:
+        """The second half of `predict`: labels (X, Y, Z) on the RAS+ grid of the scan."""
+        with self._turn, explained_out_of_memory():
+            labels = predict_labels(
+                self.predictor,
+                _tensor(prepared),
+                self.info.patch_size,
+                num_classes=self.label_space.num_classes,
+                config=self.config,
+                device=self.device,
+                progress=progress,
+            )
+        restored = undo(labels, prepared.undo)
+        return Volume(tidy(restored.data, self.config.tidy), restored.affine)
+
+    def modality(self, asked: str | None) -> str:
+        """The rule for the intensities of a scan: the one that is asked for, or the only one.
+
+        Errors
+            ConfigError     unknown, or not said although the model knows several
+        """
+        known = self.info.modalities
+        if asked is None and len(known) != 1:
+            raise ConfigError(
+                "the model knows several modalities", expected=", ".join(known), do="choose one by --modality"
+            )
+        if asked is not None and asked not in known:
+            raise ConfigError(f"the model does not know the modality '{asked}'", expected=", ".join(known))
+        return asked if asked is not None else known[0]
+
+
+def _tensor(prepared: Prepared) -> torch.Tensor:
+    return torch.from_numpy(np.require(prepared.image.data, np.float32, ["C", "W"]))
 
 
 def save_model(folder: Path, info: Mapping[str, Any], method: Method, nets: NetFactory) -> ModelInfo:
@@ -85,16 +236,20 @@ def save_model(folder: Path, info: Mapping[str, Any], method: Method, nets: NetF
 
 
 def load_model(
-    folder: Path | str, device: torch.device | str = "cpu", *, classifier: str | None = None
+    folder: Path | str, device: torch.device | str = "auto", *, classifier: str | None = None
 ) -> Model:
     """Load a model folder, or the folder of a run that contains one.
 
-    `classifier` chooses another way to decide than the model was trained to use, where its method has several.
+    Arguments
+        device      auto (a GPU if there is one), cpu, cuda, cuda:1 or mps
+        classifier  another way to decide than the model was trained to use, where its method has several
 
     Errors
         CheckpointError     not a model, written by a newer version, or weights that do not fit
         ConfigError         the model has no such classifier
+        ResourceError       no such device here
     """
+    where = choose_device(str(device))
     folder = Path(folder)
     if not (folder / DESCRIPTION).exists() and (folder / "model" / DESCRIPTION).exists():
         folder = folder / "model"
@@ -107,8 +262,25 @@ def load_model(
         label_space, plan = LabelSpace(info.classes), Plan.from_json(info.plan)
         predictor = _load_predictor(info, folder / WEIGHTS)
     use_fast_layout(predictor)
-    predictor.eval().requires_grad_(False).to(device)
-    return Model(info, label_space, plan, config, predictor)
+    predictor.eval().requires_grad_(False).to(where)
+    return Model(info, label_space, plan, config, predictor, where, _model_id(folder / WEIGHTS, info))
+
+
+def _model_id(weights: Path, info: ModelInfo) -> str:
+    """A digest of all that decides what a model says of a scan."""
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    decisive = (
+        info.classes,
+        info.plan,
+        info.net,
+        info.method,
+        info.method_settings,
+        info.predictor,
+        info.patch_size,
+    )
+    digest.update(json.dumps(decisive, sort_keys=True).encode())
+    return digest.hexdigest()[:16]
 
 
 def _with_classifier(info: ModelInfo, classifier: str, folder: Path) -> ModelInfo:

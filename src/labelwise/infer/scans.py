@@ -44,7 +44,7 @@ def find_scans(
     A folder       its image files; ``CASE_0000 ... CASE_000N`` are the N channels of CASE (nnU-Net). Hidden
                    files, sub-folders and files of unknown formats are passed over.
     DICOM          a folder without such files: of each study below it the series with most slices, named like
-                   its folder (see `labelwise.formats.dicom.choose`); or a file, which stands for its series
+                   its folder (see `labelwise.formats.dicom.image.choose`); or a file, which stands for its series
     A .txt list    one scan per line, its channels separated by ``;``; lines starting with ``#`` are comments
     A .csv list    the column ``images`` (channels separated by ``;``), and ``id`` if there is one; other
                    columns are passed over, so a manifest will do
@@ -105,7 +105,7 @@ def _in_dicom(folder: Path, modality: str) -> list[_Named]:
     """Of each study below a folder the series with most slices; all that have as many, if several do."""
     if not any(is_dicom(file) for file in folder.rglob("*") if not suffix(file)):
         return []
-    dicom = importlib.import_module("labelwise.formats.dicom")  # an extra
+    dicom = importlib.import_module("labelwise.formats.dicom.image")  # an extra
     found = dicom.series_in(folder)
     studies = defaultdict(list)
     for series in found:

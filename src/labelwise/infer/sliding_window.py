@@ -25,12 +25,14 @@ from pydantic import ConfigDict, Field, PositiveInt
 from pydantic import dataclasses as pydantic_dataclasses
 from torch import Tensor, nn
 
+from labelwise.anatomy import named_side
 from labelwise.devices import has_bf16
-from labelwise.errors import CheckpointError, ResourceError
+from labelwise.errors import CheckpointError, ConfigError, ResourceError
 from labelwise.infer.tidy import TidyConfig
 from labelwise.infer.windows import Blending, Size, WindowGrid, blending_weight, pad_to_patch
-from labelwise.types import Array
+from labelwise.types import Array, LabelSpace
 
+LEFT_RIGHT = 0  # the axis from left to right
 Score = Callable[[Tensor], Tensor]  # windows (B, M, *patch) -> scores (B, C, *patch) float32
 WindowProgress = Callable[[int, int], None]  # windows done, windows in all
 
@@ -44,6 +46,17 @@ class InferenceConfig:
     mirror_axes: tuple[Literal[0, 1, 2], ...] = ()  # average over all flips of these axes (X, Y, Z)
     precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 where the hardware has it
     tidy: TidyConfig = TidyConfig()  # clean-up of the finished label map
+
+
+def check_mirroring(label_space: LabelSpace, config: InferenceConfig) -> None:
+    """Raise a ConfigError if scores were averaged over mirror images in which left and right change places."""
+    sided = [name for name in label_space.organs if named_side(name)]
+    if sided and LEFT_RIGHT in config.mirror_axes:
+        raise ConfigError(
+            f"classes are named by their side ({', '.join(sided)}), which mirroring along x changes",
+            found=f"inference.mirror_axes = {list(config.mirror_axes)}",
+            do="take 0 out of inference.mirror_axes",
+        )
 
 
 def predict_labels(

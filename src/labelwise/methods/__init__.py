@@ -5,12 +5,11 @@ Other packages add methods through the entry-point group ``labelwise.methods`` (
 
 from __future__ import annotations
 
-import importlib
-from importlib.metadata import entry_points
-from typing import cast
+from dataclasses import is_dataclass
+from typing import Any
 
-from labelwise.errors import ConfigError, did_you_mean
-from labelwise.methods.base import Method
+from labelwise.methods.base import Card, Method
+from labelwise.plugins import Parts
 
 METHODS: dict[str, str] = {
     "naive": "labelwise.methods.naive:Naive",
@@ -47,21 +46,41 @@ METHODS: dict[str, str] = {
 }
 
 
+def _is_method(part: Any) -> bool:
+    return issubclass(part, Method) and isinstance(part.card, Card) and is_dataclass(part.Config)
+
+
+_PARTS: Parts[type[Method]] = Parts(
+    "method",
+    "labelwise.methods",
+    METHODS,
+    "a subclass of labelwise.Method with a card and a dataclass Config",
+    _is_method,
+)
+
+
 def method_names() -> tuple[str, ...]:
     """All names that `find_method` knows, ours first."""
-    return tuple(METHODS) + tuple(point.name for point in entry_points(group="labelwise.methods"))
+    return _PARTS.names()
 
 
 def find_method(name: str) -> type[Method]:
-    """The class of a registered method."""
-    target = METHODS.get(name)
-    if target is None:
-        target = next((point.value for point in entry_points(group="labelwise.methods", name=name)), None)
-    if target is None:
-        known = method_names()
-        raise ConfigError(f"unknown method '{name}'{did_you_mean(name, known)}", expected=", ".join(known))
-    module, _, attribute = target.partition(":")
-    return cast(type[Method], getattr(importlib.import_module(module), attribute))
+    """The class of a registered method.
+
+    Errors
+        ConfigError     there is no such method, or it comes from a package that is broken
+    """
+    return _PARTS.find(name)
+
+
+def all_methods() -> dict[str, type[Method]]:
+    """Every method that can be used, by name; those of broken packages are passed over with a warning."""
+    return _PARTS.all()
+
+
+def name_of(method: type[Method]) -> str:
+    """The registered name of a method; that of its class if it is not registered."""
+    return _PARTS.name_of(method)
 
 
 def stages_of(method: type[Method]) -> tuple[type[Method], ...]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 
-from labelwise.errors import CheckpointError, ConfigError, did_you_mean
+from labelwise.errors import CheckpointError, ConfigError
 from labelwise.nets.ghost_norm import has_batch_norm, over_cases
 from labelwise.nets.heads import start_from_prior
 from labelwise.nets.parts import Blueprint, Decoder, Encoder, SegmentationNet, Upsampling
+from labelwise.plugins import Parts
 from labelwise.settings import build_settings
 
 # A blueprint is imported when it is asked for: MONAI alone costs seconds.
@@ -34,12 +34,33 @@ NETS: Mapping[str, str] = {
 Part = TypeVar("Part", bound=nn.Module)
 
 
+def _is_blueprint(part: Any) -> bool:
+    return issubclass(part, Blueprint) and is_dataclass(part.Settings)
+
+
+_PARTS: Parts[type[Blueprint]] = Parts(
+    "network",
+    "labelwise.networks",
+    NETS,
+    "a subclass of labelwise.nets.Blueprint with a dataclass Settings",
+    _is_blueprint,
+)
+
+
+def net_names() -> tuple[str, ...]:
+    """All names that `find_net` knows, ours first."""
+    return _PARTS.names()
+
+
 def find_net(name: str) -> type[Blueprint]:
-    """The blueprint of a registered network; its `Settings` are the settings of that network."""
-    if name not in NETS:
-        raise ConfigError(f"unknown network '{name}'{did_you_mean(name, NETS)}", expected=", ".join(NETS))
-    module, _, attribute = NETS[name].partition(":")
-    return cast(type[Blueprint], getattr(importlib.import_module(module), attribute))
+    """The blueprint of a registered network; its `Settings` are the settings of that network.
+
+    Other packages add networks through the entry-point group ``labelwise.networks`` (name = "module:Class").
+
+    Errors
+        ConfigError     there is no such network, or it comes from a package that is broken
+    """
+    return _PARTS.find(name)
 
 
 class NetFactory:

@@ -20,11 +20,17 @@ from pydantic.dataclasses import dataclass
 from labelwise.errors import ConfigError, DataError
 from labelwise.preprocess.crop import Box, Crop, find_box
 from labelwise.preprocess.intensity import IntensityRule, normalise
-from labelwise.preprocess.resample import resample_image, resample_labels, restore_labels, shape_at_spacing
+from labelwise.preprocess.resample import (
+    resample_image,
+    resample_labels,
+    restore_labels,
+    restore_scores,
+    shape_at_spacing,
+)
 from labelwise.settings import build_settings
 from labelwise.types import Array, Volume
 
-__all__ = ["IntensityRule", "Plan", "Prepared", "Undo", "apply", "undo"]
+__all__ = ["IntensityRule", "Plan", "Prepared", "Undo", "apply", "undo", "undo_scores"]
 
 _MOST_VOXELS = 2**31  # 8 GiB per channel: beyond it the spacing of the file is wrong
 _Row = tuple[float, float, float, float]
@@ -164,6 +170,28 @@ def undo(labels: Array, undo: Undo) -> Volume:
         return Volume(inside, affine)
     whole = np.zeros(undo.shape, dtype=labels.dtype)
     whole[box.slices] = inside
+    return Volume(whole, affine)
+
+
+def undo_scores(scores: Array, undo: Undo) -> Volume:
+    """Bring scores (C, X, Y, Z) of a prepared scan back to the RAS+ grid of its file, trilinearly.
+
+    Outside the crop the background scores 1.
+
+    Errors
+        DataError   scores of another scan
+    """
+    if scores.shape[1:] != undo.prepared_shape:
+        raise DataError(
+            "these scores belong to another scan", found=scores.shape[1:], expected=undo.prepared_shape
+        )
+    box, affine = Box(undo.start, undo.stop), np.array(undo.affine)
+    inside = restore_scores(scores, box.shape)
+    if box.shape == undo.shape:
+        return Volume(inside, affine)
+    whole = np.zeros((len(scores), *undo.shape), np.float32)
+    whole[0] = 1
+    whole[:, *box.slices] = inside
     return Volume(whole, affine)
 
 

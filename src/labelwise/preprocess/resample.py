@@ -88,6 +88,23 @@ def restore_labels(labels: Array, shape: Shape) -> Array:
     return restored
 
 
+def restore_scores(scores: Array, shape: Shape) -> Array:
+    """Scores (C, X, Y, Z) with `shape` voxels, by trilinear interpolation.
+
+    Where voxels become larger the kernel widens by the same factor. All weights are positive and sum to one: scores
+    stay in their range, and those that sum to one over the classes still do.
+    """
+    if scores.shape[1:] == shape:
+        return scores
+    maps = torch.from_numpy(np.require(scores, np.float32, ["C", "W"]))
+    x, y, z = shape
+    if (y, z) != scores.shape[2:]:
+        maps = _linear(maps, (y, z))
+    if x != scores.shape[1]:
+        maps = _linear(maps.flatten(2).unsqueeze(1), (x, y * z)).view(-1, x, y, z)
+    return maps.numpy()
+
+
 def resized_affine(affine: NDArray[np.float64], old: Shape, new: Shape) -> NDArray[np.float64]:
     """The affine of the grid that covers the same field of view with `new` instead of `old` voxels."""
     scale = np.divide(old, new)
@@ -99,6 +116,10 @@ def resized_affine(affine: NDArray[np.float64], old: Shape, new: Shape) -> NDArr
 def _cubic(planes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Resize the last two of four axes; torch skips an axis that keeps its size."""
     return F.interpolate(planes, size=size, mode="bicubic", antialias=True, align_corners=False)
+
+
+def _linear(planes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return F.interpolate(planes, size=size, mode="bilinear", antialias=True, align_corners=False)
 
 
 def _smaller(first: tuple[int, ...], second: tuple[int, ...]) -> Shape:

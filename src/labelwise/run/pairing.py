@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from labelwise.data.manifest import MANIFEST_NAME, Manifest, manifest_file, read_manifest
+from labelwise.cohort.manifest import MANIFEST_NAME, Manifest, manifest_file, read_manifest
 from labelwise.errors import ConfigError, DataError
 from labelwise.formats import stem, suffix
 from labelwise.types import IGNORE, Array, LabelSpace
+
+PREDICTIONS, SCORES = "predictions", "scores.csv"  # names in the folder of a run
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from labelwise.config import RunConfig, load_config
 from labelwise.errors import CheckpointError, ConfigError
 from labelwise.formats.tensors import load_header
-from labelwise.methods import METHODS, find_method, stages_of
+from labelwise.methods import find_method, name_of, stages_of
 from labelwise.methods.base import Method
 from labelwise.train.loop import BEST, LAST
 
@@ -53,7 +53,7 @@ def plan_stages(config: RunConfig) -> Stages:
             found=f"train.steps = {list(config.train.steps)}",
             expected=f"{len(kinds)} numbers" if several else "1 number",
             do="or train the last stage only: start_from = the folder of a run of "
-            f"'{_name_of(kinds[-2])}', and one number"
+            f"'{name_of(kinds[-2])}', and one number"
             if several
             else "",
         )
@@ -67,7 +67,7 @@ def _trained_stage(folder: Path, config: RunConfig, kinds: Sequence[type[Method]
         raise ConfigError(
             f"{name} trains in one stage, so it starts from no other run", found=f"start_from = {folder}"
         )
-    before = _name_of(kinds[-2])
+    before = name_of(kinds[-2])
     checkpoint = folder / (BEST if config.select == "best" else LAST)
     advice = f"labelwise train --method {before} --data {config.data} -o {folder}"
     if not checkpoint.exists() or not (folder / RECORD).exists():
@@ -93,9 +93,3 @@ def _trained_stage(folder: Path, config: RunConfig, kinds: Sequence[type[Method]
             do=f"resume it: labelwise train {folder / RECORD} -o {folder}",
         )
     return checkpoint
-
-
-def _name_of(kind: type[Method]) -> str:
-    """The registered name of a method, or that of its class if another package brought it."""
-    target = f"{kind.__module__}:{kind.__qualname__}"
-    return next((name for name, place in METHODS.items() if place == target), kind.__name__)

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from labelwise.data.cache import Store, annotated_table
 from labelwise.evaluate.overlap import dice_per_class
 from labelwise.infer.sliding_window import InferenceConfig, predict_labels
+from labelwise.loading.store import Store, annotated_table
 from labelwise.types import Case, LabelSpace
 
 

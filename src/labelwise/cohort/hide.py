@@ -1,0 +1,258 @@
+"""Make annotation scarce on purpose: the same scans, but fewer of their labels may be used.
+
+Label files are never rewritten: what is hidden is erased when a case is read (`manifest.read_case_labels`).
+Only the column `annotated` of training cases changes. Validation and test stay as they are.
+
+    keep_labelled        n patients keep their labels, all others become unlabelled
+    one_organ_per_case   every patient keeps one organ, each organ equally often (LiTS + KiTS + ...)
+    organs_per_case      every patient keeps k organs, drawn at random (WORD protocol) or equally often
+    equal_cost           as many organ masks as organs_per_case with k, but of completely labelled patients
+    by_source            every source keeps its own organs (as if each site had annotated for its own purpose)
+
+The published settings `ltuda_toy` and `ltuda_union` also decide the splits: see `labelwise.cohort.published`.
+
+The published WORD protocol draws among the organs that have voxels in a scan; here the draw is among the
+organs that were annotated in it, present or not, because a manifest holds no pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from labelwise.cohort.coverage import annotation_cost, never_annotated
+from labelwise.cohort.manifest import Manifest
+from labelwise.cohort.published import PUBLISHED
+from labelwise.cohort.split import groups_of
+from labelwise.errors import ConfigError, did_you_mean
+from labelwise.settings import build_settings
+from labelwise.types import Case
+
+logger = logging.getLogger("labelwise")
+
+_STRICT = ConfigDict(extra="forbid")
+Unit = Literal["group", "case"]
+Kept = dict[str, frozenset[str]]  # case id -> organs that stay annotated
+
+
+class Mode(Protocol):
+    """A way to make labels scarce; the settings are the fields of the dataclass."""
+
+    def apply(self, manifest: Manifest) -> Manifest:
+        """The scarce manifest."""
+        ...
+
+
+@dataclass(frozen=True, config=_STRICT)
+class KeepLabelled:
+    """The first n, or n drawn at random, keep their labels."""
+
+    n: int = Field(ge=0)  # number of groups (or cases) that stay labelled
+    order: Literal["list", "random"] = "list"  # list: the first n of the manifest, as the papers do
+    unit: Unit = "group"  # group: the frames of a patient stay together
+    seed: int = 0
+
+    def apply(self, manifest: Manifest) -> Manifest:
+        """The scarce manifest."""
+        units = _annotated_units(manifest, self.unit)
+        if self.n > len(units):
+            raise ConfigError(
+                f"cannot keep {self.n} labelled: there are not so many annotated training {self.unit}s",
+                expected=f"n = 0 to {len(units)}",
+            )
+        names = _shuffled(units, np.random.default_rng(self.seed)) if self.order == "random" else list(units)
+        kept = {case.id: case.annotated for name in names[: self.n] for case in units[name]}
+        return _annotated_only(manifest, kept)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class OrgansPerCase:
+    """Every group (or case) keeps k organs of those annotated in it; all of them if it has fewer."""
+
+    k: int = Field(ge=1)  # number of organs that stay annotated
+    draw: Literal["per_case", "balanced"] = (
+        "balanced"  # balanced: each organ is kept equally often, plus minus one
+    )
+    unit: Unit = "group"  # group: the frames of a patient keep the same organs
+    seed: int = 0
+
+    def apply(self, manifest: Manifest) -> Manifest:
+        """The scarce manifest."""
+        organs = manifest.label_space.organs
+        _check_k(self.k, organs)
+        units = _annotated_units(manifest, self.unit)
+        generator = np.random.default_rng(self.seed)
+        names = _shuffled(units, generator)
+        offers = {name: frozenset[str]().union(*(case.annotated for case in units[name])) for name in names}
+        if self.draw == "balanced":
+            names.sort(key=lambda name: len(offers[name]))  # who has little choice chooses first
+        count = dict.fromkeys(organs, 0)
+        kept: Kept = {}
+        for name in names:
+            drawn = [organs[i] for i in generator.permutation(len(organs)) if organs[i] in offers[name]]
+            if self.draw == "balanced":
+                drawn.sort(key=count.__getitem__)  # stable: equals stay in drawn order
+            for organ in drawn[: self.k]:
+                count[organ] += 1
+            kept |= {case.id: case.annotated & frozenset(drawn[: self.k]) for case in units[name]}
+        if fewer := sorted(name for name, organs_kept in kept.items() if len(organs_kept) < self.k):
+            more = ", ..." if len(fewer) > 5 else ""
+            logger.warning("%d of %d annotated cases keep fewer than %d organs, because they have no more: %s%s",
+                len(fewer), len(kept), self.k, ", ".join(fewer[:5]), more)  # fmt: skip
+        scarce = _annotated_only(manifest, kept)
+        if lost := [organ for organ in never_annotated(scarce) if organ not in never_annotated(manifest)]:
+            raise ConfigError(
+                f"no training case would keep {', '.join(lost)}",
+                found=f"{len(names)} annotated {self.unit}s, k = {self.k}, draw = '{self.draw}'",
+                do="keep more organs (k), draw = 'balanced', or another seed",
+            )
+        return scarce
+
+
+@dataclass(frozen=True, config=_STRICT)
+class OneOrganPerCase:
+    """Every group (or case) keeps one organ, and each organ is kept equally often, plus minus one."""
+
+    unit: Unit = "group"
+    seed: int = 0
+
+    def apply(self, manifest: Manifest) -> Manifest:
+        """The scarce manifest."""
+        return OrgansPerCase(k=1, draw="balanced", unit=self.unit, seed=self.seed).apply(manifest)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class EqualCost:
+    """n groups keep all organs, the others none: about as many organ masks as k organs in every group.
+
+    n = N k / (C - 1) of the N annotated training groups, rounded to the nearest whole number, a half upwards.
+    """
+
+    k: int = Field(ge=1)  # organs per case of the partially labelled partner
+    order: Literal["list", "random"] = "list"
+    unit: Unit = "group"
+    seed: int = 0
+
+    def apply(self, manifest: Manifest) -> Manifest:
+        """The scarce manifest."""
+        organs = manifest.label_space.organs
+        units = _annotated_units(manifest, self.unit)
+        members = [case for cases in units.values() for case in cases]
+        if incomplete := [case.id for case in members if len(case.annotated) < len(organs)]:
+            raise ConfigError(
+                "equal cost is counted from completely annotated training cases",
+                found=f"{len(incomplete)} are annotated in part: {', '.join(incomplete[:5])}",
+                do="begin with the complete manifest, not with a scarce one",
+            )
+        _check_k(self.k, organs)
+        n = (2 * len(units) * self.k + len(organs)) // (2 * len(organs))
+        if not n:
+            raise ConfigError(
+                f"cannot keep even one complete {self.unit} at the cost of {self.k} organs per case",
+                found=f"{len(units)} annotated {self.unit}s of {len(organs)} organs",
+                do="raise k",
+            )
+        scarce = KeepLabelled(n=n, order=self.order, unit=self.unit, seed=self.seed).apply(manifest)
+        logger.info(
+            "%d complete %ss cost %d organ masks; organs_per_case with k = %d costs %d",
+            n, self.unit, annotation_cost(scarce), self.k, self.k * len(members),
+        )  # fmt: skip
+        return scarce
+
+
+@dataclass(frozen=True, config=_STRICT)
+class BySource:
+    """The named sources keep the given organs; sources that are not named keep all of theirs."""
+
+    keep: dict[str, list[str]]  # source -> organs
+
+    def apply(self, manifest: Manifest) -> Manifest:
+        """The scarce manifest."""
+        for source, organs in self.keep.items():
+            if source not in manifest.sources:
+                raise ConfigError(
+                    f"unknown source '{source}'{did_you_mean(source, manifest.sources)}",
+                    expected=", ".join(manifest.sources),
+                )
+            there = frozenset().union(
+                *(case.annotated for case in manifest.split("train") if case.source == source)
+            )
+            for organ in organs:
+                manifest.label_space.index(organ)
+                if organ not in there:
+                    raise ConfigError(
+                        f"source '{source}' cannot keep '{organ}': none of its training cases annotates it",
+                        expected=", ".join(sorted(there))
+                        or "nothing: the source has no annotated training case",
+                    )
+        kept = {
+            case.id: case.annotated & frozenset(self.keep.get(case.source, case.annotated))
+            for case in manifest.split("train")
+        }
+        return _annotated_only(manifest, kept)
+
+
+MODES: Mapping[str, type[Mode]] = {
+    "keep_labelled": KeepLabelled,
+    "one_organ_per_case": OneOrganPerCase,
+    "organs_per_case": OrgansPerCase,
+    "equal_cost": EqualCost,
+    "by_source": BySource,
+    **PUBLISHED,
+}
+
+
+def hide(manifest: Manifest, mode: str | Mode, /, **settings: Any) -> Manifest:
+    """A manifest in which training cases say less than their label files.
+
+    The result depends on the seed and on the manifest, never on the order of dictionaries; random draws do
+    not depend on the order of the cases either.
+
+    Errors
+        ConfigError   unknown mode, setting, source or class; more is to be kept than there is; no training case
+                      would keep an organ that is drawn by chance
+        DataError     a published list names cases that the manifest does not have
+
+    Example
+        >>> hide(manifest, "keep_labelled", n=8)                       # the first 8 of the list
+        >>> hide(manifest, "organs_per_case", k=2, seed=1)
+    """
+    chosen = _settings(mode, settings) if isinstance(mode, str) else mode
+    return chosen.apply(manifest)
+
+
+def _settings(mode: str, settings: dict[str, Any]) -> Mode:
+    if mode not in MODES:
+        raise ConfigError(
+            f"unknown way to hide labels '{mode}'{did_you_mean(mode, MODES)}", expected=", ".join(MODES)
+        )
+    return build_settings(MODES[mode], settings, f"hide {mode}")
+
+
+def _check_k(k: int, organs: tuple[str, ...]) -> None:
+    if k > len(organs):
+        raise ConfigError(f"cannot keep {k} organs per case", expected=f"k = 1 to {len(organs)}")
+
+
+def _annotated_only(manifest: Manifest, kept: Kept) -> Manifest:
+    """Training cases keep these organs, and nothing if they are not named."""
+    return manifest.replace_cases(
+        replace(case, annotated=kept.get(case.id, frozenset())) if case.split == "train" else case
+        for case in manifest.cases
+    )
+
+
+def _annotated_units(manifest: Manifest, unit: Unit) -> dict[str, tuple[Case, ...]]:
+    cases = tuple(case for case in manifest.split("train") if case.annotated)
+    return groups_of(cases) if unit == "group" else {case.id: (case,) for case in cases}
+
+
+def _shuffled(units: Mapping[str, object], generator: np.random.Generator) -> list[str]:
+    names = sorted(units)
+    return [names[i] for i in generator.permutation(len(names))]

@@ -1,0 +1,270 @@
+"""Several data sets in one label space: classes are joined by what their names mean.
+
+    names      known spellings of a structure become its canonical name (`labelwise.anatomy`); others stay
+    sides      where one source has left and right in one class and another has them apart, the caller chooses
+    lesions    where one source has a tumour as a class and another counts it as something else, the user is told
+
+Only the value tables of the sources and the lists of annotated classes change; label files are never rewritten.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from labelwise.anatomy import canonical, find, structures
+from labelwise.cohort.manifest import Manifest, Source, merge
+from labelwise.cohort.source import IGNORE_NAME
+from labelwise.errors import ConfigError, did_you_mean, warn_about
+from labelwise.types import BACKGROUND, LabelSpace
+
+logger = logging.getLogger("labelwise")
+
+Side = Literal["join", "split"]
+Sides = Side | Mapping[str, Side] | None
+"""What becomes of left and right: a choice for every conflict, or for the named joint classes ("kidneys")."""
+
+CHOICES: tuple[Side, ...] = ("join", "split")
+LESIONS = ("tumour", "cyst")
+
+
+@dataclass(frozen=True)
+class SideConflict:
+    """One source has both of a pair in one class, another has them apart."""
+
+    whole: str  # the joint class
+    joint: tuple[str, ...]  # sources that have it
+    apart: Mapping[str, tuple[str, ...]]  # source -> its classes with a side
+
+    def __str__(self) -> str:
+        apart = ", ".join(f"{' and '.join(names)} in {source}" for source, names in self.apart.items())
+        return f"{self.whole} in {', '.join(self.joint)}; {apart}"
+
+
+def join(manifests: Sequence[Manifest], sides: Sides = None) -> Manifest:
+    """One manifest of several; a single one keeps its names, and only what `sides` names is changed in it.
+
+    Parameters
+        sides   join: left and right become one class in every source; a case is annotated for it if it was for
+                both. split: the joint class goes, and the cases that have it are no longer annotated for it. A
+                plain word settles conflicts only, a mapping also joins pairs about which sources agree
+
+    Errors
+        ConfigError     sources disagree about sides and nothing is chosen; a source would be left without a class;
+                        `sides` has another value, or names a class that joins no pair
+        DataError       two different sources have the same name
+    """
+    wanted = _choices(sides)
+    if len(manifests) == 1:
+        manifest = manifests[0]
+    else:
+        manifest = merge([_with_canonical_names(manifest) for manifest in manifests])
+    conflicts = side_conflicts(manifest) if len(manifests) > 1 else []
+    if isinstance(wanted, str):
+        if not conflicts:
+            logger.warning(
+                "no sources disagree about left and right: sides = %s changes nothing; name the class to join a "
+                "pair all the same, as in kidneys=join",
+                wanted,
+            )
+        wanted = {conflict.whole: wanted for conflict in conflicts}
+    if open_ := [conflict for conflict in conflicts if conflict.whole not in wanted]:
+        raise _undecided(open_)
+    for whole, choice in wanted.items():
+        manifest = _joined(manifest, whole) if choice == "join" else _split(manifest, whole)
+    if len(manifests) > 1:
+        _warn_of_lesions(manifest)
+    return manifest
+
+
+# names
+
+
+def _with_canonical_names(manifest: Manifest) -> Manifest:
+    """Two classes of one manifest never become one: the second keeps the name that it has."""
+    name_of: dict[str, str] = {}
+    organs = sorted(manifest.label_space.organs, key=lambda name: name != canonical(name))
+    for organ in organs:
+        name = canonical(organ)
+        if name in name_of.values():
+            logger.warning(
+                "source %s has two classes that mean %s: '%s' keeps its name",
+                ", ".join(manifest.sources), name, organ,
+            )  # fmt: skip
+            name = organ
+        name_of[organ] = name
+    return _mapped(
+        manifest,
+        [name_of.get(name, name) for name in manifest.label_space.names],
+        lambda _, name: name_of.get(name, name),
+        lambda names: frozenset(name_of[name] for name in names),
+    )
+
+
+# left and right
+
+
+def side_conflicts(manifest: Manifest) -> list[SideConflict]:
+    """Pairs that some sources have in one class and other sources apart."""
+    conflicts = []
+    for whole, parts in _pairs().items():
+        joint = tuple(source.name for source in manifest.sources.values() if whole in source.organs)
+        apart = {
+            source.name: names
+            for source in manifest.sources.values()
+            if (names := tuple(name for name in parts if name in source.organs))
+        }
+        if joint and apart and {*joint} != {*apart}:
+            conflicts.append(SideConflict(whole, joint, apart))
+    return conflicts
+
+
+def _pairs() -> dict[str, tuple[str, ...]]:
+    """Joint class -> the classes with a side that it takes in."""
+    pairs: dict[str, tuple[str, ...]] = {}
+    for structure in structures().values():
+        if structure.whole:
+            pairs[structure.whole] = (*pairs.get(structure.whole, ()), structure.name)
+    return pairs
+
+
+def _choices(sides: Sides) -> Side | dict[str, Side]:
+    """The choice for all conflicts, or for each joint class."""
+    if sides is None:
+        return {}
+    for choice in sides.values() if isinstance(sides, Mapping) else [sides]:
+        if choice not in CHOICES:
+            raise ConfigError(
+                f"sides = '{choice}' is no choice{did_you_mean(str(choice), CHOICES)}",
+                expected="join or split, or such as kidneys=join",
+            )
+    if not isinstance(sides, Mapping):
+        return sides
+    pairs = _pairs()
+    for name in sides:
+        if canonical(name) not in pairs:
+            raise ConfigError(
+                f"'{name}' is no class that joins left and right{did_you_mean(name, pairs)}",
+                expected=", ".join(pairs),
+            )
+    return {canonical(name): choice for name, choice in sides.items()}
+
+
+def _undecided(conflicts: Sequence[SideConflict]) -> ConfigError:
+    wholes = ", ".join(conflict.whole for conflict in conflicts)
+    sources = ", ".join(dict.fromkeys(name for conflict in conflicts for name in conflict.joint))
+    return ConfigError(
+        "a source has left and right in one class, another has them apart",
+        found="\n            ".join(map(str, conflicts)),
+        expected="the same classes in all sources",
+        do=f"--sides join: left and right become one class everywhere ({wholes}); or\n"
+        f"            --sides split: the cases of {sources} are no longer annotated for {wholes}",
+    )
+
+
+def _joined(manifest: Manifest, whole: str) -> Manifest:
+    """Left and right become one class; a case for which one of them was annotated is not annotated for it."""
+    joint, apart = _classes_of(manifest, whole)
+
+    def meaning(_: Source, name: str) -> str:
+        return whole if name in joint | apart else name
+
+    def annotated(organs: frozenset[str]) -> frozenset[str]:
+        known = {canonical(organ) for organ in organs}
+        complete = whole in known or known.issuperset(_pairs()[whole])
+        return organs - joint - apart | ({whole} if complete else frozenset())
+
+    names = dict.fromkeys(whole if name in joint | apart else name for name in manifest.label_space.names)
+    after = _mapped(manifest, names, meaning, annotated)
+    one_side = [
+        before.id
+        for before, case in zip(manifest.cases, after.cases, strict=True)
+        if before.annotated & apart and whole not in case.annotated
+    ]
+    warn_about(f"cases annotated for one side only are not annotated for {whole}", one_side)
+    return after
+
+
+def _split(manifest: Manifest, whole: str) -> Manifest:
+    """The joint class goes. Where a source has the sides too, its voxels of the joint class are unknown."""
+    joint, apart = _classes_of(manifest, whole)
+    if not apart:
+        raise ConfigError(f"no source has left and right of '{whole}' apart", do=f"leave {whole}=split out")
+    if bare := [source.name for source in manifest.sources.values() if source.organs <= joint]:
+        raise ConfigError(
+            f"nothing would be left of source {', '.join(bare)}: {whole} is its only class",
+            do="choose --sides join, or leave the source out",
+        )
+
+    def meaning(source: Source, name: str) -> str:
+        if name not in joint:
+            return name
+        return IGNORE_NAME if source.organs & apart else BACKGROUND
+
+    affected = [case.id for case in manifest.cases if case.annotated & joint]
+    warn_about(f"cases that are no longer annotated for {whole}", affected)
+    names = [name for name in manifest.label_space.names if name not in joint]
+    return _mapped(manifest, names, meaning, lambda organs: organs - joint)
+
+
+def _classes_of(manifest: Manifest, whole: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The classes of a manifest that mean both of a pair, and those that mean one of it."""
+    organs, parts = manifest.label_space.organs, _pairs()[whole]
+    joint = frozenset(name for name in organs if canonical(name) == whole)
+    apart = frozenset(name for name in organs if canonical(name) in parts)
+    if not joint | apart:
+        raise ConfigError(
+            f"no source has the class '{whole}', or left and right of it",
+            found=", ".join(organs),
+            do=f"leave it out of the choice of sides: {whole}",
+        )
+    return joint, apart
+
+
+def _mapped(
+    manifest: Manifest,
+    names: Iterable[str],
+    meaning: Callable[[Source, str], str],
+    annotated: Callable[[frozenset[str]], frozenset[str]],
+) -> Manifest:
+    """The manifest with other classes, with `meaning` in the place of each name in the value tables."""
+    sources = {
+        source.name: replace(
+            source, values={value: meaning(source, name) for value, name in source.values.items()}
+        )
+        for source in manifest.sources.values()
+    }
+    cases = (replace(case, annotated=annotated(case.annotated)) for case in manifest.cases)
+    return Manifest(LabelSpace(tuple(names)), sources, tuple(cases))
+
+
+# tumours
+
+
+def _warn_of_lesions(manifest: Manifest) -> None:
+    """Say where a tumour is a class of its own, and another source that annotates the organ has no such class."""
+    for lesion in manifest.label_space.organs:
+        organ, _, kind = lesion.rpartition(" ")
+        if kind not in LESIONS:
+            continue
+        organs = _with_sides(canonical(organ))
+        own = _sources_with(manifest.sources.values(), {lesion})
+        others = [name for name in _sources_with(manifest.sources.values(), organs) if name not in own]
+        if own and others:
+            logger.warning(
+                "'%s' is a class of its own in %s; %s annotates the %s without it, where it may count as organ or "
+                "as background: the importers' option '%s' makes sources agree",
+                lesion, ", ".join(own), ", ".join(others), canonical(organ), kind,
+            )  # fmt: skip
+
+
+def _with_sides(organ: str) -> set[str]:
+    found = find(organ)
+    whole = found.whole if found and found.whole else organ
+    return {organ, whole, *_pairs().get(whole, ())}
+
+
+def _sources_with(sources: Iterable[Source], classes: set[str]) -> list[str]:
+    return [source.name for source in sources if source.organs & classes]

@@ -1,0 +1,254 @@
+"""The class table: the classes of a project, and the integers that stand for them in each source's files.
+
+dataset.toml                              read by people, by tomllib and by nobody else
+    schema = 1
+    classes = ["background", "liver", "spleen"]
+    [sources.lits]
+    modality = "ct"
+    [sources.lits.values]
+    background = [0]
+    liver = [1, 2]                        organ and tumour
+    ignore = [255]                        voxels about which nothing is known
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from labelwise.atomic import write_text
+from labelwise.cohort.text import read_text
+from labelwise.errors import ConfigError, DataError, did_you_mean
+from labelwise.formats import Layout
+from labelwise.settings import build_settings
+from labelwise.types import BACKGROUND, IGNORE, Array, LabelSpace
+
+SCHEMA = 1
+FILE_NAME = "dataset.toml"
+IGNORE_NAME = "ignore"
+
+Modality = Literal["ct", "mr", "normalised"]
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
+_PLAIN = Layout()
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set: how its files are to be read and what their integers mean."""
+
+    name: str
+    values: Mapping[int, str]  # label value in the files -> class name, "background" or "ignore"
+    modality: Modality
+    layout: Layout = _PLAIN
+
+    @property
+    def organs(self) -> frozenset[str]:
+        """The organs that a label file of this source can show."""
+        return frozenset(self.values.values()) - {BACKGROUND, IGNORE_NAME}
+
+
+@dataclass(frozen=True)
+class LookupTable:
+    """Label values of files -> class indices, for one set of annotated organs."""
+
+    codes: Array  # int16 by value, negative values from the end; -1 for a value without meaning
+    low: int
+    high: int
+
+    @classmethod
+    def of(cls, source: Source, label_space: LabelSpace, annotated: Iterable[str]) -> LookupTable:
+        """Organs that are not annotated become 0: what the file says about them must not be believed."""
+        index = {IGNORE_NAME: IGNORE} | {name: label_space.index(name) for name in annotated}
+        low, high = min(0, *source.values), max(0, *source.values)
+        codes = np.full(high - low + 1, -1, dtype=np.int16)
+        for value, name in source.values.items():
+            codes[value] = index.get(name, 0)
+        return cls(codes, low, high)
+
+    def __call__(self, values: Array) -> Array | None:
+        """uint8 class indices of the same shape, or None if some value has no meaning."""
+        if values.min() < self.low or values.max() > self.high:
+            return None
+        # Fancy indexing: np.take copies its indices to 64 bits and is ten times slower.
+        found = self.codes[values]
+        return found.astype(np.uint8) if found.min() >= 0 else None
+
+
+def unknown_values(source: Source, stored: Array, case: str, file: Path) -> DataError:
+    """The error for a label map with values that the table of its source does not know."""
+    numbers, counts = np.unique(stored, return_counts=True)
+    found = {
+        int(number): int(count)
+        for number, count in zip(numbers, counts, strict=True)
+        if int(number) not in source.values
+    }
+    shown = list(found)[:8]
+    listed = ", ".join(map(str, shown)) + (", ..." if len(found) > len(shown) else "")
+    return DataError(
+        f"label map contains value{'s' if len(found) > 1 else ''} {listed}, "
+        f"but the table of source '{source.name}' has no class for {'them' if len(found) > 1 else 'it'}",
+        case=case,
+        file=file,
+        found="; ".join(_voxels(found[number], number, stored.size) for number in shown),
+        expected=", ".join(f"{number} {name}" for number, name in sorted(source.values.items())),
+        do=f'in {FILE_NAME}, add  "<class>" = [{shown[0]}]  to [sources.{_key(source.name)}.values], '
+        f"or  {IGNORE_NAME} = [{shown[0]}]  to leave those voxels out",
+    )
+
+
+def _voxels(count: int, value: int, total: int) -> str:
+    return f"{count:,} voxel{'s' if count > 1 else ''} of value {value} ({100 * count / total:.2g} %)"
+
+
+@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class _SourceTable:
+    modality: Modality
+    values: dict[str, list[int]]
+    layout: Layout = _PLAIN
+
+
+@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class _Document:
+    schema: int
+    classes: list[str]
+    sources: dict[str, _SourceTable]
+
+
+def read_class_table(file: Path) -> tuple[LabelSpace, dict[str, Source]]:
+    """Read dataset.toml.
+
+    Errors
+        DataError   the file is missing or garbled, a key is unknown, a class of a source is not in `classes`,
+                    a value means two things, or the file was written by a newer labelwise
+    """
+    document = _read_toml(file)
+    schema = document.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise DataError(
+            "this manifest was written by a newer version of labelwise",
+            file=file,
+            found=f"schema = {schema}",
+            expected=f"schema = {SCHEMA} or older",
+            do="pip install --upgrade labelwise",
+        )
+    try:
+        checked = build_settings(_Document, document, FILE_NAME)
+        label_space = LabelSpace(tuple(checked.classes))
+    except ConfigError as error:
+        raise DataError(error.what, file=file, found=error.found, expected=error.expected) from error
+    return label_space, {
+        name: _source(name, table, label_space, file) for name, table in checked.sources.items()
+    }
+
+
+def write_class_table(file: Path, label_space: LabelSpace, sources: Mapping[str, Source]) -> None:
+    """Write dataset.toml, whole or not at all."""
+    lines = [f"schema = {SCHEMA}", f"classes = {_toml(list(label_space.names))}"]
+    for source in sources.values():
+        key = f"sources.{_key(source.name)}"
+        lines += ["", f"[{key}]", f'modality = "{source.modality}"', "", f"[{key}.values]"]
+        lines += [f"{_key(name)} = {_toml(values)}" for name, values in _by_name(source).items()]
+        layout = {
+            field.name: getattr(source.layout, field.name)
+            for field in fields(source.layout)
+            if getattr(source.layout, field.name) != field.default
+        }
+        if layout:
+            lines += ["", f"[{key}.layout]", *(f"{name} = {_toml(value)}" for name, value in layout.items())]
+    write_text(file, "\n".join(lines) + "\n")
+
+
+def check_source(source: Source, label_space: LabelSpace, file: Path | None = None) -> None:
+    """Raise a DataError unless every value of a source means a class of the label space."""
+    known = {*label_space.names, IGNORE_NAME}
+    for value, name in source.values.items():
+        if name not in known:
+            raise DataError(
+                f"source '{source.name}': value {value} stands for the unknown class '{name}'"
+                f"{did_you_mean(name, known)}",
+                file=file,
+                expected=", ".join([*label_space.names, IGNORE_NAME]),
+                do=f"correct the name, or add '{name}' to classes",
+            )
+        if not -(2**15) <= value < 2**16:
+            raise DataError(
+                f"source '{source.name}': {value} cannot be a label value",
+                file=file,
+                expected="-32768 to 65535",
+            )
+    if not source.organs:
+        raise DataError(
+            f"source '{source.name}' names no organ", file=file, do=f"fill [sources.{source.name}.values]"
+        )
+
+
+def value_table(classes: Mapping[str, int | Sequence[int]]) -> dict[int, str]:
+    """Label value -> class name, from class name -> value or values; value 0 is the background if unnamed.
+
+    Errors
+        ConfigError   a value stands for two classes, or no value is the background
+    """
+    values: dict[int, str] = {}
+    for name, numbers in classes.items():
+        for number in [numbers] if isinstance(numbers, int) else numbers:
+            if values.setdefault(number, name) != name:
+                raise ConfigError(
+                    f"the value {number} stands for two classes", found=f"{values[number]}, {name}"
+                )
+    values.setdefault(0, BACKGROUND)
+    if BACKGROUND not in values.values():
+        raise ConfigError("no value stands for the background", found=dict(classes), do=f"add {BACKGROUND}")
+    return dict(sorted(values.items()))
+
+
+def _source(name: str, table: _SourceTable, label_space: LabelSpace, file: Path) -> Source:
+    values: dict[int, str] = {}
+    for class_name, numbers in table.values.items():
+        for number in numbers:
+            if values.setdefault(number, class_name) != class_name:
+                raise DataError(
+                    f"source '{name}': the value {number} stands for two classes",
+                    file=file,
+                    found=f"{values[number]}, {class_name}",
+                    do="keep one of them",
+                )
+    source = Source(name, values, table.modality, table.layout)
+    check_source(source, label_space, file)
+    return source
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    text = read_text(
+        file,
+        missing="the class table is missing: it lies beside manifest.csv",
+        do="copy it from where the manifest was made, or import the data set again",
+    )
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"the class table cannot be read: {error}", file=file, expected="TOML") from error
+
+
+def _by_name(source: Source) -> dict[str, list[int]]:
+    names: dict[str, list[int]] = {}
+    for value, name in sorted(source.values.items()):
+        names.setdefault(name, []).append(value)
+    return names
+
+
+def _toml(value: object) -> str:
+    """Strings, numbers and flat lists are written alike in TOML and JSON."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)

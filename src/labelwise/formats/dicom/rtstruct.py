@@ -1,0 +1,313 @@
+"""RTSTRUCT: organs as closed planar contours, read onto the voxels of the image and traced from label maps.
+
+A voxel belongs to a region if its centre lies inside an odd number of the region's contours in its slice, so that holes
+may be contours of their own or be joined by keyholes. Written are keyholes, one contour for each connected part.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+from scipy.ndimage import find_objects
+
+from labelwise.atomic import atomic_path
+from labelwise.errors import DataError
+from labelwise.formats.concepts import Concept, concepts_of
+from labelwise.formats.dicom.header import fingerprint
+from labelwise.formats.dicom.planes import LPS_TO_RAS, WITHIN_VOXELS
+from labelwise.formats.dicom.polygons import Points, fill, trace
+from labelwise.formats.dicom.reference import (
+    Picture,
+    Source,
+    new_uid,
+    open_source,
+    understood,
+)
+from labelwise.formats.geometry import Geometry
+from labelwise.formats.segments import empty, values_of
+from labelwise.types import Array
+
+_log = logging.getLogger("labelwise")
+_STORAGE = "1.2.840.10008.5.1.4.1.1.481.3"
+_STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, retired; what PS3.3 C.8.8.5 demands
+_CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+_SERIES_NUMBER = 7101
+# What belongs to the patient and the study, not to the images of the series.
+_COPIED = (
+    *(
+        "PatientName",
+        "PatientID",
+        "PatientBirthDate",
+        "PatientSex",
+        "AccessionNumber",
+        "StudyID",
+        "StudyDate",
+    ),
+    *("StudyTime", "ReferringPhysicianName", "StudyInstanceUID", "StudyDescription", "FrameOfReferenceUID"),
+    *("PositionReferenceIndicator", "IssuerOfPatientID", "PatientAge", "PatientSize", "PatientWeight"),
+)
+
+
+def names(path: Path) -> tuple[str, ...]:
+    """The names of the regions in the order of the file.
+
+    Errors
+        DataError   not an RTSTRUCT, or damaged
+    """
+    with understood(path):
+        return tuple(dict.fromkeys(_regions(_opened(path)).values()))
+
+
+def referenced_series(path: Path) -> str | None:
+    """The fingerprint (as of `header.fingerprint`) of the series that was drawn on; None if the file is silent."""
+    with understood(path):
+        for frame in _opened(path).get("ReferencedFrameOfReferenceSequence") or []:
+            for study in frame.get("RTReferencedStudySequence") or []:
+                for series in study.get("RTReferencedSeriesSequence") or []:
+                    return fingerprint(series.get("SeriesInstanceUID")) or None
+    return None
+
+
+def read(path: Path, segments: Sequence[str], grid: Geometry) -> Array:
+    """(I, J, K) on `grid`, axes as stored: the n-th of the named regions becomes n; a later name covers an earlier.
+
+    A region that the file does not hold says nothing. Contours outside the image are left out with a warning, points
+    and open contours too.
+
+    Errors
+        DataError   damaged file; none of the regions is there; contours that do not lie in slices of the image
+    """
+    with understood(path):
+        data = _opened(path)
+        contours = _contours(path, data, values_of(path, segments, _regions(data)))
+    labels = empty(grid, segments)
+    lost = 0
+    for value in sorted(contours):
+        lost += _draw(path, labels, value, [_in_voxels(points, grid) for points in contours[value]], grid)
+    if lost:
+        _log.warning("%s: %d contours lie outside the image and are left out", path.name, lost)
+    return labels
+
+
+def _opened(path: Path) -> Any:
+    data = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    if data.get("Modality") != "RTSTRUCT" or "StructureSetROISequence" not in data:
+        raise DataError(
+            "this is not an RTSTRUCT", file=path, found=f"modality {data.get('Modality') or 'unknown'}"
+        )
+    return data
+
+
+def _regions(data: Any) -> dict[int, str]:
+    """Number of a region -> its name."""
+    return {
+        int(item.ROINumber): str(item.get("ROIName") or f"region {item.ROINumber}").strip()
+        for item in data.StructureSetROISequence
+    }
+
+
+def _contours(path: Path, data: Any, value_of: Mapping[int, int]) -> dict[int, list[NDArray[np.float64]]]:
+    """Label value -> its closed contours, (N, 3) mm in RAS. A contour that stands there twice counts once."""
+    found: dict[int, dict[bytes, NDArray[np.float64]]] = defaultdict(dict)
+    passed_over = 0
+    for item in data.get("ROIContourSequence") or []:
+        value = value_of.get(int(item.ReferencedROINumber))
+        for contour in (item.get("ContourSequence") or []) if value is not None else []:
+            points = np.array(contour.get("ContourData") or [], float).reshape(-1, 3)
+            if contour.get("ContourGeometricType") not in _CLOSED or len(points) < 3:
+                passed_over += 1
+                continue
+            if not np.isfinite(points).all():
+                raise DataError("a contour holds points that are not numbers", file=path)
+            assert value is not None
+            found[value].setdefault(points.tobytes(), points * LPS_TO_RAS)
+    if passed_over:
+        _log.warning("%s: %d points and open contours are passed over", path.name, passed_over)
+    return {value: list(contours.values()) for value, contours in found.items()}
+
+
+def _in_voxels(points: NDArray[np.float64], grid: Geometry) -> NDArray[np.float64]:
+    to_index = np.linalg.inv(grid.affine)
+    return np.asarray(points @ to_index[:3, :3].T + to_index[:3, 3])
+
+
+def _draw(
+    path: Path, labels: Array, value: int, contours: Sequence[NDArray[np.float64]], grid: Geometry
+) -> int:
+    """Fill the contours of one region; returns how many lie in no slice."""
+    if not contours:
+        return 0
+    # All contours of a region are drawn across one axis: that along which none of them extends.
+    extents = np.max([np.ptp(contour, axis=0) for contour in contours], axis=0)
+    across = int(extents.argmin())
+    depths = [float(contour[:, across].mean()) for contour in contours]
+    slanted = extents[across] > 2 * WITHIN_VOXELS
+    if slanted or any(
+        abs(depth - round(depth)) > WITHIN_VOXELS for depth in depths if _near(depth, grid, across)
+    ):
+        raise DataError(
+            "the contours do not lie in the slices of the image",
+            file=path,
+            found="contours across its slices" if slanted else "contours between its slices",
+            expected=grid,
+            do="use the series that the contours were drawn on",
+        )
+    polygons: dict[int, list[Points]] = defaultdict(list)
+    for contour, depth in zip(contours, depths, strict=True):
+        polygons[round(depth)].append(np.delete(contour, across, axis=1)[:, ::-1])
+    planes = np.moveaxis(labels, across, 0)
+    lost = 0
+    for index, drawn in polygons.items():
+        if 0 <= index < len(planes):
+            planes[index][fill(drawn, planes.shape[1:])] = value
+        else:
+            lost += len(drawn)
+    return lost
+
+
+def _near(depth: float, grid: Geometry, across: int) -> bool:
+    return -0.5 <= depth <= grid.shape[across] - 0.5
+
+
+# writing
+
+
+def write(path: Path, voxels: Array, grid: Geometry, like: Path, names: Sequence[str]) -> None:
+    """Write the outlines of (I, J, K) labels on the stored grid of the series `like`, whole or not at all.
+
+    Arguments
+        names   class names by label value; each is a region, present or not
+
+    Errors
+        ConfigError     `like` is not a DICOM series, or no class is named
+    """
+    concepts = concepts_of(path, names, voxels)
+    source = open_source(like, grid, voxels)
+    with atomic_path(path) as temporary:
+        with understood(like, "the series has headers that contours cannot refer to"):
+            made = _structure_set(source, voxels, concepts)
+        made.save_as(temporary, enforce_file_format=True)
+
+
+def _structure_set(source: Source, voxels: Array, concepts: Mapping[int, Concept]) -> Dataset:
+    first, now = source.headers[0], datetime.datetime.now()
+    data = _new_file()
+    for keyword in _COPIED:
+        if keyword in first:
+            setattr(data, keyword, first[keyword].value)
+    data.Modality = "RTSTRUCT"
+    data.SeriesInstanceUID = new_uid()
+    data.SeriesNumber, data.InstanceNumber = _SERIES_NUMBER, 1
+    data.SeriesDescription = "Segmentation"
+    data.OperatorsName = ""
+    data.Manufacturer = data.ManufacturerModelName = "labelwise"
+    data.SoftwareVersions = importlib.metadata.version("labelwise")
+    data.StructureSetLabel = "Segmentation"
+    data.StructureSetDate = data.InstanceCreationDate = now.strftime("%Y%m%d")
+    data.StructureSetTime = data.InstanceCreationTime = now.strftime("%H%M%S")
+    data.ApprovalStatus = "UNAPPROVED"
+    data.ReferencedFrameOfReferenceSequence = [_references(source)]
+    data.StructureSetROISequence = [_region(value, each, first) for value, each in concepts.items()]
+    contours = _contours_of(source, voxels)
+    data.ROIContourSequence = [
+        _outline(value, each, contours.get(value, ())) for value, each in concepts.items()
+    ]
+    data.RTROIObservationsSequence = [_observation(value, each) for value, each in concepts.items()]
+    return data
+
+
+def _new_file() -> Dataset:
+    data = Dataset()
+    data.SpecificCharacterSet = "ISO_IR 192"
+    data.SOPClassUID, data.SOPInstanceUID = _STORAGE, new_uid()
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
+    data.preamble = b"\0" * 128
+    return data
+
+
+def _references(source: Source) -> Dataset:
+    first = source.headers[0]
+    series, study, frame = Dataset(), Dataset(), Dataset()
+    series.SeriesInstanceUID = first.SeriesInstanceUID
+    series.ContourImageSequence = [_reference(header) for header in source.headers]
+    study.ReferencedSOPClassUID = _STUDY_CLASS
+    study.ReferencedSOPInstanceUID = first.StudyInstanceUID
+    study.RTReferencedSeriesSequence = [series]
+    frame.FrameOfReferenceUID = first.FrameOfReferenceUID
+    frame.RTReferencedStudySequence = [study]
+    return frame
+
+
+def _reference(header: Any, frame: int | None = None) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = header.SOPClassUID
+    item.ReferencedSOPInstanceUID = header.SOPInstanceUID
+    if frame is not None:
+        item.ReferencedFrameNumber = frame + 1
+    return item
+
+
+def _region(value: int, concept: Concept, first: Any) -> Dataset:
+    item = Dataset()
+    item.ROINumber = value
+    item.ReferencedFrameOfReferenceUID = first.FrameOfReferenceUID
+    item.ROIName = concept.name
+    item.ROIGenerationAlgorithm = "AUTOMATIC"
+    return item
+
+
+def _contours_of(source: Source, voxels: Array) -> dict[int, list[Dataset]]:
+    """Label value -> its contours, slice by slice."""
+    found: dict[int, list[Dataset]] = defaultdict(list)
+    for picture in source.pictures:
+        labels = picture.place.window(voxels, picture.plane.shape)[0]
+        for value, box in enumerate(find_objects(labels), start=1):
+            if box:
+                corner = (box[1].start, box[0].start)  # column, row
+                found[value] += [_contour(part + corner, picture) for part in trace(labels[box] == value)]
+    return found
+
+
+def _outline(value: int, concept: Concept, contours: Sequence[Dataset]) -> Dataset:
+    item = Dataset()
+    item.ROIDisplayColor = list(concept.colour)
+    item.ReferencedROINumber = value
+    if contours:
+        item.ContourSequence = list(contours)
+    return item
+
+
+def _contour(polygon: Points, picture: Picture) -> Dataset:
+    plane, item = picture.plane, Dataset()
+    points = plane.origin + polygon[:, :1] * plane.along + polygon[:, 1:] * plane.down
+    item.ContourImageSequence = [
+        _reference(picture.header, picture.frame if "NumberOfFrames" in picture.header else None)
+    ]
+    item.ContourGeometricType = "CLOSED_PLANAR"
+    item.NumberOfContourPoints = len(points)
+    item.ContourData = [f"{mm:.5f}" for mm in (points * LPS_TO_RAS).ravel()]
+    return item
+
+
+def _observation(value: int, concept: Concept) -> Dataset:
+    item, code = Dataset(), Dataset()
+    item.ObservationNumber = item.ReferencedROINumber = value
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = concept.code
+    item.RTROIIdentificationCodeSequence = [code]
+    item.RTROIInterpretedType = "" if concept.abnormal else "ORGAN"
+    item.ROIInterpreter = ""
+    return item

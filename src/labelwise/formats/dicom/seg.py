@@ -1,0 +1,252 @@
+"""DICOM-SEG: label maps as frames with coded segments, read and written; frames are placed by their position.
+
+Written is the type LABELMAP, one frame for each image with a label, or BINARY, one for each segment of it; read are
+both, and FRACTIONAL at half of its greatest value.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import highdicom
+import numpy as np
+import pydicom
+from highdicom.color import CIELabColor
+from highdicom.seg import Segmentation, SegmentDescription
+from highdicom.sr import CodedConcept
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless
+
+from labelwise.atomic import atomic_path
+from labelwise.errors import DataError
+from labelwise.formats.concepts import Concept, concepts_of
+from labelwise.formats.dicom.header import fingerprint
+from labelwise.formats.dicom.planes import Plane, inside, place
+from labelwise.formats.dicom.reference import (
+    Source,
+    new_uid,
+    open_source,
+    understood,
+)
+from labelwise.formats.geometry import Geometry, check_size
+from labelwise.formats.segments import empty, values_of
+from labelwise.types import Array
+
+_log = logging.getLogger("labelwise")
+logging.getLogger("highdicom").setLevel(logging.WARNING)  # it notes identifiers
+_ALGORITHM = "labelwise"
+_FAMILY = ("123109", "DCM", "Artificial Intelligence")
+_SERIES_NUMBER = 7100  # far from those of scanners
+
+
+def names(path: Path) -> tuple[str, ...]:
+    """The labels of the segments in the order of the file, without the background.
+
+    Errors
+        DataError   not a DICOM-SEG, or damaged
+    """
+    with understood(path):
+        data = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        _check_kind(path, data)
+        return tuple(dict.fromkeys(_segments(data).values()))
+
+
+def referenced_series(path: Path) -> str | None:
+    """The fingerprint (as of `header.fingerprint`) of the series that was drawn on; None if the file is silent."""
+    with understood(path):
+        data = pydicom.dcmread(
+            path, stop_before_pixels=True, force=True, specific_tags=["ReferencedSeriesSequence"]
+        )
+        series = data.get("ReferencedSeriesSequence") or []
+        return (fingerprint(series[0].get("SeriesInstanceUID")) or None) if series else None
+
+
+def read(path: Path, segments: Sequence[str], grid: Geometry) -> Array:
+    """(I, J, K) on `grid`, axes as stored: the n-th of the named segments becomes n; a later name covers an earlier.
+
+    A segment that the file does not hold says nothing. Frames may show only some of the slices, or a part of each.
+
+    Errors
+        DataError   damaged file; none of the segments is there; frames whose pixels are not voxels of the grid
+    """
+    with understood(path):
+        data = pydicom.dcmread(path, force=True)
+        _check_kind(path, data)
+        labels = empty(grid, segments)
+        _fill(path, data, labels, segments, grid)
+    return labels
+
+
+def _fill(path: Path, data: Any, labels: Array, wanted: Sequence[str], grid: Geometry) -> None:
+    value_of = values_of(path, wanted, _segments(data))
+    planes = list(_planes(data))
+    bits = int(data.BitsAllocated) * int(data.Rows) * int(data.Columns) * len(planes)
+    check_size(path, bits // 8, compressed=data.file_meta.TransferSyntaxUID.is_compressed)
+    placed = outside = 0
+    for value, plane, frame in _masks(data, planes, value_of):
+        found = place(plane, grid)
+        if found is None:
+            raise DataError(
+                "the frames of the segmentation do not lie on the voxels of the image",
+                file=path,
+                expected=grid,
+                do="use the series that the segmentation was drawn on, or resample the segmentation to its grid",
+            )
+        if not inside(found, grid):
+            outside += 1
+            continue
+        placed += 1
+        view, part = found.window(labels, plane.shape)
+        np.copyto(view, value if isinstance(value, int) else value[frame[part]], where=frame[part] != 0)
+    if outside and not placed:
+        raise DataError("the segmentation lies beside the image", file=path, expected=grid)
+    if outside:
+        _log.warning("%s: %d frames lie outside the image and are left out", path.name, outside)
+
+
+def _masks(
+    data: Any, planes: Sequence[Plane], value_of: Mapping[int, int]
+) -> Iterator[tuple[int | Array, Plane, Array]]:
+    """Label value (or a table from pixel to value), place and pixels of the frames that are wanted."""
+    if data.SegmentationType == "LABELMAP":
+        table = np.zeros(1 << int(data.BitsAllocated), np.uint16)
+        for number, value in value_of.items():
+            table[number] = value
+        for plane, frame in zip(planes, pydicom.pixels.iter_pixels(data, raw=True), strict=True):
+            yield table, plane, np.where(table[frame] != 0, frame, 0)
+        return
+    numbers = _numbers(data, len(planes))
+    chosen = [index for index, number in enumerate(numbers) if number in value_of]
+    chosen.sort(key=lambda index: value_of[numbers[index]])
+    least = -(-int(data.get("MaximumFractionalValue") or 1) // 2) if _is_fractional(data) else 1
+    if chosen:
+        frames = pydicom.pixels.iter_pixels(data, raw=True, indices=chosen)
+        for index, frame in zip(chosen, frames, strict=True):
+            yield value_of[numbers[index]], planes[index], frame >= least
+
+
+def _is_fractional(data: Any) -> bool:
+    return bool(data.SegmentationType == "FRACTIONAL")
+
+
+def _check_kind(path: Path, data: Any) -> None:
+    if data.get("Modality") != "SEG" or not data.get("SegmentSequence"):
+        raise DataError(
+            "this is not a DICOM segmentation",
+            file=path,
+            found=f"modality {data.get('Modality') or 'unknown'}",
+        )
+
+
+def _segments(data: Any) -> dict[int, str]:
+    """Segment number -> label; number 0 is the background of a label map."""
+    found = {}
+    for item in data.SegmentSequence:
+        number = int(item.SegmentNumber)
+        kinds = item.get("SegmentedPropertyTypeCodeSequence") or [{}]
+        label = str(item.get("SegmentLabel") or kinds[0].get("CodeMeaning") or f"segment {number}")
+        if number:
+            found[number] = label.strip()
+    return found
+
+
+def _planes(data: Any) -> Iterator[Plane]:
+    shared = (data.get("SharedFunctionalGroupsSequence") or [{}])[0]
+    for own in data.PerFrameFunctionalGroupsSequence:
+
+        def group(name: str, own: Any = own) -> Any:
+            return (own.get(name) or shared.get(name))[0]
+
+        spacing = group("PixelMeasuresSequence").PixelSpacing
+        yield Plane.of(
+            group("PlanePositionSequence").ImagePositionPatient,
+            group("PlaneOrientationSequence").ImageOrientationPatient,
+            (spacing[1], spacing[0]),
+            (int(data.Rows), int(data.Columns)),
+        )
+
+
+def _numbers(data: Any, count: int) -> list[int]:
+    """The segment that each frame belongs to."""
+    shared = (data.get("SharedFunctionalGroupsSequence") or [{}])[0]
+    groups = list(data.PerFrameFunctionalGroupsSequence)[:count]
+    found = [
+        (own.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence"))[0]
+        for own in groups
+    ]
+    return [int(item.ReferencedSegmentNumber) for item in found]
+
+
+# writing
+
+
+def write(
+    path: Path, voxels: Array, grid: Geometry, like: Path, names: Sequence[str], *, binary: bool = False
+) -> None:
+    """Write (I, J, K) labels on the stored grid of the series `like`, whole or not at all.
+
+    Arguments
+        names   class names by label value; each is a segment, present or not, coded in SNOMED CT where that is known
+        binary  the type BINARY instead of LABELMAP, for programs that do not know the latter, which is new
+
+    Errors
+        ConfigError     `like` is not a DICOM series, or no class is named
+        DataError       labels without a name; a source series that DICOM cannot refer to
+    """
+    concepts = concepts_of(path, names, voxels)
+    source = open_source(like, grid, voxels)
+    frames = source.stacked(voxels)
+    if binary:  # its segments are counted without gaps
+        table = np.zeros(max(concepts) + 1, frames.dtype)
+        table[list(concepts)] = np.arange(1, len(concepts) + 1)
+        frames = table[frames]
+        concepts = dict(enumerate(concepts.values(), start=1))
+    with atomic_path(path) as temporary:
+        with understood(like, "the series has headers that a segmentation cannot refer to"):
+            made = _segmentation(source, frames, concepts, binary)
+        made.save_as(temporary, enforce_file_format=True)
+
+
+def _segmentation(source: Source, frames: Array, concepts: Mapping[int, Concept], binary: bool) -> Any:
+    version = importlib.metadata.version("labelwise")
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name=_ALGORITHM, family=CodedConcept(*_FAMILY), version=version, source=_ALGORITHM
+    )
+    return Segmentation(
+        source_images=source.headers,
+        pixel_array=frames,
+        segmentation_type="BINARY" if binary else "LABELMAP",
+        # Runs of equal labels shrink to nearly nothing; single bits are always stored as they are.
+        transfer_syntax_uid=ExplicitVRLittleEndian if binary else RLELossless,
+        segment_descriptions=[_description(value, concept, algorithm) for value, concept in concepts.items()],
+        series_instance_uid=new_uid(),
+        series_number=_SERIES_NUMBER,
+        sop_instance_uid=new_uid(),
+        instance_number=1,
+        manufacturer=_ALGORITHM,
+        manufacturer_model_name=_ALGORITHM,
+        software_versions=version,
+        device_serial_number="0",
+        series_description="Segmentation",
+        content_label="SEGMENTATION",
+        specific_character_set="ISO_IR 192",
+    )
+
+
+def _description(value: int, concept: Concept, algorithm: Any) -> Any:
+    description = SegmentDescription(
+        segment_number=value,
+        segment_label=concept.name,
+        segmented_property_category=CodedConcept(*concept.category),
+        segmented_property_type=CodedConcept(*concept.code),
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=algorithm,
+        display_color=CIELabColor.from_rgb(*concept.colour),
+    )
+    if concept.side:
+        kind = description.SegmentedPropertyTypeCodeSequence[0]
+        kind.SegmentedPropertyTypeModifierCodeSequence = [CodedConcept(*concept.side)]
+    return description

@@ -1,0 +1,105 @@
+"""What the JSON files of data sets say: classes and channels, in the words of nnU-Net, the Decathlon and MONAI."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from labelwise.cohort.source import Modality
+from labelwise.cohort.text import read_text
+from labelwise.errors import DataError, LabelwiseError
+from labelwise.importers.listing import class_names, logger
+from labelwise.types import LabelSpace
+
+CLASSES_EXAMPLE = '"labels": {"background": 0, "liver": 1}'
+
+
+@contextmanager
+def about(file: object) -> Iterator[None]:
+    """Errors that name no file get this one."""
+    try:
+        yield
+    except LabelwiseError as error:
+        if error.file is not None:
+            raise
+        raise type(error)(
+            error.what, case=error.case, file=file, found=error.found, expected=error.expected, do=error.do
+        ) from error
+
+
+def read_json(file: Path, looks_for: str) -> Any:
+    """The content of a JSON file.
+
+    Errors
+        DataError   the file is missing, is not UTF-8 text or not JSON
+    """
+    text = read_text(file, missing=f"{file.name} is missing", do=f"this importer looks for {looks_for}")
+    try:
+        return json.loads(text)
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # also a number of thousands of digits, lists in lists in lists
+        raise DataError(f"{file.name} cannot be read: {error}", file=file, expected="JSON") from error
+
+
+def label_space(classes: Iterable[str], file: Path) -> LabelSpace:
+    """The label space of classes as a file names them.
+
+    Errors
+        DataError   a name cannot be one of a class
+    """
+    names = class_names(classes)
+    for name in names:
+        if not name.isprintable():
+            raise DataError(
+                "a class name holds characters that cannot be printed", file=file, found=ascii(name)
+            )
+    try:
+        return LabelSpace(names)
+    except LabelwiseError as error:
+        raise DataError(error.what, file=file, found=error.found, expected=error.expected) from error
+
+
+def classes_by_name(labels: Any, file: Path) -> dict[str, list[int]]:
+    """Class name -> values, from name -> value or values (nnU-Net) or value -> name (the Decathlon).
+
+    Errors
+        DataError   it is neither, or a value is not an integer
+    """
+    named: dict[str, list[Any]] = {}
+    if isinstance(labels, dict) and all(isinstance(name, str) for name in labels.values()):
+        for value, name in labels.items():
+            named.setdefault(name, []).append(int(value) if _is_number(value) else value)
+    elif isinstance(labels, dict):
+        named = {name: value if isinstance(value, list) else [value] for name, value in labels.items()}
+    if not named:
+        raise DataError(f"{file.name} names no labels", file=file, expected=CLASSES_EXAMPLE)
+    if wrong := {
+        name: values for name, values in named.items() if not values or not all(map(_is_integer, values))
+    }:
+        raise DataError("a label is not an integer", file=file, found=wrong, expected=CLASSES_EXAMPLE)
+    return named
+
+
+def modality_of(channels: Sequence[str]) -> Modality:
+    """CT -> ct, noNorm -> normalised, everything else -> mr, which scales each channel of each scan by itself."""
+    kinds = {name.lower() for name in channels}
+    if kinds == {"ct"}:
+        return "ct"
+    if kinds == {"nonorm"}:
+        return "normalised"
+    if "ct" in kinds:
+        logger.warning("the channels %s are not all CT: each is normalised by itself", ", ".join(channels))
+    return "mr"
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 10
+
+
+def _is_integer(value: Any) -> bool:
+    return type(value) is int  # True and False are integers, too, but no label

@@ -1,0 +1,248 @@
+"""DICOM: any tree of folders with series, as scanners, archives and CDs leave them, and the labels among them.
+
+    <anything>/<slices of a series>              one folder per series, or series mixed, or spread below a DICOMDIR
+    <anything>/<DICOM-SEG or RTSTRUCT>           belongs to the series that it refers to
+    <anything>/<name>.nii.gz                     a label map beside, if it lies on the grid of one series
+
+Of each study the series with labels become cases; without labels the series with most slices, all of them if
+several have as many. Patients are numbered;
+no name, identifier or date of the files is kept.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from labelwise.cohort.manifest import Manifest, Source
+from labelwise.cohort.source import MODALITIES, Modality, value_table
+from labelwise.errors import ConfigError, DataError, warn_about
+from labelwise.formats import Layout, is_dicom, suffix
+from labelwise.importers.described import about
+from labelwise.importers.dicom_labels import Labels, class_name, maps_on, objects_of
+from labelwise.importers.listing import class_names, existing_folder, files_below
+from labelwise.types import BACKGROUND, Case, LabelSpace
+
+if TYPE_CHECKING:  # at run time the extra may be missing
+    from labelwise.formats.dicom.image import Series
+
+LOOKS_FOR = "DICOM series anywhere below the folder"
+MODALITY_OF: Mapping[str, Modality] = {"CT": "ct", "MR": "mr"}
+
+
+def matches(folder: Path) -> bool:
+    """Whether there are DICOM files below a folder, and no fewer than scans of other formats."""
+    num_dicom = sum(is_dicom(file) for file in _without_suffix(folder))
+    return num_dicom > 0 and num_dicom >= len(files_below(folder))
+
+
+def scan(
+    folder: Path | str,
+    *,
+    series: str | int | Sequence[str | int] = "auto",
+    structures: str | Iterable[str] | None = None,
+    classes: Mapping[str, int | Sequence[int]] | None = None,
+    modality: Modality | None = None,
+    source: str = "dicom",
+) -> Manifest:
+    """The manifest of a tree of DICOM files; all cases are in the training split.
+
+    Parameters
+        series      auto: of each study the series with labels, or else that with most slices; all: every series
+                    that is no localiser, secondary capture, reformatted or single image; numbers or keys: these;
+                    list: stop with a numbered list of what is there
+        structures  names of the segments that become classes, as the files or `labelwise.anatomy` call them; default:
+                    all
+        classes     class name -> value or values in NIfTI label files; also the classes where no labels are found
+        modality    of all series; default: ct or mr as the files say, other series are left out
+        source      name of the data set
+
+    Errors
+        ConfigError     an option is wrong, or there are neither labels nor `classes`
+        DataError       no series, or none that can be read
+        ResourceError   the extra `dicom` is not installed
+    """
+    folder = existing_folder(folder)
+    if modality not in (None, *MODALITIES):
+        raise ConfigError("unknown modality", found=modality, expected=", ".join(MODALITIES))
+    dicom = _format("dicom.image")
+    found = dicom.series_in(folder)
+    if not found:
+        raise DataError("there is no DICOM series below this folder", file=folder, expected=LOOKS_FOR)
+    wanted = None if structures is None else _words(structures)
+    labels = objects_of(folder, found, wanted)
+    chosen = _chosen(found, set(labels), series, folder, modality)
+    paths = {one.key: dicom.path_of(one, found) for one in chosen}
+    if classes:
+        labels = maps_on(folder, paths) | labels
+    with about(folder):
+        return _manifest(
+            chosen, paths, {key: labels[key] for key in paths if key in labels}, classes, modality, source
+        )
+
+
+# which series
+
+
+def _chosen(
+    found: Sequence[Series], labelled: set[str], series: Any, folder: Path, modality: Modality | None
+) -> list[Series]:
+    dicom = _format("dicom.image")
+    words = _words(series)
+    readable = [one for one in found if one.usable and (modality or one.modality in MODALITY_OF)]
+    scans = [one for one in readable if not one.passed_over]
+    if words == ["list"]:
+        raise ConfigError(
+            "these series lie below the folder",
+            file=folder,
+            found=dicom.listing(found, folder),
+            do="choose by --set series=NUMBER, several as series=[1, 3]; or series=all",
+        )
+    if words == ["all"]:
+        chosen = scans
+    elif words == ["auto"]:
+        studies: dict[tuple[str, str], list[Series]] = {}
+        for one in scans or readable:
+            studies.setdefault((one.patient, one.study or _place(one)), []).append(one)
+        with_labels = {one.key for one in readable if one.key in labelled}
+        chosen = [one for one in readable if one.key in with_labels]
+        for study in studies.values():
+            if not any(one.key in with_labels for one in study):
+                chosen += dicom.choose(study)
+        chosen.sort(key=found.index)
+    else:
+        return _named(found, words, folder)
+    _report_left_out(found, chosen, modality)
+    if not chosen:
+        raise DataError(
+            "no DICOM series below this folder can be used", file=folder, found=dicom.listing(found, folder)
+        )
+    return chosen
+
+
+def _named(found: Sequence[Series], words: Sequence[str], folder: Path) -> list[Series]:
+    """The series that the user asks for by number or key."""
+    dicom = _format("dicom.image")
+    named = {str(number): one for number, one in enumerate(found, start=1)} | {one.key: one for one in found}
+    for word in words:
+        if word not in named:
+            raise ConfigError(
+                f"there is no series '{word}'",
+                file=folder,
+                expected=f"auto, all, list, or numbers and keys of\n            {dicom.listing(found, folder)}",
+            )
+        if named[word].problem:
+            raise DataError(
+                f"series {word} cannot be read: {named[word].problem}", file=folder, do=named[word].do or None
+            )
+    return [one for one in found if any(named[word] is one for word in words)]
+
+
+def _report_left_out(found: Sequence[Series], chosen: Sequence[Series], modality: Modality | None) -> None:
+    left = [(number, one) for number, one in enumerate(found, start=1) if one not in chosen]
+    warn_about(
+        "series that cannot be read are left out", [f"{n}: {one.problem}" for n, one in left if one.problem]
+    )
+    warn_about(
+        "series that are no plain scans are left out",
+        [f"{n}: {one.passed_over}" for n, one in left if one.passed_over and not one.problem],
+    )
+    rest = [(n, one) for n, one in left if not one.why_not]
+    others = [(n, one) for n, one in rest if modality is None and one.modality not in MODALITY_OF]
+    warn_about(
+        "series that are neither CT nor MR are left out", [f"{n}: {one.modality}" for n, one in others]
+    )
+    warn_about(
+        "further series of a study are left out (--set series=list shows all, series=all takes all)",
+        [f"{n}: {one.num_slices} slices" for n, one in rest if (n, one) not in others],
+    )
+
+
+# the manifest
+
+
+def _manifest(
+    chosen: Sequence[Series],
+    paths: Mapping[str, Path],
+    labels: Mapping[str, Labels],
+    classes: Mapping[str, int | Sequence[int]] | None,
+    modality: Modality | None,
+    source: str,
+) -> Manifest:
+    segments = tuple(dict.fromkeys(name for each in labels.values() for name in each.names))
+    class_of = {name: class_name(name) for name in segments}
+    values = {0: BACKGROUND} | {value: class_of[name] for value, name in enumerate(segments, start=1)}
+    numbers = value_table(classes) if classes else {}
+    space = class_names(dict.fromkeys([*class_of.values(), *class_names(numbers.values())]))
+    if len(space) < 2:
+        raise ConfigError(
+            "no labels were found, so the classes are not known",
+            found=f"{len(chosen)} series",
+            expected="DICOM-SEG or RTSTRUCT that refer to them",
+            do="state the classes of the project: --classes liver=1,spleen=2 (values of NIfTI label files, if any)",
+        )
+    integers = any(not each.names for each in labels.values()) or not segments
+    sources: dict[tuple[Modality, bool], Source] = {}
+    cases = []
+    for one, id, group in _numbered(chosen):
+        kind: Modality = modality or MODALITY_OF[one.modality]
+        own = labels.get(one.key)
+        by_name = bool(own.names) if own else not integers
+        if (kind, by_name) not in sources:
+            parts = [source, kind, "segments" if by_name else "files"]
+            names = {table.name for table in sources.values()}
+            name = next(name for name in (source, "_".join(parts[:2]), "_".join(parts)) if name not in names)
+            layout = Layout(segments=segments) if by_name else Layout()
+            sources[kind, by_name] = Source(name, values if by_name else numbers, kind, layout)
+        table = sources[kind, by_name]
+        annotated = frozenset(class_of[name] for name in own.names) if own and own.names else table.organs
+        cases.append(
+            Case(
+                id,
+                (paths[one.key],),
+                labels=own.file if own else None,
+                annotated=annotated if own else frozenset(),
+                group=f"{source}_{group}",
+                source=table.name,
+                split="train",
+            )
+        )
+    warn_about(
+        "series without labels are unlabelled cases", [case.id for case in cases if case.labels is None]
+    )
+    return Manifest(LabelSpace(space), {table.name: table for table in sources.values()}, tuple(cases))
+
+
+def _numbered(chosen: Sequence[Series]) -> Iterator[tuple[Series, str, str]]:
+    """Series, case id, group: patients are numbered in the order of their paths."""
+    patients: dict[str, list[Series]] = {}
+    for one in chosen:
+        patients.setdefault(one.patient or one.study or _place(one), []).append(one)
+    for number, own in enumerate(patients.values(), start=1):
+        name = f"patient_{number:03d}"
+        for count, one in enumerate(own, start=1):
+            yield one, name if len(own) == 1 else f"{name}_{count}", name
+
+
+def _words(value: Any) -> list[str]:
+    return [str(each).strip() for each in (value.split(",") if isinstance(value, str) else _listed(value))]
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
+
+
+def _place(series: Series) -> str:
+    return str(min(series.files).parent)
+
+
+def _without_suffix(folder: Path) -> Iterator[Path]:
+    return (file for file in files_below(folder, [""]) if not suffix(file))
+
+
+def _format(name: str) -> ModuleType:
+    """A format that needs the extra `dicom`: imported when it is used, so that other importers work without it."""
+    return importlib.import_module(f"labelwise.formats.{name}")

@@ -1,0 +1,295 @@
+"""From a manifest to a store: every scan is read, checked, preprocessed and written once.
+
+    files --hash--> key        a scan whose key is in the store is done
+    training scans --fingerprint--> plan, unless one is given or lies in the store
+    scan --pipeline.apply--> prepared scan --cache.write_case--> store
+
+Each scan is a job of its own. One that fails is reported at the end; the others are kept, and a repeated
+`prepare` only does what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypeVar, cast
+
+from labelwise.atomic import discard_leftovers, write_json
+from labelwise.cohort.manifest import Manifest, check_same_grid, read_case_image, read_case_labels
+from labelwise.engine import run_jobs
+from labelwise.errors import DataError, LabelwiseError, naming
+from labelwise.formats import files_of
+from labelwise.loading.store import FORMAT, Store, write_case
+from labelwise.preprocess import pipeline
+from labelwise.preprocess.fingerprint import ScanStatistics, make_plan, scan_statistics
+from labelwise.preprocess.pipeline import Plan
+from labelwise.types import Case
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+ProgressCallback = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
+Stamped = tuple[int, int, str]  # size of a file, its time of change in ns, SHA-256 of its content
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `prepare` did: the store, its plan, and the scans that could not be prepared."""
+
+    store: Store
+    plan: Plan
+    keys: Mapping[str, str]  # case id -> content hash, for every case that is in the store
+    written: tuple[str, ...]  # ids of the cases prepared now; the others were there already
+    failures: Mapping[str, LabelwiseError]  # case id -> why it is not in the store
+
+    def require_all(self) -> None:
+        """Raise one DataError that tells about every failed case, if there are any."""
+        if self.failures:
+            raise DataError(
+                f"{len(self.failures)} of {len(self.failures) + len(self.keys)} scans could not be prepared; "
+                "the others are kept\n" + "\n".join(str(error) for error in self.failures.values()),
+                do="repair these cases or take them out of the manifest, then repeat `labelwise prepare`",
+            )
+
+
+class Jobs(NamedTuple):
+    """How the jobs of a cohort are run: see `engine.run_jobs`."""
+
+    workers: int | None = None
+    engine: str = "local"
+    progress: ProgressCallback | None = None
+
+    def run(
+        self, what: str, function: Callable[[Item], Result], items: Sequence[Item]
+    ) -> tuple[list[tuple[Item, Result]], list[tuple[Item, LabelwiseError]]]:
+        """Items with their results, and items with the errors that stopped them, in the order of `items`."""
+        results: dict[Item, Result] = {}
+        errors: dict[Item, LabelwiseError] = {}
+        outcomes = run_jobs(function, items, engine=self.engine, workers=self.workers)
+        for done, outcome in enumerate(outcomes, start=1):
+            if outcome.error is None:
+                results[outcome.item] = cast(Result, outcome.result)
+            else:
+                errors[outcome.item] = outcome.error
+            if self.progress:
+                self.progress(what, done, len(items))
+        in_order = [(item, results[item]) for item in items if item in results]
+        return in_order, [(item, errors[item]) for item in items if item in errors]
+
+
+IN_ALL_PROCESSES = Jobs()
+
+
+def prepare(
+    manifest: Manifest,
+    folder: Path | str,
+    plan: Plan | None = None,
+    *,
+    workers: int | None = None,
+    engine: str = "local",
+    progress: ProgressCallback | None = None,
+) -> Prepared:
+    """Bring every case of the manifest that takes part (its split is not empty) into the store `folder`.
+
+    Without a `plan` the one in the store is used, so that all manifests made by `simulate` share one; a new
+    store gets a plan from the fingerprint of its training scans. Delete plan.json to have it made anew.
+    `progress` is called with what is being done, how many scans are done, and how many there are.
+
+    Errors
+        DataError       there is no plan and no training scan to make one from. A case that fails by itself is
+                        no error: see `Prepared.failures`
+        ResourceError   the store cannot be written
+    """
+    store, jobs = Store(folder), Jobs(workers, engine, progress)
+    cases = [case for case in manifest.cases if case.split]
+    hashes, failures = _hash_files(cases, store.folder / "hashes.json", jobs)
+    plan = plan or _stored_plan(store) or _new_plan(store, manifest, jobs)
+    store.set_plan(plan)
+    discard_leftovers(store.case_folder("*"), days=1)  # younger ones may be another process at work
+
+    keys = {
+        case.id: content_key(case, manifest, plan, hashes.__getitem__)
+        for case in cases
+        if case.id not in failures
+    }
+    # Cases with the same content share one folder.
+    missing = {keys[case.id]: case for case in cases if case.id in keys and not store.has(keys[case.id])}
+    # The largest go first, so that none is waited for at the end.
+    waiting = sorted(missing.items(), key=lambda pair: _num_bytes(pair[1]), reverse=True)
+    job = partial(prepare_case, manifest=_without_cases(manifest), plan=plan, store=store)
+    _, errors = jobs.run("prepare", job, waiting)
+
+    failed = {key: error for (key, _), error in errors}
+    failures |= {name: failed[key] for name, key in keys.items() if key in failed}
+    keys = {name: key for name, key in keys.items() if key not in failed}
+    store.add_keys(keys)
+    written = tuple(name for name, key in keys.items() if key in missing)
+    return Prepared(store, plan, keys, written, failures)
+
+
+def prepare_case(job: tuple[str, Case], manifest: Manifest, plan: Plan, store: Store) -> None:
+    """Read, preprocess and store one (content key, case). Errors name the case."""
+    key, case = job
+    if store.has(key):  # another process that fills the same store was here first
+        return
+    with _naming(case):
+        image = read_case_image(case, manifest)
+        labels = read_case_labels(case, manifest, erase=False) if case.labels else None
+        if labels is not None:
+            check_same_grid(case, image, labels)
+        modality = manifest.source_of(case).modality
+        prepared = pipeline.apply(image, plan, modality=modality, labels=labels)
+    if not store.has(key):
+        write_case(store.case_folder(key), prepared.image, prepared.labels, prepared.undo)
+
+
+def content_key(
+    case: Case, manifest: Manifest, plan: Plan, file_hash: Callable[[Path], str] | None = None
+) -> str:
+    """The name of a prepared scan: a hash of all that decides about its voxels.
+
+    That is the bytes of its files, the plan, how the files of its source are read, and the format of the
+    store; not what is annotated in the case, because organs are hidden only when a patch is read.
+    """
+    file_hash = file_hash or hash_file
+    source = manifest.source_of(case)
+    content = {
+        "format": FORMAT,
+        "images": [file_hash(path) for path in case.images],
+        "labels": file_hash(case.labels) if case.labels else None,
+        "modality": source.modality,
+        "layout": asdict(source.layout),
+        "values": sorted(source.values.items()),
+        "classes": manifest.label_space.names,
+        "plan": plan.to_json(),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def training_statistics(manifest: Manifest, jobs: Jobs = IN_ALL_PROCESSES) -> list[ScanStatistics]:
+    """The fingerprint of every readable training scan, also of the unlabelled ones: what `make_plan` needs.
+
+    Labels are seen as the training sees them, so that nothing hidden leaks into the plan.
+
+    Errors
+        DataError   there is no training scan, or none can be read
+    """
+    cases = manifest.split("train")
+    if not cases:
+        raise DataError("no case of the manifest is in the split 'train'", do="fill the column 'split'")
+    job = partial(_scan_statistics, manifest=_without_cases(manifest))
+    results, errors = jobs.run("fingerprint", job, cases)
+    if not results:
+        raise DataError(
+            f"none of the {len(cases)} training scans can be read; the first error was\n{errors[0][1]}"
+        )
+    return [statistics for _, statistics in results]
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file; of the names and contents of all its files, if a scan consists of several.
+
+    Those are a header with the files that hold its voxels (.mhd, .nhdr), and a folder (a DICOM series).
+    """
+    files = files_of(path)
+    if files == [path]:
+        return _digest(path)
+    parts = [
+        f"{file.relative_to(path).as_posix() if path.is_dir() else file.name} {_digest(file)}"
+        for file in files
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _hash_files(
+    cases: Sequence[Case], memo_file: Path, jobs: Jobs
+) -> tuple[dict[Path, str], dict[str, LabelwiseError]]:
+    """The hash of every file, and the errors by case id. Files that did not change are not read again."""
+    memo = _read_memo(memo_file)
+    unknown = [case for case in cases if not all(_is_known(path, memo) for path in _paths(case))]
+    # In this process: reading is what takes the time, and the start of worker processes takes seconds.
+    results, errors = jobs._replace(workers=1, engine="local").run("hash", _hash_case, unknown)
+    if results:
+        for _, stamped in results:
+            memo |= stamped
+        write_json(memo_file, memo)
+    hashes = {path: memo[_name(path)][2] for case in cases for path in _paths(case) if _name(path) in memo}
+    return hashes, {case.id: error for case, error in errors}
+
+
+def _read_memo(file: Path) -> dict[str, Stamped]:
+    """Known hashes by path; none if the file is missing or damaged: they are computed anew."""
+    try:
+        memo: dict[str, Stamped] = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return memo if isinstance(memo, dict) else {}
+
+
+def _hash_case(case: Case) -> dict[str, Stamped]:
+    with _naming(case):
+        return {_name(path): (*_stamp(path), hash_file(path)) for path in _paths(case)}
+
+
+def _is_known(path: Path, memo: Mapping[str, Stamped]) -> bool:
+    known = memo.get(_name(path))
+    return known is not None and path.exists() and list(_stamp(path)) == list(known[:2])
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of the last change: cheap signs that a file is still the same."""
+    states = [file.stat() for file in files_of(path)]
+    return sum(state.st_size for state in states), max((state.st_mtime_ns for state in states), default=0)
+
+
+def _paths(case: Case) -> list[Path]:
+    return list(dict.fromkeys((*case.images, case.labels) if case.labels else case.images))
+
+
+def _name(path: Path) -> str:
+    return str(path.absolute())
+
+
+def _num_bytes(case: Case) -> int:
+    return sum(_stamp(path)[0] for path in case.images)
+
+
+def _scan_statistics(case: Case, manifest: Manifest) -> ScanStatistics:
+    with _naming(case):
+        image = read_case_image(case, manifest)
+        labels = read_case_labels(case, manifest) if case.annotated else None
+        if labels is not None:
+            check_same_grid(case, image, labels)
+        return scan_statistics(image, manifest.source_of(case).modality, labels)
+
+
+def _stored_plan(store: Store) -> Plan | None:
+    return store.plan if (store.folder / "plan.json").exists() else None
+
+
+def _new_plan(store: Store, manifest: Manifest, jobs: Jobs) -> Plan:
+    made = make_plan(training_statistics(manifest, jobs))
+    return _stored_plan(store) or made  # another process may have begun the same store meanwhile
+
+
+def _without_cases(manifest: Manifest) -> Manifest:
+    """Classes and sources: a job gets its own case; all the others would have to be sent with each."""
+    return manifest.replace_cases(manifest.cases[:1])
+
+
+@contextmanager
+def _naming(case: Case) -> Iterator[None]:
+    try:
+        with naming(case.id, case.images[0]):
+            yield
+    except FileNotFoundError as error:
+        raise DataError("a file of the case is missing", case=case.id, file=error.filename) from error

@@ -1,0 +1,127 @@
+"""Which patches make up the batch of a step: a pure function of (seed, rank, step).
+
+A batch holds `labelled_cases` patches of cases in which something is annotated, then `incomplete_cases`
+patches of cases in which something is not. A partly annotated case belongs to both streams.
+
+Each stream is an endless row of epochs, and each epoch is a permutation of the stream's cases that depends
+on (seed, stream, epoch) alone. Step and rank say which positions of the row are meant, so nothing has to be
+remembered: a run continues from its step number, any number of workers gives the same batches, and the ranks
+of a step read disjoint positions and compose their batches alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from labelwise.errors import ConfigError, DataError
+from labelwise.loading.store import Corner
+from labelwise.types import Array, Case, LabelSpace
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class SamplingConfig:
+    """What a batch of one rank consists of."""
+
+    patch_size: tuple[int, int, int] = (96, 96, 96)  # voxels along x, y, z; z = 1 makes 2D slices
+    labelled_cases: int = Field(default=2, ge=0)  # per batch; something is annotated
+    incomplete_cases: int = Field(default=2, ge=0)  # per batch; something is not annotated
+    foreground: float = Field(
+        default=0.5, ge=0, le=1
+    )  # part of the labelled patches that is centred on an organ
+
+    def __post_init__(self) -> None:
+        if min(self.patch_size) < 1:
+            raise ConfigError("a patch needs at least one voxel along each axis", found=list(self.patch_size))
+        if self.batch_size == 0:
+            raise ConfigError("labelled_cases and incomplete_cases cannot both be 0")
+
+    @property
+    def batch_size(self) -> int:
+        """Patches per step and rank."""
+        return self.labelled_cases + self.incomplete_cases
+
+    @property
+    def dims(self) -> int:
+        """2 if patches are slices, else 3."""
+        return 2 if self.patch_size[2] == 1 else 3
+
+
+class Draw(NamedTuple):
+    """One patch of a batch, before it is known where in its scan it lies."""
+
+    case: int  # index into the list of cases
+    labelled: bool  # drawn from the stream of labelled cases
+    randomness: np.random.Generator  # of this patch alone
+
+
+class Sampler:
+    """The two streams of a training set.
+
+    Errors
+        DataError   a stream is asked for, but no case belongs to it
+    """
+
+    def __init__(self, cases: Sequence[Case], label_space: LabelSpace, config: SamplingConfig, seed: int):
+        organs = frozenset(label_space.organs)
+        self.config = config
+        self.seed = seed
+        self.labelled = tuple(number for number, case in enumerate(cases) if case.annotated)
+        self.incomplete = tuple(number for number, case in enumerate(cases) if not organs <= case.annotated)
+        if config.labelled_cases and not self.labelled:
+            raise DataError(
+                f"none of the {len(cases)} training cases is annotated",
+                expected="at least one case with a label file and a filled column 'annotated'",
+                do="annotate a case, or set sampling.labelled_cases = 0 for a method that needs no labels",
+            )
+        if config.incomplete_cases and not self.incomplete:
+            raise DataError(
+                f"all {len(cases)} training cases are completely annotated: nothing to learn without labels",
+                do="choose the method `supervised` with sampling.incomplete_cases = 0, add unlabelled scans, "
+                "or hide labels by `labelwise simulate`",
+            )
+
+    def draws(self, step: int, rank: int = 0, world: int = 1) -> Iterator[Draw]:
+        """The patches of one batch, labelled ones first."""
+        streams = (self.labelled, self.config.labelled_cases), (self.incomplete, self.config.incomplete_cases)
+        for stream, (members, count) in enumerate(streams):
+            first = (step * world + rank) * count
+            for position in range(first, first + count):
+                epoch, place = divmod(position, len(members))
+                order = _permutation(self.seed, stream, epoch, len(members))
+                randomness = np.random.default_rng((self.seed, stream, position))
+                yield Draw(members[order[place]], stream == 0, randomness)
+
+
+def patch_corner(
+    draw: Draw, shape: Corner, points: Mapping[int, Array], annotated: Array, config: SamplingConfig
+) -> Corner:
+    """The voxel at which a patch begins. Negative along axes on which the patch is larger than the scan.
+
+    With the probability `foreground` a labelled patch is centred, as far as the border of the scan allows, on
+    a random voxel of a random organ that is annotated ((C,) bool) and present (has `points`). Otherwise, and
+    always in the stream of incomplete cases, every position inside the scan is equally likely.
+    """
+    random = draw.randomness
+    free = np.subtract(shape, config.patch_size)
+    present = [index for index in sorted(points) if annotated[index]]
+    if draw.labelled and present and random.random() < config.foreground:
+        voxels = points[present[random.integers(len(present))]]
+        corner = voxels[random.integers(len(voxels))] - np.floor_divide(config.patch_size, 2)
+        corner = np.clip(corner, 0, np.maximum(free, 0))
+    else:
+        corner = random.integers(0, np.maximum(free, 0) + 1)
+    # A scan smaller than the patch lies in its middle, the odd voxel behind it.
+    x, y, z = np.where(free < 0, -(-free // 2), corner)
+    return int(x), int(y), int(z)
+
+
+@lru_cache(maxsize=16)
+def _permutation(seed: int, stream: int, epoch: int, length: int) -> tuple[int, ...]:
+    order: Any = np.random.default_rng((seed, stream, epoch, length)).permutation(length)
+    return tuple(order.tolist())

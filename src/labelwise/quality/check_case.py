@@ -1,0 +1,140 @@
+"""One case: read once, and everything said about it that can be said without the others."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from labelwise.cohort.manifest import Manifest, check_same_grid, read_case_image
+from labelwise.cohort.source import IGNORE_NAME
+from labelwise.errors import DataError, LabelwiseError
+from labelwise.quality.check_labels import inspect_labels
+from labelwise.quality.check_scan import BodyIntensities, ScanFacts, inspect_scan
+from labelwise.quality.problem import Problem, from_error, of_labels
+from labelwise.quality.stored_case import StoredImage, StoredLabels, read_stored_image, read_stored_labels
+from labelwise.types import Case, Volume
+
+_SAMPLES_PER_AXIS = 32
+_NOT_FINITE = "voxels that are not numbers"
+Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What reading one case brought to light."""
+
+    case: str
+    problems: tuple[Problem, ...]
+    fingerprint: str = (
+        ""  # of a sample of the image; equal images have equal ones; empty if it could not be read
+    )
+    channels: int = 0
+    spacing_mm: tuple[float, float, float] | None = None
+    intensities: BodyIntensities | None = None
+    # Voxels of each annotated organ; empty if the labels could not be read.
+    voxels: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def present(self) -> frozenset[str]:
+        """Annotated organs that have a voxel."""
+        return frozenset(name for name, voxels in self.voxels.items() if voxels)
+
+
+def inspect_case(single: Manifest) -> CaseFacts:
+    """Read image and labels of a manifest's only case once and report on them."""
+    case = single.cases[0]
+    problems: list[Problem] = []
+    image = _read(read_stored_image, single, problems)
+    # The whole file, also of a case without annotation: that is what `prepare` stores.
+    labels = _read(read_stored_labels, single, problems) if case.labels else None
+    scan = inspect_scan(case, image, single.source_of(case)) if image else ScanFacts(())
+    problems += scan.problems
+    if labels is not None:
+        problems += _unfit_for_use(case, single, labels)
+    if image is not None and labels is not None:
+        if image.grid.shape != labels.grid.shape:
+            problems.append(_other_shape(case, image, labels))
+        elif not any(problem.code in ("constant-image", "no-body") for problem in scan.problems):
+            problems += inspect_labels(case, single, image, labels, scan)
+    return CaseFacts(
+        case.id,
+        tuple(problems),
+        fingerprint=_fingerprint(image) if image else "",
+        channels=len(image.channels) if image else 0,
+        spacing_mm=image.grid.spacing_mm if image else None,
+        intensities=scan.intensities,
+        voxels=_voxels(case, single, labels) if labels is not None else {},
+    )
+
+
+def image_digest(single: Manifest) -> tuple[str, str]:
+    """Id and hash of all voxels of a case's image, as training reads them; the hash is empty if it is unreadable."""
+    case = single.cases[0]
+    try:
+        image = read_case_image(case, single)
+    except LabelwiseError:
+        return case.id, ""
+    digest = hashlib.blake2b(repr(image.data.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image.data).data)
+    return case.id, digest.hexdigest()
+
+
+def _read(reader: Callable[[Case, Manifest], Kind], single: Manifest, problems: list[Problem]) -> Kind | None:
+    case = single.cases[0]
+    try:
+        return reader(case, single)
+    except LabelwiseError as error:
+        code = "not-finite" if _NOT_FINITE in error.what else "unreadable"
+        code = "unknown-label-value" if error.what.startswith("label map contains value") else code
+        problems.append(from_error(case, error, code))
+    return None
+
+
+def _unfit_for_use(case: Case, single: Manifest, labels: StoredLabels) -> list[Problem]:
+    problems = []
+    values = single.source_of(case).values
+    ignored = sum(region.voxels for value, region in labels.regions.items() if values[value] == IGNORE_NAME)
+    if 0 in values and values[0] == IGNORE_NAME:
+        ignored += labels.values.size - sum(region.voxels for region in labels.regions.values())
+    if case.annotated and ignored == labels.values.size:
+        what = "no voxel has a label: all are marked to be ignored"
+        problems.append(of_labels("error", "all-ignored", case, what, "leave 'annotated' empty"))
+    if labels.was_float:
+        what = "the label map is stored as floating-point numbers"
+        remedy = "it is read as whole numbers; `labelwise check --fix FOLDER` writes a copy with integers"
+        problems.append(of_labels("warning", "float-labels", case, what, remedy))
+    return problems
+
+
+def _other_shape(case: Case, image: StoredImage, labels: StoredLabels) -> Problem:
+    try:
+        check_same_grid(case, image.volume(), Volume(labels.values, labels.grid.affine))
+    except DataError as error:
+        return from_error(case, error, "shapes-differ")
+    raise AssertionError("grids of different shapes cannot match")
+
+
+def _voxels(case: Case, single: Manifest, labels: StoredLabels) -> dict[str, int]:
+    values = single.source_of(case).values
+    counts = dict.fromkeys(sorted(case.annotated), 0)
+    zeros = labels.values.size - sum(region.voxels for region in labels.regions.values())
+    for value, voxels in [(0, zeros), *((value, region.voxels) for value, region in labels.regions.items())]:
+        if (name := values.get(value, "")) in counts:
+            counts[name] += voxels
+    return counts
+
+
+def _fingerprint(image: StoredImage) -> str:
+    """A hash of some voxels in RAS+ order as float32, so that neither axis order nor number type changes it."""
+    digest = hashlib.blake2b(repr((len(image.channels), image.grid.shape)).encode(), digest_size=16)
+    for channel in image.channels:
+        places = [
+            np.linspace(0, size - 1, min(size, _SAMPLES_PER_AXIS)).round().astype(int)
+            for size in channel.shape
+        ]
+        digest.update(np.ascontiguousarray(channel[np.ix_(*places)], dtype=np.float32).data)
+    return digest.hexdigest()

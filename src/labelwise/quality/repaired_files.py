@@ -1,0 +1,137 @@
+"""Repaired copies of the files of one case."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from labelwise.cohort.manifest import Manifest
+from labelwise.cohort.source import Source
+from labelwise.errors import DataError
+from labelwise.formats import Layout, read_geometry, stored, write_image, write_labels
+from labelwise.formats.geometry import orientation_of
+from labelwise.quality.organs import left_right_pairs
+from labelwise.quality.stored_case import read_stored_labels
+from labelwise.types import Array, Case, Volume
+
+_PLAIN = Layout()
+
+
+@dataclass(frozen=True)
+class Repair:
+    """One thing that was mended."""
+
+    code: str
+    case: str
+    file: str  # the copy, or empty if only the manifest changed
+    what: str
+
+    def __str__(self) -> str:
+        return f"case '{self.case}': {self.what}" + (f"  {self.file}" if self.file else "")
+
+    def to_json(self) -> dict[str, str]:
+        """The repair as a JSON object."""
+        return asdict(self)
+
+
+def write_copies(
+    single: Manifest, codes: Sequence[str], folder: Path
+) -> tuple[list[Path], Path | None, list[Repair]]:
+    """Write the repaired files of a manifest's only case; returns its images and labels, and what was done.
+
+    Under the plain layout only the wrong files are written, else all of them.
+
+    Errors
+        DataError       it cannot be repaired after all
+        ResourceError   the folder cannot be written
+    """
+    case, source = single.cases[0], single.source_of(single.cases[0])
+    anew = source.layout != _PLAIN
+    images, repairs = list(case.images), list[Repair]()
+    if anew or "not-finite" in codes:
+        images, repairs = _write_images(case, source, folder, only_wrong=not anew)
+    labels = case.labels
+    of_labels = [code for code in codes if code != "not-finite"]
+    if case.labels is not None and (anew or of_labels):
+        labels = folder / "labels" / f"{case.id}.nii.gz"
+        volume, did = _mended_labels(case, single, of_labels)
+        like = None if anew else case.images[0]
+        write_labels(labels, volume, like=like)
+        repairs += [Repair(code, case.id, str(labels), what) for code, what in did.items()]
+    return images, labels, repairs
+
+
+def _write_images(
+    case: Case, source: Source, folder: Path, *, only_wrong: bool
+) -> tuple[list[Path], list[Repair]]:
+    paths: list[Path] = []
+    repairs: list[Repair] = []
+    files = [(path, *stored.image(path, source.layout)) for path in case.images]
+    several = len(files) > 1 or any(len(voxels) > 1 for _, voxels, _ in files)
+    for path, voxels, grid in files:
+        if only_wrong and bool(np.isfinite(voxels).all()):
+            paths.append(path)
+            continue
+        orientation = orientation_of(grid.affine)
+        for channel in voxels:
+            name = f"{case.id}_{len(paths):04d}" if several else case.id
+            target = folder / "images" / f"{name}.nii.gz"
+            filled, count = _finite(path, channel)
+            affine = orientation.geometry_to_ras(grid).affine
+            write_image(target, Volume(np.ascontiguousarray(orientation.to_ras(filled))[None], affine))
+            if count:
+                what = f"{count:,} voxels that are not numbers got the lowest value, {filled.min():g}"
+                repairs.append(Repair("not-finite", case.id, str(target), what))
+            paths.append(target)
+    return paths, repairs
+
+
+def _finite(path: Path, channel: Array) -> tuple[Array, int]:
+    """The voxels with the lowest finite value where there was none that float32 can hold, and their number."""
+    with np.errstate(over="ignore"):
+        single = channel.astype(np.float32)
+    wrong = ~np.isfinite(single)
+    if not wrong.any():
+        return channel, 0
+    if wrong.all():
+        raise DataError("no voxel is a number", file=path, do="replace the file, or remove the case")
+    single[wrong] = single[~wrong].min()
+    return single, int(wrong.sum())
+
+
+def _mended_labels(case: Case, single: Manifest, codes: Sequence[str]) -> tuple[Volume, dict[str, str]]:
+    """The label map in RAS+ after all repairs, and the words for each."""
+    source = single.source_of(case)
+    labels = read_stored_labels(case, single)
+    values, grid = labels.values, labels.grid
+    did: dict[str, str] = {}
+    if "label-header" in codes:
+        on_image = stored.geometry(case.images[0], source.layout)
+        values = orientation_of(on_image.affine).to_ras(labels.stored)
+        grid = read_geometry(case.images[0], source.layout)
+        did["label-header"] = "the labels got the header of the image"
+    if "float-labels" in codes:
+        did["float-labels"] = "the labels are stored as integers"
+    if "left-right-names" in codes:
+        values, names = _exchanged(values, case, source)
+        did["left-right-names"] = f"exchanged {names}"
+    return Volume(np.ascontiguousarray(values), grid.affine), did
+
+
+def _exchanged(values: Array, case: Case, source: Source) -> tuple[Array, str]:
+    pairs = left_right_pairs(case.annotated)
+    exchanged, names = values.copy(), []
+    for left, right in pairs:
+        lefts = [value for value, name in source.values.items() if name == left]
+        rights = [value for value, name in source.values.items() if name == right]
+        if len(lefts) != 1 or len(rights) != 1:
+            raise DataError(
+                f"'{left}' or '{right}' has several values: which stands for which is not known", case=case.id
+            )
+        exchanged[values == lefts[0]] = rights[0]
+        exchanged[values == rights[0]] = lefts[0]
+        names.append(f"'{left}' and '{right}'")
+    return exchanged, "; ".join(names)

@@ -1,0 +1,57 @@
+"""`compare`: from evaluated runs to a table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from labelwise.errors import ConfigError, DataError
+from labelwise.evaluate.cases import Score, read_scores
+from labelwise.report.compare import compare as compare_scores
+from labelwise.report.comparison import Comparison
+from labelwise.run.pairing import SCORES
+
+__all__ = ["compare"]
+
+SEED = re.compile(r"_seed\d+$")
+
+
+def compare(runs: Sequence[Path | str], *, metrics: Sequence[str] = ("dice", "hd95")) -> Comparison:
+    """Compare evaluated runs; ``NAME_seed0``, ``NAME_seed1`` ... are repetitions of one.
+
+    The first run is the reference of the paired differences.
+
+    Errors
+        ConfigError     no run named, or runs scored by different rules
+        DataError       a run without scores.csv
+    """
+    named = runs_by_name(runs)
+    scores = {name: [scores_of(folder) for folder in folders] for name, folders in named.items()}
+    return compare_scores(scores, tuple(metrics))
+
+
+def runs_by_name(runs: Sequence[Path | str]) -> dict[str, list[Path]]:
+    if not runs:
+        raise ConfigError("no run named", do="name at least one folder of a run")
+    named: dict[str, list[Path]] = {}
+    folders = [Path(run).resolve() for run in runs]
+    if twice := [
+        folder.name for folder in folders if [other.name for other in folders].count(folder.name) > 1
+    ]:
+        raise ConfigError(
+            f"two runs are called '{twice[0]}'",
+            do="rename one of the folders, or name each run once; seeds of one run end in _seed0, _seed1, ...",
+        )
+    for run in map(Path, runs):
+        named.setdefault(SEED.sub("", run.resolve().name), []).append(run)
+    return named
+
+
+def scores_of(folder: Path) -> list[Score]:
+    file = folder / SCORES
+    if not file.exists():
+        raise DataError(
+            "the run has no scores", file=file, do="run `labelwise predict` and `labelwise evaluate` first"
+        )
+    return read_scores(file)

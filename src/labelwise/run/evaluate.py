@@ -1,0 +1,128 @@
+"""`evaluate`: from label files to scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from labelwise.cohort.manifest import Manifest, read_case_labels
+from labelwise.console import Progress, silent
+from labelwise.engine import Outcome, run_jobs
+from labelwise.errors import ConfigError, DataError, did_you_mean
+from labelwise.evaluate.cases import VARIANTS, Score, Summary, Variant, evaluate_case, summarise, write_scores
+from labelwise.formats import read_labels
+from labelwise.report.compare import compare
+from labelwise.run.pairing import PREDICTIONS, SCORES, Pair, find_pairs, in_space
+from labelwise.types import Array, LabelSpace
+
+__all__ = ["EvaluationResult", "evaluate"]
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Scores per case and class, and their summary."""
+
+    scores: tuple[Score, ...]
+    summary: Summary
+    file: Path
+
+    def to_text(self) -> str:
+        """Means per class and metric, with their n."""
+        tables = compare({self.file.parent.resolve().name: self.scores}).to_text()
+        return f"{tables}\nscores: {self.file}"
+
+    def facts(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return {"file": str(self.file), "summary": self.summary.to_json()}
+
+
+def evaluate(
+    predictions: Path | str,
+    reference: Path | str,
+    output: Path | str | None = None,
+    *,
+    split: str = "test",
+    unit: str = "mm",
+    variant: str = "default",
+    workers: int | None = None,
+    engine: str = "local",
+    progress: Progress = silent,
+) -> EvaluationResult:
+    """Compare label files with references, per case and class; classes that are not annotated do not count.
+
+    Classes are joined by name: a model may have learnt them in another order, or more of them.
+
+    Arguments
+        predictions     folder of label files, or of a run with a folder predictions/
+        reference       a manifest, of which the annotated cases of `split` count; or a folder of label files
+                        with the same names and class indices (classes are read from the predictions' records)
+        output          CSV file; default: scores.csv beside the predictions, or in the folder of the run
+        unit            mm or voxels, for distances
+        variant         default, or la_official (see `labelwise.evaluate.cases`)
+
+    Errors
+        DataError       a prediction is missing, its model does not know an annotated class, or prediction and
+                        reference lie on different grids; every problem is listed, and no file is written
+    """
+    if unit not in ("mm", "voxels"):
+        raise ConfigError(f"unknown unit '{unit}'", expected="mm or voxels")
+    if variant not in VARIANTS:
+        raise ConfigError(
+            f"unknown variant '{variant}'{did_you_mean(variant, VARIANTS)}", expected=", ".join(VARIANTS)
+        )
+    folder = Path(predictions)
+    if (folder / PREDICTIONS).is_dir():
+        folder = folder / PREDICTIONS
+    target = Path(output) if output else (folder.parent if folder.name == PREDICTIONS else folder) / SCORES
+    if target.is_dir():
+        raise ConfigError(
+            "the scores are one CSV file", file=target, found="a folder", do=f"name a file: {target / SCORES}"
+        )
+    manifest, space, pairs = find_pairs(folder, Path(reference), split)
+    job = partial(
+        _score, manifest=manifest, label_space=space, in_mm=unit == "mm", variant=cast(Variant, variant)
+    )
+    outcomes: list[Outcome[Pair, list[Score]]] = []
+    for outcome in run_jobs(job, pairs, engine=engine, workers=workers):
+        outcomes.append(outcome)
+        progress("evaluate", len(outcomes), len(pairs))
+    if errors := [str(outcome.error) for outcome in outcomes if outcome.error]:
+        raise DataError(f"{len(errors)} of {len(pairs)} cases cannot be scored\n" + "\n".join(errors))
+    by_case = {outcome.item.case: outcome.result or [] for outcome in outcomes}
+    scores = tuple(score for pair in pairs for score in by_case[pair.case])
+    write_scores(target, scores)
+    return EvaluationResult(scores, summarise(scores), target)
+
+
+def _score(
+    pair: Pair, manifest: Manifest | None, label_space: LabelSpace, in_mm: bool, variant: Variant
+) -> list[Score]:
+    prediction = read_labels(pair.prediction)
+    if pair.reference is not None:
+        reference = read_labels(pair.reference)
+    else:
+        assert manifest is not None
+        case = next(case for case in manifest.cases if case.id == pair.case)
+        reference = read_case_labels(case, manifest)
+    _same_grid(pair, reference.affine, prediction.affine)
+    spacing = reference.spacing_mm if in_mm else None
+    return evaluate_case(
+        pair.case, reference.data, in_space(prediction.data, pair.classes, label_space),
+        label_space=label_space, annotated=pair.annotated, spacing_mm=spacing, variant=variant,
+    )  # fmt: skip
+
+
+def _same_grid(pair: Pair, reference: Array, prediction: Array) -> None:
+    if not np.allclose(reference, prediction, atol=1e-2):
+        raise DataError(
+            "prediction and reference lie on different grids",
+            case=pair.case,
+            file=pair.prediction,
+            found=np.round(prediction, 3).tolist(),
+            expected=np.round(reference, 3).tolist(),
+            do="predict this scan again from the image that belongs to the reference",
+        )

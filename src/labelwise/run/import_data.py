@@ -1,0 +1,134 @@
+"""`import_data`: from folders of scans to a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from labelwise.anatomy import canonical
+from labelwise.cohort.join import Sides, join
+from labelwise.cohort.manifest import Manifest, write_new_manifest
+from labelwise.cohort.split import cut_groups, leave_source_out, split_cases
+from labelwise.console import Progress, silent
+from labelwise.errors import ConfigError, did_you_mean, warn_about
+from labelwise.importers.options import plan
+from labelwise.quality import duplicates as duplicated
+
+__all__ = ["import_data"]
+
+
+def import_data(
+    sources: Mapping[str, Path | str] | Sequence[Path | str],
+    output: Path | str,
+    *,
+    importer: str | None = None,
+    annotated: Mapping[str, Iterable[str]] | Iterable[str] | None = None,
+    sides: Sides = None,
+    find_duplicates: bool = False,
+    test_source: str | None = None,
+    validation: int | float = 0,
+    test: int | float = 0,
+    seed: int = 0,
+    workers: int | None = None,
+    engine: str = "local",
+    progress: Progress = silent,
+    **options: Any,
+) -> Manifest:
+    """Describe one or several folders of scans by a manifest; no scan is copied or changed.
+
+    Arguments
+        sources         folders, or name -> folder; several are joined in one label space by what class names mean, a
+                        single one keeps its names
+        output          folder that receives manifest.csv and dataset.toml; another manifest there is not replaced
+        importer        how the folders are laid out; found out from their contents if not given
+        annotated       organs that the labelled cases of a source are annotated for (per source, or for all);
+                        default: all classes of the source
+        sides           join or split, where one source has left and right in one class and another apart; or a
+                        choice by joint class, {"kidneys": "join"}; see `labelwise.cohort.join`
+        find_duplicates     read all images once, report scans that are there twice, and make one group of each
+        test_source     the source that tests, while all others train
+        validation, test    training patients to set aside: a number, or a fraction below 1
+        workers, engine     where images are read, for `find_duplicates`
+        options         of the importers, e.g. classes={"liver": 1}, modality="ct", group=r"patient\\d+"; for one
+                        source of several: {"kits.tumour": "class"}
+
+    Errors
+        DataError, ConfigError      nothing is written if one source cannot be imported
+    """
+    named = _named(sources)
+    if isinstance(annotated, Mapping) and (unknown := set(annotated) - set(named)):
+        raise _unknown_source("--annotated", sorted(unknown)[0], named)
+    if test_source is not None and test_source not in named:
+        raise _unknown_source("--test-source", test_source, named)
+    if test_source is not None and test:
+        raise ConfigError("the test source decides which cases test", do="leave out --test or --test-source")
+    parts: dict[str, Manifest] = {}
+    for job in plan(named, importer, options):
+        known = annotated.get(job.name) if isinstance(annotated, Mapping) else annotated
+        part = job.scan()
+        parts[job.name] = part if known is None else _restricted(part, known)
+    manifest = join(_distinct(parts), sides)
+    if find_duplicates:
+        duplicates, unread = duplicated.find_duplicates(
+            manifest, engine=engine, workers=workers, progress=partial(progress, "compare")
+        )
+        warn_about("images that cannot be read are not compared", unread)
+        warn_about(
+            "equal images form one group", [" = ".join(case.id for case in cases) for cases in duplicates]
+        )
+        manifest = duplicated.in_one_group(manifest, duplicates)
+    if test_source is not None:
+        manifest = leave_source_out(manifest, parts[test_source].sources)
+    if validation or test:
+        manifest = split_cases(manifest, validation=validation, test=test, seed=seed)
+    cut = [f"{group}: {' and '.join(splits)}" for group, splits in cut_groups(manifest).items()]
+    warn_about("groups with cases in several splits", cut)
+    write_new_manifest(manifest, Path(output))
+    return manifest
+
+
+def _distinct(parts: Mapping[str, Manifest]) -> list[Manifest]:
+    """The parts, none of which has the name of a source that is in another one too."""
+    owner: dict[str, str] = {}
+    for name, part in parts.items():
+        for source in part.sources:
+            if owner.setdefault(source, name) != name:
+                raise ConfigError(
+                    f"the importer of '{owner[source]}' makes a source of the name '{source}' too",
+                    do=f"import '{name}' under another name",
+                )
+    return list(parts.values())
+
+
+def _unknown_source(option: str, name: str, named: Mapping[str, Path | str]) -> ConfigError:
+    return ConfigError(
+        f"{option} names no source '{name}'{did_you_mean(name, named)}",
+        expected=", ".join(filter(None, named)) or "no name, because there is one source without a name",
+    )
+
+
+def _named(sources: Mapping[str, Path | str] | Sequence[Path | str]) -> Mapping[str, Path | str]:
+    """Name -> folder; a single folder keeps the name that its importer gives it, written as ""."""
+    if not sources:
+        raise ConfigError("nothing to import", do="name at least one folder")
+    if isinstance(sources, Mapping):
+        return sources
+    if len(sources) == 1:
+        return {"": sources[0]}
+    named = {Path(folder).resolve().name: folder for folder in sources}
+    if len(named) < len(sources):
+        raise ConfigError("two sources have the same folder name", do="name them: first=FOLDER second=FOLDER")
+    return named
+
+
+def _restricted(manifest: Manifest, annotated: Iterable[str]) -> Manifest:
+    """Labelled cases are believed only for these organs, which may have any spelling of their name."""
+    names = {canonical(name): name for name in manifest.label_space.organs}
+    names |= {name: name for name in manifest.label_space.organs}
+    organs = frozenset(names.get(organ, names.get(canonical(organ), organ)) for organ in annotated)
+    for organ in organs:
+        manifest.label_space.index(organ)
+    return manifest.replace_cases(replace(case, annotated=case.annotated & organs) for case in manifest.cases)

@@ -1,0 +1,156 @@
+"""`predict`: from a model and scans to label files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from labelwise.cohort.manifest import MANIFEST_NAME, manifest_file, read_manifest
+from labelwise.config import put
+from labelwise.console import Progress, silent
+from labelwise.errors import ConfigError, DataError, did_you_mean
+from labelwise.formats import LABEL_FORMATS
+from labelwise.infer.cohort import predict_cohort
+from labelwise.infer.model import Model, load_model
+from labelwise.infer.scans import Scan, find_scans
+from labelwise.infer.sliding_window import InferenceConfig
+from labelwise.infer.windows import WindowGrid
+from labelwise.lock import only_writer
+from labelwise.run.environment import environment
+from labelwise.settings import build_settings
+from labelwise.types import Case
+
+__all__ = ["PredictionResult", "predict"]
+
+
+@dataclass(frozen=True)
+class PredictionResult:
+    """Which scans have a label file now, and which failed."""
+
+    folder: Path
+    written: Mapping[str, Path]  # scan id -> label file
+    failed: Mapping[str, str]  # scan id -> message
+
+    def to_text(self) -> str:
+        """One line for the whole, and the message of each failure."""
+        scans = "scan" if len(self.written) == 1 else "scans"
+        head = f"{self.folder}: {len(self.written)} {scans} segmented, {len(self.failed)} failed"
+        return "\n".join([head, *self.failed.values()])
+
+    def facts(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return {
+            "folder": str(self.folder),
+            "written": {name: str(path) for name, path in self.written.items()},
+            "failed": dict(self.failed),
+        }
+
+
+def predict(
+    model: Path | str,
+    scans: Path | str,
+    output: Path | str,
+    *,
+    split: str = "test",
+    modality: str | None = None,
+    classifier: str | None = None,
+    label_format: str = "nifti",
+    binary: bool = False,
+    device: str = "auto",
+    settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> PredictionResult:
+    """Segment scans with a trained model; results lie on the grid and in the orientation of their scan.
+
+    Arguments
+        model       model folder, or the folder of a run
+        scans       a file, a folder, a list (.txt, .csv), or a manifest, of which `split` is predicted
+        output      folder for ``ID.nii.gz`` and ``ID.json``; results of this model and these settings are kept
+        label_format    nifti, nrrd (``ID.seg.nrrd`` for 3D Slicer), dicom-seg (``ID.seg.dcm``) or rtstruct
+                    (``ID.rtstruct.dcm``); the last two for DICOM series
+        binary      DICOM-SEG of the type BINARY instead of LABELMAP
+        modality    intensity rule to use; needed only if the model knows several
+        classifier  which of several classifiers of the model decides, e.g. "linear"; default: the trained setting
+        settings    inference settings to change, e.g. {"overlap": 0.75} or {"inference.overlap": 0.75}
+
+    Errors
+        CheckpointError     not a model
+        ConfigError         unknown modality, classifier, format or setting; DICOM labels of a scan that is not DICOM
+        DataError           no scan found; a scan that cannot be read is a failure in the result instead
+    """
+    if label_format not in LABEL_FORMATS:
+        raise ConfigError(
+            f"unknown format '{label_format}'{did_you_mean(label_format, LABEL_FORMATS)}",
+            expected=", ".join(LABEL_FORMATS),
+        )
+    if binary and label_format != "dicom-seg":
+        raise ConfigError(
+            "binary is a type of DICOM-SEG",
+            found=label_format,
+            do="choose --format dicom-seg, or leave out --binary",
+        )
+    loaded = load_model(model, device, classifier=classifier)
+    items = _scans(Path(scans), split, loaded, modality)
+    config = _changed(loaded.config, settings or {})
+    patch_size = loaded.info.patch_size
+    WindowGrid.of(patch_size, patch_size, config.stride, config.overlap)  # refuses gaps, before any work
+    chosen = replace(loaded, config=config)
+
+    def show(done: int, total: int, seconds_left: float | None) -> None:
+        progress("predict", done, total)
+
+    with only_writer(output):
+        outcomes = predict_cohort(
+            chosen,
+            items,
+            output,
+            label_format=label_format,
+            binary=binary,
+            versions=environment()["versions"],
+            overwrite=overwrite,
+            progress=show,
+        )
+    return PredictionResult(
+        Path(output),
+        {outcome.item.id: outcome.result for outcome in outcomes if outcome.result is not None},
+        {outcome.item.id: str(outcome.error) for outcome in outcomes if outcome.error is not None},
+    )
+
+
+def _scans(path: Path, split: str, model: Model, modality: str | None) -> list[Scan]:
+    if modality is not None:
+        model.modality(modality)  # refuses an unknown one
+    file = manifest_file(path)
+    if file.name == MANIFEST_NAME and file.exists():
+        manifest = read_manifest(file)
+        cases = manifest.split(split)
+        if not cases:
+            raise DataError(f"no case of the manifest is in the split '{split}'", file=file)
+        _check_channels(cases, model.channels)
+        sources = manifest.sources
+        return [
+            Scan(case.id, case.images, modality or sources[case.source].modality, sources[case.source].layout)
+            for case in cases
+        ]
+    return find_scans(path, modality=model.modality(modality), channels=model.channels)
+
+
+def _check_channels(cases: Sequence[Case], channels: int) -> None:
+    if wrong := [case for case in cases if len(case.images) != channels]:
+        raise DataError(
+            "the model needs another number of images per scan",
+            case=wrong[0].id,
+            file=wrong[0].images[0],
+            found=f"{len(wrong[0].images)} ({len(wrong)} of {len(cases)} scans do not fit)",
+            expected=channels,
+        )
+
+
+def _changed(config: InferenceConfig, settings: Mapping[str, Any]) -> InferenceConfig:
+    values = asdict(config)
+    for key, value in settings.items():
+        put(values, key.removeprefix("inference."), value)
+    return build_settings(InferenceConfig, values, "inference settings")

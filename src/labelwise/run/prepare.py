@@ -1,0 +1,80 @@
+"""`prepare`: every scan of a manifest becomes a prepared scan in a store that all runs share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from labelwise.cohort.manifest import Manifest, read_manifest
+from labelwise.config import PrepareConfig, RunConfig
+from labelwise.console import Progress, silent
+from labelwise.errors import ConfigError
+from labelwise.loading import prepare as preparation
+from labelwise.loading.prepare import Jobs, Prepared
+from labelwise.preprocess.fingerprint import make_plan
+from labelwise.preprocess.pipeline import Plan
+
+__all__ = ["prepare", "prepare_manifest"]
+
+
+def prepare(
+    config: RunConfig, *, workers: int | None = None, engine: str = "local", progress: Progress = silent
+) -> Prepared:
+    """Prepare all cases of the manifest ``config.data`` that take part; what is there already is skipped.
+
+    Errors
+        ConfigError     no manifest is named
+        DataError       the manifest is wrong; scans that cannot be prepared are in the result's `failures`
+    """
+    if not config.data:
+        raise ConfigError(
+            "no data named", do="name the folder of a manifest: --data FOLDER, or data = ... in the recipe"
+        )
+    return prepare_manifest(
+        read_manifest(config.data), config, workers=workers, engine=engine, progress=progress
+    )
+
+
+def prepare_manifest(
+    manifest: Manifest,
+    config: RunConfig,
+    *,
+    workers: int | None = None,
+    engine: str = "local",
+    progress: Progress = silent,
+) -> Prepared:
+    """The same for a manifest that was read already."""
+    folder = store_folder(config)
+
+    def show(task: str, done: int, total: int) -> None:
+        progress(task, done, total)
+
+    chosen = config.prepare.spacing_mm or config.prepare.shape or config.prepare.crop
+    plan = None
+    if chosen and not (folder / "plan.json").exists():
+        plan = _plan(manifest, config.prepare, Jobs(workers, engine, show))
+    return preparation.prepare(manifest, folder, plan, workers=workers, engine=engine, progress=show)
+
+
+def store_folder(config: RunConfig) -> Path:
+    """Where the prepared scans lie: one folder for each choice of settings, so that runs never share a wrong plan."""
+    manifest = Path(config.data)  # the file, or its folder
+    beside = (manifest.parent if manifest.is_file() else manifest) / "store"
+    root = Path(config.prepare.store) if config.prepare.store else beside
+    chosen = {
+        key: value for key, value in asdict(config.prepare).items() if key != "store" and value is not None
+    }
+    name = (
+        hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8] if chosen else "automatic"
+    )
+    return root / name
+
+
+def _plan(manifest: Manifest, settings: PrepareConfig, jobs: Jobs) -> Plan:
+    """The plan that these settings and the fingerprint of the training scans give together."""
+    statistics = preparation.training_statistics(manifest, jobs)
+    x, y, z = settings.shape or (0, 0, 0)
+    shape = (x or None, y or None, z or None) if settings.shape else None
+    return make_plan(statistics, spacing_mm=settings.spacing_mm, shape=shape, crop=settings.crop)

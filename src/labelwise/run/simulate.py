@@ -1,0 +1,45 @@
+"""`simulate`: from a manifest to one with fewer annotations."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from labelwise.cohort.coverage import never_annotated
+from labelwise.cohort.hide import hide
+from labelwise.cohort.manifest import Manifest, read_manifest, write_new_manifest
+from labelwise.cohort.published import PUBLISHED
+from labelwise.cohort.split import hold_out
+from labelwise.errors import ConfigError
+
+logger = logging.getLogger("labelwise")
+
+__all__ = ["simulate"]
+
+
+def simulate(
+    data: Path | str, output: Path | str, mode: str, /, *, held_out: int = 0, **settings: Any
+) -> Manifest:
+    """Make labels scarce: the same scans, fewer annotations. Label files are never rewritten.
+
+    Arguments
+        data        the manifest to begin with
+        output      folder for the new manifest; another manifest there is not replaced
+        mode        keep_labelled, one_organ_per_case, organs_per_case, equal_cost or by_source (see
+                    `labelwise.cohort.hide`), ltuda_toy or ltuda_union (see `labelwise.cohort.published`)
+        held_out    training patients (the last of the list) that become validation before labels are hidden
+        settings    of the mode, e.g. n=8, or k=2, seed=1
+
+    Errors
+        ConfigError     a setting is wrong, or patients are to be held out from a published list
+        DataError       a published list names cases that are not there
+    """
+    if held_out and mode in PUBLISHED:
+        raise ConfigError(f"the lists of {mode} decide the splits", do="set 'validation' of the mode instead")
+    manifest = hold_out(read_manifest(data), held_out)
+    manifest = hide(manifest, mode, **settings)
+    if missing := never_annotated(manifest):
+        logger.warning("no training case annotates %s: training will refuse to begin", ", ".join(missing))
+    write_new_manifest(manifest, Path(output))
+    return manifest

@@ -1,0 +1,327 @@
+"""`train`: a manifest and a config become a run folder with a model."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from labelwise.atomic import discard_leftovers, write_json, write_text
+from labelwise.cohort.coverage import never_annotated
+from labelwise.cohort.manifest import Manifest, read_manifest
+from labelwise.config import RunConfig
+from labelwise.console import Progress, silent
+from labelwise.devices import keep_freed_memory
+from labelwise.errors import ConfigError, DataError, TrainingError
+from labelwise.infer.model import save_model
+from labelwise.infer.sliding_window import check_mirroring
+from labelwise.loading.loader import batches
+from labelwise.loading.prepare import Prepared
+from labelwise.lock import only_writer
+from labelwise.methods import find_method
+from labelwise.methods.base import Method
+from labelwise.run.environment import environment
+from labelwise.run.prepare import prepare_manifest
+from labelwise.run.stages import RECORD, Stages, plan_stages
+from labelwise.run.validation import Validation
+from labelwise.settings import build_settings
+from labelwise.train.checkpoint import check_continues, load_method
+from labelwise.train.distribute import connect
+from labelwise.train.loop import BEST, LAST, Result, Stage, fit
+from labelwise.types import Batch, Case
+
+__all__ = ["TrainingResult", "train"]
+
+logger = logging.getLogger("labelwise")
+
+# Settings that may differ between the parts of a resumed run without changing its result.
+NOT_DECISIVE = ("data", "device", "inference", "workers", "select", "start_from")
+# All that is written into the folder of a run.
+WRITTEN = (
+    *(RECORD, "environment.json", "log.jsonl", "*.safetensors", "stage_[0-9]", "model"),
+    *("predictions", "scores.csv"),
+)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a run ended."""
+
+    folder: Path
+    steps: int
+    interrupted: bool
+    best_score: float | None  # mean Dice over organs of the validation cases
+
+    def facts(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return {**vars(self), "folder": str(self.folder)}
+
+
+def train(
+    config: RunConfig, output: Path | str, *, overwrite: bool = False, progress: Progress = silent
+) -> TrainingResult:
+    """Train a method on the training cases of a manifest; repeating the call resumes an interrupted run.
+
+    Writes to `output`: run.toml (resolved settings), environment.json, log.jsonl, last.safetensors and, with
+    validation cases, best.safetensors; at the end the folder model/.
+
+    A folder with a run is continued, or with `overwrite` begun anew: what a run and `predict` and `evaluate`
+    wrote there is removed, and nothing else.
+
+    Errors
+        ConfigError         settings that do not fit each other or the data
+        DataError           nothing to learn from, a class that no training case annotates, broken scans
+        TrainingError       the loss is not finite
+        CheckpointError     the folder holds a run with other settings
+        ResourceError       the folder cannot be written to, or another program is writing into it
+    """
+    folder = Path(output)
+    fabric = connect(config.device)
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
+    stages = plan_stages(config)
+    manifest = read_manifest(_named(config))
+    _check_trainable(manifest, config)
+    with only_writer(folder) if fabric.is_global_zero else nullcontext():
+        with fabric.rank_zero_first():  # the other ranks find the store filled
+            prepared = prepare_manifest(
+                manifest, config, progress=progress if fabric.is_global_zero else silent
+            )
+            prepared.require_all()
+        trainer = _Trainer(config, manifest, prepared, fabric, progress)
+        if not overwrite:
+            for begun in (folder, folder / "stage_1"):  # by a method of one stage, or of several
+                check_continues(begun / LAST, trainer.settings)
+        fabric.barrier()  # nobody looks any more at what rank 0 now replaces
+        if fabric.is_global_zero:
+            _begin(folder, config, overwrite=overwrite)
+        fabric.barrier()
+        method, result = trainer.run(stages, folder)
+        if not result.interrupted and fabric.is_global_zero:
+            trainer.save(method, result, folder)
+        fabric.barrier()
+    return TrainingResult(folder, result.step, result.interrupted, result.best_score)
+
+
+def _named(config: RunConfig) -> str:
+    if not config.data:
+        raise ConfigError(
+            "no data named", do="name the folder of a manifest: --data FOLDER, or data = ... in the recipe"
+        )
+    return config.data
+
+
+def _begin(folder: Path, config: RunConfig, *, overwrite: bool) -> None:
+    """Say in the folder what is trained there."""
+    if overwrite and (folder / RECORD).exists():
+        for path in [path for pattern in WRITTEN for path in folder.glob(pattern)]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    # Absolute: a report of this run may be made in another folder, and the run resumed from there.
+    start = str(Path(config.start_from).absolute()) if config.start_from is not None else None
+    resolved = replace(config, data=str(Path(config.data).absolute()), start_from=start)
+    write_text(folder / RECORD, resolved.to_toml())
+    write_json(folder / "environment.json", environment())
+
+
+def _check_trainable(manifest: Manifest, config: RunConfig) -> None:
+    cases = manifest.split("train")
+    if not cases:
+        raise DataError(
+            "no case is in the split 'train'", file=config.data, do="fill the column 'split' of manifest.csv"
+        )
+    for case in (*cases, *_scored(manifest)):
+        if len(case.images) != len(cases[0].images):
+            raise DataError(
+                "the cases of a training must have the same modalities",
+                case=case.id,
+                file=case.images[0],
+                found=f"{len(case.images)} image(s)",
+                expected=f"{len(cases[0].images)}, as in case '{cases[0].id}'",
+            )
+    if missing := never_annotated(manifest):
+        raise DataError(
+            f"no training case annotates {', '.join(missing)}, so it cannot be learnt",
+            file=config.data,
+            do="annotate it in at least one training case, or take it out of the classes in dataset.toml",
+        )
+    config.augment.check_sides(manifest.label_space)
+    if config.augment.sides != "keep":
+        check_mirroring(manifest.label_space, config.inference)
+    if config.select == "best" and not _scored(manifest):
+        raise ConfigError(
+            "select = 'best' needs a validation",
+            do="set cases aside (split 'validation' in manifest.csv), or choose select = 'last'",
+        )
+    learns_from = find_method(config.method.name).card.learns_from
+    if "none" not in learns_from and not config.sampling.labelled_cases:
+        raise ConfigError(
+            f"{config.method.name} learns from labelled cases only", found="sampling.labelled_cases = 0"
+        )
+    if "none" not in learns_from and (silent_cases := sum(not case.annotated for case in cases)):
+        logger.info(
+            "%d of %d training cases are not annotated; %s does not learn from them",
+            silent_cases, len(cases), config.method.name,
+        )  # fmt: skip
+
+
+def _scored(manifest: Manifest) -> tuple[Case, ...]:
+    return tuple(case for case in manifest.split("validation") if case.annotated)
+
+
+class _Trainer:
+    """One run: builds the stages, gives each its batches and its validation, saves the model."""
+
+    def __init__(
+        self, config: RunConfig, manifest: Manifest, prepared: Prepared, fabric: Fabric, progress: Progress
+    ):
+        self.config, self.manifest, self.prepared = config, manifest, prepared
+        self.fabric, self.progress = fabric, progress
+        first = prepared.store.case(manifest.split("train")[0].id)
+        self.nets = config.nets(in_channels=first.modalities, num_classes=manifest.label_space.num_classes)
+        decisive = {key: value for key, value in asdict(config).items() if key not in NOT_DECISIVE}
+        del decisive["prepare"]["store"]  # the same scans may lie elsewhere
+        ranks = {"precision": config.device.precision, "ranks": fabric.world_size}
+        self.settings = {"run": replace_tuples(decisive), "device": ranks, "cases": self._digest()}
+
+    def run(self, stages: Stages, folder: Path) -> tuple[Method, Result]:
+        """Train every stage, each from where the one before ended."""
+        method = self._before(stages)
+        for number, kind in enumerate(stages.kinds):
+            previous, method = method, self._method(kind, last=kind is stages.kinds[-1])
+            if previous is not None:
+                method.start_from(previous)
+            target = stages.folder(folder, number)
+            result = self._fit(method, number + stages.offset, self.config.train.steps[number], target)
+            if result.interrupted:
+                break
+            load_method(self._selected(target, result), method)
+        assert method is not None
+        return method, result
+
+    def _before(self, stages: Stages) -> Method | None:
+        """The stage that another run trained, if this one starts from it."""
+        if stages.start is None:
+            return None
+        kind = stages.kinds[0].follows
+        assert kind is not None
+        method = self._method(kind, last=False)
+        load_method(stages.start, method)
+        return method
+
+    def _method(self, kind: type[Method], *, last: bool) -> Method:
+        torch.manual_seed(self.config.seed)  # the same first weights on every rank and in every resumed run
+        # Settings are those of the last stage; an earlier one of another kind keeps the defaults of its paper.
+        same = last or kind.Config is find_method(self.config.method.name).Config
+        settings = self.config.method.settings if same else {}
+        return kind(self.nets, build_settings(kind.Config, settings, f"[method.settings] of {kind.__name__}"))
+
+    def _fit(self, method: Method, number: int, steps: int, folder: Path) -> Result:
+        stage = Stage(
+            method=method,
+            batches=self._batches(method, number, steps),
+            steps=steps,
+            folder=folder,
+            settings=self.settings,
+            seed=self.config.seed,
+            number=number,
+            validate=self._validation(),
+        )
+        task = f"train {self.config.method.name}" + (f" stage {number + 1}" if number else "")
+
+        def report(done: int, total: int, message: str) -> None:
+            if self.fabric.is_global_zero:
+                self.progress(task, done, total, message)
+
+        return fit(stage, self.config.train, self.fabric, report)
+
+    def _digest(self) -> list[list[Any]]:
+        """What the run learns from: a resumed run must see the same scans with the same annotation."""
+        cases = self.manifest.split("train")
+        return [[self.prepared.keys[case.id], sorted(case.annotated)] for case in cases]
+
+    def _batches(self, method: Method, number: int, total: int) -> Callable[[int], Iterable[Batch]]:
+        sampling = self.config.sampling
+        if "none" not in method.card.learns_from:
+            sampling = replace(sampling, incomplete_cases=0)
+
+        def from_step(start: int) -> Iterable[Batch]:
+            return batches(
+                self.prepared.store,
+                self.manifest.split("train"),
+                self.manifest.label_space,
+                sampling,
+                self.config.augment,
+                seed=self.config.seed + number,
+                start=start,
+                total=total,
+                rank=self.fabric.global_rank,
+                world=self.fabric.world_size,
+                workers=self.config.workers,
+                extra_targets=method.extra_targets(),
+                weak_view=method.needs_weak_view,
+                device=self.fabric.device,
+            )
+
+        return from_step
+
+    def _validation(self) -> Callable[[nn.Module], float] | None:
+        scored = _scored(self.manifest)
+        if not scored:
+            return None
+        return Validation(
+            self.prepared.store, scored, self.manifest.label_space, self.config.sampling.patch_size,
+            self.config.inference, self.fabric.device,
+        )  # fmt: skip
+
+    def _selected(self, folder: Path, result: Result) -> Path:
+        if self.config.select == "best" and result.best_step is None:
+            raise TrainingError(
+                "no validation had a score: no annotated class has a voxel in any validation case",
+                file=folder / BEST,
+                do="choose select = 'last' and repeat the command: the training is kept",
+            )
+        return folder / (BEST if self.config.select == "best" else LAST)
+
+    def save(self, method: Method, result: Result, folder: Path) -> None:
+        """Write the model folder: what `predict` needs."""
+        cases = self.manifest.split("train")
+        organs = self.manifest.label_space.organs
+        training = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "steps": result.best_step if self.config.select == "best" else result.step,
+            "seed": self.config.seed,
+            "selected": self.config.select,
+            "best_validation_dice": result.best_score,
+            "cases": len(cases),
+            "annotated_cases": {organ: sum(organ in case.annotated for case in cases) for organ in organs},
+            "environment": environment(),
+        }
+        info = {
+            "name": folder.resolve().name,
+            "classes": self.manifest.label_space.names,
+            "modalities": tuple(self.prepared.plan.intensity),
+            "plan": self.prepared.plan.to_json(),
+            "method": self.config.method.name,
+            "method_settings": self.config.method.settings,
+            "patch_size": self.config.sampling.patch_size,
+            "inference": asdict(self.config.inference),
+            "training": training,
+        }
+        discard_leftovers(folder / "model")
+        save_model(folder / "model", info, method, self.nets)
+
+
+def replace_tuples(value: Any) -> Any:
+    """Plain JSON values compare equal to their copy in a checkpoint; tuples would not."""
+    if isinstance(value, dict):
+        return {key: replace_tuples(item) for key, item in value.items()}
+    return [replace_tuples(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,1 @@
+"""Made-up CT: a cohort for demonstrations and tests, without a download."""

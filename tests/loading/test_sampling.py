@@ -1,0 +1,154 @@
+"""Which patches a step gets: a pure function of (seed, rank, step)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from labelwise.errors import ConfigError, DataError
+from labelwise.loading.sampling import Draw, Sampler, SamplingConfig, patch_corner
+from labelwise.settings import build_settings
+from labelwise.types import Case, LabelSpace
+
+SPACE = LabelSpace(("background", "liver", "spleen", "pancreas"))
+FULL, PARTIAL, NONE = SPACE.organs, ("liver",), ()
+
+
+def make_cases(*annotated: tuple[str, ...]) -> list[Case]:
+    return [
+        Case(f"case_{number}", (Path("scan.nii"),), Path("labels.nii"), frozenset(organs))
+        for number, organs in enumerate(annotated)
+    ]
+
+
+MIXED = make_cases(FULL, FULL, FULL, PARTIAL, PARTIAL, NONE, NONE, NONE, NONE)
+
+
+def make_sampler(labelled: int = 2, incomplete: int = 2, seed: int = 0, cases: list[Case] = MIXED) -> Sampler:
+    config = SamplingConfig(labelled_cases=labelled, incomplete_cases=incomplete)
+    return Sampler(cases, SPACE, config, seed)
+
+
+def rows(sampler: Sampler, steps: range, rank: int = 0, world: int = 1) -> list[list[int]]:
+    return [[draw.case for draw in sampler.draws(step, rank, world)] for step in steps]
+
+
+def test_a_partly_annotated_case_is_in_both_streams():
+    sampler = make_sampler()
+    assert sampler.labelled == (0, 1, 2, 3, 4)
+    assert sampler.incomplete == (3, 4, 5, 6, 7, 8)
+
+
+def test_labelled_patches_come_first_and_every_batch_has_the_same_composition():
+    sampler = make_sampler(labelled=2, incomplete=3)
+    for step in range(20):
+        for rank in range(2):
+            draws = list(sampler.draws(step, rank, world=2))
+            assert [draw.labelled for draw in draws] == [True, True, False, False, False]
+            assert {draw.case for draw in draws[:2]} <= set(sampler.labelled)
+            assert {draw.case for draw in draws[2:]} <= set(sampler.incomplete)
+
+
+def test_every_case_is_seen_once_per_epoch_and_the_order_changes():
+    sampler = make_sampler(labelled=1, incomplete=0)
+    drawn = [row[0] for row in rows(sampler, range(20))]
+    epochs = [drawn[start : start + 5] for start in range(0, 20, 5)]
+    assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_a_step_is_a_pure_function_of_seed_and_step():
+    once, again, other = make_sampler(seed=1), make_sampler(seed=1), make_sampler(seed=2)
+    forwards, backwards = rows(once, range(30)), rows(again, range(29, -1, -1))
+    assert forwards == backwards[::-1]
+    assert forwards != rows(other, range(30))
+    numbers = [draw.randomness.random() for draw in once.draws(7)]
+    assert numbers == [draw.randomness.random() for draw in again.draws(7)]
+    assert len(set(numbers)) == 4
+
+
+def test_ranks_take_disjoint_positions_of_the_streams():
+    """Two ranks together see the same patches as one rank with batches of twice the size."""
+    halves, whole = make_sampler(labelled=1, incomplete=2), make_sampler(labelled=2, incomplete=4)
+    for step in range(12):
+        ranks = [draw for rank in range(2) for draw in halves.draws(step, rank, world=2)]
+        together = [(draw.case, draw.randomness.random()) for draw in ranks]
+        alone = [(draw.case, draw.randomness.random()) for draw in whole.draws(step)]
+        assert Counter(together) == Counter(alone)
+
+
+def test_a_stream_without_cases_is_refused_with_the_way_out():
+    with pytest.raises(DataError, match="completely annotated") as caught:
+        make_sampler(cases=make_cases(FULL, FULL))
+    assert "incomplete_cases = 0" in str(caught.value)
+    with pytest.raises(DataError, match="none of the 2 training cases is annotated") as caught:
+        make_sampler(cases=make_cases(NONE, NONE))
+    assert "annotate a case" in str(caught.value)
+    assert make_sampler(incomplete=0, cases=make_cases(FULL)).incomplete == ()
+    assert make_sampler(labelled=0, cases=make_cases(NONE)).labelled == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"labelled_cases": 0, "incomplete_cases": 0}, "cannot both be 0"),
+        ({"patch_size": [0, 8, 8]}, "at least one voxel"),
+        ({"foreground": 1.5}, "foreground"),
+        ({"labeled_cases": 1}, "labelled_cases"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        build_settings(SamplingConfig, settings, "[sampling]")
+
+
+def test_a_patch_of_one_slice_is_2d():
+    assert SamplingConfig(patch_size=(64, 64, 1)).dims == 2
+    assert SamplingConfig(patch_size=(64, 64, 2)).dims == 3
+
+
+# where patches lie
+
+SHAPE = (30, 25, 20)
+POINTS = {1: np.array([[5, 6, 7]], np.int32), 2: np.array([[29, 24, 0]], np.int32)}
+EVERYTHING, LIVER = np.ones(4, bool), np.array([False, True, False, False])
+
+
+def corners(count: int = 200, *, labelled: bool = True, annotated=EVERYTHING, shape=SHAPE, **settings):
+    config = SamplingConfig(**{"patch_size": (8, 8, 8), **settings})
+    draws = (Draw(0, labelled, np.random.default_rng(number)) for number in range(count))
+    return [patch_corner(draw, shape, POINTS, annotated, config) for draw in draws]
+
+
+def test_patches_are_centred_on_annotated_organs_and_stay_inside():
+    found = Counter(corners(foreground=1.0))
+    assert set(found) == {(1, 2, 3), (22, 17, 0)}  # the second is at the border and moved inwards
+    assert min(found.values()) > 70
+
+
+def test_an_organ_that_is_not_annotated_does_not_attract_patches():
+    assert set(corners(foreground=1.0, annotated=LIVER)) == {(1, 2, 3)}
+
+
+def test_the_foreground_probability_is_kept():
+    part = sum(corner == (1, 2, 3) for corner in corners(1000, foreground=0.3, annotated=LIVER)) / 1000
+    assert part == pytest.approx(0.3, abs=0.05)
+
+
+@pytest.mark.parametrize("case", [{"labelled": False, "foreground": 1.0}, {"foreground": 0.0}])
+def test_otherwise_every_position_is_equally_likely_also_the_last(case):
+    found = np.array(corners(4000, **case))
+    for axis, free in enumerate(np.subtract(SHAPE, 8)):
+        counts = np.bincount(found[:, axis], minlength=free + 1)
+        assert len(counts) == free + 1
+        assert counts.min() > 0.6 * 4000 / (free + 1)
+
+
+def test_convention_a_scan_smaller_than_the_patch_lies_in_its_middle():
+    """Missing voxels are padded on both sides, the odd one behind, as the sliding window does."""
+    found = corners(50, shape=(5, 8, 30), patch_size=(8, 8, 8))
+    assert {(x, y) for x, y, _ in found} == {(-1, 0)}
+    assert {z for *_, z in found} <= set(range(23))
