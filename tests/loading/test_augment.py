@@ -356,7 +356,7 @@ def test_resolved_settings_are_plain_values_that_give_the_same_settings():
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"preset": "strong"}, "preset"),
+        ({"preset": "strongest"}, "preset"),
         ({"mirror_axis": [0]}, "did you mean 'mirror_axes'"),
         ({"mirror_axes": [0, 0]}, "twice"),
         ({"mirror_axes": [3]}, "mirror_axes"),
@@ -464,3 +464,18 @@ def test_what_leaves_sides_right_or_is_asked_for_is_allowed(settings, space):
 def test_sides_that_cannot_be_swapped_are_refused(settings, names, why):
     with pytest.raises(ConfigError, match=why):
         AugmentConfig(**settings, sides="swap").check_sides(LabelSpace(names))
+
+
+def test_the_weak_view_is_moved_like_the_image_and_keeps_its_intensities():
+    views, spacing = make_views(), torch.ones(3, 3)
+    moved_only = AugmentConfig(preset="none", rotation_degrees=always(10, 40), margin=0.0)
+    changed_too = AugmentConfig(
+        preset="none", rotation_degrees=always(10, 40), gamma=always(0.5, 0.6), margin=0.0
+    )
+    kinds = {"patch_size": CUBE, "spacing_mm": spacing}
+    expected = augment(copy_of(views), moved_only, torch.Generator().manual_seed(2), **kinds)
+    found = augment(copy_of(views), changed_too, torch.Generator().manual_seed(2), **kinds, weak_view=True)
+    assert found.weak is not None
+    assert torch.equal(found.weak, expected.images)
+    assert not torch.equal(found.images, expected.images)
+    assert expected.weak is None

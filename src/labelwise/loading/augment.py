@@ -364,7 +364,7 @@ def _turn_and_mirror(
     table[: len(other_side)] = torch.tensor(other_side, dtype=torch.uint8)
     rows = list(swapped)
     labels[rows] = table.to(labels.device)[labels[rows].int()]
-    return Views(images, labels, targets, swapped)
+    return Views(images, labels, targets, swapped=swapped)
 
 
 def _each(views: Views, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

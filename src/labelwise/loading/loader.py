@@ -231,7 +231,7 @@ def _check_modalities(case: StoredCase, expected: int) -> None:
 
 
 def _travelled(reading: Reading, device: torch.device) -> Reading:
-    images, labels, targets, _ = reading.views
+    images, labels, targets, *_ = reading.views
     views = Views(
         images.to(device, non_blocking=True),
         labels.to(device, non_blocking=True),
