@@ -6,40 +6,26 @@ python benchmarks/acdc_long.py --source ACDC_FOLDER --work runs/acdc_long
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from sweep import Row, Sweep
+from long_rows import LABELLED_ONLY, THEIR_DICE, few_rows, row
+from sweep import Sweep
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "acdc" / "long_128.toml"
-STEPS = 3000
-THEIR_DICE = {"method.settings.squared_dice": True, "method.settings.dice_pooling": "batch"}
-LABELLED_ONLY = {"sampling.labelled_cases": 8, "sampling.incomplete_cases": 0}
-FEW = ("mean_teacher", "unimatch", "bcp", "cps", "guidednet", "ss_net")
+STEPS = 2000
+ALL_LABELLED = LABELLED_ONLY | {"sampling.labelled_cases": 8}
 PARTIAL = ("pl_seg", "ltuda", "multi_talent", "mean_teacher")
-TWO_STAGES = ("bcp", "ltuda")
-
-
-def row(method: str, manifest: str, **changes: Any) -> Row:
-    """A row of the table; methods of two stages share the steps."""
-    steps = {"train.steps": [STEPS // 3, STEPS - STEPS // 3]} if method in TWO_STAGES else {}
-    return Row(RECIPE, manifest, {"method.name": method, **steps, **changes})
-
 
 SWEEP = Sweep(
     name="acdc_long",
     rows={
-        "full_supervision": row("supervised", "complete", **LABELLED_ONLY, **THEIR_DICE),
+        "full_supervision": row(RECIPE, "supervised", "complete", STEPS, **ALL_LABELLED, **THEIR_DICE),
         **{
-            f"{method}_of_{number}": row(method, f"labelled_{number}", **changes)
+            f"{name}_of_{number}": one
             for number in (3, 7)
-            for method, changes in {
-                "supervised": LABELLED_ONLY | THEIR_DICE,
-                "self_training": {},
-                **{method: {} for method in FEW},
-            }.items()
+            for name, one in few_rows(RECIPE, f"labelled_{number}", STEPS, labelled_only=ALL_LABELLED).items()
         },
         **{
-            f"{method}_of_one": row(method, "one_structure", **LABELLED_ONLY, **changes)
+            f"{method}_of_one": row(RECIPE, method, "one_structure", STEPS, **ALL_LABELLED, **changes)
             for method, changes in {
                 "naive": {},
                 "supervised": THEIR_DICE,
