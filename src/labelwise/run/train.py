@@ -46,8 +46,14 @@ logger = logging.getLogger("labelwise")
 NOT_DECISIVE = ("data", "device", "inference", "workers", "select", "start_from")
 # All that is written into the folder of a run.
 WRITTEN = (
-    *(RECORD, "environment.json", "log.jsonl", "*.safetensors", "stage_[0-9]", "model"),
-    *("predictions", "scores.csv"),
+    RECORD,
+    "environment.json",
+    "log.jsonl",
+    "*.safetensors",
+    "stage_[0-9]",
+    "model",
+    "predictions",
+    "scores.csv",
 )
 
 

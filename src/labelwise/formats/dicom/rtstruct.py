@@ -45,17 +45,23 @@ _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _SERIES_NUMBER = 7101
 # What belongs to the patient and the study, not to the images of the series.
 _COPIED = (
-    *(
-        "PatientName",
-        "PatientID",
-        "PatientBirthDate",
-        "PatientSex",
-        "AccessionNumber",
-        "StudyID",
-        "StudyDate",
-    ),
-    *("StudyTime", "ReferringPhysicianName", "StudyInstanceUID", "StudyDescription", "FrameOfReferenceUID"),
-    *("PositionReferenceIndicator", "IssuerOfPatientID", "PatientAge", "PatientSize", "PatientWeight"),
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+    "StudyInstanceUID",
+    "StudyDescription",
+    "FrameOfReferenceUID",
+    "PositionReferenceIndicator",
+    "IssuerOfPatientID",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
 )
 
 
