@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import os
 import subprocess
 import sys
 
 import pytest
+from filelock import FileLock, Timeout
 
 from labelwise import lock
 from labelwise.errors import ResourceError
@@ -48,20 +48,16 @@ def test_a_folder_that_stays_empty_is_removed_and_no_other(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "own"]
 
 
-def test_a_lock_whose_file_was_removed_meanwhile_is_not_held(tmp_path):
+def test_a_writer_that_came_while_the_lock_was_removed_holds_the_new_one(tmp_path):
+    """The file of a lock is removed at its end; who had opened it before must not hold a file without a name."""
     with only_writer(tmp_path):
-        file = tmp_path / lock.LOCK
-        descriptor = os.open(file, os.O_RDWR)
-        file.rename(tmp_path / "moved")
-        file.touch()
-        (tmp_path / "moved").unlink()
-    other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
-    try:
-        assert not lock._lock(descriptor, file)
-        assert not lock._lock(other, file)
-    finally:
-        os.close(descriptor)
-        os.close(other)
+        late = FileLock(tmp_path / lock.LOCK, timeout=0)
+        with pytest.raises(Timeout):
+            late.acquire()
+    with late:
+        assert (tmp_path / lock.LOCK).exists()
+        with pytest.raises(ResourceError, match="another program"), only_writer(tmp_path):
+            pass
 
 
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
@@ -75,6 +71,7 @@ def test_a_file_system_without_locks_is_no_hindrance(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "no locks")
 
-    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
     with only_writer(tmp_path):
         pass
+    assert list(tmp_path.iterdir()) == []

@@ -15,11 +15,8 @@ dataclass of its owner; an unknown key is an error with a suggestion.
 
 from __future__ import annotations
 
-import json
-import math
-import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,12 +31,11 @@ from labelwise.loading.augment import AugmentConfig
 from labelwise.loading.sampling import SamplingConfig
 from labelwise.methods import find_method, stages_of
 from labelwise.nets.factory import NetFactory
-from labelwise.settings import build_settings
+from labelwise.settings import build_settings, to_toml
 from labelwise.train.distribute import DeviceConfig
 from labelwise.train.loop import LoopConfig
 
 STRICT = ConfigDict(extra="forbid")
-BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # needs no quotes in TOML
 # What is trained where the recipe names no other; "auto" is the U-Net, or the network that the method needs.
 AUTO = "auto"
 NAMES: dict[str, dict[str, Any]] = {"net": {"name": AUTO}, "method": {"name": "supervised"}}
@@ -227,27 +223,3 @@ def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
         renamed = key in NAMES and both and value.get("name", merged[key]["name"]) != merged[key]["name"]
         merged[key] = _merged(merged[key], value) if both and not renamed else value
     return merged
-
-
-def to_toml(tree: Mapping[str, Any], path: Sequence[str] = ()) -> str:
-    """A nested table as TOML. None is left out: it means the default. JSON and TOML write plain values alike."""
-    plain = {
-        key: value for key, value in tree.items() if not isinstance(value, Mapping) and value is not None
-    }
-    lines = [f"{_key(key)} = {_toml_value(value)}" for key, value in plain.items()]
-    head = f"\n[{'.'.join(map(_key, path))}]\n" if path and lines else ""
-    text = head + "".join(line + "\n" for line in lines)
-    nested = ((key, value) for key, value in tree.items() if isinstance(value, Mapping))
-    return text + "".join(to_toml(value, (*path, key)) for key, value in nested)
-
-
-def _key(name: str) -> str:
-    return name if BARE_KEY.fullmatch(name) else json.dumps(name, ensure_ascii=False)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return f"[{', '.join(map(_toml_value, value))}]"
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)  # inf, which JSON writes in another way
-    return json.dumps(value, ensure_ascii=False)

@@ -35,14 +35,12 @@ class LabelwiseError(Exception):
         expected: object = None,
         do: str | None = None,
     ):
-        self.what, self.case, self.file, self.found, self.expected, self.do = (
-            what,
-            case,
-            file,
-            found,
-            expected,
-            do,
-        )
+        self.what = what
+        self.case = case
+        self.file = file
+        self.found = found
+        self.expected = expected
+        self.do = do
         lines = [f"case '{case}': {what}" if case else what]
         rows = {"file": file, "found": found, "expected": expected, "do": do}
         lines += [f"  {name:<9} {value}" for name, value in rows.items() if value is not None]

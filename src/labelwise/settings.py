@@ -1,4 +1,4 @@
-"""From a table of settings (TOML, JSON, command line) to the frozen dataclass of their owner.
+"""From a table of settings (TOML, JSON, command line) to the frozen dataclass of their owner, and to TOML.
 
 Settings are checked by the rules of JSON: lists stand for tuples, strings for paths, and nothing is
 converted silently (``true`` is not 1, ``"16"`` is not 16).
@@ -6,10 +6,11 @@ converted silently (``true`` is not 1, ``"16"`` is not 16).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_type_hints
 
+import tomlkit
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
@@ -40,6 +41,19 @@ def build_settings(cls: type[Settings], values: Mapping[str, Any] | Settings, wh
         raise _as_config_error(cls, error, where) from None
     except PydanticSerializationError as error:
         raise ConfigError(f"{where}: a setting is not a plain value", found=error) from None
+
+
+def to_toml(table: Mapping[str, Any]) -> str:
+    """A table of settings, with tables in it, as TOML. None is left out: it means the default."""
+    return tomlkit.dumps(_plain(table))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items() if entry is not None}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [_plain(entry) for entry in value]
+    return value
 
 
 def _as_config_error(cls: type, error: ValidationError, where: str) -> ConfigError:

@@ -10,6 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import SPACE, make_batch, make_method
+from labelwise.components.batch_statistics import batch_norms
+from labelwise.components.ema import EmaTeacher, renew_teachers
 from labelwise.methods import METHODS, find_method
 from labelwise.types import IGNORE, Progress
 
@@ -184,6 +186,25 @@ def test_state_survives_a_save_and_a_load(name):
     batch = make_batch("full", "none")
     mine, theirs = terms_of(method, batch), terms_of(twin, batch)
     assert {k: t.item() for k, t in mine.items()} == {k: t.item() for k, t in theirs.items()}
+
+
+def test_averaged_networks_are_declared_and_their_statistics_can_be_renewed(name):
+    for dims in dims_of(name):
+        method = make_method(name, dims=dims)
+        teachers = [part for part in method.modules() if isinstance(part, EmaTeacher)]
+        assert all(teacher.decay in method.decays(method.config).values() for teacher in teachers)
+        renew_teachers(method, lambda dims=dims: [make_batch("full", "none", dims=dims).images])
+        for teacher in teachers:
+            norms = batch_norms(teacher.network)
+            assert norms
+            assert all(norm.num_batches_tracked > 0 for norm in norms)
+
+
+def test_the_defaults_suit_every_length_of_training(name):
+    kind = find_method(name)
+    for setting, decay in kind.decays(kind.Config()).items():
+        for steps in (10, 400, 100_000):
+            decay.require_forgets(setting, steps)
 
 
 def test_parameter_groups_cover_every_trainable_weight_once(name):

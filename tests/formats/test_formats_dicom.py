@@ -481,7 +481,7 @@ def test_without_the_extra_the_message_says_what_to_install(tmp_path, monkeypatc
     for name in [name for name in sys.modules if name.startswith("labelwise.formats.dicom")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(ResourceError, match=r"pip install labelwise\[dicom\]"):
+    with pytest.raises(ResourceError, match=r"pip install 'labelwise\[dicom\]'"):
         read_geometry(tmp_path)
     monkeypatch.undo()
     importlib.import_module("labelwise.formats.dicom.image")

@@ -18,7 +18,7 @@ from labelwise.errors import DataError
 from labelwise.formats import Layout, read_geometry, read_labels, segment_names, write_labels
 from labelwise.formats.dicom import rtstruct
 from labelwise.formats.dicom.header import read_header
-from labelwise.formats.dicom.polygons import fill, trace
+from labelwise.formats.dicom.rtstruct import fill, trace
 from labelwise.types import Volume
 
 SEGMENTS = Layout(segments=NAMES[1:])

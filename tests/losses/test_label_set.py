@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from labelwise.losses.label_set import leaf_dice, marginal_dice, marginal_focal
+from labelwise.losses.label_set import leaf_dice
 from labelwise.losses.overlap import members
 from labelwise.losses.partial import marginal_cross_entropy, possible_classes
 from labelwise.types import IGNORE
 
-LOSSES = [leaf_dice, marginal_dice, marginal_focal]
 LIVER_ONLY = torch.tensor([[False, True, False]])  # classes: background, liver, spleen
 EVERYTHING = torch.ones(1, 3, dtype=torch.bool)
 NOTHING = torch.zeros(1, 3, dtype=torch.bool)
@@ -48,42 +45,40 @@ def logits_of(arrays) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("loss", "settings", "key"),
+    ("settings", "key"),
     [
-        (leaf_dice, {}, "leaf_dice_per_case"),
-        (leaf_dice, {"squared": False}, "leaf_dice_linear_per_case"),
-        (leaf_dice, {"normalize": "present"}, "leaf_dice_present_only_per_case_f64"),
+        ({}, "leaf_dice_per_case"),
+        ({"squared": False}, "leaf_dice_linear_per_case"),
+        ({"normalize": "present"}, "leaf_dice_present_only_per_case_f64"),
         (
-            leaf_dice,
             {"normalize": "present", "squared": False},
             "leaf_dice_linear_present_only_per_case_f64",
         ),
-        (marginal_dice, {}, "marg_dice_per_case"),
-        (marginal_focal, {}, "marg_focal_gamma2_per_case"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_agrees_with_the_golden_values_case_by_case(arrays, loss, settings, key):
+def test_agrees_with_the_golden_values_case_by_case(arrays, settings, key):
     possible = possible_classes(*known(arrays))
     logits = logits_of(arrays)
     for row in range(4):
-        value = loss(logits[row : row + 1], possible[row : row + 1], **settings)
+        value = leaf_dice(logits[row : row + 1], possible[row : row + 1], **settings)
         assert value.item() == pytest.approx(float(arrays[key][row]), rel=1e-5)
-    assert loss(logits, possible, **settings).item() == pytest.approx(float(arrays[key].mean()), rel=1e-5)
+    assert leaf_dice(logits, possible, **settings).item() == pytest.approx(
+        float(arrays[key].mean()), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(
-    ("loss", "settings", "key"),
+    ("settings", "key"),
     [
-        (leaf_dice, {}, "leaf_dice"),
-        (leaf_dice, {"squared": False}, "leaf_dice_linear"),
-        (marginal_dice, {}, "marg_dice"),
+        ({}, "leaf_dice"),
+        ({"squared": False}, "leaf_dice_linear"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_the_mean_and_its_gradient_agree_with_the_official_package(arrays, loss, settings, key):
+def test_the_mean_and_its_gradient_agree_with_the_official_package(arrays, settings, key):
     logits = logits_of(arrays)
-    value = loss(logits, possible_classes(*known(arrays)), **settings)
+    value = leaf_dice(logits, possible_classes(*known(arrays)), **settings)
     value.backward()
     assert value.item() == pytest.approx(float(arrays[f"{key}_loss"]), rel=1e-5)
     torch.testing.assert_close(logits.grad, torch.from_numpy(arrays[f"{key}_grad"]), rtol=1e-5, atol=1e-7)
@@ -125,84 +120,56 @@ def test_leaf_dice_worked_out_by_hand(squared, predicted, normalize, classes):
     assert value.item() == pytest.approx(1 - (2 / 3) / (predicted + 1) / classes, rel=1e-6)
 
 
-def test_marginal_dice_worked_out_by_hand():
-    """p = 1/3: averages are p; in the open voxel background and spleen have a share of 1/2 each."""
-    value = marginal_dice(torch.zeros(1, 3, 2), possible_classes(torch.tensor([[0, 1]]), LIVER_ONLY))
-    liver, other = (2 / 3) / (2 / 9 + 1), (2 / 6) / (2 / 9 + 1 / 4)
-    assert value.item() == pytest.approx(1 - (liver + 2 * other) / 3, rel=1e-4)
-
-
-def test_marginal_focal_worked_out_by_hand():
-    """The mean of p over every set is 1/3, so every voxel costs (2/3)^2 ln 3."""
-    value = marginal_focal(torch.zeros(1, 3, 2), possible_classes(torch.tensor([[0, 1]]), LIVER_ONLY))
-    assert value.item() == pytest.approx(4 / 9 * math.log(3), rel=1e-6)
-
-
 # identities
 
 
-def test_without_focus_marginal_focal_is_the_cross_entropy_plus_the_log_of_the_set_size():
-    logits, labels = random_case(2)
-    annotated = LIVER_ONLY.expand(2, -1)
-    offset = torch.where(labels == 0, math.log(2), 0.0).mean()
-    torch.testing.assert_close(
-        marginal_focal(logits, possible_classes(labels, annotated), gamma=0.0),
-        marginal_cross_entropy(logits, labels, annotated) + offset,
-    )
-
-
-def test_complete_labels_make_plain_dice_of_leaf_dice_and_marginal_dice():
+def test_complete_labels_make_plain_dice_of_leaf_dice():
     logits, labels = random_case(2, highest=2)
     p, y = logits.softmax(dim=1).flatten(2), members(labels, 3).flatten(2).double()
     plain = 1 - (2 * (p * y).sum(2) / (p.square().sum(2) + y.sum(2) + 1e-5)).mean()
     possible = possible_classes(labels, EVERYTHING.expand(2, -1))
     torch.testing.assert_close(leaf_dice(logits, possible), plain)
-    torch.testing.assert_close(marginal_dice(logits, possible), plain)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_an_annotation_per_voxel_that_is_the_same_everywhere_is_an_annotation_per_case(loss):
+def test_an_annotation_per_voxel_that_is_the_same_everywhere_is_an_annotation_per_case():
     logits, labels = random_case(2)
     annotated = LIVER_ONLY.expand(2, -1)
     spread = annotated[:, :, None, None].expand(2, 3, 4, 5)
     torch.testing.assert_close(
-        loss(logits, possible_classes(labels, spread)), loss(logits, possible_classes(labels, annotated))
+        leaf_dice(logits, possible_classes(labels, spread)),
+        leaf_dice(logits, possible_classes(labels, annotated)),
     )
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_does_not_care_how_a_set_shares_its_probability(loss):
+def test_does_not_care_how_a_set_shares_its_probability():
     logits, labels = random_case()
     possible = possible_classes(labels, LIVER_ONLY)
     swapped = torch.where(labels.unsqueeze(1) == 0, logits[:, [2, 1, 0]], logits)
-    torch.testing.assert_close(loss(logits, possible), loss(swapped, possible))
+    torch.testing.assert_close(leaf_dice(logits, possible), leaf_dice(swapped, possible))
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_adding_a_constant_to_all_logits_changes_nothing(loss):
+def test_adding_a_constant_to_all_logits_changes_nothing():
     logits, labels = random_case()
     possible = possible_classes(labels, LIVER_ONLY)
-    torch.testing.assert_close(loss(logits + 7, possible), loss(logits, possible))
+    torch.testing.assert_close(leaf_dice(logits + 7, possible), leaf_dice(logits, possible))
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_an_unlabelled_case_is_not_counted(loss):
+def test_an_unlabelled_case_is_not_counted():
     logits, labels = random_case(2)
     labels[1] = IGNORE
-    both = loss(logits, possible_classes(labels, torch.cat([LIVER_ONLY, NOTHING])))
-    torch.testing.assert_close(both, loss(logits[:1], possible_classes(labels[:1], LIVER_ONLY)))
+    both = leaf_dice(logits, possible_classes(labels, torch.cat([LIVER_ONLY, NOTHING])))
+    torch.testing.assert_close(both, leaf_dice(logits[:1], possible_classes(labels[:1], LIVER_ONLY)))
 
 
-@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("annotated", [LIVER_ONLY, EVERYTHING])
-def test_ignored_voxels_are_never_read(loss, annotated):
+def test_ignored_voxels_are_never_read(annotated):
     logits, labels = random_case()
     labels[:, :2] = IGNORE
     other = logits.detach().clone()
     other[:, :, :2] = 50.0
     possible = possible_classes(labels, annotated)
-    value = loss(logits, possible)
-    torch.testing.assert_close(value, loss(other, possible))
+    value = leaf_dice(logits, possible)
+    torch.testing.assert_close(value, leaf_dice(other, possible))
     value.backward()
     assert logits.grad[:, :, :2].abs().max() == 0
     assert logits.grad[:, :, 2:].abs().max() > 0
@@ -229,11 +196,10 @@ def test_a_class_that_is_a_leaf_elsewhere_is_not_pushed_out_of_a_set_that_contai
 # silence
 
 
-@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize(("annotated", "fill"), [(NOTHING, 0), (NOTHING, IGNORE), (EVERYTHING, IGNORE)])
-def test_silent_without_supervision(loss, annotated, fill):
+def test_silent_without_supervision(annotated, fill):
     logits, labels = random_case()
-    value = loss(logits, possible_classes(labels.fill_(fill), annotated))
+    value = leaf_dice(logits, possible_classes(labels.fill_(fill), annotated))
     value.backward()
     assert value.item() == 0
     assert logits.grad.abs().max() == 0
@@ -251,31 +217,28 @@ def test_leaf_dice_learns_nothing_from_an_annotated_organ_without_a_voxel(normal
 # gradients, extremes, precision
 
 
-@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("annotated", [LIVER_ONLY, EVERYTHING])
-def test_gradient_matches_finite_differences(loss, annotated):
+def test_gradient_matches_finite_differences(annotated):
     logits, labels = random_case()
     few, labels = logits[:, :, :2, :3].detach().requires_grad_(), labels[:, :2, :3]
     labels[0, 0, 0] = IGNORE
-    assert torch.autograd.gradcheck(lambda z: loss(z, possible_classes(labels, annotated)), (few,))
+    assert torch.autograd.gradcheck(lambda z: leaf_dice(z, possible_classes(labels, annotated)), (few,))
 
 
-@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("scale", [1e-30, 1e2, 1e4])
-def test_stays_finite_for_extreme_logits(loss, scale):
+def test_stays_finite_for_extreme_logits(scale):
     logits, labels = random_case()
     extreme = (logits.detach().float() * scale).requires_grad_()
-    value = loss(extreme, possible_classes(labels, LIVER_ONLY))
+    value = leaf_dice(extreme, possible_classes(labels, LIVER_ONLY))
     value.backward()
     assert torch.isfinite(value)
     assert torch.isfinite(extreme.grad).all()
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_statistics_stay_in_float32_under_autocast_and_for_half_logits(loss):
+def test_statistics_stay_in_float32_under_autocast_and_for_half_logits():
     logits, labels = random_case()
     half, possible = logits.detach().bfloat16(), possible_classes(labels, LIVER_ONLY)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = loss(half, possible)
+        value = leaf_dice(half, possible)
     assert value.dtype == torch.float32
-    torch.testing.assert_close(value, loss(half.float(), possible), rtol=0, atol=0)
+    torch.testing.assert_close(value, leaf_dice(half.float(), possible), rtol=0, atol=0)

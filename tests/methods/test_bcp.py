@@ -120,7 +120,7 @@ def test_the_box_agrees_with_the_official_one(arrays, monkeypatch):
 
 
 def test_the_teacher_moves_as_in_the_official_code(arrays):
-    method = make_method("bcp")
+    method = make_method("bcp", settings={"ema_decay": 0.99})
     method.student = nn.Linear(4, 1, bias=False)
     method.teacher.network = nn.Linear(4, 1, bias=False)
     with torch.no_grad():
@@ -285,10 +285,10 @@ def test_joint_forward_shows_the_student_both_directions_at_once():
     assert sizes == {False: [1, 1], True: [2]}
 
 
-def test_teacher_bn_eval_uses_the_statistics_of_the_training():
+def test_teacher_bn_eval_asks_the_teacher_in_evaluation_mode():
     method = make_method("bcp", settings={"teacher_bn": "eval"})
     method(make_batch("full", "none"), HALFWAY)
-    assert not method.teacher.training
+    assert not method.teacher.network.training
     assert method.student.training
 
 

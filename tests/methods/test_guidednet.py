@@ -205,11 +205,11 @@ def test_rightly_predicted_voxels_agree_with_the_official_code(arrays):
 
 def trained_weights(arrays, **settings):
     """A method that has learnt the golden arrays' first class weights, and the loss of one step."""
-    method = five_classes(**settings)
+    method = five_classes(class_weight_decay=0.99, **settings)
     method.class_weights.copy_(arrays["kt_w_init"])
     method.started.fill_(True)
     views = [View(golden_logits(arrays, network), torch.empty(0)) for network in "AB"]
-    return method, method.cross_pseudo(views, golden_batch(arrays))
+    return method, method.cross_pseudo(views, golden_batch(arrays), HALFWAY)
 
 
 def test_each_network_keeps_its_own_class_weights(arrays):
@@ -247,19 +247,19 @@ def test_a_class_that_is_never_right_does_not_dwarf_the_others(arrays):
     wrong = labels.where(labels != 2, 0)
     full = Batch(labels.float().unsqueeze(1), labels, torch.ones(1, CLASSES, dtype=torch.bool))
     method.started.fill_(True)
-    after = method.learn_class_weights([wrong, wrong], full)
+    after = method.learn_class_weights([wrong, wrong], full, HALFWAY)
     assert torch.equal(after[:, 2:], method.class_weights[:, 2:])
     assert (after[:, 1] != method.class_weights[:, 1]).all()
 
 
 def test_a_class_begins_with_the_weight_by_its_labelled_voxels():
     """64 voxels, 8 of the first organ, 2 of the second; the networks find none of them."""
-    method = make_method("guidednet")
+    method = make_method("guidednet", settings={"class_weight_decay": 0.99})
     labels = torch.zeros(1, 4, 4, 4, dtype=torch.int64)
     labels[0, 0, :2], labels[0, 1, 0, :2] = 1, 2
     batch = Batch(torch.zeros(1, 1, 4, 4, 4), labels, torch.ones(1, 4, dtype=torch.bool))
     nothing = torch.zeros_like(labels)
-    weights = method.learn_class_weights([nothing, nothing], batch)[0]
+    weights = method.learn_class_weights([nothing, nothing], batch, HALFWAY)[0]
     assert weights.tolist() == pytest.approx([0, 4 * np.log(54 / 8) / np.log(54 / 2), 4, 1], rel=1e-5)
 
 
@@ -292,12 +292,12 @@ def test_pseudo_labels_of_background_alone_weigh_nothing():
     batch = make_batch("none", "none", size=2)._replace(
         annotated=torch.zeros(2, CLASSES, dtype=torch.bool), annotated_on_host=()
     )
-    loss = method.cross_pseudo(views, batch)
+    loss = method.cross_pseudo(views, batch, HALFWAY)
     (gradient,) = torch.autograd.grad(loss, logits)
     assert loss.item() == gradient.abs().max() == 0
     method = five_classes(smallest_background_weight=0.5)
     method.class_weights[:, 0] = 0
-    assert method.cross_pseudo(views, batch).item() > 0
+    assert method.cross_pseudo(views, batch, HALFWAY).item() > 0
 
 
 # the whole

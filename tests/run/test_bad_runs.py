@@ -197,6 +197,17 @@ def test_a_number_of_steps_for_each_stage_is_needed(tiny_cohort, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_an_average_that_would_keep_its_random_start_is_refused_before_anything_is_written(
+    tiny_cohort, tmp_path
+):
+    config = tiny_config(
+        tiny_cohort, "ltuda", train__steps=[4000, 400], method__settings={"prototype_momentum": 0.999}
+    )
+    with pytest.raises(ConfigError, match=r"prototype_momentum = 0\.999 leaves 45% of its start after 400"):
+        run.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_method_that_follows_another_is_trained_in_two_stages_and_resumed(
     tiny_cohort, tmp_path, monkeypatch
 ):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 import signal
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 import torch
 from torch import nn
 
 from conftest import make_batch
+from labelwise.components.batch_statistics import renew_statistics
+from labelwise.components.decay import Decay
 from labelwise.components.ema import EmaTeacher
 from labelwise.devices import choose_device
 from labelwise.errors import CheckpointError, ResourceError, TrainingError
@@ -21,7 +25,7 @@ from labelwise.losses.partial import supervised
 from labelwise.methods.base import Card, Method, Softmax
 from labelwise.train.checkpoint import load_method
 from labelwise.train.distribute import DeviceConfig, connect
-from labelwise.train.loop import LoopConfig, Stage, fit, step_seed
+from labelwise.train.loop import STATISTICS_BATCHES, LoopConfig, Stage, fit, step_seed
 from labelwise.train.record import read_log
 from labelwise.train.schedule import OptimizerConfig
 
@@ -137,7 +141,7 @@ class Manifold(Toy):
         self.network = nn.Sequential(
             nn.Conv3d(1, 8, 3, padding=1), nn.BatchNorm3d(8), nn.ReLU(), nn.Conv3d(8, 4, 3, padding=1)
         )
-        self.teacher = EmaTeacher(self.network, decay=0.9)
+        self.teacher = EmaTeacher(self.network, Decay(0.1, fixed=0.9))
 
     def forward(self, batch, progress):
         answer = self.teacher(batch.images + 0.1 * torch.randn_like(batch.images)).softmax(dim=1)
@@ -146,7 +150,7 @@ class Manifold(Toy):
 
     def after_step(self, progress):
         super().after_step(progress)
-        self.teacher.follow(self.network, progress.step)
+        self.teacher.follow(self.network, progress)
 
     def parameter_groups(self):
         *first, last = self.network
@@ -171,6 +175,33 @@ def test_memories_and_several_optimisers_are_resumed(tmp_path, precision):
     fit(last, config, fabric, quiet)
     assert_equal_states(state(whole.method), state(last.method))
     assert not torch.equal(whole.method.teacher.network[0].weight, whole.method.network[0].weight)
+
+
+class Kept(Manifold):
+    """The teacher is what is kept; the batches of the toy lie far from zero."""
+
+    def predictor(self):
+        return nn.Sequential(self.teacher.network, nn.Softmax(dim=1))
+
+
+def test_an_averaged_network_is_validated_and_saved_with_statistics_of_its_own(tmp_path):
+    seen = []
+
+    def validate(predictor):
+        assert not predictor.training
+        seen.append({name: buffer.clone() for name, buffer in predictor.named_buffers()})
+        return 0.5
+
+    whole = stage(tmp_path, method=Kept(), validate=validate)
+    fit(whole, replace(CONFIG, validate_every=3), connect(PRECISE), quiet)
+    assert len(seen) == 2
+    expected = copy.deepcopy(whole.method.teacher.network)
+    renew_statistics(expected, [batch.images for batch in islice(forever(0), STATISTICS_BATCHES)])
+    for name, buffer in expected.named_buffers():
+        assert torch.equal(seen[-1][f"0.{name}"], buffer), name
+    tensors, _ = load_tensors(tmp_path / "last.safetensors")
+    assert torch.equal(tensors["method.teacher.network.1.running_mean"], expected[1].running_mean)
+    assert not torch.equal(expected[1].running_mean, whole.method.network[1].running_mean)
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):

@@ -30,7 +30,7 @@ from labelwise.cohort.source import (
     unknown_values,
     write_class_table,
 )
-from labelwise.cohort.spreadsheet import Row, convert, read_rows
+from labelwise.cohort.text import Row, convert, read_rows
 from labelwise.errors import ConfigError, DataError, did_you_mean
 from labelwise.formats import Geometry, read_geometry, read_image, read_labels
 from labelwise.types import IGNORE, SPLITS, Case, LabelSpace, Volume

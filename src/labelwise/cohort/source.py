@@ -13,8 +13,6 @@ dataset.toml                              read by people, by tomllib and by nobo
 
 from __future__ import annotations
 
-import json
-import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import tomlkit
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as checked_dataclass
 
@@ -29,7 +28,7 @@ from labelwise.atomic import write_text
 from labelwise.cohort.text import read_text
 from labelwise.errors import ConfigError, DataError, did_you_mean
 from labelwise.formats import Layout
-from labelwise.settings import build_settings
+from labelwise.settings import build_settings, to_toml
 from labelwise.types import BACKGROUND, IGNORE, Array, LabelSpace
 
 SCHEMA = 1
@@ -93,6 +92,7 @@ def unknown_values(source: Source, stored: Array, case: str, file: Path) -> Data
     }
     shown = list(found)[:8]
     listed = ", ".join(map(str, shown)) + (", ..." if len(found) > len(shown) else "")
+    table = tomlkit.key(source.name).as_string()
     return DataError(
         f"label map contains value{'s' if len(found) > 1 else ''} {listed}, "
         f"but the table of source '{source.name}' has no class for {'them' if len(found) > 1 else 'it'}",
@@ -100,7 +100,7 @@ def unknown_values(source: Source, stored: Array, case: str, file: Path) -> Data
         file=file,
         found="; ".join(_voxels(found[number], number, stored.size) for number in shown),
         expected=", ".join(f"{number} {name}" for number, name in sorted(source.values.items())),
-        do=f'in {FILE_NAME}, add  "<class>" = [{shown[0]}]  to [sources.{_key(source.name)}.values], '
+        do=f'in {FILE_NAME}, add  "<class>" = [{shown[0]}]  to [sources.{table}.values], '
         f"or  {IGNORE_NAME} = [{shown[0]}]  to leave those voxels out",
     )
 
@@ -152,19 +152,26 @@ def read_class_table(file: Path) -> tuple[LabelSpace, dict[str, Source]]:
 
 def write_class_table(file: Path, label_space: LabelSpace, sources: Mapping[str, Source]) -> None:
     """Write dataset.toml, whole or not at all."""
-    lines = [f"schema = {SCHEMA}", f"classes = {_toml(list(label_space.names))}"]
-    for source in sources.values():
-        key = f"sources.{_key(source.name)}"
-        lines += ["", f"[{key}]", f'modality = "{source.modality}"', "", f"[{key}.values]"]
-        lines += [f"{_key(name)} = {_toml(values)}" for name, values in _by_name(source).items()]
-        layout = {
-            field.name: getattr(source.layout, field.name)
-            for field in fields(source.layout)
-            if getattr(source.layout, field.name) != field.default
-        }
-        if layout:
-            lines += ["", f"[{key}.layout]", *(f"{name} = {_toml(value)}" for name, value in layout.items())]
-    write_text(file, "\n".join(lines) + "\n")
+    write_text(
+        file,
+        to_toml(
+            {
+                "schema": SCHEMA,
+                "classes": label_space.names,
+                "sources": {source.name: _table(source) for source in sources.values()},
+            }
+        ),
+    )
+
+
+def _table(source: Source) -> dict[str, Any]:
+    layout = {
+        field.name: getattr(source.layout, field.name)
+        for field in fields(source.layout)
+        if getattr(source.layout, field.name) != field.default
+    }
+    table = {"modality": source.modality, "values": _by_name(source)}
+    return table | {"layout": layout} if layout else table
 
 
 def check_source(source: Source, label_space: LabelSpace, file: Path | None = None) -> None:
@@ -243,12 +250,3 @@ def _by_name(source: Source) -> dict[str, list[int]]:
     for value, name in sorted(source.values.items()):
         names.setdefault(name, []).append(value)
     return names
-
-
-def _toml(value: object) -> str:
-    """Strings, numbers and flat lists are written alike in TOML and JSON."""
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from labelwise.components.batch_statistics import batch_norms, follow_statistics, renew_statistics
+from labelwise.components.decay import Decay
+from labelwise.types import Progress
+
+Statistics = Literal["batch", "eval"]
 
 
 class EmaTeacher(nn.Module):
     """The running average of a student network; takes part in no gradient.
 
-    Starts as a copy of the student and stays in the mode of the method around it: in training its dropout
-    is active and its batch norm uses the statistics of its own input, as in the published codes.
-    `warm_up` lets it follow faster in the first steps. Buffers are copied (batch norm statistics: an average of them
-    is a mixture of statistics that belong to different weights), except those whose last name is in
-    `averaged_buffers` (memories such as prototypes).
+    Starts as a copy of the student. In training its dropout is active and its batch norm uses the statistics of its
+    own input, as in the published codes; `statistics` = "eval" asks it in evaluation mode instead, with running
+    statistics of its own. Those are never the student's, which belong to other weights: the loop takes them anew, by
+    `renew_statistics`, before the teacher is validated or kept.
+
+    Other buffers are copied, except those whose last name is in `averaged_buffers` (memories such as prototypes).
+
+    Arguments
+        passes      sends images through every part of a network that has batch norm; None: its forward
 
     Source
         Tarvainen & Valpola, NeurIPS 2017; decay warm-up of the UA-MT code.
@@ -25,36 +36,56 @@ class EmaTeacher(nn.Module):
     def __init__(
         self,
         student: nn.Module,
-        decay: float,
+        decay: Decay,
         *,
-        warm_up: bool = True,
+        statistics: Statistics = "batch",
         averaged_buffers: Collection[str] = (),
+        passes: Callable[[Any, Tensor], Any] | None = None,
     ):
         super().__init__()
         self.decay = decay
-        self.warm_up = warm_up
+        self.statistics = statistics
         self.averaged_buffers = frozenset(averaged_buffers)
+        self.passes = passes
         self.network = copy.deepcopy(student).requires_grad_(False)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Whatever the network returns, without a gradient."""
+        if self.statistics == "eval":
+            follow_statistics(self.network, images, self._everywhere)
+            self.network.eval()  # the loop turns everything to training mode again, before each part of the training
         return self.network(images)  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def follow(self, student: nn.Module, step: int) -> None:
-        """teacher <- a * teacher + (1 - a) * student, with a = decay, or min(1 - 1 / (step + 1), decay) in the warm-up.
-
-        All that is averaged moves in one fused call.
-        """
-        keep = min(1 - 1 / (step + 1), self.decay) if self.warm_up else self.decay
+    def follow(self, student: nn.Module, progress: Progress) -> None:
+        """teacher <- a * teacher + (1 - a) * student, with a as `decay` says; all of it in one fused call."""
         mine = [parameter.data for parameter in self.network.parameters()]
         theirs = [parameter.data for parameter in student.parameters()]
+        own = {id(buffer) for norm in batch_norms(self.network) for buffer in norm.buffers(recurse=False)}
         pairs = zip(self.network.named_buffers(), student.buffers(), strict=True)
         for (name, teacher_buffer), student_buffer in pairs:
             if name.rpartition(".")[2] in self.averaged_buffers:
                 mine.append(teacher_buffer)
                 theirs.append(student_buffer)
-            else:
+            elif id(teacher_buffer) not in own:
                 teacher_buffer.copy_(student_buffer)
-        torch._foreach_lerp_(mine, theirs, 1 - keep)
+        torch._foreach_lerp_(mine, theirs, 1 - self.decay.keep(progress))
+
+    def renew_statistics(self, batches: Iterable[Tensor]) -> None:
+        """Take its statistics of batch norm anew, from images (B, M, *S)."""
+        renew_statistics(self.network, batches, self._everywhere)
+
+    def _everywhere(self, images: Tensor) -> Any:
+        return self.passes(self.network, images) if self.passes else self.network(images)
+
+
+def renew_teachers(method: nn.Module, batches: Callable[[], Iterable[Tensor]]) -> None:
+    """Give every averaged network of a method the statistics of batch norm that belong to its weights.
+
+    Arguments
+        batches     starts anew a short series of images (B, M, *S); not asked if no network needs it
+    """
+    for teacher in method.modules():
+        if isinstance(teacher, EmaTeacher) and batch_norms(teacher.network):
+            teacher.renew_statistics(batches())

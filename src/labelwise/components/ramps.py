@@ -19,8 +19,3 @@ def sigmoid_ramp(step: float, length: float) -> float:
         return 1.0
     remaining = 1 - min(max(step, 0), length) / length
     return math.exp(-5 * remaining**2)
-
-
-def linear_ramp(step: float, length: float) -> float:
-    """step / length, clipped to [0, 1]; 1 if the length is 0."""
-    return min(max(step, 0) / length, 1.0) if length else 1.0

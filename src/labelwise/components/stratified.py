@@ -108,13 +108,6 @@ class Raster(NamedTuple):
         """(G, 1) cells along each side."""
         return self.side.clamp_max(self.grid)
 
-    def cell_of(self, candidate: Tensor) -> Tensor:
-        """Numbers in the order (G, n) -> their cells (G, n)."""
-        side, per_side = self.side, self.per_side
-        row = (candidate // side // (side // per_side)).minimum(per_side - 1)
-        column = (candidate % side // (side // per_side)).minimum(per_side - 1)
-        return row * per_side + column
-
     def bounds(self, cell: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """First row, row behind the last, first column, column behind the last, of cells (G, n)."""
         side, per_side = self.side, self.per_side

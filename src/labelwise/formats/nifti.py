@@ -30,8 +30,18 @@ _log.addHandler(logging.NullHandler())
 _UNREADABLE = (OSError, EOFError, ValueError, OverflowError, zlib.error, HeaderDataError, HeaderTypeError)
 _MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # spatial code of xyzt_units: metres, micrometres; all others are mm
 _GEOMETRY_FIELDS = (
-    *("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
-    *("sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units"),
+    "qform_code",
+    "quatern_b",
+    "quatern_c",
+    "quatern_d",
+    "qoffset_x",
+    "qoffset_y",
+    "qoffset_z",
+    "sform_code",
+    "srow_x",
+    "srow_y",
+    "srow_z",
+    "xyzt_units",
 )
 _HIGHEST_VALUE = 65535
 _SCANNER = 1  # sform code of a new header: coordinates of the scanner

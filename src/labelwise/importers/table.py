@@ -20,8 +20,7 @@ from pathlib import Path
 
 from labelwise.cohort.manifest import ALL, Manifest, Source, absolute
 from labelwise.cohort.source import FILE_NAME, Modality, value_table
-from labelwise.cohort.spreadsheet import Row, convert, read_row
-from labelwise.cohort.text import read_text
+from labelwise.cohort.text import Row, convert, read_row, read_text
 from labelwise.errors import ConfigError, DataError, LabelwiseError, did_you_mean, warn_about
 from labelwise.formats import Layout, stem
 from labelwise.importers.described import about, label_space

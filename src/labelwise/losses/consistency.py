@@ -5,7 +5,6 @@ Neither argument is detached here: give a target that came without a gradient, o
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from labelwise.losses.reduction import full_precision, masked_mean
@@ -25,22 +24,5 @@ def squared_difference(p: Tensor, q: Tensor, where: Tensor | None = None) -> Ten
         Yu et al., MICCAI 2019 (UA-MT), official code: the sum is divided by C, unlike in the paper's formula.
     """
     per_voxel = (full_precision(p) - full_precision(q)).square().sum(dim=1)
-    return _mean(per_voxel, where) / p.shape[1]
-
-
-def kl_divergence(logits: Tensor, target: Tensor, where: Tensor | None = None) -> Tensor:
-    """Mean Kullback-Leibler divergence of softmax(`logits`) from `target`, over the voxels of `where`.
-
-    Shapes
-        logits      (B, C, *S)  float, before softmax
-        target      (B, C, *S)  probabilities; zeros are allowed
-        where       (B, *S)     bool; None means everywhere
-        returns     ()          in nats; exactly 0 if `where` is empty
-    """
-    target = full_precision(target)
-    cross = target * full_precision(logits).log_softmax(dim=1)
-    return _mean((torch.xlogy(target, target) - cross).sum(dim=1), where)
-
-
-def _mean(per_voxel: Tensor, where: Tensor | None) -> Tensor:
-    return per_voxel.mean() if where is None else masked_mean(per_voxel, where)
+    mean = per_voxel.mean() if where is None else masked_mean(per_voxel, where)
+    return mean / p.shape[1]

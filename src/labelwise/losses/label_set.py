@@ -1,4 +1,4 @@
-"""Losses that take a set of possible classes for every voxel instead of one class.
+"""A Dice that takes a set of possible classes for every voxel instead of one class.
 
 `possible` is (B, C, *S) bool with at least one class per voxel. `losses.partial.possible_classes` makes it from
 labels and the annotated organs; annotations of regions, such as "one of the two kidneys", may make it otherwise.
@@ -15,10 +15,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from labelwise.losses.overlap import OverlapSums, dice_loss, overlap_sums
+from labelwise.losses.overlap import dice_loss, overlap_sums
 from labelwise.losses.reduction import full_precision, mean_over_cases
 
 Normalize = Literal["all", "present"]
@@ -60,50 +59,6 @@ def leaf_dice(
     if normalize == "present":
         counted = counted & (sums.true > 0)
     return mean_over_cases(dice_loss(sums, smooth, numerator=0), counted)
-
-
-def marginal_dice(logits: Tensor, possible: Tensor, smooth: float = 1e-5) -> Tensor:
-    """Soft Dice, with squares in the denominator, between within-set averages and even shares of the sets.
-
-    Φ_c = mean of p over the set where c belongs to it, else p_c; Ψ_c = 1 / size of the set where c belongs to it,
-    else 0; ``1 - mean over classes of 2 sum Φ Ψ / (sum Φ^2 + sum Ψ^2 + smooth)`` per case.
-
-    Shapes
-        logits      (B, C, *S)  float, before softmax
-        possible    (B, C, *S)  bool
-        returns     ()          mean over the cases in which any class is excluded anywhere, else 0
-    """
-    probabilities = full_precision(logits).softmax(dim=1)
-    size = possible.sum(dim=1, keepdim=True)
-    average = (probabilities * possible).sum(dim=1, keepdim=True) / size
-    decided = _decided(possible).unsqueeze(1)
-    prediction = torch.where(possible, average, probabilities) * decided
-    share = (possible & decided) / size
-    axes = tuple(range(2, logits.ndim))
-    sums = OverlapSums(
-        common=(prediction * share).sum(axes),
-        predicted=prediction.square().sum(axes),
-        true=share.square().sum(axes),
-    )
-    counted = decided.flatten(1).any(dim=1, keepdim=True).expand_as(sums.true)
-    return mean_over_cases(dice_loss(sums, smooth, numerator=0), counted)
-
-
-def marginal_focal(logits: Tensor, possible: Tensor, gamma: float = 2.0) -> Tensor:
-    """``-(1 - a)^gamma log a`` per voxel, with a the mean probability of the classes in its set.
-
-    Shapes
-        logits      (B, C, *S)  float, before softmax
-        possible    (B, C, *S)  bool
-        gamma       0, or at least 1
-        returns     ()          mean over the voxels of each case in which a class is excluded, then over the cases
-                                with such a voxel, else 0
-    """
-    log_probabilities = full_precision(logits).log_softmax(dim=1).masked_fill(~possible, -torch.inf)
-    log_average = log_probabilities.logsumexp(dim=1) - possible.sum(dim=1).log()
-    # exp(log a) may round to slightly more than 1, and a fractional power of a negative number is NaN.
-    doubt = (1 - log_average.exp()).clamp_min(0)
-    return mean_over_cases(-(doubt**gamma) * log_average, _decided(possible))
 
 
 def _decided(possible: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labelwise.components.choose import take
+from labelwise.components.decay import Decay
 from labelwise.components.ema import EmaTeacher
 from labelwise.components.mix import cut_boxes, mix
 from labelwise.components.percentiles import percentiles
@@ -94,7 +95,7 @@ class Arco(Method):
         self.config = config
         width = config.representation
         self.student = RepresentationNet(nets, width)
-        self.teacher = EmaTeacher(self.student, decay=config.ema_decay, warm_up=False)
+        self.teacher = EmaTeacher(self.student, self.decays(config)["ema_decay"])
         self.student_predictor = nn.Sequential(
             nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
         )
@@ -102,6 +103,10 @@ class Arco(Method):
         self.keys = RingMemory(sizes, width, dtype=torch.float16)
         self.maps = RingMemory((config.memory_size,), width * config.neighbour_bins**nets.dims)
         self.entries: Entries | None = None
+
+    @classmethod
+    def decays(cls, config: ArcoConfig) -> dict[str, Decay]:
+        return {"ema_decay": Decay(config.ema_half_life, config.ema_decay)}
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         config, rows = self.config, batch.incomplete_rows
@@ -240,7 +245,7 @@ class Arco(Method):
         )
 
     def after_step(self, progress: Progress) -> None:
-        self.teacher.follow(self.student, progress.step)
+        self.teacher.follow(self.student, progress)
         if self.entries is not None:
             self.keys.put(self.entries.keys, self.entries.keys_wanted)
             self.maps.put(self.entries.maps, self.entries.maps_wanted)

@@ -26,6 +26,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.blur import sometimes_blurred
+from labelwise.components.decay import Decay
 from labelwise.components.ema import EmaTeacher
 from labelwise.components.ring_memory import RingMemory
 from labelwise.errors import ConfigError
@@ -47,7 +48,8 @@ BLUR = (0.15, 1.15)  # standard deviation, voxels
 class ArcoConfig:
     """Settings of both stages, which share one table."""
 
-    ema_decay: Part = 0.99  # a
+    ema_half_life: Part = 0.0115  # of the teacher, as a part of the training: a = 0.99 in 6000 steps
+    ema_decay: Part | None = None  # a itself, at every length of training; published: 0.99
     squared_dice: bool = True
     dice_pooling: Literal["case", "batch"] = "batch"
     absent_dice: Literal["skip", "include"] = "skip"
@@ -112,7 +114,7 @@ class ArcoPretraining(Method):
         super().__init__()
         self.config = config
         self.student = RelationNet(nets, windows_of(config, nets.dims))
-        self.teacher = EmaTeacher(self.student, decay=config.ema_decay, warm_up=False)
+        self.teacher = EmaTeacher(self.student, self.decays(config)["ema_decay"])
         window_features = nets.num_classes * BINS**nets.dims
         self.image_predictor = two_layers(IMAGE_FEATURES, IMAGE_FEATURES, IMAGE_FEATURES)
         self.window_predictor = two_convolutions(nets.dims, nets.num_classes, nets.num_classes)
@@ -121,6 +123,10 @@ class ArcoPretraining(Method):
         self.window_shape = (count, window_features)
         self.windows = RingMemory((config.memory_size,), count * window_features, dtype=torch.float16)
         self.entries: Entries | None = None
+
+    @classmethod
+    def decays(cls, config: ArcoConfig) -> dict[str, Decay]:
+        return {"ema_decay": Decay(config.ema_half_life, config.ema_decay, warm_up=True)}
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         config = self.config
@@ -168,7 +174,7 @@ class ArcoPretraining(Method):
         return Entries(unit(image).unsqueeze(0), unit(windows).flatten(1).unsqueeze(0), wanted)
 
     def after_step(self, progress: Progress) -> None:
-        self.teacher.follow(self.student, progress.step)
+        self.teacher.follow(self.student, progress)
         if self.entries is not None:
             self.images.put(self.entries.images, self.entries.wanted)
             self.windows.put(self.entries.windows, self.entries.wanted)

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from labelwise.components.decay import Decay
 from labelwise.errors import CheckpointError
 from labelwise.nets.factory import NetFactory
 from labelwise.types import Array, Batch, Progress
@@ -70,6 +71,14 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def predictor(self) -> nn.Module:
         """The module that is kept: images (B, M, *S) -> scores (B, C, *S) in [0, 1]; the label is the argmax."""
+
+    @classmethod
+    def decays(cls, config: Any) -> Mapping[str, Decay]:
+        """Running averages of these settings, by the setting that fixes their decay. Default: none.
+
+        A training is refused that is too short for one of them to forget what it started with.
+        """
+        return {}
 
     def after_step(self, progress: Progress) -> None:
         """Move what has no gradient (averages, memories) after the optimiser's step. Default: nothing."""

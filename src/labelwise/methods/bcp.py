@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from labelwise.components.choose import take
+from labelwise.components.decay import Decay
 from labelwise.components.ema import EmaTeacher
 from labelwise.components.largest import LabelsOnHost
 from labelwise.components.mix import mix
@@ -52,7 +53,13 @@ class Bcp(Method):
         super().__init__()
         self.config = config
         self.student = nets.network()
-        self.teacher = EmaTeacher(self.student, decay=config.ema_decay, warm_up=False)
+        self.teacher = EmaTeacher(
+            self.student, self.decays(config)["ema_decay"], statistics=config.teacher_bn
+        )
+
+    @classmethod
+    def decays(cls, config: BcpConfig) -> dict[str, Decay]:
+        return {"ema_decay": Decay(config.ema_half_life, config.ema_decay)}
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         anchors, guests = pair_up(batch.annotated_rows)
@@ -78,8 +85,6 @@ class Bcp(Method):
 
     def guess(self, batch: Batch, guests: list[int], inward: int) -> Tensor:
         """The teacher's classes (N, *S) int64 for the guests as they are, unmixed; their own labels go first."""
-        if self.config.teacher_bn == "eval":
-            self.teacher.eval()  # the loop turns everything to training mode again, before each part of the training
         logits = in_parts(self.teacher, take(batch.images, guests), inward)
         labels, annotated = take(batch.labels, guests), take(batch.annotated, guests)
         return complete(logits.softmax(dim=1), labels, annotated).argmax(dim=1)
@@ -90,7 +95,7 @@ class Bcp(Method):
         return [[organ for organ in chosen if not rows[guest][organ]] for guest in guests]
 
     def after_step(self, progress: Progress) -> None:
-        self.teacher.follow(self.student, progress.step)
+        self.teacher.follow(self.student, progress)
 
     def start_from(self, previous: Method) -> tuple[str, ...]:
         """Take over the student of the first stage; the teacher begins as a copy of it."""

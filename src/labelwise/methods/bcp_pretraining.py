@@ -28,6 +28,8 @@ from labelwise.types import Batch, Progress
 
 Rows = Sequence[Sequence[bool]]  # `Batch.annotated_rows`
 
+Part = Annotated[float, Field(ge=0, le=1)]
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class BcpConfig:
@@ -39,8 +41,9 @@ class BcpConfig:
     constant_rate: bool = True  # the first stage ignores train.schedule, as published
     # ---- second stage only
     pseudo_weight: NonNegativeFloat = 0.5  # alpha
-    ema_decay: Annotated[float, Field(ge=0, le=1)] = 0.99
-    teacher_bn: Literal["batch", "eval"] = "batch"  # statistics of its own batch, or of the training
+    ema_half_life: Part = 0.0046  # of the teacher, as a part of the training: a = 0.99 in 15000 steps
+    ema_decay: Part | None = None  # a itself, at every length of training; published: 0.99
+    teacher_bn: Literal["batch", "eval"] = "batch"  # statistics of its own batch, or running ones of its own
     largest_component: bool = True  # pseudo-labels keep the largest part of each organ only
     component_classes: tuple[PositiveInt, ...] = ()  # organs for which that holds; none named: every one
     joint_forward: bool = False  # both directions in one pass; the statistics of batch norm are then shared

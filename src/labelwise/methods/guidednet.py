@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from labelwise.components.across_ranks import sum_over_ranks
 from labelwise.components.choose import take
+from labelwise.components.decay import Decay
 from labelwise.components.gaussian_mixture import (
     Means,
     Place,
@@ -61,6 +62,8 @@ from labelwise.types import IGNORE, Batch, Progress
 MixtureTerm = Literal["label", "self", "rectify", "apart", "agree"]
 MIXTURE_TERMS: tuple[MixtureTerm, ...] = get_args(MixtureTerm)
 
+Part = Annotated[float, Field(ge=0, le=1)]
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class GuidedNetConfig:
@@ -74,7 +77,8 @@ class GuidedNetConfig:
     feature_level: NonNegativeInt = 0  # scales of the decoder above the last one
     cross_weight: NonNegativeFloat = 1.0  # 0 leaves the cross pseudo supervision out
     class_weighted: bool = True  # false: plain cross pseudo supervision
-    class_weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.99
+    class_weight_half_life: Part = 0.00345  # of w, as a part of the training: 0.99 in 20000 steps
+    class_weight_decay: Part | None = None  # the same at every length of training; published: 0.99
     smallest_background_weight: NonNegativeFloat = 0.0
     consistency_on: Literal["open", "all"] = "all"  # voxels of the cross pseudo supervision
     consistency_weight: NonNegativeFloat = 0.1  # l at the end of the ramp
@@ -127,7 +131,12 @@ class GuidedNet(Method):
             )
         self.register_buffer("class_weights", torch.ones(2, nets.num_classes))  # of the two networks
         self.register_buffer("started", torch.zeros(nets.num_classes, dtype=torch.bool))  # has been labelled
+        self.decay = self.decays(config)["class_weight_decay"]
         self.moved: tuple[Tensor, Tensor] | None = None  # what both become after this step
+
+    @classmethod
+    def decays(cls, config: GuidedNetConfig) -> dict[str, Decay]:
+        return {"class_weight_decay": Decay(config.class_weight_half_life, config.class_weight_decay)}
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         views = [self.view(network, batch.images) for network in (self.first, self.second)]
@@ -137,7 +146,7 @@ class GuidedNet(Method):
         return {
             "supervised": self.config.supervised_weight * supervised,
             **{f"mixture_{name}": self.config.mixture_weight * term for name, term in mixture.items()},
-            "cross_pseudo": self.config.cross_weight * ramp * self.cross_pseudo(views, batch),
+            "cross_pseudo": self.config.cross_weight * ramp * self.cross_pseudo(views, batch, progress),
         }
 
     def view(self, network: SegmentationNet, images: Tensor) -> View:
@@ -216,11 +225,11 @@ class GuidedNet(Method):
 
     # cross pseudo supervision
 
-    def cross_pseudo(self, views: list[View], batch: Batch) -> Tensor:
+    def cross_pseudo(self, views: list[View], batch: Batch, progress: Progress) -> Tensor:
         """Each network against the other's pseudo-labels, whose classes weigh as the other network masters them."""
         first, second = (view.logits for view in views)
         predictions = [logits.argmax(dim=1) for logits in (first, second)]
-        weights = self.learn_class_weights(predictions, batch)
+        weights = self.learn_class_weights(predictions, batch, progress)
         targets = self.pseudo_labels([first, second], predictions, batch)
         where = open_voxels(batch.labels, batch.annotated) if self.config.consistency_on == "open" else None
         if not self.config.class_weighted:
@@ -239,7 +248,7 @@ class GuidedNet(Method):
         return [hard_labels(opinion, given, batch.annotated) for opinion in logits]
 
     @torch.no_grad()
-    def learn_class_weights(self, predictions: list[Tensor], batch: Batch) -> Tensor:
+    def learn_class_weights(self, predictions: list[Tensor], batch: Batch, progress: Progress) -> Tensor:
         """The weights (2, C) after this batch, from what each network gets right in all ranks.
 
         A class begins with the weight by its labelled voxels where it is first met.
@@ -250,7 +259,7 @@ class GuidedNet(Method):
         fresh, known = rarity_weights(sum_over_ranks(counts))
         begins = known[0] & ~self.started
         weights = torch.where(begins, fresh[0], self.class_weights)
-        decay = self.config.class_weight_decay
+        decay = self.decay.keep(progress)
         weights = torch.where(known[1:], decay * weights + (1 - decay) * fresh[1:], weights)
         self.moved = weights, self.started | begins
         background = torch.arange(weights.shape[1], device=weights.device) == 0

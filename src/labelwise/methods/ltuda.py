@@ -25,6 +25,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from labelwise.components.decay import Decay
 from labelwise.components.ema import EmaTeacher
 from labelwise.components.prototypes import Prototypes, as_pixels
 from labelwise.methods.base import Card, Method, NetFactory
@@ -60,10 +61,25 @@ class Ltuda(Method):
         self.config = config
         self.thresholds = prediction_thresholds(config, nets.num_classes - 1)
         self.student = PrototypeNet(nets, config)
+        decays = self.decays(config)
         self.teacher = EmaTeacher(
-            self.student, decay=config.ema_decay, warm_up=False, averaged_buffers=["banks"]
+            self.student,
+            decays["ema_decay"],
+            statistics=config.teacher_bn,
+            averaged_buffers=["banks"],
+            passes=PrototypeNet.everywhere,
         )
+        self.momentum = decays["prototype_momentum"]
         self.moved: Tensor | None = None  # the banks after this step
+
+    @classmethod
+    def decays(cls, config: LtudaConfig) -> dict[str, Decay]:
+        return {
+            "ema_decay": Decay(config.ema_half_life, config.ema_decay),
+            "prototype_momentum": Decay(
+                config.prototype_half_life, config.prototype_momentum, moves=STRONG_VIEWS
+            ),
+        }
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         weak, *strong = views(batch, self.teacher, self.config)
@@ -75,7 +91,7 @@ class Ltuda(Method):
         for part, view in zip(strong_features, strong, strict=True):
             logits = self.student.head(part)
             pseudo = pseudo + pseudo_loss(logits, view.targets, self.config.batch_reduction)
-            losses, banks = self.prototype_losses(part, view.targets, banks)
+            losses, banks = self.prototype_losses(part, view.targets, banks, self.momentum.keep(progress))
             prototypes = prototypes + losses
         self.moved = banks
         return {
@@ -85,7 +101,9 @@ class Ltuda(Method):
             "unlabelled_prototype": self.config.unlabelled_weight * prototypes[1],
         }
 
-    def prototype_losses(self, features: Tensor, targets: Targets, banks: Tensor) -> tuple[Tensor, Tensor]:
+    def prototype_losses(
+        self, features: Tensor, targets: Targets, banks: Tensor, momentum: float
+    ) -> tuple[Tensor, Tensor]:
         """The loss of each bank (2,) on one strong view, and what the banks become by it.
 
         Shapes
@@ -98,7 +116,7 @@ class Ltuda(Method):
             chosen = torch.randint(len(pixels), (config.max_pixels,), device=pixels.device)
             pixels, labels, owners = (part.index_select(0, chosen) for part in (pixels, labels, owners))
         losses, banks = prototypes.learn(
-            prototypes.embed(pixels), banks, labels, owners, config.prototype_momentum, config.assign
+            prototypes.embed(pixels), banks, labels, owners, momentum, config.assign
         )
         weighted = config.contrast_weight * losses.contrast + config.distance_weight * losses.distance
         return losses.cross_entropy + weighted, banks
@@ -108,7 +126,7 @@ class Ltuda(Method):
         if self.moved is not None:
             self.student.prototypes.remember(self.moved)
             self.moved = None
-        self.teacher.follow(self.student, progress.step)
+        self.teacher.follow(self.student, progress)
         average = cast(PrototypeNet, self.teacher.network).prototypes
         average.remember(average.banks)  # an average of unit vectors is shorter than one
 
@@ -143,6 +161,10 @@ class PrototypeNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, M, *S) -> logits (B, C - 1, *S) of the linear head."""
         return cast(Tensor, self.head(self.features(images)))
+
+    def everywhere(self, images: Tensor) -> None:
+        """Send images (B, M, *S) through the parts of all three classifiers."""
+        self.prototypes.embed(as_pixels(self.features(images)))
 
 
 class Classifier(nn.Module):

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labelwise.components.choose import take
+from labelwise.components.decay import Decay
 from labelwise.components.ema import EmaTeacher
 from labelwise.components.mix import Pairing, cut_boxes, mix, partners
 from labelwise.components.prototypes import Assign
@@ -46,8 +47,9 @@ STRONG_VIEWS = 2
 class LtudaConfig:
     """Settings of both stages, which share one table; the first stage does not read those below the line."""
 
-    ema_decay: Part = 0.999  # a
-    teacher_bn: Literal["batch", "eval"] = "batch"  # statistics of its own batch, or of the training
+    ema_half_life: Part = 0.0074  # of the teacher, as a part of the stage: a = 0.999 in 93600 steps
+    ema_decay: Part | None = None  # a itself, at every length of training; published: 0.999
+    teacher_bn: Literal["batch", "eval"] = "batch"  # statistics of its own batch, or running ones of its own
     threshold: Threshold = 0.5  # tau of the pseudo-labels
     restrict_to_unknown: bool = False  # the teacher chooses among the organs that are not annotated only
     cut_mix: bool = True  # false: the strong views are the weak one
@@ -62,7 +64,8 @@ class LtudaConfig:
     # ---- second stage only
     classifier: Literal["linear", "labelled_prototype", "unlabelled_prototype"] = "unlabelled_prototype"
     prototypes_per_class: PositiveInt = 5  # M
-    prototype_momentum: Part = 0.999
+    prototype_half_life: Part = 0.0037  # of the banks, as a part of the stage: 0.999 in 93600 steps
+    prototype_momentum: Part | None = None  # the same at every length of training; published: 0.999
     labelled_weight: NonNegativeFloat = 1.0  # of the loss of the labelled bank
     unlabelled_weight: NonNegativeFloat = 1.0  # of the loss of the unlabelled bank
     contrast_weight: NonNegativeFloat = 0.01
@@ -99,7 +102,13 @@ class LtudaCda(Method):
         self.config = config
         self.thresholds = prediction_thresholds(config, nets.num_classes - 1)
         self.student = nets.network(nets.num_classes - 1, prior=config.organ_prior)
-        self.teacher = EmaTeacher(self.student, decay=config.ema_decay, warm_up=False)
+        self.teacher = EmaTeacher(
+            self.student, self.decays(config)["ema_decay"], statistics=config.teacher_bn
+        )
+
+    @classmethod
+    def decays(cls, config: LtudaConfig) -> dict[str, Decay]:
+        return {"ema_decay": Decay(config.ema_half_life, config.ema_decay, warm_up=True)}
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         weak, *strong = views(batch, self.teacher, self.config)
@@ -118,7 +127,7 @@ class LtudaCda(Method):
         return self.config.pseudo_weight * ramp
 
     def after_step(self, progress: Progress) -> None:
-        self.teacher.follow(self.student, progress.step)
+        self.teacher.follow(self.student, progress)
 
     def predictor(self) -> nn.Module:
         network = self.student if self.config.eval_model == "student" else self.teacher.network
@@ -175,8 +184,6 @@ def prediction_thresholds(config: LtudaConfig, organs: int) -> tuple[float, ...]
 
 def views(batch: Batch, teacher: EmaTeacher, config: LtudaConfig) -> list[View]:
     """The weak view, which is the batch as it came, and the strong views, each with boxes of its own."""
-    if config.teacher_bn == "eval":
-        teacher.eval()  # the loop turns everything to training mode again, before each part of the training
     guesses = teacher_labels(
         teacher(batch.images), batch.annotated, config.threshold, restrict=config.restrict_to_unknown
     )

@@ -22,6 +22,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.choose import take
+from labelwise.components.decay import Decay
 from labelwise.components.ema import EmaTeacher
 from labelwise.components.perturb import add_noise
 from labelwise.components.pseudo_label import complete
@@ -31,10 +32,13 @@ from labelwise.losses.partial import open_voxels, supervised
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.types import Batch, Progress
 
+Part = Annotated[float, Field(ge=0, le=1)]
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class MeanTeacherConfig:
-    ema_decay: Annotated[float, Field(ge=0, le=1)] = 0.99  # a
+    ema_half_life: Part = 0.0115  # of the teacher, as a part of the training: a = 0.99 in 6000 steps
+    ema_decay: Part | None = None  # a itself, at every length of training; published: 0.99
     consistency_weight: NonNegativeFloat = 0.1  # w at the end of the ramp
     ramp_fraction: NonNegativeFloat = 1.0  # part of the training over which w rises
     ramp_interval: PositiveInt = 150  # w changes every so many steps
@@ -59,7 +63,11 @@ class MeanTeacher(Method):
         super().__init__()
         self.config = config
         self.student = nets.network()
-        self.teacher = EmaTeacher(self.student, decay=config.ema_decay)
+        self.teacher = EmaTeacher(self.student, self.decays(config)["ema_decay"])
+
+    @classmethod
+    def decays(cls, config: MeanTeacherConfig) -> dict[str, Decay]:
+        return {"ema_decay": Decay(config.ema_half_life, config.ema_decay, warm_up=True)}
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         logits = self.student(batch.images)
@@ -95,7 +103,7 @@ class MeanTeacher(Method):
         )
 
     def after_step(self, progress: Progress) -> None:
-        self.teacher.follow(self.student, progress.step)
+        self.teacher.follow(self.student, progress)
 
     def predictor(self) -> nn.Module:
         return Softmax(self.student if self.config.eval_model == "student" else self.teacher.network)

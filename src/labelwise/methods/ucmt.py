@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from labelwise.components.blur import sometimes_blurred
 from labelwise.components.choose import take
+from labelwise.components.decay import Decay
 from labelwise.components.ema import EmaTeacher
 from labelwise.components.perturb import strong_view
 from labelwise.components.ramps import sigmoid_ramp
@@ -50,7 +51,8 @@ class UcmtConfig:
     covered_patches: PositiveInt = 2  # k, for each student
     cuts: PositiveInt | None = None  # at least so many patches along each axis; none: 16 in 2D, 8 in 3D
     view: Literal["blur", "strong", "none"] = "blur"  # what each student sees of the image
-    ema_decay: Part = 0.99  # a
+    ema_half_life: Part = 0.0115  # of the teacher, as a part of the training: a = 0.99 in 6000 steps
+    ema_decay: Part | None = None  # a itself, at every length of training; published: 0.99
     second_share: Part = 0.01  # of the second student in what the teacher follows
     absent_dice: Literal["skip", "include"] = "include"  # Dice of classes without a voxel
     eval_model: Literal["teacher", "first", "second"] = "teacher"
@@ -79,7 +81,11 @@ class Ucmt(Method):
         self.cuts = config.cuts or PATCHES_PER_AXIS[nets.dims]
         self.first = nets.network()
         self.second = nets.network()
-        self.teacher = EmaTeacher(self.first, decay=config.ema_decay)
+        self.teacher = EmaTeacher(self.first, self.decays(config)["ema_decay"])
+
+    @classmethod
+    def decays(cls, config: UcmtConfig) -> dict[str, Decay]:
+        return {"ema_decay": Decay(config.ema_half_life, config.ema_decay, warm_up=True)}
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         views = self.view(batch.images), self.view(batch.images)
@@ -146,7 +152,7 @@ class Ucmt(Method):
             [parameter.data for parameter in network.parameters()]
             for network in (self.teacher.network, self.first, self.second)
         )
-        keep = min(1 - 1 / (progress.step + 1), self.config.ema_decay)
+        keep = self.teacher.decay.keep(progress)
         follow_two(teacher, first, second, keep=keep, second_share=self.config.second_share)
 
     def predictor(self) -> nn.Module:

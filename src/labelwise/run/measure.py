@@ -27,10 +27,25 @@ __all__ = ["Measured", "measure"]
 
 FILES = ("measures.csv", "measures.json")
 COLUMNS = (
-    *("case", "source", "class", "voxels", "volume_ml"),
-    *("mean", "std", "median", "p05", "p95"),
-    *("extent_x_mm", "extent_y_mm", "extent_z_mm", "centroid_x_mm", "centroid_y_mm", "centroid_z_mm"),
-    *("touches_border", "faces", "components"),
+    "case",
+    "source",
+    "class",
+    "voxels",
+    "volume_ml",
+    "mean",
+    "std",
+    "median",
+    "p05",
+    "p95",
+    "extent_x_mm",
+    "extent_y_mm",
+    "extent_z_mm",
+    "centroid_x_mm",
+    "centroid_y_mm",
+    "centroid_z_mm",
+    "touches_border",
+    "faces",
+    "components",
 )
 
 
@@ -197,11 +212,17 @@ def _recorded(record: Path) -> dict[int, str]:
 def _to_row(row: Measures) -> Sequence[object]:
     nothing = ("", "", "")
     return (
-        *(row.case, row.source, row.organ, row.voxels, _number(row.volume_ml)),
+        row.case,
+        row.source,
+        row.organ,
+        row.voxels,
+        _number(row.volume_ml),
         *(map(_number, row.intensities) if row.intensities else ("",) * 5),
         *(map(_number, row.extent_mm) if row.extent_mm else nothing),
         *(map(_number, row.centroid_mm) if row.centroid_mm else nothing),
-        *(("yes" if row.faces else "no") if row.voxels else "", ";".join(row.faces), row.components),
+        ("yes" if row.faces else "no") if row.voxels else "",
+        ";".join(row.faces),
+        row.components,
     )
 
 

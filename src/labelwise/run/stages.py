@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from labelwise.config import RunConfig, load_config
 from labelwise.errors import CheckpointError, ConfigError
 from labelwise.formats.tensors import load_header
 from labelwise.methods import find_method, name_of, stages_of
 from labelwise.methods.base import Method
+from labelwise.settings import build_settings
 from labelwise.train.loop import BEST, LAST
 
 RECORD = "run.toml"
@@ -37,7 +39,8 @@ def plan_stages(config: RunConfig) -> Stages:
     """The stages of a run, whose settings are checked against their number.
 
     Errors
-        ConfigError         `train.steps` has another length; `start_from` for a method of one stage
+        ConfigError         `train.steps` has another length; `start_from` for a method of one stage; a running
+                            average that so many steps do not renew
         CheckpointError     `start_from` holds no trained first stage
     """
     kinds = stages_of(find_method(config.method.name))
@@ -57,7 +60,17 @@ def plan_stages(config: RunConfig) -> Stages:
             if several
             else "",
         )
+    for kind, steps in zip(kinds, config.train.steps, strict=True):
+        for name, decay in kind.decays(settings_of(kind, config)).items():
+            decay.require_forgets(f"method.settings.{name}", steps)
     return Stages(kinds, start)
+
+
+def settings_of(kind: type[Method], config: RunConfig) -> Any:
+    """The settings of a stage: those of the last one, or of its paper if it is of another kind."""
+    same = kind.Config is find_method(config.method.name).Config
+    settings = config.method.settings if same else {}
+    return build_settings(kind.Config, settings, f"[method.settings] of {kind.__name__}")
 
 
 def _trained_stage(folder: Path, config: RunConfig, kinds: Sequence[type[Method]]) -> Path:

@@ -31,9 +31,8 @@ from labelwise.methods import find_method
 from labelwise.methods.base import Method
 from labelwise.run.environment import environment
 from labelwise.run.prepare import prepare_manifest
-from labelwise.run.stages import RECORD, Stages, plan_stages
+from labelwise.run.stages import RECORD, Stages, plan_stages, settings_of
 from labelwise.run.validation import Validation
-from labelwise.settings import build_settings
 from labelwise.train.checkpoint import check_continues, load_method
 from labelwise.train.distribute import connect
 from labelwise.train.loop import BEST, LAST, Result, Stage, fit
@@ -47,8 +46,14 @@ logger = logging.getLogger("labelwise")
 NOT_DECISIVE = ("data", "device", "inference", "workers", "select", "start_from")
 # All that is written into the folder of a run.
 WRITTEN = (
-    *(RECORD, "environment.json", "log.jsonl", "*.safetensors", "stage_[0-9]", "model"),
-    *("predictions", "scores.csv"),
+    RECORD,
+    "environment.json",
+    "log.jsonl",
+    "*.safetensors",
+    "stage_[0-9]",
+    "model",
+    "predictions",
+    "scores.csv",
 )
 
 
@@ -196,7 +201,7 @@ class _Trainer:
         """Train every stage, each from where the one before ended."""
         method = self._before(stages)
         for number, kind in enumerate(stages.kinds):
-            previous, method = method, self._method(kind, last=kind is stages.kinds[-1])
+            previous, method = method, self._method(kind)
             if previous is not None:
                 method.start_from(previous)
             target = stages.folder(folder, number)
@@ -213,16 +218,13 @@ class _Trainer:
             return None
         kind = stages.kinds[0].follows
         assert kind is not None
-        method = self._method(kind, last=False)
+        method = self._method(kind)
         load_method(stages.start, method)
         return method
 
-    def _method(self, kind: type[Method], *, last: bool) -> Method:
+    def _method(self, kind: type[Method]) -> Method:
         torch.manual_seed(self.config.seed)  # the same first weights on every rank and in every resumed run
-        # Settings are those of the last stage; an earlier one of another kind keeps the defaults of its paper.
-        same = last or kind.Config is find_method(self.config.method.name).Config
-        settings = self.config.method.settings if same else {}
-        return kind(self.nets, build_settings(kind.Config, settings, f"[method.settings] of {kind.__name__}"))
+        return kind(self.nets, settings_of(kind, self.config))
 
     def _fit(self, method: Method, number: int, steps: int, folder: Path) -> Result:
         stage = Stage(

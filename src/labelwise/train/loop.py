@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Protocol, cast
@@ -28,6 +29,7 @@ from pydantic import dataclasses as pydantic_dataclasses
 from torch import Tensor, nn
 
 from labelwise.atomic import discard_leftovers
+from labelwise.components.ema import renew_teachers
 from labelwise.devices import SafeConvolutions
 from labelwise.errors import TrainingError
 from labelwise.methods.base import Method
@@ -38,6 +40,7 @@ from labelwise.train.record import Record
 from labelwise.train.schedule import OptimizerConfig, ScheduleConfig, build_optimizers, set_rate
 from labelwise.types import Batch, Progress
 
+STATISTICS_BATCHES = 16  # of which an averaged network takes its statistics of batch norm
 LAST, BEST = "last.safetensors", "best.safetensors"
 
 
@@ -131,6 +134,8 @@ class _Training:
                 self.step += 1
                 if self.step % self.config.log_every == 0 or self.step == total:
                     self._log()
+                if self._validation_is_due() or self.step == total:
+                    self._renew_statistics()
                 if self._validation_is_due():
                     self._validate()
                 if self._on_any_rank(time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes):
@@ -223,6 +228,17 @@ class _Training:
             return False
         every = self.config.validate_every
         return self.step == self.stage.steps or (every > 0 and self.step % every == 0)
+
+    def _renew_statistics(self) -> None:
+        """Averaged networks that are now validated or kept get the batch norm statistics of their own weights."""
+
+        def images() -> Iterator[Tensor]:
+            with self.fabric.autocast():
+                for batch in islice(self.stage.batches(0), STATISTICS_BATCHES):
+                    yield batch.images
+
+        with torch.random.fork_rng(devices=[]):
+            renew_teachers(self.stage.method, images)
 
     def _validate(self) -> None:
         assert self.stage.validate is not None

@@ -33,29 +33,70 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # it writes the val
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # likewise
 
 UNREADABLE = (
-    *(OSError, EOFError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError, MemoryError),
-    *(NotImplementedError, RuntimeError, AssertionError, struct.error),
-    *(pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException),
+    OSError,
+    EOFError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    AssertionError,
+    struct.error,
+    pydicom.errors.InvalidDicomError,
+    pydicom.errors.BytesLengthException,
 )
 """What pydicom and its decoders raise on damaged files. Their texts may hold patient data: never repeat them."""
 
 # What tells apart images at one place: phases, time points, echoes, diffusion weights, magnitude and phase.
 TELLING = (
-    *("AcquisitionNumber", "TemporalPositionIdentifier", "EchoNumbers", "EchoTime", "DiffusionBValue"),
-    *("TriggerTime", "ImageType", "AcquisitionTime", "ContentTime"),
+    "AcquisitionNumber",
+    "TemporalPositionIdentifier",
+    "EchoNumbers",
+    "EchoTime",
+    "DiffusionBValue",
+    "TriggerTime",
+    "ImageType",
+    "AcquisitionTime",
+    "ContentTime",
 )
 _OF_SERIES = (
-    *("Modality", "SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID"),
-    *("SeriesNumber", "AcquisitionNumber", "FrameOfReferenceUID", "ReferencedFrameOfReferenceSequence"),
+    "Modality",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "PatientID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "AcquisitionNumber",
+    "FrameOfReferenceUID",
+    "ReferencedFrameOfReferenceSequence",
 )
 _OF_PLACE = (
-    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "NumberOfFrames"),
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "SliceThickness",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "NumberOfFrames",
 )
 _OF_PIXELS = (
-    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored"),
-    *("HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "PlanarConfiguration"),
-    *("PixelPaddingValue", "PixelPaddingRangeLimit"),
+    "Rows",
+    "Columns",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "PlanarConfiguration",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
 )
 _TAGS = [*dict.fromkeys((*TELLING, *_OF_SERIES, *_OF_PLACE, *_OF_PIXELS))]
 _KEPT_HEADERS = 20_000  # of a few hundred bytes each

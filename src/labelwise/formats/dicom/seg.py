@@ -24,11 +24,13 @@ from labelwise.atomic import atomic_path
 from labelwise.errors import DataError
 from labelwise.formats.concepts import Concept, concepts_of
 from labelwise.formats.dicom.header import fingerprint
-from labelwise.formats.dicom.planes import Plane, inside, place
 from labelwise.formats.dicom.reference import (
+    Plane,
     Source,
+    inside,
     new_uid,
     open_source,
+    place,
     understood,
 )
 from labelwise.formats.geometry import Geometry, check_size
