@@ -25,6 +25,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.choose import take
+from labelwise.components.decay import Decay
 from labelwise.components.ema import EmaTeacher
 from labelwise.components.mix import cut_boxes, mix
 from labelwise.components.pseudo_label import complete
@@ -75,7 +76,11 @@ class SelfTraining(Method):
         super().__init__()
         self.config = config
         self.student = nets.network()
-        self.teacher = EmaTeacher(self.student, decay=0.0)
+        self.teacher = EmaTeacher(self.student, self.decays(config)["teacher_half_life"])
+
+    @classmethod
+    def decays(cls, config: SelfTrainingConfig) -> dict[str, Decay]:
+        return {"teacher_half_life": Decay(config.teacher_half_life, warm_up=True)}
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         target, trust = self.complete_labels(batch)
@@ -143,8 +148,7 @@ class SelfTraining(Method):
         return self.config.pseudo_weight * min(1.0, progress.fraction / max(self.config.ramp, 1e-9))
 
     def after_step(self, progress: Progress) -> None:
-        self.teacher.decay = 0.5 ** (1 / (self.config.teacher_half_life * progress.total))
-        self.teacher.follow(self.student, progress.step)
+        self.teacher.follow(self.student, progress)
 
     def predictor(self) -> nn.Module:
         return Softmax(self.teacher.network)

@@ -10,11 +10,15 @@ Source
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from labelwise.components.batch_statistics import batch_norms, renew_statistics
+from labelwise.components.decay import Decay
+from labelwise.types import Progress
 
 PREFIX = "average."  # of its tensors in a checkpoint; behind it the name of the weight in the method
 
@@ -22,12 +26,13 @@ PREFIX = "average."  # of its tensors in a checkpoint; behind it the name of the
 class AveragedWeights:
     """average <- a * average + (1 - a) * weights after every step, for the weights and buffers of the predictor.
 
-    a = 2 ** (-1 / (half_life * total)), and not more than n / (n + 1) after n steps: the plain mean at first, so that
+    a follows from the half-life, a part of the training; at first the average is the plain mean of all steps, so that
     nothing of the random start is left. Integers (counters) are not averaged.
     """
 
-    def __init__(self, method: nn.Module, predictor: nn.Module, *, half_life: float, total: int):
-        self.decay = 0.5 ** (1 / (half_life * total))
+    def __init__(self, method: nn.Module, predictor: nn.Module, *, half_life: float):
+        self.decay = Decay(half_life=half_life, warm_up=True)
+        self.predictor = predictor
         names = {tensor.data_ptr(): name for name, tensor in method.state_dict(keep_vars=True).items()}
         self.weights: dict[str, Tensor] = {
             names[tensor.data_ptr()]: tensor.detach()
@@ -37,10 +42,20 @@ class AveragedWeights:
         self.average = {name: weight.clone() for name, weight in self.weights.items()}
 
     @torch.no_grad()
-    def follow(self, step: int) -> None:
-        """Take in the weights after step number `step`, counted from 0."""
-        keep = min(step / (step + 1), self.decay)
-        torch._foreach_lerp_(list(self.average.values()), list(self.weights.values()), 1 - keep)
+    def follow(self, progress: Progress) -> None:
+        """Take in the weights after a step."""
+        part = 1 - self.decay.keep(progress)
+        torch._foreach_lerp_(list(self.average.values()), list(self.weights.values()), part)
+
+    def renew_statistics(self, batches: Callable[[], Iterable[Tensor]]) -> None:
+        """Give the average the statistics of batch norm that belong to it; `batches` are images (B, M, *S)."""
+        if norms := batch_norms(self.predictor):
+            with self.in_place():
+                renew_statistics(self.predictor, batches())
+                own = {buffer.data_ptr() for norm in norms for buffer in norm.buffers(recurse=False)}
+                for name, tensor in self.weights.items():
+                    if tensor.data_ptr() in own:
+                        self.average[name].copy_(tensor)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

@@ -110,9 +110,7 @@ class _Training:
         self.wrapped, self.steppers = set_up(fabric, stage.method, self.optimizers)
         self.average: AveragedWeights | None = None
         if config.average:
-            self.average = AveragedWeights(
-                stage.method, stage.method.predictor(), half_life=config.average, total=stage.steps
-            )
+            self.average = AveragedWeights(stage.method, stage.method.predictor(), half_life=config.average)
         self.best_score: float | None = None
         self.best_step: int | None = None
         self.step = self._resume()
@@ -177,7 +175,7 @@ class _Training:
             optimizer.zero_grad(set_to_none=True)
         self.stage.method.after_step(progress)
         if self.average is not None:
-            self.average.follow(progress.step)
+            self.average.follow(progress)
         for name, term in terms.items():  # summed on the device; read once per log line
             self.sums[name] = self.sums[name] + term.detach() if name in self.sums else term.detach()
         self.counted += 1
@@ -239,6 +237,8 @@ class _Training:
 
         with torch.random.fork_rng(devices=[]):
             renew_teachers(self.stage.method, images)
+            if self.average is not None:
+                self.average.renew_statistics(images)
 
     def _validate(self) -> None:
         assert self.stage.validate is not None
