@@ -33,5 +33,7 @@ def few_rows(
     return {
         "supervised": row(recipe, "supervised", manifest, steps, **labelled_only, **THEIR_DICE),
         "self_training": row(recipe, "self_training", manifest, steps),
+        # A second round as long as the first one.
+        "noisy_student": row(recipe, "noisy_student", manifest, steps, **{"train.steps": [steps, steps]}),
         **{method: row(recipe, method, manifest, steps, **given.get(method, {})) for method in FEW},
     }

@@ -7,6 +7,7 @@ import torch
 
 from conftest import SPACE, make_batch, make_method
 from labelwise.losses.partial import possible_classes, supervised
+from labelwise.methods.self_training import Targets, complete_labels, partners, splice
 from labelwise.types import IGNORE, Progress
 
 
@@ -17,7 +18,7 @@ def method_with(**settings):
 def test_the_teacher_names_only_classes_that_the_labels_leave_open():
     method = method_with(confidence=0.0)
     batch = make_batch("full", "partial", "none", dims=2)
-    target, trust = method.complete_labels(batch)
+    target, trust = complete_labels(method.teacher, batch, method.config.confidence)
     possible = possible_classes(batch.labels, batch.annotated)
     assert possible.gather(1, target.unsqueeze(1))[1:].all()
     assert (trust[0] == 0).all(), "a complete case needs no teacher"
@@ -37,7 +38,7 @@ def test_trust_rises_evenly_from_the_confidence_to_1():
         annotated=torch.zeros(1, 2, dtype=torch.bool),
         annotated_on_host=((False, False),),
     )
-    _, trust = method.complete_labels(batch)
+    _, trust = complete_labels(method.teacher, batch, method.config.confidence)
     assert trust.flatten().tolist() == pytest.approx([0.75, 0.25, 0.0])
 
 
@@ -59,7 +60,9 @@ def test_a_box_brings_the_image_the_labels_and_what_is_annotated_of_the_same_cas
     batch = make_batch("full", "partial", "none", dims=2)
     marks = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 32, 32)
     target, trust = batch.labels * 0, marks[:, 0]
-    images, labels, annotated, _, mixed_trust = method.splice(batch._replace(images=marks), target, trust)
+    images, labels, annotated, _, mixed_trust = splice(
+        batch._replace(images=marks), Targets(target, trust), method.config
+    )
     origin = images[:, 0].long()
     assert (origin != torch.arange(3).view(3, 1, 1)).flatten(1).float().mean(1).min() > 0.2
     assert torch.equal(mixed_trust.long(), origin)
@@ -70,17 +73,22 @@ def test_a_box_brings_the_image_the_labels_and_what_is_annotated_of_the_same_cas
 
 def test_only_incomplete_cases_change_boxes_if_asked():
     method = method_with(cut_among="incomplete", cut_mix=1.0)
-    partner = method.partners(make_batch("full", "partial", "none", dims=2), [0, 1, 2])
+    partner = partners(make_batch("full", "partial", "none", dims=2), [0, 1, 2], method.config.cut_among)
     assert partner == [0, 2, 1]
 
 
 def test_a_single_case_has_no_partner_but_itself():
-    assert method_with().partners(make_batch("none", dims=2), [0]) == [0]
+    assert partners(make_batch("none", dims=2), [0], "all") == [0]
 
 
 def test_the_weight_rises_over_the_ramp_and_stays():
-    method = method_with(pseudo_weight=2.0, ramp=0.2)
-    assert [method.weight(Progress(step, 100)) for step in (0, 10, 20, 99)] == [0.0, 1.0, 2.0, 2.0]
+    batch, terms = make_batch("none", "none", dims=2), []
+    for step in (0, 10, 20, 99):
+        method = method_with(pseudo_weight=2.0, ramp=0.2, cut_mix=0.0)
+        terms.append(method(batch, Progress(step, 100))["pseudo"].item())
+    assert terms[0] == 0
+    assert terms[2] > 0
+    assert [term / terms[2] for term in terms] == pytest.approx([0.0, 0.5, 1.0, 1.0])
 
 
 def test_with_complete_labels_and_no_boxes_it_is_supervised_learning():
@@ -121,3 +129,22 @@ def test_the_teacher_forgets_half_within_its_half_life():
     for step in range(900, 950):
         method.after_step(Progress(step, 1000))
     assert next(method.teacher.network.parameters()).flatten()[0].item() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_a_fresh_student_learns_from_the_finished_teacher_of_the_round_before():
+    first, second = method_with(), make_method("noisy_student", dims=2, seed=9)
+    fresh = {name: tensor.clone() for name, tensor in second.student.state_dict().items()}
+    missing = second.start_from(first)
+    finished = first.teacher.network.state_dict()
+    assert all(torch.equal(tensor, finished[name]) for name, tensor in second.labeller.state_dict().items())
+    assert all(torch.equal(tensor, fresh[name]) for name, tensor in second.student.state_dict().items())
+    assert all(name.startswith(("student.", "teacher.")) for name in missing)
+
+
+def test_the_finished_teacher_is_never_trained():
+    second = make_method("noisy_student", dims=2)
+    before = {name: tensor.clone() for name, tensor in second.labeller.state_dict().items()}
+    sum(second(make_batch("full", "none", dims=2), Progress(50, 100)).values()).backward()
+    second.after_step(Progress(50, 100))
+    assert all(parameter.grad is None for parameter in second.labeller.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in second.labeller.state_dict().items())

@@ -15,6 +15,7 @@ METHODS: dict[str, str] = {
     "naive": "labelwise.methods.naive:Naive",
     "supervised": "labelwise.methods.supervised:Supervised",
     "self_training": "labelwise.methods.self_training:SelfTraining",
+    "noisy_student": "labelwise.methods.noisy_student:NoisyStudent",
     "target_adaptive": "labelwise.methods.target_adaptive:TargetAdaptive",
     "marginal_exclusion": "labelwise.methods.marginal_exclusion:MarginalExclusion",
     "leaf_dice": "labelwise.methods.leaf_dice:LeafDice",

@@ -17,7 +17,7 @@ Spec       docs/methods/self_training.md
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import ConfigDict, Field, NonNegativeFloat
@@ -35,6 +35,7 @@ from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.types import Batch, Progress
 
 Part = Annotated[float, Field(ge=0, le=1)]
+Among = Literal["all", "incomplete"]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -53,13 +54,20 @@ class SelfTrainingConfig:
     # part of the image that a box covers, smallest and largest
     box_area: tuple[Part, Part] = (0.05, 0.5)
     # which cases lend boxes to which: any to any, or only the incomplete ones among themselves
-    cut_among: Literal["all", "incomplete"] = "all"
+    cut_among: Among = "all"
     # Dice of the pseudo-labels beside their cross-entropy
     pseudo_dice: bool = True
     # Dice with squared probabilities in the denominator
     squared_dice: bool = True
     # sums over each case, or over the batch
     dice_pooling: Literal["case", "batch"] = "batch"
+
+
+class Targets(NamedTuple):
+    """What a teacher says of a batch."""
+
+    classes: Tensor  # (B, *S) int64: what it takes each voxel for
+    trust: Tensor  # (B, *S) in [0, 1]: how far that counts; 0 where labels decide
 
 
 class SelfTraining(Method):
@@ -83,75 +91,79 @@ class SelfTraining(Method):
         return {"teacher_half_life": Decay(config.teacher_half_life, warm_up=True)}
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        target, trust = self.complete_labels(batch)
-        images, labels, annotated, target, trust = self.splice(batch, target, trust)
-        logits: Tensor = self.student(images)
-        config = self.config
-        loss = supervised(logits, labels, annotated, squared=config.squared_dice, pooling=config.dice_pooling)
-        pseudo = self.pseudo_loss(logits, target, trust)
-        return {"supervised": loss, "pseudo": self.weight(progress) * pseudo}
-
-    def complete_labels(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What the teacher takes each voxel for, (B, *S) int64, and how far that counts: 0 where labels decide."""
-        target, trust = torch.zeros_like(batch.labels), torch.zeros_like(batch.images[:, 0])
-        rows = batch.incomplete_rows
-        if not rows:
-            return target, trust
-        images = batch.images if batch.weak_images is None else batch.weak_images
-        labels, annotated = take(batch.labels, rows), take(batch.annotated, rows)
-        probabilities = complete(self.teacher(take(images, rows)).softmax(dim=1), labels, annotated)
-        confidence, best = probabilities.max(dim=1)
-        tau = self.config.confidence
-        counts = ((confidence - tau) / (1 - tau)).clamp_min(0) * open_voxels(labels, annotated)
-        index = _on(torch.tensor(rows), target)
-        return target.index_copy(0, index, best), trust.index_copy(0, index, counts.to(trust.dtype))
-
-    def splice(self, batch: Batch, target: Tensor, trust: Tensor) -> tuple[Tensor, ...]:
-        """Images, labels, what is annotated (B, C, *S), targets and trust, with boxes of other cases."""
-        rows = list(range(len(batch.images)))
-        partner = self.partners(batch, rows)
-        shape = batch.images.shape[2:]
-        whole = torch.rand(len(rows)) >= self.config.cut_mix  # drawn on the host, like the boxes
-        alone = torch.tensor([one == other for one, other in zip(rows, partner, strict=True)])
-        keep = cut_boxes(len(rows), shape, area=self.config.box_area, device=batch.images.device)
-        keep = keep | _on(whole | alone, keep).view(-1, *(1 for _ in shape))
-        annotated = batch.annotated.view(*batch.annotated.shape, *(1 for _ in shape))
-        annotated = annotated.expand(-1, -1, *shape)
-        parts = (batch.images, batch.labels, annotated, target, trust)
-        return tuple(mix(values, take(values, partner), keep) for values in parts)
-
-    def partners(self, batch: Batch, rows: list[int]) -> list[int]:
-        """Which case lends its box to which; a case without a partner lends to itself, which changes nothing."""
-        circle = rows if self.config.cut_among == "all" else batch.incomplete_rows
-        (turn,) = torch.randint(1, max(len(circle), 2), (1,)).tolist()
-        lent = {row: circle[(place + turn) % len(circle)] for place, row in enumerate(circle)}
-        return [lent.get(row, row) for row in rows]
-
-    def pseudo_loss(self, logits: Tensor, target: Tensor, trust: Tensor) -> Tensor:
-        """Cross-entropy, and Dice, against what the teacher takes each voxel for."""
-        loss = pseudo_cross_entropy(logits, target, voxel_weights=trust)
-        if not self.config.pseudo_dice:
-            return loss
-        dice = pseudo_dice(
-            logits,
-            target,
-            voxel_weights=trust,
-            background=False,
-            squared=self.config.squared_dice,
-            pooling=self.config.dice_pooling,
-            absent="skip",
-        )
-        return (loss + dice) / 2
-
-    def weight(self, progress: Progress) -> float:
-        """w: rises evenly over the first part of the training."""
-        return self.config.pseudo_weight * min(1.0, progress.fraction / max(self.config.ramp, 1e-9))
+        targets = complete_labels(self.teacher, batch, self.config.confidence)
+        return spliced_loss(self.student, batch, targets, self.config, progress)
 
     def after_step(self, progress: Progress) -> None:
         self.teacher.follow(self.student, progress)
 
     def predictor(self) -> nn.Module:
         return Softmax(self.teacher.network)
+
+
+def complete_labels(teacher: nn.Module, batch: Batch, confidence: float) -> Targets:
+    """What a teacher takes the open voxels of the weak view for, and how far that counts."""
+    target, trust = torch.zeros_like(batch.labels), torch.zeros_like(batch.images[:, 0])
+    rows = batch.incomplete_rows
+    if not rows:
+        return Targets(target, trust)
+    images = batch.images if batch.weak_images is None else batch.weak_images
+    labels, annotated = take(batch.labels, rows), take(batch.annotated, rows)
+    probabilities = complete(teacher(take(images, rows)).softmax(dim=1), labels, annotated)
+    certainty, best = probabilities.max(dim=1)
+    counts = ((certainty - confidence) / (1 - confidence)).clamp_min(0) * open_voxels(labels, annotated)
+    index = _on(torch.tensor(rows), target)
+    return Targets(target.index_copy(0, index, best), trust.index_copy(0, index, counts.to(trust.dtype)))
+
+
+def spliced_loss(
+    student: nn.Module, batch: Batch, targets: Targets, config: SelfTrainingConfig, progress: Progress
+) -> dict[str, Tensor]:
+    """The terms of the loss: labels and targets of the strong view, with boxes of other cases."""
+    images, labels, annotated, target, trust = splice(batch, targets, config)
+    logits: Tensor = student(images)
+    loss = supervised(logits, labels, annotated, squared=config.squared_dice, pooling=config.dice_pooling)
+    weight = config.pseudo_weight * min(1.0, progress.fraction / max(config.ramp, 1e-9))
+    return {"supervised": loss, "pseudo": weight * pseudo_loss(logits, target, trust, config)}
+
+
+def splice(batch: Batch, targets: Targets, config: SelfTrainingConfig) -> tuple[Tensor, ...]:
+    """Images, labels, what is annotated (B, C, *S), target and trust, with boxes of other cases."""
+    rows = list(range(len(batch.images)))
+    partner = partners(batch, rows, config.cut_among)
+    shape = batch.images.shape[2:]
+    whole = torch.rand(len(rows)) >= config.cut_mix  # drawn on the host, like the boxes
+    alone = torch.tensor([one == other for one, other in zip(rows, partner, strict=True)])
+    keep = cut_boxes(len(rows), shape, area=config.box_area, device=batch.images.device)
+    keep = keep | _on(whole | alone, keep).view(-1, *(1 for _ in shape))
+    annotated = batch.annotated.view(*batch.annotated.shape, *(1 for _ in shape))
+    parts = (batch.images, batch.labels, annotated.expand(-1, -1, *shape), *targets)
+    return tuple(mix(values, take(values, partner), keep) for values in parts)
+
+
+def partners(batch: Batch, rows: list[int], among: Among) -> list[int]:
+    """Which case lends its box to which; a case without a partner lends to itself, which changes nothing."""
+    circle = rows if among == "all" else batch.incomplete_rows
+    (turn,) = torch.randint(1, max(len(circle), 2), (1,)).tolist()
+    lent = {row: circle[(place + turn) % len(circle)] for place, row in enumerate(circle)}
+    return [lent.get(row, row) for row in rows]
+
+
+def pseudo_loss(logits: Tensor, target: Tensor, trust: Tensor, config: SelfTrainingConfig) -> Tensor:
+    """Cross-entropy, and Dice, against what a teacher takes each voxel for."""
+    loss = pseudo_cross_entropy(logits, target, voxel_weights=trust)
+    if not config.pseudo_dice:
+        return loss
+    dice = pseudo_dice(
+        logits,
+        target,
+        voxel_weights=trust,
+        background=False,
+        squared=config.squared_dice,
+        pooling=config.dice_pooling,
+        absent="skip",
+    )
+    return (loss + dice) / 2
 
 
 def _on(values: Tensor, like: Tensor) -> Tensor:
