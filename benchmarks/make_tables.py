@@ -45,6 +45,13 @@ COLUMNS = {
     "LA, 8 scans": ("la2018_half_resolution", ""),
     "synthetic CT, 2 scans": ("synthetic_few_labels", ""),
 }
+# The long trainings: heading -> result file and how names of its rows end.
+LONG = {
+    "ACDC, 3 patients": ("acdc_long", "_of_3"),
+    "ACDC, 7 patients": ("acdc_long", "_of_7"),
+    "ACDC, one structure": ("acdc_long", "_of_one"),
+    "LA, 8 scans": ("la2018_long", "_of_8"),
+}
 # See unlabelled scans, and learn nothing from them.
 CONTROLS = ("unlabelled_in_batch_norm_only", "mean_teacher_without_consistency")
 BASELINES = (
@@ -92,6 +99,20 @@ def few_labels(numbers: Sequence[int] = (3, 7), only: Collection[str] | None = N
         rows.append([words(name), *cells])
     heads = [f"{number} patients, {what}" for number in numbers for what in ("Dice [%]", "HD95 [voxels]")]
     return table(["mean ± spread (seeds)", *heads], rows) + source("acdc_few_labels", commits(loaded))
+
+
+def long() -> str:
+    """Long trainings on one strong base: a column for each setting of labels, a row for each method."""
+    found = {heading: (result(name)["rows"], suffix) for heading, (name, suffix) in LONG.items()}
+    names = dict.fromkeys(row for rows, suffix in found.values() for row in _without(suffix, rows))
+    lines = []
+    for name in [*names, "full_supervision"]:
+        cells = [rows.get(name + suffix, rows.get(name)) for rows, suffix in found.values()]
+        lines.append([words(name), *(with_seeds(cell and cell["scores"]["dice"]) for cell in cells)])
+    sources = dict.fromkeys(name for name, _ in LONG.values())
+    return table(["Dice [%], mean ± spread (seeds)", *LONG], lines) + "".join(
+        source(name, commits(result(name))) for name in sources
+    )
 
 
 def organs_by_size() -> str:
@@ -380,6 +401,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "tries_cps_apart": lambda: tries("synthetic_few_labels", "cps_apart"),
     "tries_supervised": lambda: tries("synthetic_few_labels", "supervised"),
     "tries_ltuda": lambda: tries("acdc_one_structure", "ltuda"),
+    "long": long,
     "few_labels": few_labels,
     "few_labels_short": lambda: few_labels(only=SHORT_FEW),
     "organs_by_size": organs_by_size,

@@ -45,7 +45,9 @@ def test_trust_rises_evenly_from_the_confidence_to_1():
 def test_the_teacher_sees_the_weak_view_and_the_student_the_strong_one():
     method = method_with(cut_mix=0.0)
     seen = {}
-    method.student.register_forward_hook(lambda module, inputs, output: seen.update(student=inputs[0]))
+    method.student.encoder.register_forward_hook(
+        lambda module, inputs, output: seen.update(student=inputs[0])
+    )
     method.teacher.network.register_forward_hook(
         lambda module, inputs, output: seen.update(teacher=inputs[0])
     )

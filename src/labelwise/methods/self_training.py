@@ -29,9 +29,11 @@ from labelwise.components.decay import Decay
 from labelwise.components.ema import EmaTeacher
 from labelwise.components.mix import cut_boxes, mix
 from labelwise.components.pseudo_label import complete
+from labelwise.losses.deep import at_all_scales
 from labelwise.losses.partial import open_voxels, supervised
 from labelwise.losses.pseudo_labels import pseudo_cross_entropy, pseudo_dice
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
+from labelwise.nets.parts import SegmentationNet
 from labelwise.types import Batch, Progress
 
 Part = Annotated[float, Field(ge=0, le=1)]
@@ -117,14 +119,23 @@ def complete_labels(teacher: nn.Module, batch: Batch, confidence: float) -> Targ
 
 
 def spliced_loss(
-    student: nn.Module, batch: Batch, targets: Targets, config: SelfTrainingConfig, progress: Progress
+    student: SegmentationNet, batch: Batch, targets: Targets, config: SelfTrainingConfig, progress: Progress
 ) -> dict[str, Tensor]:
     """The terms of the loss: labels and targets of the strong view, with boxes of other cases."""
     images, labels, annotated, target, trust = splice(batch, targets, config)
-    logits: Tensor = student(images)
-    loss = supervised(logits, labels, annotated, squared=config.squared_dice, pooling=config.dice_pooling)
+    scales = student.at_all_scales(images)
     weight = config.pseudo_weight * min(1.0, progress.fraction / max(config.ramp, 1e-9))
-    return {"supervised": loss, "pseudo": weight * pseudo_loss(logits, target, trust, config)}
+
+    def labelled_loss(logits: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
+        return supervised(logits, labels, annotated, squared=config.squared_dice, pooling=config.dice_pooling)
+
+    def completed_loss(logits: Tensor, target: Tensor, trust: Tensor) -> Tensor:
+        return pseudo_loss(logits, target, trust, config)
+
+    return {
+        "supervised": at_all_scales(scales, (labels, annotated), labelled_loss),
+        "pseudo": weight * at_all_scales(scales, (target, trust), completed_loss),
+    }
 
 
 def splice(batch: Batch, targets: Targets, config: SelfTrainingConfig) -> tuple[Tensor, ...]:

@@ -6,7 +6,7 @@ Spec       docs/methods/supervised.md
     for every batch (x, y, A) of cases with annotated organs A:
         p = softmax(network(x))
         q_0 = p_0 + sum of p_c over the organs c not in A                 un-annotated organs hide in the background
-        minimise  1/2 (-log q_y + Dice over the organs in A)
+        minimise  1/2 (-log q_y + Dice over the organs in A)            at every scale that the network has a head for
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from labelwise.losses.deep import at_all_scales
 from labelwise.losses.partial import supervised
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.types import Batch, Progress
@@ -44,15 +45,20 @@ class Supervised(Method):
         self.network = nets.network()
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        loss = supervised(
-            self.network(batch.images),
-            batch.labels,
-            batch.annotated,
-            squared=self.config.squared_dice,
-            pooling=self.config.dice_pooling,
-            absent=self.config.absent_dice,
-        )
-        return {"supervised": loss}
+        config = self.config
+
+        def loss(logits: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
+            return supervised(
+                logits,
+                labels,
+                annotated,
+                squared=config.squared_dice,
+                pooling=config.dice_pooling,
+                absent=config.absent_dice,
+            )
+
+        scales = self.network.at_all_scales(batch.images)
+        return {"supervised": at_all_scales(scales, (batch.labels, batch.annotated), loss)}
 
     def predictor(self) -> nn.Module:
         return Softmax(self.network)

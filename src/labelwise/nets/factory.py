@@ -122,7 +122,10 @@ class NetFactory:
         """A whole network: images (B, M, *S) -> logits (B, C, *S); `prior` as in `head`."""
         encoder, decoder = self.encoder(), self.decoder()
         out_channels = self.num_classes if num_classes is None else num_classes
-        return SegmentationNet(encoder, decoder, self.head(decoder.channels[-1], out_channels, prior=prior))
+        head = self.head(decoder.channels[-1], out_channels, prior=prior)
+        coarser = decoder.channels[:-1] if self._blueprint.deep_supervision else ()
+        heads = [self.head(channels, out_channels, prior=prior) for channels in coarser]
+        return SegmentationNet(encoder, decoder, head, heads)
 
     def encoder(self) -> Encoder:
         """Images (B, M, *S) -> features, fine to coarse; `channels` names their widths."""

@@ -163,17 +163,30 @@ class UpStage(nn.Module):
 
 
 class SegmentationNet(nn.Module):
-    """Encoder, decoder and head in a row."""
+    """Encoder, decoder and head in a row.
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, head: nn.Module):
+    `coarse_heads` belong to the scales before the last, coarse to fine: only `at_all_scales` asks them, to train by.
+    """
+
+    def __init__(
+        self, encoder: Encoder, decoder: Decoder, head: nn.Module, coarse_heads: Iterable[nn.Module] = ()
+    ):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
         self.head = head
+        self.coarse_heads = nn.ModuleList(coarse_heads)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, M, *S) -> logits (B, C, *S), float32."""
         return cast(Tensor, self.head(self.decoder(self.encoder(images))[-1]))
+
+    def at_all_scales(self, images: Tensor) -> list[Tensor]:
+        """Images (B, M, *S) -> logits (B, C, *S), then those of coarser scales, finest first, if it has such heads."""
+        scales = self.decoder(self.encoder(images))
+        finest: Tensor = self.head(scales[-1])
+        coarser = [head(scale) for head, scale in zip(self.coarse_heads, scales[:-1], strict=False)]
+        return [finest, *reversed(coarser)]
 
 
 class Blueprint(ABC):
@@ -205,3 +218,8 @@ class Blueprint(ABC):
     @abstractmethod
     def head(self, in_channels: int, out_channels: int) -> nn.Module:
         """A new head: the layer from the embedding to logits."""
+
+    @property
+    def deep_supervision(self) -> bool:
+        """Whether a whole network also has heads at its coarser scales, to train by."""
+        return False

@@ -55,6 +55,8 @@ class ResidualUNetSettings:
     kernels: tuple[PerAxis, ...] | None = None
     norm: Norm = "instance"
     upsampling: Upsampling = "transposed"
+    # heads at the coarser scales of the decoder, which `supervised` and the self-training methods train as well
+    deep_supervision: bool = False
 
 
 class ResidualUNet(Blueprint):
@@ -79,6 +81,10 @@ class ResidualUNet(Blueprint):
     @property
     def stride(self) -> int:
         return max(self.strides)
+
+    @property
+    def deep_supervision(self) -> bool:
+        return self.settings.deep_supervision
 
     def encoder(self) -> Encoder:
         before = (self.in_channels, *self.channels)
