@@ -32,7 +32,7 @@ ANOTHER_OPTION = {
         name: f"--{name.replace('_', '-')}"
         for name in (
             "output", "importer", "annotated", "sides", "find_duplicates", "test_source", "validation", "test",
-            "seed", "workers", "engine", "quiet",
+            "seed", "workers", "engine", "quiet", "others", "overlap", "undrawn", "file_names",
         )
     },
     "progress": "--quiet",
@@ -92,6 +92,20 @@ def import_(
     validation: Annotated[float, typer.Option(help="Patients (or part below 1) set aside to validate.")] = 0,
     test: Annotated[float, typer.Option(help="Patients (or part below 1) set aside to test.")] = 0,
     seed: Annotated[int, typer.Option(help="Decides which patients are set aside.")] = 0,
+    others: Annotated[
+        str | None,
+        typer.Option(help="Label values that no class has: background or ignore; default: an error."),
+    ] = None,
+    overlap: Annotated[
+        str | None, typer.Option(help="Which structure counts where two overlap: later or smaller.")
+    ] = None,
+    undrawn: Annotated[
+        str,
+        typer.Option(help="Structures that a file lists but nobody drew: unknown (not annotated) or absent."),
+    ] = "unknown",
+    file_names: Annotated[
+        str, typer.Option(help="Names that label files give to their values: believed or ignored.")
+    ] = "believed",
     workers: Workers = None,
     engine: Engine = "local",
     quiet: Quiet = False,
@@ -110,9 +124,11 @@ def import_(
             if _named(annotated, "--annotated")
             else words(",".join(annotated))
         )
+    reading: Any = {"others": others, "overlap": overlap, "undrawn": undrawn}
+    reading["file_names"] = None if file_names == "believed" else file_names
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         manifest = run.import_data(
-            folders, output, importer=importer, annotated=known, sides=_sides(sides),
+            folders, output, importer=importer, annotated=known, sides=_sides(sides), **reading,
             find_duplicates=find_duplicates, test_source=test_source, validation=_share(validation),
             test=_share(test), seed=seed, workers=workers, engine=engine, progress=progress, **options,
         )  # fmt: skip
