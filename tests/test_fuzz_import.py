@@ -168,17 +168,16 @@ def make_bids(folder: Path) -> None:
 
 def make_bids_masks(folder: Path) -> None:
     nifti(folder / "sub-01" / "anat" / "sub-01_CT.nii.gz", image(1))
-    for name in ("liver", "spleen"):
-        nifti(
-            folder / "derivatives" / "x" / "sub-01" / "anat" / f"sub-01_label-{name}_mask.nii.gz", labels(1)
-        )
+    for place, name in enumerate(("liver", "spleen")):
+        file = folder / "derivatives" / "x" / "sub-01" / "anat" / f"sub-01_label-{name}_mask.nii.gz"
+        nifti(file, labels(*[0] * place, 1))
 
 
 def make_totalsegmentator(folder: Path) -> None:
     for number, case in enumerate(("s0000", "s0001")):
         nifti(folder / case / "ct.nii.gz", image(number))
-        for name in ("liver", "kidney_left", "spleen"):
-            nifti(folder / case / "segmentations" / f"{name}.nii.gz", labels(1))
+        for place, name in enumerate(("liver", "kidney_left", "spleen")):
+            nifti(folder / case / "segmentations" / f"{name}.nii.gz", labels(*[0] * place, 1))
     (folder / "meta.csv").write_text("image_id;age;split\ns0000;60;train\ns0001;50;val\n")
 
 

@@ -17,6 +17,7 @@ from labelwise.cli.options import (
     Quiet,
     Settings,
     Workers,
+    class_values,
     overrides,
     pairs,
     show,
@@ -113,7 +114,7 @@ def import_(
 ) -> None:
     """Describe folders of scans by a manifest: manifest.csv and dataset.toml. Scans are not copied."""
     options = _options(
-        settings, classes=_values(classes) if classes else None, modality=modality, images=images, labels=labels,
+        settings, classes=class_values(classes) if classes else None, modality=modality, images=images, labels=labels,
         group=group, fold=fold,
     )  # fmt: skip
     folders = pairs(sources, "SOURCE") if _named(sources, "SOURCE") else sources
@@ -156,13 +157,6 @@ def _sides(texts: list[str] | None) -> Any:
     if len(texts) > 1:
         raise ConfigError("--sides is one choice, or one for each class", found=" ".join(texts))
     return texts[0]
-
-
-def _values(classes: str) -> dict[str, int]:
-    named = pairs(words(classes), "--classes")
-    if wrong := [value for value in named.values() if not value.lstrip("-").isdecimal()]:
-        raise ConfigError("--classes has the form liver=1,tumour=2", found=wrong[0], expected="an integer")
-    return {name: int(value) for name, value in named.items()}
 
 
 def _named(texts: list[str], option: str) -> bool:
@@ -220,7 +214,7 @@ def measure(
     as_json: AsJson = False,
 ) -> None:
     """Volume, intensities, extent and place of every annotated organ, from label maps that exist."""
-    values = _values(classes) if classes else None
+    values = class_values(classes) if classes else None
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         measured = run.measure(
             data, output, classes=values, images=images, split=split, workers=workers, engine=engine,

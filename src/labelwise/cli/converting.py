@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 
 from labelwise import run
-from labelwise.cli.options import AsJson, Binary, pairs, show, words
-from labelwise.errors import ConfigError
-from labelwise.formats.layout import Overlap
+from labelwise.cli.options import AsJson, Binary, class_values, show
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -50,16 +48,9 @@ def convert(
     as_json: AsJson = False,
 ) -> None:
     """Write labels as NIfTI, as a segmentation of 3D Slicer, as DICOM-SEG or as RTSTRUCT."""
-    named = _values(classes) if classes else None
+    named = class_values(classes) if classes else None
     result = run.convert(
-        labels, output, like=like, label_format=label_format, classes=named, overlap=cast("Overlap", overlap),
+        labels, output, like=like, label_format=label_format, classes=named, overlap=cast("Any", overlap),
         binary=binary,
     )  # fmt: skip
     show(result.to_text(), result.facts(), as_json)
-
-
-def _values(classes: str) -> dict[str, int]:
-    named = pairs(words(classes), "--classes")
-    if wrong := [value for value in named.values() if not value.isdecimal()]:
-        raise ConfigError("--classes has the form liver=1,tumour=2", found=wrong[0], expected="an integer")
-    return {name: int(value) for name, value in named.items()}
