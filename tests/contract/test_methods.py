@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import SPACE, make_batch, make_method
-from labelwise.components.batch_statistics import batch_norms
+from labelwise.components.batch_statistics import batch_norms, renew_statistics
 from labelwise.components.ema import EmaTeacher, renew_teachers
 from labelwise.methods import METHODS, find_method
 from labelwise.types import IGNORE, Progress
@@ -194,10 +194,10 @@ def test_averaged_networks_are_declared_and_their_statistics_can_be_renewed(name
         teachers = [part for part in method.modules() if isinstance(part, EmaTeacher)]
         assert all(teacher.decay in method.decays(method.config).values() for teacher in teachers)
         renew_teachers(method, lambda dims=dims: [make_batch("full", "none", dims=dims).images])
-        for teacher in teachers:
-            norms = batch_norms(teacher.network)
-            assert norms
-            assert all(norm.num_batches_tracked > 0 for norm in norms)
+        predictor = method.predictor()
+        renew_statistics(predictor, [make_batch("full", "none", dims=dims).images])
+        for network in (predictor, *(teacher.network for teacher in teachers)):
+            assert all(norm.num_batches_tracked > 0 for norm in batch_norms(network))
 
 
 def test_the_defaults_suit_every_length_of_training(name):
