@@ -27,6 +27,9 @@ MIXES = [
 ]
 
 
+NEED_A_CASE_WITHOUT_GAPS = ("sassnet",)  # to compare the others with
+
+
 @pytest.fixture(params=METHODS)
 def name(request):
     return request.param
@@ -88,6 +91,23 @@ def test_labels_of_unlabelled_cases_are_never_read(name):
     assert {key: term.item() for key, term in before.items()} == {
         key: term.item() for key, term in after.items()
     }
+
+
+def test_cases_that_are_annotated_in_parts_are_learnt_from_with_and_without_labels(name):
+    if "none" not in find_method(name).card.learns_from:
+        pytest.skip("learns from labels only")
+    dims = dims_of(name)[0]
+    batch = make_batch("full", "full", "full", "full", dims=dims)
+    batch.labels[..., 1::4] = batch.labels[..., 2::4] = batch.labels[..., 3::4] = IGNORE
+    method = make_method(name, dims=dims)
+    terms_of(method, batch._replace(sparse=(True,) * 4))  # memories are filled by the first step
+    method.after_step(HALFWAY)
+    terms = terms_of(method, batch._replace(sparse=(True,) * 4))
+    torch.stack(list(terms.values())).sum().backward()
+    assert all(term.isfinite() for term in terms.values())
+    assert terms["supervised"].item() > 0
+    if name not in NEED_A_CASE_WITHOUT_GAPS:
+        assert any(term.item() != 0 for key, term in terms.items() if key != "supervised")
 
 
 def test_without_supervision_the_supervised_part_is_silent(name):

@@ -94,7 +94,8 @@ def _iterate(dataset: StepDataset, steps: range, workers: int, device: torch.dev
         on_host = tuple(tuple(row) for row in reading.annotated.tolist())
         images, labels, targets, weak, _ = reading.views
         annotated = reading.annotated.to(device, non_blocking=True)
-        batch = Batch(images, labels.long(), annotated, reading.case_ids, targets, on_host, weak)
+        sparse = tuple(case in dataset.sparse for case in reading.case_ids)
+        batch = Batch(images, labels.long(), annotated, reading.case_ids, targets, on_host, weak, sparse)
         if step < steps.start + CHECKED_BATCHES:
             check_batch(batch)
         yield batch
@@ -134,7 +135,8 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
         augmentation.check(sampling.patch_size)
         self.store = store
         self.cases = tuple(cases)
-        self.sampler = Sampler(self.cases, label_space, sampling, seed)
+        self.sparse = frozenset(case.id for case in self.cases if case.annotated and store.case(case.id).is_sparse)
+        self.sampler = Sampler(self.cases, label_space, sampling, seed, self.sparse)
         self.sampling = sampling
         self.augmentation = augmentation
         self.seed, self.rank, self.world = seed, rank, world
