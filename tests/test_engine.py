@@ -155,7 +155,9 @@ def test_what_has_not_begun_when_the_user_interrupts_is_not_done(tmp_path, monke
     outcomes = run_jobs(partial(wait_for_the_end, folder=tmp_path), list(range(40)), workers=2)
     assert next(outcomes).item == 0  # the only one that ends by itself
     outcomes.close()  # as an exception in the loop over the outcomes does
-    assert len(list(tmp_path.iterdir())) < 10  # two jobs at work, one handed over, and one for each that ended
+    assert (
+        len(list(tmp_path.iterdir())) < 10
+    )  # two jobs at work, one handed over, and one for each that ended
 
 
 def is_deaf_to_ctrl_c(number: int) -> bool:

@@ -161,7 +161,7 @@ def test_labelled_patches_of_a_scan_that_is_annotated_in_parts_hold_labels(seed)
             labels[rng.integers(shape[0]), rng.integers(shape[1])] = value
     else:  # a box
         labels[: shape[0] // 2 + 1, :1] = rng.integers(0, 3)
-    size = tuple(int(rng.integers(1, 12)) for _ in shape[:2]) + (1 if seed % 2 else 8,)
+    size = (*tuple(int(rng.integers(1, 12)) for _ in shape[:2]), 1 if seed % 2 else 8)
     config = SamplingConfig(patch_size=size, foreground=rng.random())
     points = label_points(labels, seed=seed, in_parts=True)
     for number in range(50):

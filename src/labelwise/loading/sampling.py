@@ -83,9 +83,7 @@ class Sampler:
         self.seed = seed
         self.labelled = tuple(number for number, case in enumerate(cases) if case.annotated)
         self.incomplete = tuple(
-            number
-            for number, case in enumerate(cases)
-            if not organs <= case.annotated or case.id in sparse
+            number for number, case in enumerate(cases) if not organs <= case.annotated or case.id in sparse
         )
         if config.labelled_cases and not self.labelled:
             raise DataError(

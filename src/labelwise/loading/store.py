@@ -259,9 +259,7 @@ def write_case(folder: Path, image: Volume, labels: Volume | None, undo: Undo) -
         if labels is not None:
             known = float((labels.data != IGNORE).mean())
             _write_array(temporary / "labels.b2nd", labels.data.astype(np.uint8, copy=False), _PLAIN)
-            points = label_points(
-                labels.data, seed=_seed(folder.name), in_parts=known <= 1 - SPARSE_FROM
-            )
+            points = label_points(labels.data, seed=_seed(folder.name), in_parts=known <= 1 - SPARSE_FROM)
         # Not by `save_file`, which hides the errors of the system as well.
         packed = save({str(index): voxels for index, voxels in points.items()})
         (temporary / "points.safetensors").write_bytes(packed)
