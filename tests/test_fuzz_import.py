@@ -34,7 +34,7 @@ from labelwise.importers import IMPORTERS
 
 SHAPE = (6, 5, 4)
 ROUNDS, ALL_ROUNDS = 320, 2000
-SECONDS = 10.0  # longest round; a common one takes 30 ms
+SECONDS = 10.0  # of this process, for the longest round; a common one takes 30 ms
 CT = {"classes": {"liver": 1, "spleen": [2, 3]}, "modality": "ct"}
 
 
@@ -168,17 +168,16 @@ def make_bids(folder: Path) -> None:
 
 def make_bids_masks(folder: Path) -> None:
     nifti(folder / "sub-01" / "anat" / "sub-01_CT.nii.gz", image(1))
-    for name in ("liver", "spleen"):
-        nifti(
-            folder / "derivatives" / "x" / "sub-01" / "anat" / f"sub-01_label-{name}_mask.nii.gz", labels(1)
-        )
+    for place, name in enumerate(("liver", "spleen")):
+        file = folder / "derivatives" / "x" / "sub-01" / "anat" / f"sub-01_label-{name}_mask.nii.gz"
+        nifti(file, labels(*[0] * place, 1))
 
 
 def make_totalsegmentator(folder: Path) -> None:
     for number, case in enumerate(("s0000", "s0001")):
         nifti(folder / case / "ct.nii.gz", image(number))
-        for name in ("liver", "kidney_left", "spleen"):
-            nifti(folder / case / "segmentations" / f"{name}.nii.gz", labels(1))
+        for place, name in enumerate(("liver", "kidney_left", "spleen")):
+            nifti(folder / case / "segmentations" / f"{name}.nii.gz", labels(*[0] * place, 1))
     (folder / "meta.csv").write_text("image_id;age;split\ns0000;60;train\ns0001;50;val\n")
 
 
@@ -518,14 +517,14 @@ def play(number: int, templates: dict[str, Path], place: Path) -> tuple[str, lis
     importer = tree.importer if rng.random() < 0.8 else pick(rng, [None, *IMPORTERS])
     options = tree.options if importer == tree.importer else (CT if importer in ("folders", "csv") else {})
     wrong: list[str] = []
-    start, before = time.perf_counter(), state(data)
+    start, before = time.process_time(), state(data)
     with_manifest = rng.random() < 0.25 or not done
     try:
         outcome = import_and_check(data, out, importer, options, rng if with_manifest else None, done, wrong)
     except Exception:  # noqa: BLE001 - that no other kind of error appears is what is tested
         outcome, last = "crash", traceback.format_exc().strip().splitlines()
         wrong.append("\n".join([*last[-7:-1], last[-1][:300]]))
-    if time.perf_counter() - start > SECONDS:
+    if time.process_time() - start > SECONDS:
         wrong.append("took too long")
     if state(data) != before:
         wrong.append("a file of the user was changed")

@@ -14,16 +14,17 @@ from labelwise.errors import ResourceError
 from labelwise.lock import only_writer
 
 HOLDER = """
-import sys, time
+import sys
 from labelwise.lock import only_writer
 with only_writer(sys.argv[1]):
     print("held", flush=True)
-    time.sleep(60)
+    sys.stdin.read()  # until it is killed
 """
 
 
 def test_a_second_writer_is_refused_until_the_first_is_dead(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE) as holder:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline().strip() == b"held"
         with (

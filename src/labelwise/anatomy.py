@@ -98,6 +98,11 @@ def _without_side(name: str) -> str:
     return " ".join(word for word in _words(canonical(name)) if word not in _SIDES)
 
 
+def same(name: str, other: str) -> bool:
+    """Whether two names mean one structure, whatever their spelling."""
+    return _spelling(canonical(name)) == _spelling(canonical(other))
+
+
 @cache
 def structures() -> Mapping[str, Structure]:
     """All structures by canonical name, in the order of the table."""

@@ -161,15 +161,21 @@ class Batch(NamedTuple):
     annotated_on_host: tuple[tuple[bool, ...], ...] = ()
     # (B, M, *S): the same patches before their intensities were changed, for methods that ask for a weak view.
     weak_images: Tensor | None = None
+    # Cases whose label file leaves voxels open (IGNORE) in a good part of the scan, also on the host; () says none.
+    sparse: tuple[bool, ...] = ()
 
     @property
     def complete(self) -> Tensor:
-        """(B,) bool: cases in which every organ is annotated."""
-        return self.annotated[:, 1:].all(dim=1)
+        """(B,) bool: cases in which every organ is annotated, all over the scan."""
+        every_organ = self.annotated[:, 1:].all(dim=1)
+        if not any(self.sparse):
+            return every_organ
+        sparse = torch.tensor(self.sparse, pin_memory=every_organ.is_cuda)
+        return every_organ & ~sparse.to(every_organ.device, non_blocking=True)
 
     @property
     def incomplete(self) -> Tensor:
-        """(B,) bool: cases in which some organ, or every organ, is not annotated."""
+        """(B,) bool: cases in which some organ, or every organ, is not annotated, or only in parts of the scan."""
         return ~self.complete
 
     @property
@@ -180,7 +186,9 @@ class Batch(NamedTuple):
     @property
     def incomplete_rows(self) -> list[int]:
         """Row numbers of the incomplete cases, known without a look at the device."""
-        return [number for number, row in enumerate(self.annotated_rows) if not all(row[1:])]
+        sparse = self.sparse or (False,) * len(self.annotated_rows)
+        rows = enumerate(zip(self.annotated_rows, sparse, strict=True))
+        return [number for number, (row, in_parts) in rows if in_parts or not all(row[1:])]
 
 
 class Progress(NamedTuple):

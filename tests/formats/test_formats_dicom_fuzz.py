@@ -55,7 +55,7 @@ def test_damaged_files_give_a_volume_or_a_data_error(tmp_path, kind, capfd):
     outcomes, messages, slowest = {"read": 0, "refused": 0}, set(), 0.0
     for _ in range(NUM_FILES):
         file.write_bytes(damaged(content, rng))
-        start = time.perf_counter()
+        start = time.process_time()  # other programs do not add to it
         for path in (folder, file):
             try:
                 voxels, grid = dicom.read(path)
@@ -64,7 +64,7 @@ def test_damaged_files_give_a_volume_or_a_data_error(tmp_path, kind, capfd):
             except DataError as error:
                 outcomes["refused"] += 1
                 messages.add(str(error))
-        slowest = max(slowest, time.perf_counter() - start)
+        slowest = max(slowest, time.process_time() - start)
     assert slowest < 5
     assert min(outcomes.values()) > 10, "the fuzz does not reach both outcomes"
     assert all(str(tmp_path) in message for message in messages)

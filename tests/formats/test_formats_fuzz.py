@@ -60,7 +60,7 @@ def test_damaged_files_give_a_volume_or_a_data_error(tmp_path, kind, name):
             if rng.random() < 0.2:
                 bytes_now = bytes_now[: int(rng.integers(len(bytes_now)))]
         path.write_bytes(bytes_now)
-        start = time.perf_counter()
+        start = time.process_time()  # other programs do not add to it
         for read in (lambda path: read_image([path]), read_labels, read_geometry):
             try:
                 read(path)
@@ -68,7 +68,7 @@ def test_damaged_files_give_a_volume_or_a_data_error(tmp_path, kind, name):
             except DataError as error:
                 outcomes["refused"] += 1
                 names_the_file &= name in str(error)
-        assert time.perf_counter() - start < 5
+        assert time.process_time() - start < 5
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert names_the_file

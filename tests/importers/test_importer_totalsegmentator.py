@@ -167,18 +167,20 @@ def test_masks_are_believed_only_for_what_the_user_says(tmp_path: Path):
         totalsegmentator.scan(tmp_path, annotated=["lver"])
 
 
-def test_one_file_of_all_structures_has_the_numbers_of_version_2(tmp_path: Path):
+def test_one_file_without_names_has_the_numbers_of_the_task_that_is_stated(tmp_path: Path):
     make(tmp_path)
     write_scan(tmp_path / "s0004" / "ct.nii.gz")
     write_map(tmp_path / "s0004" / "segmentations.nii.gz", 5, 117, 3)
-    manifest = totalsegmentator.scan(tmp_path)
+    with pytest.raises(ConfigError, match="does not say what its values mean"):
+        totalsegmentator.scan(tmp_path)
+    manifest = totalsegmentator.scan(tmp_path, task="total")
     assert (len(STRUCTURES), len(set(STRUCTURES)), len(manifest.label_space.organs)) == (117, 117, 117)
     found = [manifest.label_space.names[value] for value in values(manifest, 4)]
     assert found == ["liver", "costal cartilages", "left kidney", "background"]
     assert len(manifest.cases[4].annotated) == 117
     assert {case.source for case in manifest.cases} == {"totalsegmentator", "totalsegmentator_together"}
     assert read_manifest(write_manifest(manifest, tmp_path / "out")) == manifest
-    few = totalsegmentator.scan(tmp_path, classes=["liver"])
+    few = totalsegmentator.scan(tmp_path, classes=["liver"], task="total")
     assert values(few, 4) == [1, 0, 0, 0]
 
 

@@ -174,6 +174,23 @@ def few_labelled(manifest: Manifest) -> set[str]:
     return {case.id for case in manifest.cases if case.annotated}
 
 
+@pytest.mark.parametrize("every", [2, 8])
+def test_cases_annotated_in_every_nth_slice_are_drawn_as_incomplete_ones_too(cohort, tmp_path, every):
+    manifest, original = cohort
+    shutil.copytree(original.folder, tmp_path / "store")
+    store = Store(tmp_path / "store")
+    full = next(case for case in manifest.cases if set(SPACE.organs) <= case.annotated)
+    stored = store.case(full.id)
+    labels = stored.labels(np.arange(256, dtype=np.uint8))
+    labels[:, :, np.arange(labels.shape[2]) % every > 0] = IGNORE
+    image = Volume(stored.image(), np.eye(4))
+    write_case(stored.folder, image, Volume(labels, np.eye(4)), stored.undo)
+    found = list(load((manifest, Store(store.folder)), cases=[full]))
+    assert all(batch.sparse == (True,) * 4 for batch in found)
+    assert all(batch.incomplete.all() and batch.incomplete_rows == [0, 1, 2, 3] for batch in found)
+    assert all((batch.labels[:2] != IGNORE).flatten(1).any(dim=1).all() for batch in found)
+
+
 @pytest.mark.parametrize("patch_size", [(8, 8, 8), (8, 8, 1)])
 def test_extra_targets_follow_the_labels(cohort, patch_size):
     settings = {"augmentation": AugmentConfig(preset="flip"), "extra_targets": {"masks": organ_masks}}
@@ -203,8 +220,8 @@ def test_an_error_in_a_worker_process_arrives_without_a_traceback_in_its_text(co
     manifest, original = cohort
     shutil.copytree(original.folder, tmp_path / "store")
     store = Store(tmp_path / "store")
-    (store.case_folder(store.keys["partial"]) / "image.b2nd").unlink()
     dataset = StepDataset(store, manifest.cases, SPACE, SAMPLING, PLAIN, seed=0)
+    (store.case_folder(store.keys["partial"]) / "image.b2nd").unlink()
     answers = [pickle.loads(pickle.dumps(dataset[step])) for step in range(5)]  # what a worker sends
     error = next(answer for answer in answers if isinstance(answer, DataError))
     assert error.case == "partial"

@@ -10,8 +10,9 @@ import pytest
 
 from labelwise.errors import ConfigError, DataError
 from labelwise.loading.sampling import Draw, Sampler, SamplingConfig, patch_corner
+from labelwise.loading.store import label_points
 from labelwise.settings import build_settings
-from labelwise.types import Case, LabelSpace
+from labelwise.types import IGNORE, Case, LabelSpace
 
 SPACE = LabelSpace(("background", "liver", "spleen", "pancreas"))
 FULL, PARTIAL, NONE = SPACE.organs, ("liver",), ()
@@ -145,6 +146,35 @@ def test_otherwise_every_position_is_equally_likely_also_the_last(case):
         counts = np.bincount(found[:, axis], minlength=free + 1)
         assert len(counts) == free + 1
         assert counts.min() > 0.6 * 4000 / (free + 1)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_labelled_patches_of_a_scan_that_is_annotated_in_parts_hold_labels(seed):
+    rng = np.random.default_rng(seed)
+    shape = tuple(int(size) for size in rng.integers(3, 40, 3))
+    labels = np.full(shape, IGNORE, np.uint8)
+    if seed % 3 == 0:  # slices
+        step = int(rng.integers(2, 8))
+        labels[:, :, ::step] = rng.integers(0, 3, labels[:, :, ::step].shape)
+    elif seed % 3 == 1:  # scribbles
+        for value in (0, 0, 1, 2):
+            labels[rng.integers(shape[0]), rng.integers(shape[1])] = value
+    else:  # a box
+        labels[: shape[0] // 2 + 1, :1] = rng.integers(0, 3)
+    size = (*tuple(int(rng.integers(1, 12)) for _ in shape[:2]), 1 if seed % 2 else 8)
+    config = SamplingConfig(patch_size=size, foreground=rng.random())
+    points = label_points(labels, seed=seed, in_parts=True)
+    for number in range(50):
+        draw = Draw(0, True, np.random.default_rng((seed, number)))
+        corner = patch_corner(draw, shape, points, np.ones(3, bool), config)
+        box = tuple(slice(max(low, 0), low + n) for low, n in zip(corner, size, strict=True))
+        assert (labels[box] != IGNORE).any()
+
+
+def test_scans_that_are_annotated_in_parts_belong_to_both_streams():
+    cases, config = make_cases(FULL, FULL, PARTIAL), SamplingConfig()
+    sampler = Sampler(cases, SPACE, config, 0, sparse={"case_1"})
+    assert (sampler.labelled, sampler.incomplete) == ((0, 1, 2), (1, 2))
 
 
 def test_convention_a_scan_smaller_than_the_patch_lies_in_its_middle():

@@ -16,7 +16,7 @@ from stored_cohort import ANNOTATED, SPACE, label_map, make_store, scan
 
 from labelwise.errors import DataError, ResourceError
 from labelwise.loading import store as cache
-from labelwise.loading.store import Store, annotated_table, organ_points, write_case
+from labelwise.loading.store import Store, annotated_table, label_points, write_case
 from labelwise.preprocess.pipeline import Undo
 from labelwise.types import IGNORE, Volume
 
@@ -121,12 +121,12 @@ def test_points_lie_in_their_organ(original):
 def test_points_are_few_and_the_same_every_time():
     labels = np.zeros((10, 10, 10), np.uint8)
     labels[5:], labels[0, 0, 0] = 2, IGNORE
-    points = organ_points(labels, seed=1, limit=20)
+    points = label_points(labels, seed=1, limit=20)
     assert list(points) == [2]
     assert points[2].shape == (20, 3)
-    np.testing.assert_array_equal(points[2], organ_points(labels, seed=1, limit=20)[2])
-    assert (points[2] != organ_points(labels, seed=2, limit=20)[2]).any()
-    assert organ_points(np.zeros((3, 3, 3), np.uint8), seed=1) == {}
+    np.testing.assert_array_equal(points[2], label_points(labels, seed=1, limit=20)[2])
+    assert (points[2] != label_points(labels, seed=2, limit=20)[2]).any()
+    assert label_points(np.zeros((3, 3, 3), np.uint8), seed=1) == {}
 
 
 def cut(file: Path) -> None:

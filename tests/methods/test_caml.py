@@ -15,7 +15,8 @@ from labelwise.methods.caml import most_certain
 from labelwise.nets.parts import SegmentationNet
 from labelwise.types import IGNORE, Batch, Progress
 
-CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+# Similarities are computed in float32: the rounding of their sums, tenfold.
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 OFFICIAL = Progress(2999, 15000)  # iteration 3000, counted from 1
 FEW = {"memory_per_case": 64, "max_rows": 4000}
 EVERYTHING = torch.ones(32, dtype=torch.bool)

@@ -242,6 +242,9 @@ def test_a_case_shows_at_most_so_many_organs_as_many_of_one_kind_as_of_the_other
     assert counts == [[2, 2], [1, 3], [4, 0], [0, 4]]
     assert all(rows[case][organ + 1] for case, organ in known)
     assert not any(rows[case][organ + 1] for case, organ in open_)
+    assert not choose_pairs(rows, 4, sparse=[True] * 4)[0], (
+        "of a case annotated in parts, every organ is open"
+    )
     drawn = {pair.organ for _ in range(30) for pair in choose_pairs(rows, 4)[0] if pair.case == 2}
     assert drawn == set(range(10))
 

@@ -15,7 +15,11 @@ GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "dkuxnet.npz", allow_pic
 
 
 def fill_by_rule(network: nn.Module) -> None:
-    """The weights of the golden run: parameter j, element i, holds a sine of 0.7 i + j."""
+    """The weights of the golden run: parameter j, element i, holds a sine of 0.7 i + j, rounded to float32.
+
+    The network computes in float64 from there on: batch norm over the four values of the coarsest scale amplifies
+    the rounding of float32, which differs between processors, up to the tolerance.
+    """
     for j, parameter in enumerate(network.parameters()):
         wave = torch.sin(0.7 * torch.arange(parameter.numel(), dtype=torch.float64) + j).reshape(
             parameter.shape
@@ -29,6 +33,7 @@ def fill_by_rule(network: nn.Module) -> None:
         else:
             values = 0.1 * wave
         parameter.data.copy_(values)
+    network.double()
 
 
 def _owner(network: nn.Module, parameter: nn.Parameter) -> nn.Module:
@@ -40,9 +45,9 @@ def _is_weight(network: nn.Module, parameter: nn.Parameter) -> bool:
 
 
 def wave_image(*shape: int) -> Tensor:
-    return (
-        torch.cos(0.05 * torch.arange(int(np.prod(shape)), dtype=torch.float64) + 0.3).reshape(shape).float()
-    )
+    """The image of the golden run, which was made in float32; in float64."""
+    wave = torch.cos(0.05 * torch.arange(int(np.prod(shape)), dtype=torch.float64) + 0.3)
+    return wave.float().double().reshape(shape)
 
 
 def no_dropout(name: str) -> dict[str, float]:
@@ -68,7 +73,7 @@ def test_output_agrees_with_the_official_module(name: str, dims: int, classes: i
         logits = network(wave_image(1, 1, *(32, 32, 16)[:dims]))
     every_second = logits[(slice(None), slice(None), *[slice(None, None, 2)] * dims)].numpy()
     expected = GOLDEN[key]
-    assert np.abs(every_second - expected).max() < 1e-4 * np.abs(expected).max()
+    assert np.abs(every_second - expected).max() < 1e-6 * np.abs(expected).max()  # rounded to float32
 
 
 @pytest.mark.parametrize(

@@ -41,10 +41,11 @@ def test_a_standardised_convolution_agrees_with_the_official_one():
 
 
 def test_standardised_filters_have_mean_zero_and_variance_one():
-    weight = 3 + 0.01 * torch.randn(5, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    weight = 3 + 0.01 * torch.randn(5, 4, 3, 3, generator=generator, dtype=torch.float64)
     filters = standardised(weight).flatten(1)
-    torch.testing.assert_close(filters.mean(dim=1), torch.zeros(5), rtol=0, atol=1e-4)
-    torch.testing.assert_close(filters.var(dim=1), torch.ones(5), rtol=1e-4, atol=0)
+    torch.testing.assert_close(filters.mean(dim=1), torch.zeros(5).double(), rtol=0, atol=1e-4)
+    torch.testing.assert_close(filters.var(dim=1), torch.ones(5).double(), rtol=1e-4, atol=0)
 
 
 def test_the_gradient_of_a_filter_points_neither_along_it_nor_along_a_constant():

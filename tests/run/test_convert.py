@@ -46,7 +46,7 @@ def test_labels_go_through_every_format_and_come_back(tmp_path, scan, labels, th
     back = run.convert(result.file, tmp_path / "back.nii.gz", like=scan)
     assert back.classes == result.classes
     assert np.array_equal(read_labels(back.file).data, read_labels(labels).data)
-    assert value_names(back.file) == NAMES
+    assert value_names(back.file) == dict(enumerate(NAMES))
 
 
 def test_the_command_writes_into_a_folder_and_says_what(tmp_path, scan, labels, command):
@@ -127,7 +127,7 @@ def test_predictions_are_written_in_every_format_and_kept_on_repetition(tmp_path
         assert {file.suffix for file in (out / label_format).iterdir()} >= {".json"}
         assert (out / label_format / f"one{ending}").is_file()
     expected = read_labels(out / "nifti" / "one.nii.gz")
-    names = value_names(out / "nifti" / "one.nii.gz")
+    names = tuple(value_names(out / "nifti" / "one.nii.gz").values())
     for label_format in ("nrrd", "dicom-seg", "rtstruct"):
         found = read_labels(
             out / label_format / f"one{FORMATS[label_format]}", Layout(segments=names[1:]), large

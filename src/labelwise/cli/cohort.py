@@ -17,6 +17,7 @@ from labelwise.cli.options import (
     Quiet,
     Settings,
     Workers,
+    class_values,
     overrides,
     pairs,
     show,
@@ -32,7 +33,7 @@ ANOTHER_OPTION = {
         name: f"--{name.replace('_', '-')}"
         for name in (
             "output", "importer", "annotated", "sides", "find_duplicates", "test_source", "validation", "test",
-            "seed", "workers", "engine", "quiet",
+            "seed", "workers", "engine", "quiet", "others", "overlap", "undrawn", "file_names",
         )
     },
     "progress": "--quiet",
@@ -92,6 +93,20 @@ def import_(
     validation: Annotated[float, typer.Option(help="Patients (or part below 1) set aside to validate.")] = 0,
     test: Annotated[float, typer.Option(help="Patients (or part below 1) set aside to test.")] = 0,
     seed: Annotated[int, typer.Option(help="Decides which patients are set aside.")] = 0,
+    others: Annotated[
+        str | None,
+        typer.Option(help="Label values that no class has: background or ignore; default: an error."),
+    ] = None,
+    overlap: Annotated[
+        str | None, typer.Option(help="Which structure counts where two overlap: later or smaller.")
+    ] = None,
+    undrawn: Annotated[
+        str,
+        typer.Option(help="Structures that a file lists but nobody drew: unknown (not annotated) or absent."),
+    ] = "unknown",
+    file_names: Annotated[
+        str, typer.Option(help="Names that label files give to their values: believed or ignored.")
+    ] = "believed",
     workers: Workers = None,
     engine: Engine = "local",
     quiet: Quiet = False,
@@ -99,7 +114,7 @@ def import_(
 ) -> None:
     """Describe folders of scans by a manifest: manifest.csv and dataset.toml. Scans are not copied."""
     options = _options(
-        settings, classes=_values(classes) if classes else None, modality=modality, images=images, labels=labels,
+        settings, classes=class_values(classes) if classes else None, modality=modality, images=images, labels=labels,
         group=group, fold=fold,
     )  # fmt: skip
     folders = pairs(sources, "SOURCE") if _named(sources, "SOURCE") else sources
@@ -110,9 +125,11 @@ def import_(
             if _named(annotated, "--annotated")
             else words(",".join(annotated))
         )
+    reading: Any = {"others": others, "overlap": overlap, "undrawn": undrawn}
+    reading["file_names"] = None if file_names == "believed" else file_names
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         manifest = run.import_data(
-            folders, output, importer=importer, annotated=known, sides=_sides(sides),
+            folders, output, importer=importer, annotated=known, sides=_sides(sides), **reading,
             find_duplicates=find_duplicates, test_source=test_source, validation=_share(validation),
             test=_share(test), seed=seed, workers=workers, engine=engine, progress=progress, **options,
         )  # fmt: skip
@@ -140,13 +157,6 @@ def _sides(texts: list[str] | None) -> Any:
     if len(texts) > 1:
         raise ConfigError("--sides is one choice, or one for each class", found=" ".join(texts))
     return texts[0]
-
-
-def _values(classes: str) -> dict[str, int]:
-    named = pairs(words(classes), "--classes")
-    if wrong := [value for value in named.values() if not value.lstrip("-").isdecimal()]:
-        raise ConfigError("--classes has the form liver=1,tumour=2", found=wrong[0], expected="an integer")
-    return {name: int(value) for name, value in named.items()}
 
 
 def _named(texts: list[str], option: str) -> bool:
@@ -204,7 +214,7 @@ def measure(
     as_json: AsJson = False,
 ) -> None:
     """Volume, intensities, extent and place of every annotated organ, from label maps that exist."""
-    values = _values(classes) if classes else None
+    values = class_values(classes) if classes else None
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         measured = run.measure(
             data, output, classes=values, images=images, split=split, workers=workers, engine=engine,

@@ -63,3 +63,11 @@ def overrides(texts: list[str] | None) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             values[name] = value
     return values
+
+
+def class_values(classes: str) -> dict[str, int]:
+    """``"liver=1,tumour=2"`` -> {"liver": 1, "tumour": 2}."""
+    named = pairs(words(classes), "--classes")
+    if wrong := [value for value in named.values() if not value.lstrip("-").isdecimal()]:
+        raise ConfigError("--classes has the form liver=1,tumour=2", found=wrong[0], expected="an integer")
+    return {name: int(value) for name, value in named.items()}

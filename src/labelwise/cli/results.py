@@ -18,6 +18,7 @@ from labelwise.cli.options import (
     Quiet,
     Settings,
     Workers,
+    class_values,
     overrides,
     show,
     words,
@@ -88,6 +89,9 @@ def evaluate(
     variant: Annotated[
         str, typer.Option(help="default, or la_official for the rules of the LA codes.")
     ] = "default",
+    classes: Annotated[
+        str | None, typer.Option(help="Values in label files that do not name them: liver=1,spleen=2.")
+    ] = None,
     workers: Workers = None,
     engine: Engine = "local",
     quiet: Quiet = False,
@@ -96,8 +100,8 @@ def evaluate(
     """Score predictions per case and class: only what is annotated counts."""
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         result = run.evaluate(
-            predictions, reference, output, split=split, unit=unit, variant=variant, workers=workers, engine=engine,
-            progress=progress,
+            predictions, reference, output, split=split, unit=unit, variant=variant,
+            classes=class_values(classes) if classes else None, workers=workers, engine=engine, progress=progress,
         )  # fmt: skip
     show(result.to_text(), result.facts(), as_json)
 

@@ -20,6 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from labelwise.atomic import write_text
+from labelwise.cohort.meaning import refuse_hidden, source_of_file
 from labelwise.cohort.source import (
     FILE_NAME,
     IGNORE_NAME,
@@ -31,8 +32,8 @@ from labelwise.cohort.source import (
     write_class_table,
 )
 from labelwise.cohort.text import Row, convert, read_rows
-from labelwise.errors import ConfigError, DataError, did_you_mean
-from labelwise.formats import Geometry, read_geometry, read_image, read_labels
+from labelwise.errors import ConfigError, DataError, did_you_mean, naming
+from labelwise.formats import Geometry, Tally, read_geometry, read_image, read_labels
 from labelwise.types import IGNORE, SPLITS, Case, LabelSpace, Volume
 
 __all__ = [
@@ -132,24 +133,43 @@ def read_case_image(case: Case, manifest: Manifest) -> Volume:
 def read_case_labels(case: Case, manifest: Manifest, *, erase: bool = True) -> Volume:
     """(X, Y, Z) uint8 class indices of a case: 0..C-1, or IGNORE where nothing is known.
 
-    Values of the file are mapped through the table of the case's source. Organs that are not annotated are
+    Values of the file are mapped by the names that it gives to them, else through the table of the case's source
+    (`labelwise.cohort.meaning`). Organs that are not annotated are
     erased to 0, whatever the file says about them; a case without any annotation is IGNORE everywhere and its
     label file is not even opened. With `erase` False the whole file is believed instead: for the store, which
     hides organs when a patch is read.
 
     Errors
-        DataError   the file is missing or unreadable, or it holds a value without a meaning
+        DataError   the file is missing or unreadable, it holds a value without a meaning, its names contradict the
+                    table, or an annotated organ lies wholly beneath others
     """
     source = manifest.source_of(case)
     believed = case.annotated if erase else source.organs
     if not believed or case.labels is None:
         geometry = read_geometry(case.images[0], source.layout)
         return Volume(np.full(geometry.shape, IGNORE, dtype=np.uint8), geometry.affine)
-    stored = read_labels(case.labels, source.layout, case.images[0])
+    with naming(case.id, case.labels):
+        source = source_of_file(source, case.labels)
+        tally = Tally()
+        stored = read_labels(case.labels, source.layout, case.images[0], tally)
+        refuse_hidden(source, tally, case.annotated)
     indices = LookupTable.of(source, manifest.label_space, believed)(stored.data)
     if indices is None:
         raise unknown_values(source, stored.data, case.id, case.labels)
     return Volume(indices, stored.affine)
+
+
+def resolved(single: Manifest) -> Manifest:
+    """A manifest of one case, in which its source has the value table that holds for its label file.
+
+    Errors
+        DataError   the names in the file contradict the table
+    """
+    case = single.cases[0]
+    if case.labels is None:
+        return single
+    source = source_of_file(single.source_of(case), case.labels)
+    return replace(single, sources={**single.sources, source.name: source})
 
 
 def check_same_grid(case: Case, image: Volume, labels: Volume) -> None:

@@ -5,6 +5,7 @@ dataset.toml                              read by people, by tomllib and by nobo
     classes = ["background", "liver", "spleen"]
     [sources.lits]
     modality = "ct"
+    others = "ignore"                     what values without a class are; without this line they are an error
     [sources.lits.values]
     background = [0]
     liver = [1, 2]                        organ and tumour
@@ -36,6 +37,7 @@ FILE_NAME = "dataset.toml"
 IGNORE_NAME = "ignore"
 
 Modality = Literal["ct", "mr", "normalised"]
+Others = Literal["", "background", "ignore"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 _PLAIN = Layout()
 
@@ -48,6 +50,7 @@ class Source:
     values: Mapping[int, str]  # label value in the files -> class name, "background" or "ignore"
     modality: Modality
     layout: Layout = _PLAIN
+    others: Others = ""  # what values without a class are: an error, background, or unknown
 
     @property
     def organs(self) -> frozenset[str]:
@@ -59,7 +62,7 @@ class Source:
 class LookupTable:
     """Label values of files -> class indices, for one set of annotated organs."""
 
-    codes: Array  # int16 by value, negative values from the end; -1 for a value without meaning
+    codes: Array  # int16 by value, then one for all others, negative values from the end; -1: without meaning
     low: int
     high: int
 
@@ -68,7 +71,8 @@ class LookupTable:
         """Organs that are not annotated become 0: what the file says about them must not be believed."""
         index = {IGNORE_NAME: IGNORE} | {name: label_space.index(name) for name in annotated}
         low, high = min(0, *source.values), max(0, *source.values)
-        codes = np.full(high - low + 1, -1, dtype=np.int16)
+        rest = {BACKGROUND: 0, IGNORE_NAME: IGNORE}.get(source.others, -1)
+        codes = np.full(high - low + 2, rest, dtype=np.int16)
         for value, name in source.values.items():
             codes[value] = index.get(name, 0)
         return cls(codes, low, high)
@@ -76,7 +80,9 @@ class LookupTable:
     def __call__(self, values: Array) -> Array | None:
         """uint8 class indices of the same shape, or None if some value has no meaning."""
         if values.min() < self.low or values.max() > self.high:
-            return None
+            if self.codes[self.high + 1] < 0:
+                return None
+            values = np.where((values < self.low) | (values > self.high), self.high + 1, values)
         # Fancy indexing: np.take copies its indices to 64 bits and is ten times slower.
         found = self.codes[values]
         return found.astype(np.uint8) if found.min() >= 0 else None
@@ -101,7 +107,8 @@ def unknown_values(source: Source, stored: Array, case: str, file: Path) -> Data
         found="; ".join(_voxels(found[number], number, stored.size) for number in shown),
         expected=", ".join(f"{number} {name}" for number, name in sorted(source.values.items())),
         do=f'in {FILE_NAME}, add  "<class>" = [{shown[0]}]  to [sources.{table}.values], '
-        f"or  {IGNORE_NAME} = [{shown[0]}]  to leave those voxels out",
+        f"or  {IGNORE_NAME} = [{shown[0]}]  to leave those voxels out; for all of them others = 'background' or "
+        "'ignore' (--others at import)",
     )
 
 
@@ -114,6 +121,7 @@ class _SourceTable:
     modality: Modality
     values: dict[str, list[int]]
     layout: Layout = _PLAIN
+    others: Others = ""
 
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -170,7 +178,9 @@ def _table(source: Source) -> dict[str, Any]:
         for field in fields(source.layout)
         if getattr(source.layout, field.name) != field.default
     }
-    table = {"modality": source.modality, "values": _by_name(source)}
+    table: dict[str, Any] = {"modality": source.modality}
+    table |= {"others": source.others} if source.others else {}
+    table |= {"values": _by_name(source)}
     return table | {"layout": layout} if layout else table
 
 
@@ -228,7 +238,7 @@ def _source(name: str, table: _SourceTable, label_space: LabelSpace, file: Path)
                     found=f"{values[number]}, {class_name}",
                     do="keep one of them",
                 )
-    source = Source(name, values, table.modality, table.layout)
+    source = Source(name, values, table.modality, table.layout, table.others)
     check_source(source, label_space, file)
     return source
 

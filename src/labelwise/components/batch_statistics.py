@@ -2,7 +2,8 @@
 
 An average of weights has no running statistics of its own: those of the networks that it averages belong to other
 weights, and a network with the wrong ones says nearly anything in evaluation. They are therefore taken anew, from
-batches that pass through the averaged network itself.
+batches that pass through the averaged network itself: through its method `everywhere`, if it has one because some of
+its parts take no part in its forward, else through its forward.
 
 Source
     Izmailov et al., UAI 2018 (averaged weights need their own statistics), https://arxiv.org/abs/1803.05407.
@@ -10,9 +11,8 @@ Source
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,33 +27,32 @@ def batch_norms(network: nn.Module) -> list[_BatchNorm]:
 
 
 @torch.no_grad()
-def renew_statistics(
-    network: nn.Module, batches: Iterable[Tensor], passes: Callable[[Tensor], Any] | None = None
-) -> None:
+def renew_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace the running statistics by their mean over some batches, with the weights as they are.
 
     Nothing is dropped out meanwhile, as in evaluation. No batch is asked for if the network has no statistics.
 
-    Arguments
-        batches     images (B, M, *S) each
-        passes      sends images through every part of the network; None: its forward
+    Shapes
+        batches     (B, M, *S) each
     """
     if norms := batch_norms(network):
         for norm in norms:
             norm.reset_running_stats()
         with _only_norms_train(network, norms, mean=True):
             for images in batches:
-                (passes or network)(images)
+                _send_everywhere(network, images)
 
 
 @torch.no_grad()
-def follow_statistics(
-    network: nn.Module, images: Tensor, passes: Callable[[Tensor], Any] | None = None
-) -> None:
+def follow_statistics(network: nn.Module, images: Tensor) -> None:
     """Move the running statistics by one batch, as a training does, with the weights as they are."""
     if norms := batch_norms(network):
         with _only_norms_train(network, norms, mean=False):
-            (passes or network)(images)
+            _send_everywhere(network, images)
+
+
+def _send_everywhere(network: nn.Module, images: Tensor) -> None:
+    getattr(network, "everywhere", network)(images)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,6 @@ class EmaTeacher(nn.Module):
 
     Other buffers are copied, except those whose last name is in `averaged_buffers` (memories such as prototypes).
 
-    Arguments
-        passes      sends images through every part of a network that has batch norm; None: its forward
-
     Source
         Tarvainen & Valpola, NeurIPS 2017; decay warm-up of the UA-MT code.
     """
@@ -40,20 +37,18 @@ class EmaTeacher(nn.Module):
         *,
         statistics: Statistics = "batch",
         averaged_buffers: Collection[str] = (),
-        passes: Callable[[Any, Tensor], Any] | None = None,
     ):
         super().__init__()
         self.decay = decay
         self.statistics = statistics
         self.averaged_buffers = frozenset(averaged_buffers)
-        self.passes = passes
         self.network = copy.deepcopy(student).requires_grad_(False)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Whatever the network returns, without a gradient."""
         if self.statistics == "eval":
-            follow_statistics(self.network, images, self._everywhere)
+            follow_statistics(self.network, images)
             self.network.eval()  # the loop turns everything to training mode again, before each part of the training
         return self.network(images)  # type: ignore[no-any-return]
 
@@ -72,13 +67,6 @@ class EmaTeacher(nn.Module):
                 teacher_buffer.copy_(student_buffer)
         torch._foreach_lerp_(mine, theirs, 1 - self.decay.keep(progress))
 
-    def renew_statistics(self, batches: Iterable[Tensor]) -> None:
-        """Take its statistics of batch norm anew, from images (B, M, *S)."""
-        renew_statistics(self.network, batches, self._everywhere)
-
-    def _everywhere(self, images: Tensor) -> Any:
-        return self.passes(self.network, images) if self.passes else self.network(images)
-
 
 def renew_teachers(method: nn.Module, batches: Callable[[], Iterable[Tensor]]) -> None:
     """Give every averaged network of a method the statistics of batch norm that belong to its weights.
@@ -88,4 +76,4 @@ def renew_teachers(method: nn.Module, batches: Callable[[], Iterable[Tensor]]) -
     """
     for teacher in method.modules():
         if isinstance(teacher, EmaTeacher) and batch_norms(teacher.network):
-            teacher.renew_statistics(batches())
+            renew_statistics(teacher.network, batches())

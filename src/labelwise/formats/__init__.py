@@ -18,6 +18,8 @@ from labelwise.errors import ConfigError, DataError
 from labelwise.formats import nifti, stored
 from labelwise.formats.geometry import Geometry, orientation_of
 from labelwise.formats.layout import Layout
+from labelwise.formats.naming import case_of, value_names
+from labelwise.formats.segments import Tally
 from labelwise.formats.stored import SUFFIXES, files_of, is_dicom, stem, suffix
 from labelwise.types import Array, Volume
 
@@ -26,8 +28,11 @@ __all__ = [
     "SUFFIXES",
     "Geometry",
     "Layout",
+    "Tally",
+    "case_of",
     "files_of",
     "is_dicom",
+    "placed_on",
     "read_geometry",
     "read_image",
     "read_labels",
@@ -88,11 +93,14 @@ def read_image(paths: Sequence[Path], layout: Layout = _PLAIN) -> Volume:
     return Volume(np.concatenate([first[0], *(channels for channels, _ in others)]), first[1].affine)
 
 
-def read_labels(path: Path, layout: Layout = _PLAIN, like: Path | None = None) -> Volume:
+def read_labels(
+    path: Path, layout: Layout = _PLAIN, like: Path | None = None, tally: Tally | None = None
+) -> Volume:
     """Read a label map with the values of the file; their meaning is the business of the manifest.
 
     Parameters
         like     the image of the case, for layouts and formats that take the grid from it
+        tally    gets what was read of labels that are known by names: what was drawn, what overlaps, what is lost
 
     Shapes
         returns     (X, Y, Z)  integer of the file's type (int32 for floating-point files), RAS+
@@ -100,7 +108,7 @@ def read_labels(path: Path, layout: Layout = _PLAIN, like: Path | None = None) -
     Errors
         DataError   as `read_image`, and values that are not whole numbers
     """
-    voxels, geometry = stored.labels(Path(path), layout, like)
+    voxels, geometry = stored.labels(Path(path), layout, like, tally)
     if voxels.dtype.kind == "f":
         voxels = _as_integers(path, voxels)
     elif voxels.dtype.kind == "b":
@@ -110,17 +118,26 @@ def read_labels(path: Path, layout: Layout = _PLAIN, like: Path | None = None) -
     return Volume(labels, orientation.geometry_to_ras(geometry).affine)
 
 
+def placed_on(labels: Volume, grid: Geometry) -> Volume:
+    """Labels (X, Y, Z) on a larger grid, if theirs is a part of it by whole voxels; else as they are.
+
+    What lies outside is background: programs cut label maps to what is drawn.
+    """
+    own = Geometry(labels.shape, labels.affine)
+    place = None if grid.matches(own) else grid.place_of(own)
+    if place is None:
+        return labels
+    whole = np.zeros(grid.shape, labels.data.dtype)
+    whole[place] = labels.data
+    return Volume(whole, grid.affine)
+
+
 def segment_names(path: Path) -> tuple[str, ...]:
     """The names of a file or folder that knows its labels by names, in its order: the `segments` of a layout.
 
     Of a folder of masks, a DICOM-SEG, an RTSTRUCT, or a .seg.nrrd; empty for files that know labels by values.
     """
     return stored.names(Path(path))
-
-
-def value_names(path: Path) -> tuple[str, ...]:
-    """The class names by label value that `write_labels` keeps in a NIfTI file; empty if there are none."""
-    return nifti.read_names(Path(path)) if suffix(path) in stored.NIFTI else ()
 
 
 def write_labels(

@@ -41,6 +41,22 @@ class Geometry:
         apart_mm = np.abs(corners @ (self.affine - other.affine).T).max()
         return bool(apart_mm <= _SAME_GRID_VOXELS * min(self.spacing_mm))
 
+    def place_of(self, part: Geometry) -> tuple[slice, slice, slice] | None:
+        """The voxels of this grid that are those of another one; None if the other is no part of it.
+
+        A label map that a program cut to what is drawn has the voxels of its scan, but fewer of them.
+        """
+        start = np.rint(np.linalg.solve(self.affine, part.affine[:, 3])[:3]).astype(int)
+        stop = start + part.shape
+        if (start < 0).any() or (stop > self.shape).any():
+            return None
+        moved = self.affine.copy()
+        moved[:3, 3] = (self.affine @ (*start, 1))[:3]
+        if not Geometry(part.shape, moved).matches(part):
+            return None
+        x, y, z = (slice(int(begin), int(end)) for begin, end in zip(start, stop, strict=True))
+        return x, y, z
+
     def __str__(self) -> str:
         shape = " x ".join(str(size) for size in self.shape)
         spacing = " x ".join(f"{size:.4g}" for size in self.spacing_mm)

@@ -1,8 +1,9 @@
 """A folder with one mask for each organ, as TotalSegmentator writes them: ``segmentations/liver.nii.gz``.
 
 The n-th of the names that are asked for becomes the label value n. A file that is not there says nothing; a mask
-without a voxel says that the organ is absent. Where masks overlap, the later name counts. Files that are not asked
-for are not opened. A mask named after BIDS, ``sub-01_label-liver_mask.nii.gz``, is known by its label.
+without a voxel says that the organ is absent. Where masks overlap, the later name counts, or the smaller mask. Files
+that are not asked for are not opened. A mask named after BIDS, ``sub-01_label-liver_mask.nii.gz``, is known by its
+label.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import numpy as np
 from labelwise.errors import DataError
 from labelwise.formats import nifti
 from labelwise.formats.geometry import Geometry
+from labelwise.formats.layout import Overlap
+from labelwise.formats.segments import Canvas, Tally, in_order
 from labelwise.types import Array
 
 ENDINGS = (".nii.gz", ".nii")
@@ -49,35 +52,60 @@ def name_of(file: Path) -> str:
     return match[1] if match else stem
 
 
-def read(folder: Path, segments: Sequence[str]) -> tuple[Array, Geometry]:
+def read(
+    folder: Path, segments: Sequence[str], *, overlap: Overlap = "later", tally: Tally | None = None
+) -> tuple[Array, Geometry]:
     """Voxels (I, J, K) uint8 (uint16 above 255 names) and their grid, which all masks share.
 
     Errors
-        DataError   none of the masks is there; two of them lie on different grids; one is damaged
+        DataError   none of the masks is there; two of them lie on different grids; one is damaged, or no mask
     """
     files = names(folder)
-    labels: Array | None = None
+    there = {value: files[name] for value, name in enumerate(segments, start=1) if name in files}
+    if not there:
+        raise DataError("none of the masks is there", file=folder, expected=", ".join(segments[:8]))
+    sizes = (
+        {value: int(np.count_nonzero(_mask(file)[0])) for value, file in there.items()}
+        if overlap == "smaller"
+        else None
+    )
+    canvas: Canvas | None = None
     grid: Geometry | None = None
-    for value, name in enumerate(segments, start=1):
-        if name not in files:
-            continue
-        mask, own = nifti.read(files[name])
-        if labels is None or grid is None:
+    for value in in_order(there, sizes):
+        mask, own = _mask(there[value])
+        if canvas is None or grid is None:
             # In the order of the file: a mask in another order than the labels takes ten times as long.
-            labels = np.zeros(own.shape, np.uint8 if len(segments) < 256 else np.uint16, order="F")
+            canvas = Canvas(
+                np.zeros(own.shape, np.uint8 if len(segments) < 256 else np.uint16, order="F"), tally
+            )
             grid = own
         elif not grid.matches(own):
-            raise DataError("the masks lie on different grids", file=files[name], found=own, expected=grid)
-        _check_numbers(files[name], mask)
-        np.copyto(labels, value, where=mask != 0)
-    if labels is None or grid is None:
-        raise DataError("none of the masks is there", file=folder, expected=", ".join(segments[:8]))
-    return labels, grid
+            raise DataError("the masks lie on different grids", file=there[value], found=own, expected=grid)
+        canvas.draw(value, mask)
+    assert canvas is not None
+    assert grid is not None
+    return canvas.labels, grid
 
 
-def _check_numbers(file: Path, mask: Array) -> None:
-    """NaN differs from 0, but means no organ."""
-    if mask.dtype.kind == "f" and not np.isfinite(mask).all():
+def _mask(file: Path) -> tuple[Array, Geometry]:
+    """(I, J, K) bool and its grid.
+
+    Errors
+        DataError   damaged; NaN, which differs from 0 but means no organ; several values, which are several organs
+    """
+    voxels, grid = nifti.read(file)
+    if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
         raise DataError(
             "the mask holds voxels that are not numbers", file=file, do="write it again with 0 and 1 only"
         )
+    mask = voxels != 0
+    inside = voxels[mask]
+    if inside.size and inside.min() != inside.max():
+        raise DataError(
+            "the file holds several values: it is no mask of one organ",
+            file=file,
+            found=f"{inside.min():g} to {inside.max():g} beside 0",
+            expected="0, and one other value",
+            do="name the file itself if it is a label map, or write one mask for each organ",
+        )
+    return mask, grid

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import html
 import json
 import logging
+import re
 import zlib
 from collections.abc import Sequence
 from math import prod
@@ -44,6 +46,10 @@ _GEOMETRY_FIELDS = (
     "xyzt_units",
 )
 _HIGHEST_VALUE = 65535
+# <Label Key="5" Red="1" ...><![CDATA[liver]]></Label>
+_TABLE_ENTRY = re.compile(
+    r"<Label\b[^>]*?\bKey=[\"'](\d{1,6})[\"'][^>]*>\s*(?:<!\[CDATA\[(.*?)\]\]>|([^<]*))\s*</Label>", re.DOTALL
+)
 _SCANNER = 1  # sform code of a new header: coordinates of the scanner
 
 
@@ -80,21 +86,39 @@ def read(path: Path, *, channels: bool = False) -> tuple[Array, Geometry]:
     return _scaled(raw, *header.get_slope_inter()).reshape(shape, order="F"), geometry
 
 
-def read_names(path: Path) -> tuple[str, ...]:
-    """The class names by label value that `write` has kept; values without a name are empty, none at all is ()."""
+def read_names(path: Path) -> dict[int, str]:
+    """Label value -> name, as an extension of the header says; empty if none does.
+
+    Understood are the JSON of `write`, and the label table of Connectome Workbench (CaretExtension), which
+    TotalSegmentator writes.
+    """
     try:
         extensions = nibabel.load(path).header.extensions
     except (*_UNREADABLE, ImageFileError) as error:
         raise _unreadable(path, error) from error
     for extension in extensions:
-        try:
-            classes = json.loads(extension.get_content().rstrip(b"\0"))["classes"]
-            named = {int(value): str(name) for value, name in classes.items()}
-        except (ValueError, TypeError, LookupError, AttributeError):  # of another program
-            continue
+        content = extension.get_content()
+        text = content if isinstance(content, bytes) else str(content).encode()
+        named = _names_in_json(text) or _names_in_table(text)
         if named and min(named) >= 0 and max(named) <= _HIGHEST_VALUE:
-            return tuple(named.get(value, "") for value in range(max(named) + 1))
-    return ()
+            return named
+    return {}
+
+
+def _names_in_json(text: bytes) -> dict[int, str]:
+    try:
+        classes = json.loads(text.rstrip(b"\0"))["classes"]
+        return {int(value): str(name) for value, name in classes.items() if name}
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):  # of another program
+        return {}
+
+
+def _names_in_table(text: bytes) -> dict[int, str]:
+    if b"<LabelTable" not in text:
+        return {}
+    found = _TABLE_ENTRY.findall(text.decode("utf-8", "replace"))
+    names = {int(key): (quoted or html.unescape(plain)).strip() for key, quoted, plain in found}
+    return {value: name for value, name in names.items() if value and name}
 
 
 def write(

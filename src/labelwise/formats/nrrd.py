@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 
 from labelwise.errors import DataError
 from labelwise.formats.geometry import Geometry, as_geometry, check_size
-from labelwise.formats.segments import empty, values_of
+from labelwise.formats.layout import Overlap
+from labelwise.formats.segments import Canvas, Tally, empty, in_order, values_of
 from labelwise.types import Array
 
 _WITH_SEPARATE_DATA = (".nhdr", ".mhd")  # headers whose voxels lie in another file
@@ -52,10 +54,29 @@ def segment_names(path: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(segment.name for segment in _segments(_read_header(path)).values()))
 
 
-def read_segments(path: Path, segments: Sequence[str]) -> tuple[Array, Geometry]:
+def value_names(path: Path) -> dict[int, str]:
+    """Label value -> name, as the header of a .seg.nrrd says; empty if it says nothing, or has several layers."""
+    reader = _read_header(path)
+    return (
+        {segment.value: segment.name for segment in _segments(reader).values()}
+        if _layers(reader) == 1
+        else {}
+    )
+
+
+def has_layers(path: Path) -> bool:
+    """Whether the segments of a .seg.nrrd lie in several layers, because they overlap."""
+    reader = _read_header(path)
+    return _layers(reader) > 1 and bool(_segments(reader))
+
+
+def read_segments(
+    path: Path, segments: Sequence[str], *, overlap: Overlap = "later", tally: Tally | None = None
+) -> tuple[Array, Geometry]:
     """Labels (I, J, K), axes as stored, and their grid: the n-th of the named segments becomes n.
 
-    A segment that the file does not hold says nothing. Where segments overlap, the later name counts.
+    A segment that the file does not hold says nothing. Where segments overlap, the later name counts, or the smaller
+    segment.
 
     Errors
         DataError   as `read`; none of the segments is there
@@ -65,13 +86,23 @@ def read_segments(path: Path, segments: Sequence[str]) -> tuple[Array, Geometry]
     value_of = values_of(path, segments, {number: segment.name for number, segment in known.items()})
     grid = as_geometry(path, reader.GetSize(), _affine(reader))
     layers = _execute(path, reader).T.reshape(-1, *grid.shape)
-    labels = empty(grid, segments)
-    for number in sorted(value_of, key=lambda number: value_of[number]):
+    canvas = Canvas(empty(grid, segments), tally)
+
+    def mask(number: int) -> Array:
         segment = known[number]
         if segment.layer >= len(layers):
             raise _unreadable(path, f"segment {segment.name} in layer {segment.layer} of {len(layers)}")
-        labels[layers[segment.layer] == segment.value] = value_of[number]
-    return labels, grid
+        return np.asarray(layers[segment.layer] == segment.value)
+
+    sizes: Counter[int] | None = None
+    if overlap == "smaller":
+        sizes = Counter()
+        for number, value in value_of.items():
+            sizes[value] += int(np.count_nonzero(mask(number)))
+    for value in in_order(set(value_of.values()), sizes):
+        for number in (number for number in value_of if value_of[number] == value):
+            canvas.draw(value, mask(number))
+    return canvas.labels, grid
 
 
 def data_files(path: Path) -> list[Path]:
@@ -136,6 +167,11 @@ def _segments(reader: SimpleITK.ImageFileReader) -> dict[int, _Segment]:
         for number, fact in sorted(facts.items())
         if fact.get("Name")
     }
+
+
+def _layers(reader: SimpleITK.ImageFileReader) -> int:
+    """Number of layers: components of a voxel, or a fourth axis."""
+    return int(prod((*reader.GetSize()[3:], reader.GetNumberOfComponents())))
 
 
 def _whole(text: str | None, default: int) -> int:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +18,12 @@ from labelwise.errors import DataError
 from labelwise.formats import h5, masks, nifti
 from labelwise.formats.geometry import Geometry
 from labelwise.formats.layout import Layout
+from labelwise.formats.segments import Tally
 from labelwise.types import Array
 
 NIFTI = (".nii.gz", ".nii")
-ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
+SEGMENTATION = ".seg.nrrd"  # of 3D Slicer: always labels
+ITK = (SEGMENTATION, ".nrrd", ".nhdr", ".mha", ".mhd")
 H5 = (".h5", ".hdf5")
 SUFFIXES: tuple[str, ...] = (*NIFTI, *ITK, *H5)
 """File name endings that can be read; the longest comes first where one ends like another."""
@@ -93,16 +97,23 @@ def image(path: Path, layout: Layout) -> tuple[Array, Geometry]:
     return voxels[None], grid
 
 
-def labels(path: Path, layout: Layout, like: Path | None) -> tuple[Array, Geometry]:
+def labels(
+    path: Path, layout: Layout, like: Path | None, tally: Tally | None = None
+) -> tuple[Array, Geometry]:
     """Voxels (I, J, K) of a label map and its grid.
 
     Arguments
         like    the image of the case: needed where the layout takes the grid from it, and by labels that are
                 not stored voxel by voxel
+        tally   gets what was read of labels that are known by names
     """
+    if not layout.segments and _kind(path) in ITK and itk().has_layers(path):
+        layout = replace(layout, segments=itk().segment_names(path))
     if layout.segments:
-        return _named_segments(path, layout, like)
+        return _named_segments(path, layout, like, tally)
     voxels, grid = _voxels(path, layout, layout.label_key)
+    if tally is not None and voxels.dtype.kind == "u" and _kind(path) in ITK and itk().value_names(path):
+        tally.count(voxels)
     if layout.label_grid == "own" or like is None:
         return voxels, grid
     return _on_image(path, voxels, grid, layout, geometry(like, layout))
@@ -119,6 +130,23 @@ def names(path: Path) -> tuple[str, ...]:
     if kind in NIFTI or kind in H5:
         return ()
     found = _dicom_labels(path).names(path)
+    return found
+
+
+def value_names(path: Path) -> dict[int, str]:
+    """Label value -> name, as a file says that knows its labels by values; empty if it says nothing.
+
+    The segments of a .seg.nrrd with several layers are counted from 1, as `labels` does.
+    """
+    if path.is_dir() or not path.is_file():
+        return {}
+    if suffix(path) in NIFTI:
+        return nifti.read_names(path)
+    if suffix(path) not in ITK:
+        return {}
+    if itk().has_layers(path):
+        return dict(enumerate(itk().segment_names(path), start=1))
+    found: dict[int, str] = itk().value_names(path)
     return found
 
 
@@ -147,16 +175,19 @@ def _voxels(path: Path, layout: Layout, key: str) -> tuple[Array, Geometry]:
     return found
 
 
-def _named_segments(path: Path, layout: Layout, like: Path | None) -> tuple[Array, Geometry]:
+def _named_segments(
+    path: Path, layout: Layout, like: Path | None, tally: Tally | None
+) -> tuple[Array, Geometry]:
+    options: dict[str, Any] = {"overlap": layout.overlap, "tally": tally}
     if path.is_dir():
-        return masks.read(path, layout.segments)
+        return masks.read(path, layout.segments, **options)
     if _kind(path) in ITK:
-        found: tuple[Array, Geometry] = itk().read_segments(path, layout.segments)
+        found: tuple[Array, Geometry] = itk().read_segments(path, layout.segments, **options)
         return found
     if like is None:
         raise DataError("these labels need the image that they were drawn on", file=path)
     grid = geometry(like, layout)
-    return _dicom_labels(path).read(path, layout.segments, grid), grid
+    return _dicom_labels(path).read(path, layout.segments, grid, **options), grid
 
 
 def _dicom_labels(path: Path) -> ModuleType:

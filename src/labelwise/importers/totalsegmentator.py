@@ -8,8 +8,9 @@ A mask that is not there was not drawn: its class is not annotated in that case.
 structure is absent: it is annotated. The n-th name of the layout is the value n of a case's labels. A class is what
 `labelwise.anatomy` calls a structure, and is annotated if all masks that make it up are there.
 
-Instead of the folder a case may have one file, segmentations.nii.gz, as the program writes it with --ml: its values
-are the numbers of the task "total" in version 2, in the order of `STRUCTURES`.
+Instead of the folder a case may have one file, segmentations.nii.gz, as the program writes it with --ml. Its header
+says which value is which structure, and lists only those that were asked for: the others are not annotated. A file
+without such names needs the option `task`, because the numbers differ between CT, MR and versions.
 
 Source
     Wasserthal et al., Radiology: Artificial Intelligence 2023; Zenodo 6802614 (v1), 10047292 (v2), 14710732 (MR).
@@ -18,7 +19,8 @@ Source
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,9 +29,9 @@ from labelwise.cohort.manifest import Manifest, Source
 from labelwise.cohort.source import Modality
 from labelwise.cohort.text import read_text
 from labelwise.errors import ConfigError, DataError, did_you_mean, warn_about
-from labelwise.formats import Layout, masks
+from labelwise.formats import Layout, masks, value_names
 from labelwise.importers.described import about, label_space
-from labelwise.importers.listing import existing_folder
+from labelwise.importers.listing import chosen, existing_folder
 from labelwise.types import BACKGROUND, Case
 
 LOOKS_FOR = "<case>/ct.nii.gz or mri.nii.gz and <case>/segmentations/<structure>.nii.gz"
@@ -93,6 +95,54 @@ STRUCTURES: tuple[str, ...] = (
     "costal_cartilages",
 )
 """The structures of the task "total" in version 2, by their number from 1."""
+_PAIRS = ("iliac_artery", "iliac_vena", "humerus", "scapula", "clavicula", "femur", "hip")
+_MUSCLES = ("gluteus_maximus", "gluteus_medius", "gluteus_minimus", "autochthon", "iliopsoas")
+STRUCTURES_MR: tuple[str, ...] = (
+    *STRUCTURES[:9],  # spleen to left adrenal gland
+    *(
+        "lung_left",
+        "lung_right",
+        "esophagus",
+        "small_bowel",
+        "duodenum",
+        "colon",
+        "urinary_bladder",
+        "prostate",
+    ),
+    *("sacrum", "vertebrae", "intervertebral_discs", "spinal_cord", "heart", "aorta", "inferior_vena_cava"),
+    "portal_vein_and_splenic_vein",
+    *(f"{name}_{side}" for name in (*_PAIRS, *_MUSCLES) for side in _SIDES),
+    "brain",
+)
+"""The structures of the task "total_mr", by their number from 1."""
+STRUCTURES_V1: tuple[str, ...] = (
+    *(
+        "spleen",
+        "kidney_right",
+        "kidney_left",
+        "gallbladder",
+        "liver",
+        "stomach",
+        "aorta",
+        "inferior_vena_cava",
+    ),
+    *("portal_vein_and_splenic_vein", "pancreas", "adrenal_gland_right", "adrenal_gland_left"),
+    *(f"lung_{lobe}" for lobe in _LOBES),
+    *(f"vertebrae_{name}" for name in _VERTEBRAE[1:]),
+    *("esophagus", "trachea", "heart_myocardium", "heart_atrium_left", "heart_ventricle_left"),
+    *("heart_atrium_right", "heart_ventricle_right", "pulmonary_artery", "brain"),
+    *(f"{vessel}_{side}" for vessel in ("iliac_artery", "iliac_vena") for side in _SIDES),
+    *("small_bowel", "duodenum", "colon"),
+    *(f"rib_{side}_{number}" for side in _SIDES for number in range(1, 13)),
+    *(f"{bone}_{side}" for bone in ("humerus", "scapula", "clavicula", "femur", "hip") for side in _SIDES),
+    *("sacrum", "face"),
+    *(f"{muscle}_{side}" for muscle in _MUSCLES for side in _SIDES),
+    "urinary_bladder",
+)
+"""The structures of the task "total" in version 1, by their number from 1."""
+TASKS: Mapping[str, tuple[str, ...]] = {
+    "total": STRUCTURES, "total_v1": STRUCTURES_V1, "total_mr": STRUCTURES_MR,
+}  # fmt: skip
 
 Classes = Mapping[str, str | Sequence[str]] | Sequence[str] | str
 
@@ -101,6 +151,12 @@ class _Scan(NamedTuple):
     image: Path
     masks: Mapping[str, Path]  # none if the case has one file, or no labels
     together: Path | None
+    numbers: Mapping[int, str]  # of a case with one file: value -> structure
+
+    @property
+    def structures(self) -> Collection[str]:
+        """What the case has labels of."""
+        return self.masks or self.numbers.values()
 
 
 def matches(folder: Path) -> bool:
@@ -113,6 +169,7 @@ def scan(
     *,
     classes: Classes | None = None,
     annotated: Iterable[str] | None = None,
+    task: str | None = None,
     source: str = "totalsegmentator",
 ) -> Manifest:
     """The manifest of the data set, cases by name, in the splits of meta.csv; all in training without it.
@@ -122,11 +179,14 @@ def scan(
                     example {"kidneys": ["kidney_left", "kidney_right"]}. Default: all of them. Masks that are not
                     taken are never opened
         annotated   believe the masks for these classes only
+        task        total, total_v1 or total_mr: the numbers in label files whose header does not name them
 
     Errors
         DataError     the folder is missing or empty, has no case or no mask, or meta.csv is garbled
-        ConfigError   a class is unknown
+        ConfigError   a class is unknown; a label file does not name its values, and no task is given
     """
+    if task is not None:
+        chosen("task", task, TASKS)
     folder = existing_folder(folder)
     scans: dict[str, _Scan] = {}
     for entry in filter(_is_case, _cases_of(folder)):
@@ -138,12 +198,10 @@ def scan(
                 found=scans[entry.name].image.parent,
                 do="import the folders one by one: ct=FOLDER mr=FOLDER",
             )
-        scans[entry.name] = _scan(entry)
+        scans[entry.name] = _scan(entry, task)
     if not scans:
         raise DataError("no case of TotalSegmentator here", file=folder, expected=LOOKS_FOR)
-    there = {name for scan in scans.values() for name in scan.masks}
-    if any(scan.together for scan in scans.values()):
-        there |= set(STRUCTURES)
+    there = {name for scan in scans.values() for name in scan.structures}
     if not there:
         raise DataError("there are no masks", file=folder, expected=LOOKS_FOR)
     with about(folder):
@@ -156,9 +214,10 @@ def scan(
         "cases without labels are unlabelled", [n for n, s in scans.items() if not s.masks and not s.together]
     )
     splits = _splits(folder, list(scans))
-    cases, sources = [], {}
+    cases: list[Case] = []
+    sources: dict[str, Source] = {}
     for name, found in scans.items():
-        table = _source(source, found, parts)
+        table = _source(source, found, parts, sources)
         known = _annotated(found, parts) & (frozenset(parts) if wanted is None else wanted)
         labels = found.together or (next(iter(found.masks.values())).parent if found.masks else None)
         sources[table.name] = table
@@ -194,11 +253,27 @@ def _is_case(folder: Path) -> bool:
     return has_image and any((folder / name).exists() for name in (MASKS, *TOGETHER))
 
 
-def _scan(folder: Path) -> _Scan:
+def _scan(folder: Path, task: str | None) -> _Scan:
     image = next(folder / name for name in IMAGES if (folder / name).is_file())
     found = masks.names(folder / MASKS) if (folder / MASKS).is_dir() else {}
     together = next((folder / name for name in TOGETHER if (folder / name).is_file()), None)
-    return _Scan(image, found, None if found else together)
+    if found or together is None:
+        return _Scan(image, found, None, {})
+    return _Scan(image, {}, together, _numbers(together, task))
+
+
+def _numbers(file: Path, task: str | None) -> Mapping[int, str]:
+    """Label value -> structure: as the header says, else as the task numbers them."""
+    if named := {value: name for value, name in value_names(file).items() if value}:
+        return named
+    if task is None:
+        raise ConfigError(
+            "the header of the label file does not say what its values mean",
+            file=file,
+            expected="the names that TotalSegmentator writes with --ml",
+            do=f"say which task made it: --set task=total (CT, version 2); or {', '.join(list(TASKS)[1:])}",
+        )
+    return dict(enumerate(TASKS[task], start=1))
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
@@ -255,21 +330,29 @@ def _example(there: Sequence[str]) -> str:
     return ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "")
 
 
-def _source(name: str, found: _Scan, parts: Mapping[str, Sequence[str]]) -> Source:
-    """How the files of a case are read; CT has the plain name."""
+def _source(
+    name: str, found: _Scan, parts: Mapping[str, Sequence[str]], known: Mapping[str, Source]
+) -> Source:
+    """How the files of a case are read; CT has the plain name, and so has the first table of numbers."""
     modality = IMAGES[found.image.name]
     name = name if modality == "ct" else f"{name}_mr"
     class_of = {mask: organ for organ, members in parts.items() for mask in members}
-    if found.together:
-        values = {n: class_of.get(mask, BACKGROUND) for n, mask in enumerate(STRUCTURES, start=1)}
-        return Source(f"{name}_together", {0: BACKGROUND, **values}, modality)
-    segments = tuple(_in_order(class_of))
-    values = {value: class_of[mask] for value, mask in enumerate(segments, start=1)}
-    return Source(name, {0: BACKGROUND, **values}, modality, Layout(segments=segments))
+    if not found.together:
+        segments = tuple(_in_order(class_of))
+        values = {value: class_of[mask] for value, mask in enumerate(segments, start=1)}
+        return Source(name, {0: BACKGROUND, **values}, modality, Layout(segments=segments))
+    values = {0: BACKGROUND, **{n: class_of.get(mask, BACKGROUND) for n, mask in found.numbers.items()}}
+    for number in count(1):
+        called = f"{name}_together" + (f"_{number}" if number > 1 else "")
+        before = known[called].values if called in known else {}
+        # Files that list other structures have one table, unless a number means two things.
+        if all(before.get(value, organ) == organ for value, organ in values.items()):
+            return Source(called, {**before, **values}, modality)
+    raise AssertionError("there are always more numbers")
 
 
 def _annotated(found: _Scan, parts: Mapping[str, Sequence[str]]) -> set[str]:
-    there = STRUCTURES if found.together else found.masks
+    there = set(found.structures)
     return {organ for organ, members in parts.items() if all(mask in there for mask in members)}
 
 

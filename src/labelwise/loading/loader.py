@@ -8,15 +8,16 @@ the number of the step. For the CPU the worker augments it too; for a GPU it is 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from labelwise.errors import ConfigError, DataError, LabelwiseError
+from labelwise.errors import ConfigError, DataError, LabelwiseError, ResourceError
 from labelwise.loading.augment import AugmentConfig, Views, augment
 from labelwise.loading.sampling import Draw, Sampler, SamplingConfig, patch_corner
 from labelwise.loading.store import Corner, Store, StoredCase, annotated_table
@@ -75,7 +76,28 @@ def batches(
 
 
 def _iterate(dataset: StepDataset, steps: range, workers: int, device: torch.device) -> Iterator[Batch]:
-    loader = DataLoader(
+    with warnings.catch_warnings():
+        # The user says how many; torch advises no more than CPUs, but workers also wait for disks.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        loader = _loader(dataset, steps, workers, device)
+    for step, item in zip(steps, _answers(loader), strict=True):
+        if isinstance(item, LabelwiseError):
+            raise item
+        reading = item if dataset.augments else dataset.augment(_travelled(item, device), step)
+        on_host = tuple(tuple(row) for row in reading.annotated.tolist())
+        images, labels, targets, weak, _ = reading.views
+        annotated = reading.annotated.to(device, non_blocking=True)
+        sparse = tuple(case in dataset.sparse for case in reading.case_ids)
+        batch = Batch(images, labels.long(), annotated, reading.case_ids, targets, on_host, weak, sparse)
+        if step < steps.start + CHECKED_BATCHES:
+            check_batch(batch)
+        yield batch
+
+
+def _loader(
+    dataset: StepDataset, steps: range, workers: int, device: torch.device
+) -> DataLoader[Reading | LabelwiseError]:
+    return DataLoader(
         dataset,
         batch_size=None,
         sampler=steps,
@@ -87,17 +109,20 @@ def _iterate(dataset: StepDataset, steps: range, workers: int, device: torch.dev
         multiprocessing_context="spawn" if workers else None,
         generator=Generator(),  # so that torch's global one is left alone
     )
-    for step, item in zip(steps, loader, strict=True):
-        if isinstance(item, LabelwiseError):
-            raise item
-        reading = item if dataset.augments else dataset.augment(_travelled(item, device), step)
-        on_host = tuple(tuple(row) for row in reading.annotated.tolist())
-        images, labels, targets, weak, _ = reading.views
-        annotated = reading.annotated.to(device, non_blocking=True)
-        batch = Batch(images, labels.long(), annotated, reading.case_ids, targets, on_host, weak)
-        if step < steps.start + CHECKED_BATCHES:
-            check_batch(batch)
-        yield batch
+
+
+def _answers(loader: DataLoader[Reading | LabelwiseError]) -> Iterator[Reading | LabelwiseError]:
+    """What the workers send; a worker that ended, or could not send, is told as what it is."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ResourceError(
+            "a process that loads batches has ended, most often because memory ran out",
+            found=str(error).partition("\n")[0],
+            do="lower the setting workers (0 loads in the training process); nothing is lost: repeat the command",
+        ) from error
 
 
 def _unchanged(item: Any) -> Any:
@@ -134,7 +159,10 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
         augmentation.check(sampling.patch_size)
         self.store = store
         self.cases = tuple(cases)
-        self.sampler = Sampler(self.cases, label_space, sampling, seed)
+        self.sparse = frozenset(
+            case.id for case in self.cases if case.annotated and store.case(case.id).is_sparse
+        )
+        self.sampler = Sampler(self.cases, label_space, sampling, seed, self.sparse)
         self.sampling = sampling
         self.augmentation = augmentation
         self.seed, self.rank, self.world = seed, rank, world
@@ -156,9 +184,16 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
         """The patches of a step. Errors for the user are returned: torch would wrap them in its traceback."""
         try:
             reading = self.read(step)
+            if self.augments:
+                reading = self.augment(reading, step)
         except LabelwiseError as error:
             return error
-        return self.augment(reading, step) if self.augments else reading
+        except MemoryError as error:
+            return ResourceError(
+                f"memory ran out while a batch was loaded: {error}",
+                do="lower sampling.patch_size, sampling.labelled_cases and sampling.incomplete_cases, or workers",
+            )
+        return _shared(reading) if get_worker_info() else reading
 
     def read(self, step: int) -> Reading:
         """The patches of a step as they lie in the store, with the margin that the augmentation asks for."""
@@ -218,6 +253,26 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
         corner = patch_corner(draw, case.shape, case.points, annotated, self.sampling)
         x, y, z = (c - (n - m) // 2 for c, n, m in zip(corner, size, patch_size, strict=True))
         return x, y, z
+
+
+def _shared(reading: Reading) -> Reading | ResourceError:
+    """What a worker sends, in memory that it shares with the training process.
+
+    Shared here and not while it is sent: there torch prints the error and sends nothing, and the training would wait
+    for ever. Containers have a small /dev/shm by default.
+    """
+    views = reading.views
+    parts = (*views, *views.targets.values(), reading.annotated, reading.spacing_mm)
+    try:
+        for tensor in (part for part in parts if isinstance(part, Tensor)):
+            tensor.share_memory_()  # type: ignore[no-untyped-call]
+    except (RuntimeError, OSError) as error:
+        return ResourceError(
+            "the memory that processes share is too small for the batches of the workers",
+            found=str(error).partition("\n")[0],
+            do="make it larger (docker: --shm-size=8g), or set workers = 0, which needs none",
+        )
+    return reading
 
 
 def _check_modalities(case: StoredCase, expected: int) -> None:

@@ -21,6 +21,7 @@ from typing import NamedTuple, TypeVar, cast
 
 from labelwise.atomic import discard_leftovers, write_json
 from labelwise.cohort.manifest import Manifest, check_same_grid, read_case_image, read_case_labels
+from labelwise.cohort.meaning import source_of_file
 from labelwise.engine import run_jobs
 from labelwise.errors import DataError, LabelwiseError, naming
 from labelwise.formats import files_of
@@ -163,7 +164,8 @@ def content_key(
         "labels": file_hash(case.labels) if case.labels else None,
         "modality": source.modality,
         "layout": asdict(source.layout),
-        "values": sorted(source.values.items()),
+        "values": sorted(source_of_file(source, case.labels).values.items() if case.labels else ()),
+        "others": source.others,
         "classes": manifest.label_space.names,
         "plan": plan.to_json(),
     }

@@ -1,7 +1,8 @@
 """Which patches make up the batch of a step: a pure function of (seed, rank, step).
 
 A batch holds `labelled_cases` patches of cases in which something is annotated, then `incomplete_cases`
-patches of cases in which something is not. A partly annotated case belongs to both streams.
+patches of cases in which something is not. A partly annotated case belongs to both streams, and so does one whose
+label file leaves a good part of the scan open (scribbles, every eighth slice).
 
 Each stream is an endless row of epochs, and each epoch is a permutation of the stream's cases that depends
 on (seed, stream, epoch) alone. Step and rank say which positions of the row are meant, so nothing has to be
@@ -11,7 +12,7 @@ of a step read disjoint positions and compose their batches alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -63,16 +64,27 @@ class Draw(NamedTuple):
 class Sampler:
     """The two streams of a training set.
 
+    `sparse` names the cases whose label file leaves a good part of the scan open: they belong to both streams.
+
     Errors
         DataError   a stream is asked for, but no case belongs to it
     """
 
-    def __init__(self, cases: Sequence[Case], label_space: LabelSpace, config: SamplingConfig, seed: int):
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        label_space: LabelSpace,
+        config: SamplingConfig,
+        seed: int,
+        sparse: Collection[str] = (),
+    ):
         organs = frozenset(label_space.organs)
         self.config = config
         self.seed = seed
         self.labelled = tuple(number for number, case in enumerate(cases) if case.annotated)
-        self.incomplete = tuple(number for number, case in enumerate(cases) if not organs <= case.annotated)
+        self.incomplete = tuple(
+            number for number, case in enumerate(cases) if not organs <= case.annotated or case.id in sparse
+        )
         if config.labelled_cases and not self.labelled:
             raise DataError(
                 f"none of the {len(cases)} training cases is annotated",
@@ -105,15 +117,20 @@ def patch_corner(
 
     With the probability `foreground` a labelled patch is centred, as far as the border of the scan allows, on
     a random voxel of a random organ that is annotated ((C,) bool) and present (has `points`). Otherwise, and
-    always in the stream of incomplete cases, every position inside the scan is equally likely.
+    always in the stream of incomplete cases, every position inside the scan is equally likely; but a labelled
+    patch of a scan that is annotated in parts only (has `points` of class 0) is centred on a labelled voxel.
     """
     random = draw.randomness
     free = np.subtract(shape, config.patch_size)
-    present = [index for index in sorted(points) if annotated[index]]
+    present = [index for index in sorted(points) if index and annotated[index]]
+    centre: Array | None = None
     if draw.labelled and present and random.random() < config.foreground:
         voxels = points[present[random.integers(len(present))]]
-        corner = voxels[random.integers(len(voxels))] - np.floor_divide(config.patch_size, 2)
-        corner = np.clip(corner, 0, np.maximum(free, 0))
+        centre = voxels[random.integers(len(voxels))]
+    elif draw.labelled and 0 in points:
+        centre = points[0][random.integers(len(points[0]))]
+    if centre is not None:
+        corner = np.clip(centre - np.floor_divide(config.patch_size, 2), 0, np.maximum(free, 0))
     else:
         corner = random.integers(0, np.maximum(free, 0) + 1)
     # A scan smaller than the patch lies in its middle, the odd voxel behind it.

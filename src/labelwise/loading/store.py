@@ -6,8 +6,9 @@
         cases/<content hash>/
             image.b2nd              (M, X, Y, Z) float16, or float32 where that would be too coarse
             labels.b2nd             (X, Y, Z) uint8 class indices or IGNORE; missing if there is no label file
-            points.safetensors      voxels of each organ, int32 (N, 3): where patches may be centred
-            case.json               shape, spacing, undo, sizes of the files
+            points.safetensors      voxels of each organ, int32 (N, 3): where patches may be centred; 0 names any
+                                    labelled voxels of a scan that is annotated in parts only
+            case.json               shape, spacing, undo, sizes of the files, share of the voxels that are labelled
 
 A folder is named by what went into it, so it never has to be changed: a scan, its label file or the plan
 changed, and the name changes too. It appears complete or not at all.
@@ -42,7 +43,7 @@ from labelwise.errors import DataError
 from labelwise.preprocess.pipeline import Plan, Undo
 from labelwise.types import IGNORE, Array, Volume
 
-FORMAT = 1
+FORMAT = 2
 POINTS_PER_CLASS = 1000
 CHUNK = (64, 64, 64)  # what is compressed together
 BLOCK = (16, 32, 32)  # what is decompressed together
@@ -56,6 +57,9 @@ FLOAT16_WHOLE_NUMBERS = 2048.0
 MOST_ROUNDING = 0.01  # mean error of float16, as a part of the standard deviation of the scan
 # An open case holds two file descriptors, and 1024 per process is a usual limit.
 MAX_OPEN_CASES = 200
+# A scan is annotated in parts only (every eighth slice, scribbles) if so much of it says nothing; less is a border
+# that somebody left out.
+SPARSE_FROM = 0.1
 
 Corner = tuple[int, int, int]
 
@@ -87,6 +91,7 @@ class StoredCase:
             self.modalities: int = facts["modalities"]
             self.has_labels: bool = "labels.b2nd" in facts["sizes"]
             self._undo: Any = facts["undo"]
+            self.is_sparse: bool = self.has_labels and facts["known"] <= 1 - SPARSE_FROM
 
     @cached_property
     def undo(self) -> Undo:
@@ -95,7 +100,10 @@ class StoredCase:
 
     @cached_property
     def points(self) -> dict[int, Array]:
-        """Class index -> (N, 3) int32 voxels of that organ; of all organs in the file, also hidden ones."""
+        """Class index -> (N, 3) int32 voxels of that organ; of all organs in the file, also hidden ones.
+
+        Where the scan is annotated in parts only, 0 names labelled voxels of any class.
+        """
         with self._reporting_damage():
             return {
                 int(name): points for name, points in load_file(self.folder / "points.safetensors").items()
@@ -247,9 +255,11 @@ def write_case(folder: Path, image: Volume, labels: Volume | None, undo: Undo) -
         temporary.mkdir()
         _write_array(temporary / "image.b2nd", _in_stored_type(image.data), _BYTES_APART)
         points: dict[int, Array] = {}
+        known = 0.0
         if labels is not None:
+            known = float((labels.data != IGNORE).mean())
             _write_array(temporary / "labels.b2nd", labels.data.astype(np.uint8, copy=False), _PLAIN)
-            points = organ_points(labels.data, seed=_seed(folder.name))
+            points = label_points(labels.data, seed=_seed(folder.name), in_parts=known <= 1 - SPARSE_FROM)
         # Not by `save_file`, which hides the errors of the system as well.
         packed = save({str(index): voxels for index, voxels in points.items()})
         (temporary / "points.safetensors").write_bytes(packed)
@@ -259,6 +269,7 @@ def write_case(folder: Path, image: Volume, labels: Volume | None, undo: Undo) -
             "modalities": image.data.shape[0],
             "spacing_mm": list(image.spacing_mm),
             "undo": undo.to_json(),
+            "known": known,
             "sizes": {file.name: file.stat().st_size for file in sorted(temporary.iterdir())},
             "versions": {"blosc2": blosc2.__version__, "numpy": np.__version__},
         }
@@ -276,17 +287,25 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def organ_points(labels: Array, *, seed: int, limit: int = POINTS_PER_CLASS) -> dict[int, Array]:
-    """Class index -> (N, 3) int32: up to `limit` random voxels of every organ in (X, Y, Z) `labels`."""
+def label_points(
+    labels: Array, *, seed: int, limit: int = POINTS_PER_CLASS, in_parts: bool = False
+) -> dict[int, Array]:
+    """Class index -> (N, 3) int32: up to `limit` random voxels of every organ in (X, Y, Z) `labels`.
+
+    For a scan that is annotated `in_parts`, 0 names labelled voxels of any class.
+    """
     flat = labels.ravel()
     where = np.flatnonzero((flat > 0) & (flat < IGNORE))
     order = np.argsort(flat[where], kind="stable")  # a radix sort for bytes
     indices, first = np.unique(flat[where][order], return_index=True)
+    found = dict(zip(indices.tolist(), np.split(where[order], first[1:]), strict=False))
     generator = np.random.default_rng(seed)
+    if in_parts and (labelled := np.flatnonzero(flat != IGNORE)).size:
+        found[0] = labelled
     points = {}
-    for index, voxels in zip(indices, np.split(where[order], first[1:]), strict=False):
+    for index, voxels in found.items():
         chosen = generator.choice(voxels, min(limit, len(voxels)), replace=False)
-        points[int(index)] = np.stack(np.unravel_index(chosen, labels.shape), axis=1).astype(np.int32)
+        points[index] = np.stack(np.unravel_index(chosen, labels.shape), axis=1).astype(np.int32)
     return points
 
 

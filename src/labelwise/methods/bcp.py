@@ -62,7 +62,7 @@ class Bcp(Method):
         return {"ema_decay": Decay(config.ema_half_life, config.ema_decay)}
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        anchors, guests = pair_up(batch.annotated_rows)
+        anchors, guests = pair_up(batch.annotated_rows, batch.incomplete_rows)
         if not guests:  # everything is annotated: a step of the first stage
             loss = pasted_supervision(self.student, batch, self.config)
             return {"supervised": loss, "pseudo": loss * 0}
@@ -107,8 +107,8 @@ class Bcp(Method):
         return Softmax(self.student if self.config.eval_model == "student" else self.teacher.network)
 
 
-def pair_up(rows: Rows) -> tuple[list[int], list[int]]:
-    """Anchors, in which something is annotated, and the guest of each, in which something is not.
+def pair_up(rows: Rows, guests: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Anchors, in which something is annotated, and the guest of each out of `guests`, in which something is not.
 
     All take part, the fewer of them several times, and there are at least two pairs: one for each direction. A case is
     its own guest only if there is no other one. No guests: nothing is left open. Without any annotated case unlabelled
@@ -116,13 +116,12 @@ def pair_up(rows: Rows) -> tuple[list[int], list[int]]:
 
     Example
         >>> labelled, unlabelled = (False, True), (False, False)
-        >>> pair_up([labelled, labelled, unlabelled, unlabelled]), pair_up([unlabelled, labelled])
+        >>> pair_up([labelled, labelled, unlabelled, unlabelled], [2, 3]), pair_up([unlabelled, labelled], [0])
         (([0, 1], [2, 3]), ([1, 1], [0, 0]))
     """
-    guests = [number for number, row in enumerate(rows) if not all(row[1:])]
     if not guests:
         return [], []
-    anchors = [number for number, row in enumerate(rows) if any(row[1:])] or guests
+    anchors = [number for number, row in enumerate(rows) if any(row[1:])] or list(guests)
     count = max(2, len(anchors), len(guests))
     hosts = [anchors[place % len(anchors)] for place in range(count)]
     turned = ([guests[(place + turn) % len(guests)] for turn in range(len(guests))] for place in range(count))

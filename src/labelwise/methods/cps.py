@@ -159,6 +159,11 @@ class TwoNetworks(nn.Module):
         scores = [network(images).float().softmax(dim=1) for network in networks[self.classifier]]
         return torch.stack(scores).mean(dim=0) if len(scores) > 1 else scores[0]
 
+    def everywhere(self, images: Tensor) -> None:
+        """Send images through both networks."""
+        self.first(images)
+        self.second(images)
+
 
 class Splicer:
     """Mixes whatever belongs to a row of cases: images, labels, what is annotated, logits."""

@@ -302,4 +302,5 @@ def _labelled_only(batch: Batch) -> Batch:
         return batch
     images, labels, annotated = (take(part, rows) for part in (batch.images, batch.labels, batch.annotated))
     on_host = tuple(tuple(batch.annotated_rows[row]) for row in rows)
-    return Batch(images, labels, annotated, annotated_on_host=on_host)
+    sparse = tuple(batch.sparse[row] for row in rows) if batch.sparse else ()
+    return Batch(images, labels, annotated, annotated_on_host=on_host, sparse=sparse)

@@ -67,7 +67,6 @@ class Ltuda(Method):
             decays["ema_decay"],
             statistics=config.teacher_bn,
             averaged_buffers=["banks"],
-            passes=PrototypeNet.everywhere,
         )
         self.momentum = decays["prototype_momentum"]
         self.moved: Tensor | None = None  # the banks after this step
@@ -182,6 +181,10 @@ class Classifier(nn.Module):
         if self.classifier == "linear":
             return threshold_scores(self.network.head(features), self.thresholds)
         return self.network.prototypes.classify(features, BANKS.index(self.classifier)).softmax(dim=1)
+
+    def everywhere(self, images: Tensor) -> None:
+        """Send images through the parts of all three classifiers."""
+        self.network.everywhere(images)
 
 
 def bank_owners(targets: Targets) -> Tensor:

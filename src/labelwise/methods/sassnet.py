@@ -89,7 +89,7 @@ class Sassnet(Method):
             absent_dice=self.config.absent_dice,
             absent_distance=self.config.absent_distance,
         )
-        known, open_ = choose_pairs(batch.annotated_rows, self.config.pairs_per_case)
+        known, open_ = choose_pairs(batch.annotated_rows, self.config.pairs_per_case, batch.sparse)
         return {
             "supervised": supervised,
             "adversarial": self.weight(progress) * self.deceit(answers.distances, batch.images, open_),
@@ -141,11 +141,12 @@ class Sassnet(Method):
 
 
 def choose_pairs(
-    annotated: Sequence[Sequence[bool]], limit: int
+    annotated: Sequence[Sequence[bool]], limit: int, sparse: Sequence[bool] = ()
 ) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
     """Pairs of annotated organs and pairs of the others: at most `limit` per case, as many of one kind as of the other.
 
-    Drawn from torch's generator where a case has more.
+    Drawn from torch's generator where a case has more. Of a case that is annotated in parts of the scan only, every
+    organ is open.
 
     Example
         >>> choose_pairs([[True, True], [False, False]], limit=4)
@@ -156,8 +157,9 @@ def choose_pairs(
         organs = list(range(len(row) - 1))
         if len(organs) > limit:
             organs = torch.randperm(len(organs)).tolist()
-        yes = [Pair(case, organ) for organ in organs if row[organ + 1]]
-        no = [Pair(case, organ) for organ in organs if not row[organ + 1]]
+        known_here = [bool(known) and not (sparse and sparse[case]) for known in row[1:]]
+        yes = [Pair(case, organ) for organ in organs if known_here[organ]]
+        no = [Pair(case, organ) for organ in organs if not known_here[organ]]
         half = max(limit // 2, limit - len(no))
         known += yes[:half]
         open_ += no[: limit - len(yes[:half])]

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 
-from labelwise.cohort.manifest import Manifest, check_same_grid, read_case_image
-from labelwise.cohort.source import IGNORE_NAME
+from labelwise.cohort.manifest import Manifest, check_same_grid, read_case_image, resolved
+from labelwise.cohort.meaning import CONTRADICTION, HIDDEN, losses, shown_organs
+from labelwise.cohort.source import IGNORE_NAME, Source
 from labelwise.errors import DataError, LabelwiseError
 from labelwise.quality.check_labels import inspect_labels
 from labelwise.quality.check_scan import BodyIntensities, ScanFacts, inspect_scan
-from labelwise.quality.problem import Problem, from_error, of_labels
+from labelwise.quality.problem import Problem, from_error, of_labels, some
 from labelwise.quality.stored_case import StoredImage, StoredLabels, read_stored_image, read_stored_labels
 from labelwise.types import Case, Volume
 
 _SAMPLES_PER_AXIS = 32
+_CODES = {
+    "label map contains value": "unknown-label-value",
+    CONTRADICTION: "names-contradict",
+    HIDDEN: "structure-hidden",
+}
 _NOT_FINITE = "voxels that are not numbers"
 Kind = TypeVar("Kind")
 
@@ -54,7 +60,9 @@ def inspect_case(single: Manifest) -> CaseFacts:
     scan = inspect_scan(case, image, single.source_of(case)) if image else ScanFacts(())
     problems += scan.problems
     if labels is not None:
+        single = resolved(single)
         problems += _unfit_for_use(case, single, labels)
+        problems += _not_shown(case, single.source_of(case), labels)
     if image is not None and labels is not None:
         if image.grid.shape != labels.grid.shape:
             problems.append(_other_shape(case, image, labels))
@@ -89,7 +97,7 @@ def _read(reader: Callable[[Case, Manifest], Kind], single: Manifest, problems: 
         return reader(case, single)
     except LabelwiseError as error:
         code = "not-finite" if _NOT_FINITE in error.what else "unreadable"
-        code = "unknown-label-value" if error.what.startswith("label map contains value") else code
+        code = next((known for begin, known in _CODES.items() if error.what.startswith(begin)), code)
         problems.append(from_error(case, error, code))
     return None
 
@@ -97,7 +105,10 @@ def _read(reader: Callable[[Case, Manifest], Kind], single: Manifest, problems: 
 def _unfit_for_use(case: Case, single: Manifest, labels: StoredLabels) -> list[Problem]:
     problems = []
     values = single.source_of(case).values
-    ignored = sum(region.voxels for value, region in labels.regions.items() if values[value] == IGNORE_NAME)
+    rest = single.source_of(case).others
+    ignored = sum(
+        region.voxels for value, region in labels.regions.items() if values.get(value, rest) == IGNORE_NAME
+    )
     if 0 in values and values[0] == IGNORE_NAME:
         ignored += labels.values.size - sum(region.voxels for region in labels.regions.values())
     if case.annotated and ignored == labels.values.size:
@@ -108,6 +119,24 @@ def _unfit_for_use(case: Case, single: Manifest, labels: StoredLabels) -> list[P
         remedy = "it is read as whole numbers; `labelwise check --fix FOLDER` writes a copy with integers"
         problems.append(of_labels("warning", "float-labels", case, what, remedy))
     return problems
+
+
+def _not_shown(case: Case, source: Source, labels: StoredLabels) -> Iterator[Problem]:
+    """Structures that overlap, and organs that are said to be annotated though the file shows nothing of them."""
+    assert case.labels is not None
+    if found := losses(source, labels.tally):
+        what = f"structures overlap: {some(found)}"
+        remedy = (
+            "look at both; the smaller counts with overlap = 'smaller' in the layout of the source "
+            "(--overlap smaller at import)"
+        )
+        yield of_labels("warning", "overlapping-structures", case, what, remedy)
+    empty = case.annotated - shown_organs(source, case.labels, labels.tally)
+    if empty:
+        names = ", ".join(f"'{name}'" for name in sorted(empty))
+        what = f"nothing is drawn of {names}: learnt as absent, if it is not merely undrawn"
+        remedy = "take it out of the column 'annotated', unless somebody has seen that it is absent"
+        yield of_labels("warning", "annotated-but-not-drawn", case, what, remedy)
 
 
 def _other_shape(case: Case, image: StoredImage, labels: StoredLabels) -> Problem:

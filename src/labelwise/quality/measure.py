@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from labelwise.cohort.manifest import Manifest
+from labelwise.cohort.manifest import Manifest, resolved
 from labelwise.errors import DataError, naming
 from labelwise.formats import Geometry
 from labelwise.quality.organs import touched_faces
@@ -70,7 +70,7 @@ def measure_case(single: Manifest, *, with_image: bool = True) -> list[Measures]
                 expected=image.grid,
                 do="see what `labelwise check` says about this case",
             )
-        values = single.source_of(case).values
+        values = resolved(single).source_of(case).values
         organs = [name for name in single.label_space.organs if name in case.annotated]
         regions = {
             name: [region for value, region in labels.regions.items() if values.get(value) == name]

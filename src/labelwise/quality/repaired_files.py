@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from labelwise.cohort.manifest import Manifest
-from labelwise.cohort.source import Source
+from labelwise.cohort.manifest import Manifest, resolved
+from labelwise.cohort.source import IGNORE_NAME, Source
 from labelwise.errors import DataError
 from labelwise.formats import Layout, read_geometry, stored, write_image, write_labels
 from labelwise.formats.geometry import orientation_of
@@ -57,9 +57,10 @@ def write_copies(
     of_labels = [code for code in codes if code != "not-finite"]
     if case.labels is not None and (anew or of_labels):
         labels = folder / "labels" / f"{case.id}.nii.gz"
-        volume, did = _mended_labels(case, single, of_labels)
+        own = resolved(single)
+        volume, did = _mended_labels(case, own, of_labels)
         like = None if anew else case.images[0]
-        write_labels(labels, volume, like=like)
+        write_labels(labels, volume, like=like, names=_names(own.source_of(case), source))
         repairs += [Repair(code, case.id, str(labels), what) for code, what in did.items()]
     return images, labels, repairs
 
@@ -119,6 +120,14 @@ def _mended_labels(case: Case, single: Manifest, codes: Sequence[str]) -> tuple[
         values, names = _exchanged(values, case, source)
         did["left-right-names"] = f"exchanged {names}"
     return Volume(np.ascontiguousarray(values), grid.affine), did
+
+
+def _names(own: Source, source: Source) -> tuple[str, ...]:
+    """Names by value for the copy of a file whose own names decide what its values mean; none for other files."""
+    if own.values == source.values:
+        return ()
+    named = {value: name for value, name in own.values.items() if name != IGNORE_NAME}
+    return tuple(named.get(value, "") for value in range(max(named) + 1))
 
 
 def _exchanged(values: Array, case: Case, source: Source) -> tuple[Array, str]:

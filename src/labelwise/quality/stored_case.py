@@ -8,7 +8,7 @@ readers, so that everybody says the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -16,8 +16,10 @@ import numpy as np
 from scipy import ndimage
 
 from labelwise.cohort.manifest import Manifest, Source, read_case_image
+from labelwise.cohort.meaning import refuse_hidden, source_of_file
 from labelwise.cohort.source import unknown_values
-from labelwise.formats import Geometry, read_labels, stored
+from labelwise.errors import naming
+from labelwise.formats import Geometry, Tally, read_labels, stored
 from labelwise.formats.geometry import orientation_of
 from labelwise.types import Array, Case, Volume
 
@@ -53,6 +55,7 @@ class StoredLabels:
     values: Array  # (X, Y, Z), a view
     grid: Geometry  # RAS+
     was_float: bool  # whether the file keeps floating-point numbers
+    tally: Tally = field(default_factory=Tally)  # of labels that are known by names
 
     @cached_property
     def regions(self) -> Mapping[int, Region]:
@@ -80,11 +83,15 @@ def read_stored_labels(case: Case, manifest: Manifest) -> StoredLabels:
     """The label map of a case, which must have a label file; organs that are not annotated are in it too.
 
     Errors
-        DataError   the file is missing or unreadable, or holds values that are not whole or have no meaning
+        DataError   the file is missing or unreadable, holds values that are not whole or have no meaning, its names
+                    contradict the table, or an annotated organ lies wholly beneath others
     """
     assert case.labels is not None
-    source = manifest.source_of(case)
-    voxels, grid = stored.labels(case.labels, source.layout, case.images[0])
+    tally = Tally()
+    with naming(case.id, case.labels):
+        source = source_of_file(manifest.source_of(case), case.labels)
+        voxels, grid = stored.labels(case.labels, source.layout, case.images[0], tally)
+        refuse_hidden(source, tally, case.annotated)
     orientation = orientation_of(grid.affine)
     was_float = voxels.dtype.kind == "f"
     if was_float:
@@ -93,7 +100,7 @@ def read_stored_labels(case: Case, manifest: Manifest) -> StoredLabels:
     elif voxels.dtype.kind == "b":
         voxels = voxels.view(np.uint8)
     ras = orientation.geometry_to_ras(grid)
-    labels = StoredLabels(voxels, orientation.to_ras(voxels), ras, was_float)
+    labels = StoredLabels(voxels, orientation.to_ras(voxels), ras, was_float, tally)
     if not _all_known(labels, source):
         raise unknown_values(source, voxels, case.id, case.labels)
     return labels
@@ -149,6 +156,8 @@ def in_memory_order(view: Array) -> tuple[Array, tuple[int, ...], tuple[bool, ..
 
 
 def _all_known(labels: StoredLabels, source: Source) -> bool:
+    if source.others:
+        return True
     if labels.stored.min() < min(0, *source.values) or labels.stored.max() > max(0, *source.values):
         return False
     known = sum(region.voxels for value, region in labels.regions.items() if value in source.values)

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labelwise import anatomy
 from labelwise.errors import ConfigError, DataError, did_you_mean
 from labelwise.formats import (
     LABEL_FORMATS,
     Layout,
+    Tally,
+    case_of,
+    is_dicom,
+    placed_on,
+    read_geometry,
     read_labels,
     segment_names,
     stem,
+    suffix,
     value_names,
     write_labels,
 )
+from labelwise.formats.layout import Overlap
 from labelwise.types import BACKGROUND
 
-__all__ = ["Conversion", "convert"]
+__all__ = ["Conversion", "Conversions", "convert"]
+
+logger = logging.getLogger("labelwise")
 
 _MOST_CLASSES = 65535
+_DICOM_ENDINGS = (".dcm",)
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,21 @@ class Conversion:
         return {"file": str(self.file), "classes": {str(value): name for value, name in self.classes.items()}}
 
 
+@dataclass(frozen=True)
+class Conversions:
+    """What became of the files of a folder."""
+
+    files: tuple[Conversion, ...]
+
+    def to_text(self) -> str:
+        """One line for each file."""
+        return "\n".join(each.to_text() for each in self.files)
+
+    def facts(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return {"files": [each.facts() for each in self.files]}
+
+
 def convert(
     labels: Path | str,
     output: Path | str,
@@ -48,25 +75,31 @@ def convert(
     like: Path | str | None = None,
     label_format: str | None = None,
     classes: Mapping[str, int] | None = None,
+    overlap: Overlap = "later",
     binary: bool = False,
-) -> Conversion:
+) -> Conversion | Conversions:
     """Write a label file in another format, on the grid and in the orientation of its scan.
 
-    Labels that are known by names (DICOM-SEG, RTSTRUCT, .seg.nrrd) get the values 1, 2, ... in the order of the file;
-    where they overlap, the later one counts.
+    Labels that are known by names (DICOM-SEG, RTSTRUCT, .seg.nrrd) get the values 1, 2, ... in the order of the file.
+    Where they overlap the later one counts, or the smaller one; what each loses is a warning. Labels on a part of the
+    grid of the scan, as Slicer cuts them, are put in their place.
 
     Arguments
-        labels      NIfTI, NRRD or MetaImage, DICOM-SEG, RTSTRUCT, or a folder with one mask for each organ
+        labels      NIfTI, NRRD or MetaImage, DICOM-SEG, RTSTRUCT, a folder with one mask for each organ, or a folder
+                    of label files, such as predictions, which are converted one by one
         output      the file, or a folder for ``NAME`` with the ending of the format
-        like        the scan that the labels belong to: needed to read and to write DICOM
+        like        the scan that the labels belong to: needed to read and to write DICOM. Of a folder of label files
+                    the folder in which the scans of the same names lie
         label_format    nifti, nrrd, dicom-seg or rtstruct; default: by the end of `output`
-        classes     name -> value in `labels`; default: the names that `predict` keeps in NIfTI files
+        classes     name -> value in `labels`; default: the names in the file, or in the record beside it
+        overlap     later or smaller: which structure counts where two overlap
         binary      DICOM-SEG of the type BINARY instead of LABELMAP
 
     Errors
-        ConfigError     unknown format, `binary` of another than DICOM-SEG, no names where the format needs them, or
-                        `output` is `labels`
-        DataError       a damaged file; labels that do not lie on the grid of `like`, or have no name
+        ConfigError     unknown format, `binary` of another than DICOM-SEG, no names where the format needs them,
+                        `output` is `labels`, or `classes` contradict the names in the file
+        DataError       a damaged file; labels that do not lie on the grid of `like`, or have no name; a structure
+                        that others cover completely
         ResourceError   the file cannot be written
     """
     source, target = Path(labels), Path(output)
@@ -75,15 +108,46 @@ def convert(
             f"unknown format '{label_format}'{did_you_mean(label_format, LABEL_FORMATS)}",
             expected=", ".join(LABEL_FORMATS),
         )
-    if target.is_dir():
-        name = stem(source).removesuffix(".dcm").removesuffix(".seg").removesuffix(".rtstruct")
-        target /= f"{name}{LABEL_FORMATS[label_format or 'nifti']}"
-    if target.exists() and source.exists() and target.samefile(source):
-        raise ConfigError("the result would replace the labels", file=target, do="choose another output")
+    if overlap not in ("later", "smaller"):
+        raise ConfigError(f"unknown choice '{overlap}' for overlaps", expected="later or smaller")
     if not source.exists():
         raise DataError("there is no such file", file=source, do="correct its path")
-    scan = None if like is None else Path(like)
+    files = _label_files(source)
+    if not files:
+        scan = None if like is None else Path(like)
+        return _one(
+            source, _target(source, target, label_format), scan, label_format, classes, overlap, binary
+        )
+    if target.is_file() or _named_like_a_file(target):
+        raise ConfigError(
+            "a folder of label files is converted to a folder",
+            file=target,
+            found=f"{len(files)} label files in {source}",
+            do="name a folder for the results, and the format by --format",
+        )
+    pairs = [(file, _scan_of(file, like)) for file in files]  # all of them, before anything is written
+    kind = label_format or "nifti"
+    return Conversions(
+        tuple(
+            _one(file, target / f"{case_of(file)}{LABEL_FORMATS[kind]}", scan, kind, classes, overlap, binary)
+            for file, scan in pairs
+        )
+    )
+
+
+def _one(
+    source: Path,
+    target: Path,
+    scan: Path | None,
+    label_format: str | None,
+    classes: Mapping[str, int] | None,
+    overlap: Overlap,
+    binary: bool,
+) -> Conversion:
+    if target.exists() and target.samefile(source):
+        raise ConfigError("the result would replace the labels", file=target, do="choose another output")
     segments = segment_names(source)
+    named = {} if segments else value_names(source)
     if segments and classes:
         raise ConfigError(
             "the file names its labels itself",
@@ -91,14 +155,103 @@ def convert(
             found=", ".join(segments),
             do="leave out --classes",
         )
-    names = (BACKGROUND, *segments) if segments else _by_value(classes) if classes else value_names(source)
-    volume = read_labels(source, Layout(segments=segments), scan)
+    names = (BACKGROUND, *segments) if segments else _by_value(classes) if classes else _in_a_row(named)
+    if classes:
+        _check_agreement(source, named, classes)
+    tally = Tally()
+    volume = read_labels(source, Layout(segments=segments, overlap=overlap), scan, tally)
+    _report(source, dict(enumerate(names)), tally)
+    if scan is not None:
+        volume = placed_on(volume, read_geometry(scan))
     write_labels(target, volume, like=scan, names=names, label_format=label_format, binary=binary)
     return Conversion(target, {value: name for value, name in enumerate(names) if value and name})
 
 
-def _by_value(classes: Mapping[str, int]) -> tuple[str, ...]:
+def _report(source: Path, names: Mapping[int, str], tally: Tally) -> None:
+    """Say what structures lost to others.
+
+    Errors
+        DataError   one lost everything
+    """
+    for loss in tally.losses(names):
+        logger.warning("%s: %s", source.name, loss)
+    if hidden := [names[value] for value in sorted(tally.drawn) if not tally.left(value)]:
+        raise DataError(
+            f"'{hidden[0]}' lies wholly beneath other structures, and nothing of it would be left",
+            file=source,
+            found="; ".join(tally.losses(names)),
+            do="let the smaller structure count where two overlap: --overlap smaller",
+        )
+
+
+# files
+
+
+def _label_files(source: Path) -> list[Path]:
+    """The label files in a folder, if each is one of a scan; none for a file, and for masks of organs of one scan."""
+    if not source.is_dir():
+        return []
+    there = [file for file in sorted(source.iterdir()) if file.is_file() and not file.name.startswith(".")]
+    files = [file for file in there if suffix(file) or file.name.lower().endswith(_DICOM_ENDINGS)]
+    return files if any(_is_of_a_scan(file) for file in files) else []
+
+
+def _is_of_a_scan(file: Path) -> bool:
+    """Whether a label file says by itself what its values mean, which masks of single organs do not."""
+    if not suffix(file):
+        return is_dicom(file)
+    return bool(value_names(file) or segment_names(file))
+
+
+def _scan_of(file: Path, like: Path | str | None) -> Path | None:
+    if like is None:
+        return None
+    folder, case = Path(like), case_of(file)
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = [each for each in entries if case in (stem(each), stem(each).removesuffix("_0000"))]
+    if len(found) != 1:
+        raise DataError(
+            "there is no scan of this name" if not found else "there are several scans of this name",
+            case=case,
+            file=folder,
+            found=", ".join(each.name for each in found or entries[:5]) or "nothing",
+            do="name the folder in which the scans lie, one for each label file, by --like",
+        )
+    return found[0]
+
+
+def _target(source: Path, target: Path, label_format: str | None) -> Path:
+    return (
+        target / f"{case_of(source)}{LABEL_FORMATS[label_format or 'nifti']}" if target.is_dir() else target
+    )
+
+
+def _named_like_a_file(target: Path) -> bool:
+    return bool(suffix(target)) or target.name.lower().endswith(_DICOM_ENDINGS)
+
+
+# names
+
+
+def _check_agreement(source: Path, named: Mapping[int, str], classes: Mapping[str, int]) -> None:
+    """Refuse classes that say something else than the file."""
+    for name, value in classes.items():
+        if value in named and not anatomy.same(named[value], name):
+            raise ConfigError(
+                "--classes contradict the names in the file",
+                file=source,
+                found=f"value {value} is '{named[value]}' by the file, '{name}' by --classes",
+                do="leave out --classes, or correct them",
+            )
+
+
+def _in_a_row(named: Mapping[int, str]) -> tuple[str, ...]:
     """Names by label value; values between them are empty."""
+    return tuple({0: BACKGROUND, **named}.get(value, "") for value in range(max(named) + 1)) if named else ()
+
+
+def _by_value(classes: Mapping[str, int]) -> tuple[str, ...]:
+    """The same, from class name -> value."""
     named: dict[int, str] = {0: BACKGROUND}
     for name, value in classes.items():
         if not 0 <= value <= _MOST_CLASSES or (value == 0) != (name == BACKGROUND):
@@ -107,4 +260,4 @@ def _by_value(classes: Mapping[str, int]) -> tuple[str, ...]:
             )
         if named.setdefault(value, name) != name:
             raise ConfigError("two classes have one value", found=f"{named[value]}={value}, {name}={value}")
-    return tuple(named.get(value, "") for value in range(max(named) + 1))
+    return _in_a_row(named)

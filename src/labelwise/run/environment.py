@@ -72,7 +72,7 @@ def _git(*arguments: str) -> str | None:
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
-            timeout=5,
+            timeout=60,  # ends a hang, such as a network folder that does not answer
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):

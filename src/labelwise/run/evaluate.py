@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
-
-import numpy as np
 
 from labelwise.cohort.manifest import Manifest, read_case_labels
 from labelwise.console import Progress, silent
 from labelwise.engine import Outcome, run_jobs
 from labelwise.errors import ConfigError, DataError, did_you_mean
 from labelwise.evaluate.cases import VARIANTS, Score, Summary, Variant, evaluate_case, summarise, write_scores
-from labelwise.formats import read_labels
+from labelwise.formats import Geometry, placed_on, read_labels
 from labelwise.report.compare import compare
 from labelwise.run.pairing import PREDICTIONS, SCORES, Pair, find_pairs, in_space
-from labelwise.types import Array, LabelSpace
+from labelwise.types import LabelSpace, Volume
 
 __all__ = ["EvaluationResult", "evaluate"]
 
@@ -48,25 +47,29 @@ def evaluate(
     split: str = "test",
     unit: str = "mm",
     variant: str = "default",
+    classes: Mapping[str, int] | None = None,
     workers: int | None = None,
     engine: str = "local",
     progress: Progress = silent,
 ) -> EvaluationResult:
     """Compare label files with references, per case and class; classes that are not annotated do not count.
 
-    Classes are joined by name: a model may have learnt them in another order, or more of them.
+    Classes are joined by name: a model may have learnt them in another order, or more of them. Label files that do
+    not name their values (of other programs) are read by `classes`, else by the value table of the manifest's sources.
 
     Arguments
-        predictions     folder of label files, or of a run with a folder predictions/
-        reference       a manifest, of which the annotated cases of `split` count; or a folder of label files
-                        with the same names and class indices (classes are read from the predictions' records)
+        predictions     folder of label files (NIfTI, NRRD, DICOM-SEG, RTSTRUCT), or of a run with a folder predictions/
+        reference       a manifest, of which the annotated cases of `split` count; or a folder of label files with the
+                        same names
         output          CSV file; default: scores.csv beside the predictions, or in the folder of the run
         unit            mm or voxels, for distances
         variant         default, or la_official (see `labelwise.evaluate.cases`)
+        classes         class name -> value in label files that do not name their values
 
     Errors
-        DataError       a prediction is missing, its model does not know an annotated class, or prediction and
-                        reference lie on different grids; every problem is listed, and no file is written
+        DataError       a prediction is missing, what its values mean is not known, its model does not know an
+                        annotated class, or prediction and reference lie on different grids; every problem is listed,
+                        and no file is written
     """
     if unit not in ("mm", "voxels"):
         raise ConfigError(f"unknown unit '{unit}'", expected="mm or voxels")
@@ -82,7 +85,8 @@ def evaluate(
         raise ConfigError(
             "the scores are one CSV file", file=target, found="a folder", do=f"name a file: {target / SCORES}"
         )
-    manifest, space, pairs = find_pairs(folder, Path(reference), split)
+    stated = {value: name for name, value in classes.items()} if classes else None
+    manifest, space, pairs = find_pairs(folder, Path(reference), split, stated)
     job = partial(
         _score, manifest=manifest, label_space=space, in_mm=unit == "mm", variant=cast(Variant, variant)
     )
@@ -101,28 +105,28 @@ def evaluate(
 def _score(
     pair: Pair, manifest: Manifest | None, label_space: LabelSpace, in_mm: bool, variant: Variant
 ) -> list[Score]:
-    prediction = read_labels(pair.prediction)
+    prediction = read_labels(pair.prediction.file, pair.prediction.layout, pair.image)
     if pair.reference is not None:
-        reference = read_labels(pair.reference)
+        stored = read_labels(pair.reference.file, pair.reference.layout)
+        reference = Volume(in_space(stored.data, pair.reference.values, label_space), stored.affine)
     else:
         assert manifest is not None
         case = next(case for case in manifest.cases if case.id == pair.case)
         reference = read_case_labels(case, manifest)
-    _same_grid(pair, reference.affine, prediction.affine)
-    spacing = reference.spacing_mm if in_mm else None
-    return evaluate_case(
-        pair.case, reference.data, in_space(prediction.data, pair.classes, label_space),
-        label_space=label_space, annotated=pair.annotated, spacing_mm=spacing, variant=variant,
-    )  # fmt: skip
-
-
-def _same_grid(pair: Pair, reference: Array, prediction: Array) -> None:
-    if not np.allclose(reference, prediction, atol=1e-2):
+    grid = Geometry(reference.shape, reference.affine)
+    prediction = placed_on(prediction, grid)
+    found = Geometry(prediction.shape, prediction.affine)
+    if not grid.matches(found):
         raise DataError(
             "prediction and reference lie on different grids",
             case=pair.case,
-            file=pair.prediction,
-            found=np.round(prediction, 3).tolist(),
-            expected=np.round(reference, 3).tolist(),
+            file=pair.prediction.file,
+            found=found,
+            expected=grid,
             do="predict this scan again from the image that belongs to the reference",
         )
+    spacing = reference.spacing_mm if in_mm else None
+    return evaluate_case(
+        pair.case, reference.data, in_space(prediction.data, pair.prediction.values, label_space),
+        label_space=label_space, annotated=pair.annotated, spacing_mm=spacing, variant=variant,
+    )  # fmt: skip

@@ -11,9 +11,12 @@ from typing import Any
 from labelwise.anatomy import canonical
 from labelwise.cohort.join import Sides, join
 from labelwise.cohort.manifest import Manifest, write_new_manifest
+from labelwise.cohort.source import Others
 from labelwise.cohort.split import cut_groups, leave_source_out, split_cases
 from labelwise.console import Progress, silent
 from labelwise.errors import ConfigError, did_you_mean, warn_about
+from labelwise.formats.layout import Overlap
+from labelwise.importers.evidence import FileNames, Reading, Undrawn, believed
 from labelwise.importers.options import plan
 from labelwise.quality import duplicates as duplicated
 
@@ -32,6 +35,10 @@ def import_data(
     validation: int | float = 0,
     test: int | float = 0,
     seed: int = 0,
+    others: Others | None = None,
+    overlap: Overlap | None = None,
+    undrawn: Undrawn = "unknown",
+    file_names: FileNames | None = None,
     workers: int | None = None,
     engine: str = "local",
     progress: Progress = silent,
@@ -51,6 +58,11 @@ def import_data(
         find_duplicates     read all images once, report scans that are there twice, and make one group of each
         test_source     the source that tests, while all others train
         validation, test    training patients to set aside: a number, or a fraction below 1
+        others          background or ignore: what values of label files are that no class has; default: an error
+        overlap         later or smaller: which structure counts where two of one file overlap
+        undrawn         unknown or absent: what a structure is that a label file lists, but of which nothing was
+                        drawn; unknown: not annotated in that case
+        file_names      ignored: the names that label files give to their values are wrong, their numbers right
         workers, engine     where images are read, for `find_duplicates`
         options         of the importers, e.g. classes={"liver": 1}, modality="ct", group=r"patient\\d+"; for one
                         source of several: {"kits.tumour": "class"}
@@ -65,10 +77,11 @@ def import_data(
         raise _unknown_source("--test-source", test_source, named)
     if test_source is not None and test:
         raise ConfigError("the test source decides which cases test", do="leave out --test or --test-source")
+    reading = Reading(others, overlap, undrawn, file_names)
     parts: dict[str, Manifest] = {}
     for job in plan(named, importer, options):
         known = annotated.get(job.name) if isinstance(annotated, Mapping) else annotated
-        part = job.scan()
+        part = believed(job.scan(), reading)
         parts[job.name] = part if known is None else _restricted(part, known)
     manifest = join(_distinct(parts), sides)
     if find_duplicates:

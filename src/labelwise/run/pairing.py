@@ -1,20 +1,38 @@
-"""Which label file is compared with which reference, and what the integers of both mean."""
+"""Which label file is compared with which reference, and what the integers of both mean.
+
+Classes are joined by name. A file names its values in its header or in the record beside it; a file that does not is
+read by the classes that the user states, or by the value table of the reference's data set.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from labelwise import anatomy
 from labelwise.cohort.manifest import MANIFEST_NAME, Manifest, manifest_file, read_manifest
-from labelwise.errors import ConfigError, DataError
-from labelwise.formats import stem, suffix
-from labelwise.types import IGNORE, Array, LabelSpace
+from labelwise.errors import DataError
+from labelwise.formats import Layout, case_of, is_dicom, segment_names, suffix, value_names
+from labelwise.types import BACKGROUND, IGNORE, Array, LabelSpace
 
 PREDICTIONS, SCORES = "predictions", "scores.csv"  # names in the folder of a run
+_DO = "state what the values of these files mean: --classes liver=1,spleen=2"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A label file, and what its values mean."""
+
+    file: Path
+    values: Mapping[int, str]  # label value -> class name
+    layout: Layout = Layout()  # noqa: RUF009 - frozen
+
+    def knows(self, organ: str) -> bool:
+        """Whether a class of this name is among its own."""
+        return any(anatomy.same(name, organ) for name in self.values.values())
 
 
 @dataclass(frozen=True)
@@ -22,54 +40,67 @@ class Pair:
     """A prediction and what it is compared with."""
 
     case: str
-    prediction: Path
-    classes: tuple[str, ...]  # names by index in the prediction
-    reference: Path | None  # None: the manifest's label file of this case
+    prediction: Labels
+    reference: Labels | None  # None: the manifest's label file of this case
     annotated: tuple[str, ...]
+    image: Path | None = None  # of the case, for labels that lie on its grid
 
 
-def find_pairs(folder: Path, reference: Path, split: str) -> tuple[Manifest | None, LabelSpace, list[Pair]]:
+def find_pairs(
+    folder: Path, reference: Path, split: str, classes: Mapping[int, str] | None = None
+) -> tuple[Manifest | None, LabelSpace, list[Pair]]:
     """The pairs to score: the annotated cases of a split, or all label files of a reference folder.
 
+    Arguments
+        classes     value -> class name in label files that do not name them
+
     Errors
-        DataError   nothing to evaluate, no reference, a case without prediction, two predictions of one case,
-                    an annotated class that the model does not know, or damaged records
+        DataError   nothing to evaluate, no reference, a case without prediction, two predictions of one case, files
+                    whose values mean nothing that is known, or an annotated class that a prediction does not know
     """
     found = _label_files(folder)
     if not found:
-        raise DataError("no label file to evaluate", file=folder, do="run `labelwise predict` first")
+        raise DataError(
+            "no label file to evaluate",
+            file=folder,
+            found=", ".join(sorted(entry.name for entry in folder.iterdir())[:5])
+            if folder.is_dir()
+            else None,
+            expected="label files named after the cases: CASE.nii.gz, CASE.seg.nrrd, CASE.seg.dcm",
+            do="run `labelwise predict` first",
+        )
     file = manifest_file(reference)
     if file.name == MANIFEST_NAME and file.exists():
-        return _in_manifest(folder, found, file, split)
+        return _in_manifest(folder, found, file, split, classes)
     references = _label_files(reference)
     if not references:
         raise DataError("no reference found", file=reference, expected="manifest.csv, or label files")
     _require(list(references), found, folder)
-    space = _common_classes(folder, references)
-    return (
-        None,
-        space,
-        [Pair(name, found[name], space.names, path, space.organs) for name, path in references.items()],
-    )
+    return _in_folder(found, references, classes)
 
 
-def in_space(labels: Array, classes: Sequence[str], space: LabelSpace) -> Array:
-    """Indices of `classes` -> indices of `space`, joined by name; what `space` lacks is background there.
+def in_space(labels: Array, values: Mapping[int, str], space: LabelSpace) -> Array:
+    """Values of a file -> indices of `space`, joined by name; what `space` lacks is background there.
 
     Shapes
         labels      (*S)  integers; those without a class become IGNORE, which no prediction may hold
         returns     (*S)  the same map if both agree, else uint8
     """
-    if tuple(classes) == space.names:
+    if all(space.names[value : value + 1] == (name,) for value, name in values.items()) and len(
+        values
+    ) == len(space.names):
         return labels
-    table = np.full(IGNORE + 1, IGNORE, np.uint8)
-    table[: len(classes)] = [space.names.index(name) if name in space.names else 0 for name in classes]
-    known = (labels >= 0) & (labels < IGNORE)
-    return np.asarray(table[np.where(known, labels, IGNORE)])
+    highest = max(0, *values)
+    table = np.full(highest + 2, IGNORE, np.uint8)
+    for value, name in ({0: BACKGROUND} | dict(values)).items():
+        if value >= 0:
+            table[value] = next((n for n, each in enumerate(space.names) if anatomy.same(each, name)), 0)
+    known = (labels >= 0) & (labels <= highest)
+    return np.asarray(table[np.where(known, labels, highest + 1)])
 
 
 def _in_manifest(
-    folder: Path, found: Mapping[str, Path], file: Path, split: str
+    folder: Path, found: Mapping[str, Path], file: Path, split: str, classes: Mapping[int, str] | None
 ) -> tuple[Manifest, LabelSpace, list[Pair]]:
     manifest = read_manifest(file)
     cases = [case for case in manifest.split(split) if case.annotated]
@@ -78,33 +109,107 @@ def _in_manifest(
     _require([case.id for case in cases], found, folder)
     pairs = []
     for case in cases:
-        record = folder / f"{case.id}.json"
-        # Label files of other programs have no record: they are believed to follow the manifest.
-        classes = (_read_classes(record) if record.exists() else manifest.label_space).names
-        if unknown := sorted(case.annotated - set(classes)):
-            raise DataError(
-                f"the model of this prediction does not know {', '.join(unknown)}",
-                case=case.id,
-                file=record,
-                found=", ".join(classes[1:]),
-                expected=", ".join(sorted(case.annotated)),
-                do="evaluate with a manifest that annotates only what the model knows, by the same names",
-            )
-        pairs.append(Pair(case.id, found[case.id], classes, None, tuple(sorted(case.annotated))))
+        prediction = _labels(found[case.id], classes, case.id) or Labels(
+            found[case.id], _table(manifest, found[case.id], case.id)
+        )
+        pairs.append(Pair(case.id, prediction, None, tuple(sorted(case.annotated)), case.images[0]))
+    for pair in pairs:
+        _check_known(pair)
     return manifest, manifest.label_space, pairs
 
 
-def _label_files(folder: Path) -> dict[str, Path]:
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    named: dict[str, Path] = {}
-    for file in files:
-        if not suffix(file) or file.name.startswith("."):
-            continue
-        if (other := named.setdefault(stem(file), file)) is not file:
+def _table(manifest: Manifest, file: Path, case: str) -> Mapping[int, str]:
+    """What the values of a file of another program mean: those of the data set, if there is one answer.
+
+    Errors
+        DataError   the tables of the sources contradict each other
+    """
+    values: dict[int, str] = {}
+    for source in manifest.sources.values():
+        for value, name in source.values.items():
+            if values.setdefault(value, name) != name or source.layout.segments:
+                raise DataError(
+                    "what the values of this label file mean is not known",
+                    case=case,
+                    file=file,
+                    found="no names in its header, no record beside it, and sources with different values",
+                    do=f"{_DO}; or keep the .json records that `labelwise predict` writes",
+                )
+    return values
+
+
+def _in_folder(
+    found: Mapping[str, Path], references: Mapping[str, Path], classes: Mapping[int, str] | None
+) -> tuple[None, LabelSpace, list[Pair]]:
+    pairs = []
+    for case, path in references.items():
+        prediction, reference = _labels(found[case], classes, case), _labels(path, classes, case)
+        if prediction is None or reference is None:
             raise DataError(
-                "two label files of one case", case=stem(file), file=f"{other} and {file}", do="remove one"
+                "what the values of these label files mean is not known",
+                case=case,
+                file=path if reference is None else found[case],
+                found="no names in its header, and no record beside it",
+                do=f"{_DO}; or give a manifest as reference",
+            )
+        organs = tuple(name for name in dict.fromkeys(reference.values.values()) if name not in _NO_ORGANS)
+        pairs.append(Pair(case, prediction, reference, organs))
+        _check_known(pairs[-1])
+    names = dict.fromkeys(name for pair in pairs for name in pair.annotated)
+    if not names:
+        raise DataError("the reference names no class", file=next(iter(references.values())))
+    return None, LabelSpace((BACKGROUND, *names)), pairs
+
+
+_NO_ORGANS = (BACKGROUND, "ignore")
+
+
+def _labels(file: Path, classes: Mapping[int, str] | None, case: str) -> Labels | None:
+    """A label file with the classes that it names, or that the user states; None if neither says anything."""
+    named, segments = value_names(file), () if suffix(file) else segment_names(file)
+    if segments:
+        named = dict(enumerate(segments, start=1))
+    if classes and named:
+        for value, name in named.items():
+            if value and value in classes and not anatomy.same(classes[value], name):
+                raise DataError(
+                    "--classes contradict the names in a label file",
+                    case=case,
+                    file=file,
+                    found=f"value {value} is '{name}' by the file, '{classes[value]}' by --classes",
+                    do="leave out --classes: files that name their values are read by these names",
+                )
+    values = named or classes
+    return Labels(file, {0: BACKGROUND, **values}, Layout(segments=segments)) if values else None
+
+
+def _check_known(pair: Pair) -> None:
+    if unknown := [organ for organ in pair.annotated if not pair.prediction.knows(organ)]:
+        raise DataError(
+            f"the model of this prediction does not know {', '.join(unknown)}",
+            case=pair.case,
+            file=pair.prediction.file,
+            found=", ".join(name for name in pair.prediction.values.values() if name != BACKGROUND),
+            expected=", ".join(pair.annotated),
+            do="evaluate with a manifest that annotates only what the model knows, by the same names",
+        )
+
+
+def _label_files(folder: Path) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for file in _candidates(folder):
+        if (other := named.setdefault(case_of(file), file)) is not file:
+            raise DataError(
+                "two label files of one case", case=case_of(file), file=f"{other} and {file}", do="remove one"
             )
     return named
+
+
+def _candidates(folder: Path) -> Iterator[Path]:
+    for file in sorted(folder.iterdir()) if folder.is_dir() else []:
+        known = suffix(file) or (file.name.lower().endswith(".dcm") and is_dicom(file))
+        if known and not file.name.startswith("."):
+            yield file
 
 
 def _require(names: Sequence[str], found: Mapping[str, Path], folder: Path) -> None:
@@ -113,40 +218,6 @@ def _require(names: Sequence[str], found: Mapping[str, Path], folder: Path) -> N
             f"{len(missing)} of {len(names)} cases have no prediction",
             file=folder,
             found=", ".join(missing[:5]) + (" ..." if len(missing) > 5 else ""),
+            expected=f"label files named after the cases; there are {', '.join(list(found)[:3])}",
             do="repeat `labelwise predict`; finished scans are kept",
         )
-
-
-def _common_classes(folder: Path, names: Mapping[str, Path]) -> LabelSpace:
-    """The class table that `predict` wrote beside its results: one for all of them."""
-    records = [record for name in names if (record := folder / f"{name}.json").exists()]
-    if not records:
-        raise DataError(
-            "the classes of these label files are not known",
-            file=folder,
-            do="give a manifest as reference, or keep the .json records that `labelwise predict` writes",
-        )
-    space = _read_classes(records[0])
-    for record in records[1:]:
-        if (other := _read_classes(record)) != space:
-            raise DataError(
-                "the predictions are of models with different classes",
-                file=record,
-                found=", ".join(other.names),
-                expected=", ".join(space.names),
-                do="evaluate them apart, or give a manifest as reference",
-            )
-    return space
-
-
-def _read_classes(record: Path) -> LabelSpace:
-    try:
-        classes = json.loads(record.read_text(encoding="utf-8"))["classes"]
-        return LabelSpace(tuple(classes[key] for key in sorted(classes, key=int)))
-    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
-        raise DataError(
-            "the record of a prediction is damaged",
-            file=record,
-            found=f"{type(error).__name__}: {error}",
-            do="delete it and its label file, and repeat `labelwise predict`",
-        ) from error

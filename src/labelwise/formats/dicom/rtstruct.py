@@ -9,11 +9,11 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import contourpy
 import numpy as np
@@ -38,13 +38,15 @@ from labelwise.formats.dicom.reference import (
     understood,
 )
 from labelwise.formats.geometry import Geometry
-from labelwise.formats.segments import empty, values_of
+from labelwise.formats.layout import Overlap
+from labelwise.formats.segments import Canvas, Tally, empty, in_order, values_of
 from labelwise.types import Array
 
 _log = logging.getLogger("labelwise")
 _STORAGE = "1.2.840.10008.5.1.4.1.1.481.3"
 _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, retired; what PS3.3 C.8.8.5 demands
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+_SAME_POINT_MM = 0.01
 _SERIES_NUMBER = 7101
 # What belongs to the patient and the study, not to the images of the series.
 _COPIED = (
@@ -89,25 +91,45 @@ def referenced_series(path: Path) -> str | None:
     return None
 
 
-def read(path: Path, segments: Sequence[str], grid: Geometry) -> Array:
-    """(I, J, K) on `grid`, axes as stored: the n-th of the named regions becomes n; a later name covers an earlier.
+def read(
+    path: Path,
+    segments: Sequence[str],
+    grid: Geometry,
+    *,
+    overlap: Overlap = "later",
+    tally: Tally | None = None,
+) -> Array:
+    """(I, J, K) on `grid`, axes as stored: the n-th of the named regions becomes n.
 
-    A region that the file does not hold says nothing. Contours outside the image are left out with a warning, points
-    and open contours too.
+    A region that the file does not hold says nothing. Where regions overlap, the later name counts, or the smaller
+    region. Contours outside the image are left out with a warning, points and open contours too; of the latter the
+    tally knows.
 
     Errors
         DataError   damaged file; none of the regions is there; contours that do not lie in slices of the image
     """
+    tally = Tally() if tally is None else tally
     with understood(path):
         data = _opened(path)
-        contours = _contours(path, data, values_of(path, segments, _regions(data)))
-    labels = empty(grid, segments)
-    lost = 0
-    for value in sorted(contours):
-        lost += _draw(path, labels, value, [_in_voxels(points, grid) for points in contours[value]], grid)
+        contours = _contours(path, data, values_of(path, segments, _regions(data)), tally)
+    pictures, lost = {}, 0
+    for value in contours:
+        in_voxels = [_in_voxels(points, grid) for points in contours[value]]
+        pictures[value], outside = _drawn(path, in_voxels, grid)
+        lost += outside
+    canvas = Canvas(empty(grid, segments), tally)
+    sizes = None
+    if overlap == "smaller":
+        sizes = {
+            value: sum(int(mask.sum()) for mask in drawn.masks.values()) for value, drawn in pictures.items()
+        }
+    for value in in_order(pictures, sizes):
+        planes = np.moveaxis(canvas.labels, pictures[value].across, 0)
+        for index, mask in pictures[value].masks.items():
+            canvas.draw(value, mask, planes[index])
     if lost:
         _log.warning("%s: %d contours lie outside the image and are left out", path.name, lost)
-    return labels
+    return canvas.labels
 
 
 def _opened(path: Path) -> Any:
@@ -127,24 +149,42 @@ def _regions(data: Any) -> dict[int, str]:
     }
 
 
-def _contours(path: Path, data: Any, value_of: Mapping[int, int]) -> dict[int, list[NDArray[np.float64]]]:
-    """Label value -> its closed contours, (N, 3) mm in RAS. A contour that stands there twice counts once."""
+def _contours(
+    path: Path, data: Any, value_of: Mapping[int, int], tally: Tally
+) -> dict[int, list[NDArray[np.float64]]]:
+    """Label value -> its closed contours, (N, 3) mm in RAS. A contour that stands there twice counts once.
+
+    A ring that comes back to its first point is closed, whatever its type is called. Of an open contour the area is
+    not known: something of the structure is lost. A point has no area, and nothing is lost with it.
+    """
     found: dict[int, dict[bytes, NDArray[np.float64]]] = defaultdict(dict)
-    passed_over = 0
+    points_only, open_ones = 0, Counter[int]()
     for item in data.get("ROIContourSequence") or []:
         value = value_of.get(int(item.ReferencedROINumber))
         for contour in (item.get("ContourSequence") or []) if value is not None else []:
+            assert value is not None
             points = np.array(contour.get("ContourData") or [], float).reshape(-1, 3)
-            if contour.get("ContourGeometricType") not in _CLOSED or len(points) < 3:
-                passed_over += 1
-                continue
             if not np.isfinite(points).all():
                 raise DataError("a contour holds points that are not numbers", file=path)
-            assert value is not None
+            if len(points) > 3 and contour.get("ContourGeometricType") not in _CLOSED and _returns(points):
+                points = points[:-1]
+            elif contour.get("ContourGeometricType") == "POINT" or len(points) < 3:
+                points_only += 1
+                continue
+            elif contour.get("ContourGeometricType") not in _CLOSED:
+                open_ones[value] += 1
+                continue
             found[value].setdefault(points.tobytes(), points * LPS_TO_RAS)
-    if passed_over:
+    for value, number in open_ones.items():
+        tally.dropped[value] = f"{number} open contour{'' if number == 1 else 's'}"
+    if passed_over := points_only + open_ones.total():
         _log.warning("%s: %d points and open contours are passed over", path.name, passed_over)
     return {value: list(contours.values()) for value, contours in found.items()}
+
+
+def _returns(points: NDArray[np.float64]) -> bool:
+    """Whether the last point of a line is its first one, as exactly as files say it."""
+    return bool(np.abs(points[0] - points[-1]).max() < _SAME_POINT_MM)
 
 
 def _in_voxels(points: NDArray[np.float64], grid: Geometry) -> NDArray[np.float64]:
@@ -152,12 +192,13 @@ def _in_voxels(points: NDArray[np.float64], grid: Geometry) -> NDArray[np.float6
     return np.asarray(points @ to_index[:3, :3].T + to_index[:3, 3])
 
 
-def _draw(
-    path: Path, labels: Array, value: int, contours: Sequence[NDArray[np.float64]], grid: Geometry
-) -> int:
-    """Fill the contours of one region; returns how many lie in no slice."""
-    if not contours:
-        return 0
+class _Drawn(NamedTuple):
+    across: int  # the axis along which no contour extends
+    masks: dict[int, NDArray[np.bool_]]  # index on it -> the pixels inside
+
+
+def _drawn(path: Path, contours: Sequence[NDArray[np.float64]], grid: Geometry) -> tuple[_Drawn, int]:
+    """One region, slice by slice, and how many of its contours lie in no slice."""
     # All contours of a region are drawn across one axis: that along which none of them extends.
     extents = np.max([np.ptp(contour, axis=0) for contour in contours], axis=0)
     across = int(extents.argmin())
@@ -176,14 +217,10 @@ def _draw(
     polygons: dict[int, list[Points]] = defaultdict(list)
     for contour, depth in zip(contours, depths, strict=True):
         polygons[round(depth)].append(np.delete(contour, across, axis=1)[:, ::-1])
-    planes = np.moveaxis(labels, across, 0)
-    lost = 0
-    for index, drawn in polygons.items():
-        if 0 <= index < len(planes):
-            planes[index][fill(drawn, planes.shape[1:])] = value
-        else:
-            lost += len(drawn)
-    return lost
+    shape = tuple(size for axis, size in enumerate(grid.shape) if axis != across)
+    there = {index: parts for index, parts in polygons.items() if 0 <= index < grid.shape[across]}
+    lost = sum(len(parts) for index, parts in polygons.items() if index not in there)
+    return _Drawn(across, {index: fill(parts, (shape[0], shape[1])) for index, parts in there.items()}), lost
 
 
 def _near(depth: float, grid: Geometry, across: int) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ from labelwise.formats.dicom.reference import (
     understood,
 )
 from labelwise.formats.geometry import Geometry, check_size
-from labelwise.formats.segments import empty, values_of
+from labelwise.formats.layout import Overlap
+from labelwise.formats.segments import Canvas, Tally, empty, in_order, values_of
 from labelwise.types import Array
 
 _log = logging.getLogger("labelwise")
@@ -66,29 +68,44 @@ def referenced_series(path: Path) -> str | None:
         return (fingerprint(series[0].get("SeriesInstanceUID")) or None) if series else None
 
 
-def read(path: Path, segments: Sequence[str], grid: Geometry) -> Array:
-    """(I, J, K) on `grid`, axes as stored: the n-th of the named segments becomes n; a later name covers an earlier.
+def read(
+    path: Path,
+    segments: Sequence[str],
+    grid: Geometry,
+    *,
+    overlap: Overlap = "later",
+    tally: Tally | None = None,
+) -> Array:
+    """(I, J, K) on `grid`, axes as stored: the n-th of the named segments becomes n.
 
     A segment that the file does not hold says nothing. Frames may show only some of the slices, or a part of each.
+    Where segments overlap, the later name counts, or the smaller segment.
 
     Errors
-        DataError   damaged file; none of the segments is there; frames whose pixels are not voxels of the grid
+        DataError   damaged file; none of the segments is there; frames without a position, or whose pixels are not
+                    voxels of the grid
     """
     with understood(path):
         data = pydicom.dcmread(path, force=True)
         _check_kind(path, data)
-        labels = empty(grid, segments)
-        _fill(path, data, labels, segments, grid)
-    return labels
+        canvas = Canvas(empty(grid, segments), tally)
+        _fill(path, data, canvas, values_of(path, segments, _segments(data)), grid, overlap)
+    return canvas.labels
 
 
-def _fill(path: Path, data: Any, labels: Array, wanted: Sequence[str], grid: Geometry) -> None:
-    value_of = values_of(path, wanted, _segments(data))
-    planes = list(_planes(data))
+def _fill(
+    path: Path, data: Any, canvas: Canvas, value_of: Mapping[int, int], grid: Geometry, overlap: Overlap
+) -> None:
+    planes = list(_planes(path, data))
     bits = int(data.BitsAllocated) * int(data.Rows) * int(data.Columns) * len(planes)
     check_size(path, bits // 8, compressed=data.file_meta.TransferSyntaxUID.is_compressed)
+    sizes: Counter[int] | None = None
+    if overlap == "smaller" and data.SegmentationType != "LABELMAP":
+        sizes = Counter()
+        for value, _, mask in _masks(data, planes, value_of, sorted(set(value_of.values()))):
+            sizes[value] += int(np.count_nonzero(mask))
     placed = outside = 0
-    for value, plane, frame in _masks(data, planes, value_of):
+    for value, plane, mask in _masks(data, planes, value_of, in_order(set(value_of.values()), sizes)):
         found = place(plane, grid)
         if found is None:
             raise DataError(
@@ -101,8 +118,8 @@ def _fill(path: Path, data: Any, labels: Array, wanted: Sequence[str], grid: Geo
             outside += 1
             continue
         placed += 1
-        view, part = found.window(labels, plane.shape)
-        np.copyto(view, value if isinstance(value, int) else value[frame[part]], where=frame[part] != 0)
+        view, part = found.window(canvas.labels, plane.shape)
+        canvas.draw(value, mask[part], view)
     if outside and not placed:
         raise DataError("the segmentation lies beside the image", file=path, expected=grid)
     if outside:
@@ -110,19 +127,18 @@ def _fill(path: Path, data: Any, labels: Array, wanted: Sequence[str], grid: Geo
 
 
 def _masks(
-    data: Any, planes: Sequence[Plane], value_of: Mapping[int, int]
-) -> Iterator[tuple[int | Array, Plane, Array]]:
-    """Label value (or a table from pixel to value), place and pixels of the frames that are wanted."""
-    if data.SegmentationType == "LABELMAP":
-        table = np.zeros(1 << int(data.BitsAllocated), np.uint16)
-        for number, value in value_of.items():
-            table[number] = value
+    data: Any, planes: Sequence[Plane], value_of: Mapping[int, int], order: Sequence[int]
+) -> Iterator[tuple[int, Plane, Array]]:
+    """Label value, place and mask (rows, columns) of what is wanted, values in the order of `order`."""
+    if data.SegmentationType == "LABELMAP":  # no two segments share a pixel
         for plane, frame in zip(planes, pydicom.pixels.iter_pixels(data, raw=True), strict=True):
-            yield table, plane, np.where(table[frame] != 0, frame, 0)
+            for number in np.unique(frame).tolist():
+                if number in value_of:
+                    yield value_of[number], plane, frame == number
         return
     numbers = _numbers(data, len(planes))
     chosen = [index for index, number in enumerate(numbers) if number in value_of]
-    chosen.sort(key=lambda index: value_of[numbers[index]])
+    chosen.sort(key=lambda index: order.index(value_of[numbers[index]]))
     least = -(-int(data.get("MaximumFractionalValue") or 1) // 2) if _is_fractional(data) else 1
     if chosen:
         frames = pydicom.pixels.iter_pixels(data, raw=True, indices=chosen)
@@ -155,12 +171,18 @@ def _segments(data: Any) -> dict[int, str]:
     return found
 
 
-def _planes(data: Any) -> Iterator[Plane]:
+def _planes(path: Path, data: Any) -> Iterator[Plane]:
     shared = (data.get("SharedFunctionalGroupsSequence") or [{}])[0]
-    for own in data.PerFrameFunctionalGroupsSequence:
+    for own in data.get("PerFrameFunctionalGroupsSequence") or []:
 
         def group(name: str, own: Any = own) -> Any:
-            return (own.get(name) or shared.get(name))[0]
+            if not (found := own.get(name) or shared.get(name)):
+                raise DataError(
+                    f"the frames of the segmentation do not say where they lie: {name} is missing",
+                    file=path,
+                    do="export the segmentation again, from the program that drew it, with plane positions",
+                )
+            return found[0]
 
         spacing = group("PixelMeasuresSequence").PixelSpacing
         yield Plane.of(

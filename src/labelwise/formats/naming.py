@@ -1,0 +1,63 @@
+"""What a label file says about the meaning of its values: in its header, or in the record that lies beside it.
+
+One answer for everybody who reads labels: import, check, train, evaluate, convert, measure and show. A class that no
+file names is known by the value table of its data set (`labelwise.cohort.source`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from labelwise.errors import DataError
+from labelwise.formats import stored
+
+_NOTHING_SAID = re.compile(r"(?i)(segment|label|region|roi|class|value|l)?[ _-]*\d*")
+RECORD_CONTRADICTS = "the label file and the record beside it contradict each other"
+_LARGEST_RECORD = 10_000_000  # bytes
+
+
+def value_names(path: Path) -> dict[int, str]:
+    """Label value -> name, as the header or the record of a label file says; empty if neither says anything.
+
+    Names that say nothing, such as Segment_1, are left out. The record is NAME.json beside NAME.nii.gz, as `predict`
+    writes it: {"classes": {"1": "liver"}}.
+
+    Errors
+        DataError   a damaged file; header and record contradict each other
+    """
+    header, record = stored.value_names(path), record_of(path)
+    recorded = _recorded(record)
+    for value in sorted(header.keys() & recorded.keys()):
+        if header[value] != recorded[value]:
+            raise DataError(
+                RECORD_CONTRADICTS,
+                file=path,
+                found=f"value {value} is '{header[value]}' in its header, '{recorded[value]}' in {record.name}",
+                do="delete the one that is wrong: the record, or the file",
+            )
+    known = header or recorded
+    return {value: name for value, name in known.items() if not _NOTHING_SAID.fullmatch(name)}
+
+
+def record_of(path: Path) -> Path:
+    """Where the record of a label file lies: CASE.json for CASE.nii.gz, CASE.seg.nrrd, CASE.seg.dcm, ..."""
+    return path.with_name(f"{case_of(path)}.json")
+
+
+def case_of(path: Path) -> str:
+    """The case that a label file is named after: its name without the endings of label formats."""
+    return re.sub(r"(?i)(\.seg|\.rtstruct)?\.dcm$", "", stored.stem(path))
+
+
+def _recorded(file: Path) -> Mapping[int, str]:
+    """The classes of a record; nothing if there is none, or the file is about something else."""
+    try:
+        if not file.is_file() or file.stat().st_size > _LARGEST_RECORD:
+            return {}
+        classes = json.loads(file.read_text(encoding="utf-8"))["classes"]
+        return {int(value): name for value, name in classes.items() if isinstance(name, str) and name}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}

@@ -1,0 +1,137 @@
+"""What labelled cases are annotated for, by what their label files show; and how their files are to be read.
+
+A structure that a program lists but nobody drew, or of which something could not be read, is not "annotated and
+absent": training would learn that the organ is not there. It is not annotated in that case, unless the user believes
+the list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from labelwise.cohort.manifest import Manifest
+from labelwise.cohort.meaning import CONTRADICTION, losses, refuse_hidden, shown_organs, source_of_file
+from labelwise.cohort.source import Others, Source
+from labelwise.errors import DataError, LabelwiseError, naming, warn_about
+from labelwise.formats import Tally, read_labels
+from labelwise.formats.layout import Overlap
+from labelwise.formats.naming import RECORD_CONTRADICTS
+from labelwise.formats.stored import ITK, suffix
+from labelwise.importers.listing import chosen
+from labelwise.types import Case, LabelSpace
+
+Undrawn = Literal["unknown", "absent"]
+FileNames = Literal["believed", "ignored"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How label files are read and believed; what is not given stays as the importer has it."""
+
+    others: Others | None = None  # what values without a class are: background or ignore
+    overlap: Overlap | None = None  # which structure counts where two overlap: later or smaller
+    undrawn: Undrawn = (
+        "unknown"  # what a listed structure is that nobody drew: unknown (not annotated), or absent
+    )
+    file_names: FileNames | None = None  # whether names in label files decide what their values mean
+
+    def __post_init__(self) -> None:
+        """Refuse words that are no choice, with ConfigError."""
+        if self.others is not None:
+            chosen("others", self.others, ("background", "ignore"))
+        if self.overlap is not None:
+            chosen("overlap", self.overlap, ("later", "smaller"))
+        chosen("undrawn", self.undrawn, ("unknown", "absent"))
+        if self.file_names is not None:
+            chosen("file-names", self.file_names, ("believed", "ignored"))
+
+
+def believed(manifest: Manifest, reading: Reading) -> Manifest:
+    """The manifest with what its label files show; what is not believed, or lost, is reported.
+
+    Read are the headers of label files that name their values, and the voxels of clinical label files (DICOM-SEG,
+    RTSTRUCT, .seg.nrrd), of which there are few. Files that cannot be read are left to `check`.
+
+    Errors
+        DataError   the names in a file contradict the classes; an annotated structure lies wholly beneath others
+    """
+    sources = {name: _read_so(source, reading) for name, source in manifest.sources.items()}
+    manifest = replace(manifest, sources=sources)
+    cases, undrawn, overlaps = [], [], []
+    for case in manifest.cases:
+        if case.labels is None or not case.annotated:
+            cases.append(case)
+            continue
+        shown, lost = _shown(case, manifest.source_of(case))
+        overlaps += [f"{case.id}: {loss}" for loss in lost]
+        known = case.annotated if reading.undrawn == "absent" else case.annotated & shown
+        undrawn += [f"{case.id}: {organ}" for organ in sorted(case.annotated - known)]
+        cases.append(replace(case, annotated=known))
+    warn_about(
+        "structures of which their label file shows nothing are not annotated there (--undrawn absent believes that "
+        "they are absent)",
+        undrawn,
+    )
+    warn_about("structures overlap, and the later one counts (--overlap smaller: the smaller)", overlaps)
+    return _without_unseen(manifest.replace_cases(cases), manifest)
+
+
+def _without_unseen(manifest: Manifest, before: Manifest) -> Manifest:
+    """Without the classes that files only list, such as the isocentre of a template: no case has anything of them."""
+    stated = {
+        name for source in before.sources.values() if not source.layout.segments for name in source.organs
+    }
+    seen = {organ for case in manifest.cases for organ in case.annotated} | stated
+    for source in manifest.sources.values():  # a source names an organ, even if its files show none
+        seen |= source.organs if not source.organs & seen else set()
+    unseen = [organ for organ in manifest.label_space.organs if organ not in seen]
+    if not unseen or not seen:
+        return manifest
+    warn_about("classes that no file shows are left out", unseen)
+    names = tuple(name for name in manifest.label_space.names if name not in unseen)
+    sources = {name: _without(source, unseen) for name, source in manifest.sources.items()}
+    return replace(manifest, label_space=LabelSpace(names), sources=sources)
+
+
+def _without(source: Source, unseen: Sequence[str]) -> Source:
+    if not source.layout.segments:
+        return source
+    kept = [
+        (segment, source.values[value])
+        for value, segment in enumerate(source.layout.segments, start=1)
+        if source.values[value] not in unseen
+    ]
+    values = {0: source.values[0], **{value: name for value, (_, name) in enumerate(kept, start=1)}}
+    return replace(source, values=values, layout=replace(source.layout, segments=tuple(s for s, _ in kept)))
+
+
+def _read_so(source: Source, reading: Reading) -> Source:
+    layout = source.layout
+    if reading.overlap is not None:
+        layout = replace(layout, overlap=reading.overlap)
+    if reading.file_names is not None:
+        layout = replace(layout, file_names=reading.file_names)
+    return replace(source, layout=layout, others=source.others if reading.others is None else reading.others)
+
+
+def _shown(case: Case, source: Source) -> tuple[frozenset[str], list[str]]:
+    """The organs that a label file shows, and what its structures lost to each other."""
+    assert case.labels is not None
+    with naming(case.id, case.labels):
+        try:
+            own = source_of_file(source, case.labels)
+        except DataError as error:
+            if error.what in (CONTRADICTION, RECORD_CONTRADICTS):
+                raise
+            return source.organs, []
+        if case.labels.is_dir() or not (source.layout.segments or suffix(case.labels) in ITK):
+            return shown_organs(own, case.labels, Tally()), []
+        tally = Tally()
+        try:
+            read_labels(case.labels, source.layout, case.images[0], tally)
+        except LabelwiseError:
+            return source.organs, []
+        refuse_hidden(own, tally, case.annotated)
+        return shown_organs(own, case.labels, tally), losses(own, tally)
