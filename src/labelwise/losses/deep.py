@@ -37,5 +37,5 @@ def _every(target: Tensor, stride: Sequence[int]) -> Tensor:
     """Every stride-th voxel of (B, *S) or (B, K, *S), a view."""
     if target.ndim <= len(stride):
         return target
-    steps = (slice(None, None, step) for step in stride)
-    return target[(..., *steps)]
+    steps = tuple(slice(None, None, step) for step in stride)
+    return target[(slice(None),) * (target.ndim - len(stride)) + steps]
