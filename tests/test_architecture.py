@@ -69,6 +69,18 @@ def test_nobody_imports_upstairs_or_next_door():
     assert [problem for path in files for problem in upstairs(path)] == []
 
 
+def test_what_lies_with_a_paper_serves_that_paper_alone():
+    methods = ROOT / "methods"
+    wrong = []
+    for path in methods.rglob("*.py"):
+        own = path.relative_to(methods).parts[0].removesuffix(".py")
+        for line, module in imported_modules(path):
+            parts = module.split(".")
+            if parts[:2] == ["labelwise", "methods"] and parts[2] not in ("base", own):
+                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {module}")
+    assert wrong == []
+
+
 def test_the_loop_knows_only_the_contract_of_methods():
     modules = {module for path in (ROOT / "train").glob("*.py") for _, module in imported_modules(path)}
     assert {module for module in modules if module.startswith("labelwise.methods")} <= {

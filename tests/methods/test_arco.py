@@ -10,8 +10,14 @@ from torch.nn import functional as F
 from conftest import make_batch, make_method
 from labelwise.errors import ConfigError
 from labelwise.losses.overlap import members
-from labelwise.methods.arco import class_means, confident_cross_entropy, equal_partners, select, slab_boxes
-from labelwise.methods.arco_pretraining import as_windows, perturbed, pool_windows
+from labelwise.methods.arco.method import (
+    class_means,
+    confident_cross_entropy,
+    equal_partners,
+    select,
+    slab_boxes,
+)
+from labelwise.methods.arco.pretraining import as_windows, perturbed, pool_windows
 from labelwise.types import IGNORE, Progress
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}

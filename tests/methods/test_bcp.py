@@ -9,12 +9,14 @@ from torch import nn
 
 from conftest import SPACE, make_batch, make_method
 from labelwise.components.connected import keep_largest
-from labelwise.components.largest import LabelsOnHost
 from labelwise.errors import CheckpointError
 from labelwise.losses.background_dice import dice_with_background
-from labelwise.methods import bcp, bcp_pretraining, stages_of
-from labelwise.methods.bcp import Bcp, pair_up
-from labelwise.methods.bcp_pretraining import BcpConfig, BcpPretraining, halves, outside_of_box, region_loss
+from labelwise.methods import stages_of
+from labelwise.methods.bcp import method as bcp
+from labelwise.methods.bcp import pretraining as bcp_pretraining
+from labelwise.methods.bcp.largest import LabelsOnHost
+from labelwise.methods.bcp.method import Bcp, pair_up
+from labelwise.methods.bcp.pretraining import BcpConfig, BcpPretraining, halves, outside_of_box, region_loss
 from labelwise.types import IGNORE, Batch, Progress
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from conftest import SMALL_NETS, make_batch, make_method
-from labelwise.components.cross_sample_attention import CrossSampleAttention
-from labelwise.losses.correlation import correlation_loss, log_profile
 from labelwise.methods import find_method
 from labelwise.methods.base import NetFactory
-from labelwise.methods.caml import most_certain
+from labelwise.methods.caml.attention import CrossSampleAttention
+from labelwise.methods.caml.correlation import correlation_loss, log_profile
+from labelwise.methods.caml.method import most_certain
 from labelwise.nets.parts import SegmentationNet
 from labelwise.types import IGNORE, Batch, Progress
 

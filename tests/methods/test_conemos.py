@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conftest import make_batch, make_method
-from labelwise.methods.conemos import Pairs, regression
+from labelwise.methods.conemos.method import Pairs, regression
 from labelwise.train.schedule import OptimizerConfig, build_optimizers
 from labelwise.types import IGNORE, Batch, Progress
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from conftest import make_batch, make_method
 from labelwise import load_config
 from labelwise.errors import ConfigError
-from labelwise.methods.dkuxnet import DKUXNet
+from labelwise.methods.dkuxnet.method import DKUXNet
+from labelwise.methods.dkuxnet.network import KMaxUXNet, membership, mixture, query_groups
 from labelwise.nets.factory import NetFactory
-from labelwise.nets.kmax_uxnet import KMaxUXNet, membership, mixture, query_groups
 from labelwise.types import IGNORE, Batch, Progress
 
 BEFORE, HALFWAY = Progress(5, 100), Progress(50, 100)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from conftest import SMALL_NETS, SPACE, make_batch, make_method
-from labelwise.components.dynamic_head import Controller, dynamic_head, head_parameters
 from labelwise.methods.base import NetFactory
-from labelwise.methods.dodnet import (
+from labelwise.methods.dodnet.dynamic_head import Controller, dynamic_head, head_parameters
+from labelwise.methods.dodnet.method import (
     Dodnet,
     DodnetConfig,
     answers,

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from conftest import SMALL_NETS, make_batch, make_method
-from labelwise.components.gaussian_mixture import mean_over_known
+from labelwise.components.two_networks import TwoNetworks
 from labelwise.errors import ConfigError
-from labelwise.methods.cps import TwoNetworks
-from labelwise.methods.guidednet import (
+from labelwise.methods.guidednet.gaussian_mixture import mean_over_known
+from labelwise.methods.guidednet.method import (
     MIXTURE_TERMS,
     GuidedNet,
     GuidedNetConfig,

@@ -13,8 +13,7 @@ from conftest import SPACE, make_batch, make_method
 from labelwise.components.mix import _warn_of_a_single_case, mix
 from labelwise.errors import ConfigError
 from labelwise.losses.overlap import members
-from labelwise.methods.ltuda import bank_owners
-from labelwise.methods.ltuda_cda import (
+from labelwise.methods.ltuda.cda import (
     LtudaConfig,
     Targets,
     annotated_loss,
@@ -27,6 +26,7 @@ from labelwise.methods.ltuda_cda import (
     views,
     weak_loss,
 )
+from labelwise.methods.ltuda.method import bank_owners
 from labelwise.nets.factory import NetFactory
 from labelwise.types import IGNORE, Progress
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from conftest import make_batch, make_method
-from labelwise.losses.exclusion import exclusion_loss
 from labelwise.losses.partial import annotated_dice, marginal_cross_entropy
+from labelwise.methods.marginal_exclusion import exclusion_loss
 from labelwise.types import IGNORE, Batch, Progress
 
 START = Progress(0, 100)

@@ -9,7 +9,7 @@ import torch
 from conftest import make_batch, make_method
 from labelwise.losses.partial import annotated_dice, marginal_cross_entropy
 from labelwise.methods import find_method
-from labelwise.methods.pipo_fan import ScaleWeighting
+from labelwise.methods.pipo_fan.method import ScaleWeighting
 from labelwise.nets.factory import NetFactory
 from labelwise.types import IGNORE, Progress
 

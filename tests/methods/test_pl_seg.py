@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from conftest import SMALL_NETS, SPACE, make_batch, make_method
-from labelwise.losses.decoupled_foreground import PairLosses
 from labelwise.losses.partial import marginal_cross_entropy
-from labelwise.methods.pl_seg import DifficultyHistory, PLSeg, PLSegConfig, annotated_pairs
+from labelwise.methods.pl_seg.losses import PairLosses
+from labelwise.methods.pl_seg.method import DifficultyHistory, PLSeg, PLSegConfig, annotated_pairs
 from labelwise.nets.factory import NetFactory
 from labelwise.nets.parts import SegmentationNet
 from labelwise.types import IGNORE, Batch, Progress
@@ -176,9 +176,11 @@ def test_each_scale_has_its_own_history_and_skips_what_it_does_not_see():
 def test_the_history_is_that_of_the_batches_of_all_ranks(monkeypatch):
     here, there = pairs_of(1, 2, dice=[[0.2, 0.5]]), pairs_of(1, 3, dice=[[0.8, 0.1]])
     sent = []
-    monkeypatch.setattr("labelwise.methods.pl_seg.sum_over_ranks", lambda sums: sent.append(sums) or sums)
+    monkeypatch.setattr(
+        "labelwise.methods.pl_seg.method.sum_over_ranks", lambda sums: sent.append(sums) or sums
+    )
     DifficultyHistory(1, window=3, num_classes=4).push(*there)
-    monkeypatch.setattr("labelwise.methods.pl_seg.sum_over_ranks", lambda sums: sums + sent[0])
+    monkeypatch.setattr("labelwise.methods.pl_seg.method.sum_over_ranks", lambda sums: sums + sent[0])
     history = DifficultyHistory(1, window=3, num_classes=4)
     history.push(*here)
     torch.testing.assert_close(history.rows[0, 0], torch.tensor([0.0, 0.5, 0.5, 0.1]))

@@ -9,10 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from conftest import make_batch, make_method
-from labelwise.components.critic import Critic, two_kinds
 from labelwise.components.dual_task import Answers
 from labelwise.errors import ConfigError
-from labelwise.methods.sassnet import choose_pairs
+from labelwise.methods.sassnet.critic import Critic, two_kinds
+from labelwise.methods.sassnet.method import choose_pairs
 from labelwise.train.schedule import OptimizerConfig, ScheduleConfig, build_optimizers, set_rate
 from labelwise.types import IGNORE, Batch, Progress
 

@@ -9,12 +9,12 @@ from torch.nn import functional as F
 
 from conftest import SPACE, make_batch, make_method
 from labelwise.components.class_voxels import draw_from_groups
-from labelwise.components.memory_bank import Bank, MemoryBank
-from labelwise.components.virtual_adversary import adversarial_direction, unchanged_statistics, unit_cases
 from labelwise.devices import SafeConvolutions
 from labelwise.losses.partial import supervised
 from labelwise.methods.base import NetFactory
-from labelwise.methods.ss_net import Selectors, SsNet, SsNetConfig, disagreement, weighted_distance
+from labelwise.methods.ss_net.memory_bank import Bank, MemoryBank
+from labelwise.methods.ss_net.method import Selectors, SsNet, SsNetConfig, disagreement, weighted_distance
+from labelwise.methods.ss_net.virtual_adversary import adversarial_direction, unchanged_statistics, unit_cases
 from labelwise.types import IGNORE, Progress
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}

@@ -8,7 +8,7 @@ from torch import nn
 
 from conftest import SPACE, make_batch, make_method
 from labelwise.methods.base import NetFactory
-from labelwise.methods.urpc import Pyramid, Urpc, UrpcConfig, pyramid_consistency
+from labelwise.methods.urpc.method import Pyramid, Urpc, UrpcConfig, pyramid_consistency
 from labelwise.types import IGNORE, Batch, Progress
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}

@@ -1,4 +1,4 @@
-"""Some cases of a batch, chosen without waiting for the GPU."""
+"""Some cases of a batch, chosen without waiting for the GPU, and its voxels as rows."""
 
 from __future__ import annotations
 
@@ -20,3 +20,8 @@ def take(values: Tensor, rows: Sequence[int]) -> Tensor:
     """
     index = torch.tensor(rows, dtype=torch.int64, pin_memory=values.is_cuda)
     return values.index_select(0, index.to(values.device, non_blocking=True))
+
+
+def as_pixels(features: Tensor) -> Tensor:
+    """(B, D, *S) -> (B * S, D), case by case; no copy if the channels lie last in memory."""
+    return features.movedim(1, -1).flatten(0, -2)

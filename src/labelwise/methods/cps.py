@@ -18,6 +18,7 @@ Spec       docs/methods/cps.md: where paper and official code differ, and what w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -28,14 +29,13 @@ from torch import Tensor, nn
 from labelwise.components.choose import take
 from labelwise.components.mix import mix, partners
 from labelwise.components.ramps import sigmoid_ramp
-from labelwise.components.toggled_boxes import toggled_boxes
+from labelwise.components.two_networks import CLASSIFIERS, Classifier, TwoNetworks, start_differently
 from labelwise.losses.background_dice import dice_with_background
 from labelwise.losses.partial import marginal_cross_entropy, open_voxels
 from labelwise.losses.pseudo_labels import hard_labels, pseudo_cross_entropy
 from labelwise.methods.base import Card, Method, NetFactory
 from labelwise.types import Batch, Progress
 
-CLASSIFIERS = ("first", "second", "both")
 Part = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -54,7 +54,7 @@ class CpsConfig:
     dice_pooling: Literal["case", "batch"] = "batch"
     absent_dice: Literal["skip", "include"] = "skip"
     initialisation: Literal["kaiming_xavier", "default"] = "kaiming_xavier"
-    classifier: Literal["first", "second", "both"] = "first"  # the network that predicts, or their mean
+    classifier: Classifier = "first"  # the network that predicts, or their mean
 
 
 class Cps(Method):
@@ -144,27 +144,6 @@ class Cps(Method):
         return TwoNetworks(self.first, self.second, self.config.classifier)
 
 
-class TwoNetworks(nn.Module):
-    """Scores of the first network, of the second, or the mean of both; holds the weights of both."""
-
-    def __init__(self, first: nn.Module, second: nn.Module, classifier: str):
-        super().__init__()
-        self.first = first
-        self.second = second
-        self.classifier = classifier
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, M, *S) -> (B, C, *S) probabilities in float32."""
-        networks = {"first": [self.first], "second": [self.second], "both": [self.first, self.second]}
-        scores = [network(images).float().softmax(dim=1) for network in networks[self.classifier]]
-        return torch.stack(scores).mean(dim=0) if len(scores) > 1 else scores[0]
-
-    def everywhere(self, images: Tensor) -> None:
-        """Send images through both networks."""
-        self.first(images)
-        self.second(images)
-
-
 class Splicer:
     """Mixes whatever belongs to a row of cases: images, labels, what is annotated, logits."""
 
@@ -193,18 +172,48 @@ def cross_teaching(
     )
 
 
-@torch.no_grad()
-def start_differently(first: nn.Module, second: nn.Module) -> None:
-    """Convolutions of the first network by He's normal distribution, of the second by Glorot's.
-
-    Transposed convolutions, biases and norms keep PyTorch's start, as in the port.
-    """
-    for network, draw in ((first, nn.init.kaiming_normal_), (second, nn.init.xavier_normal_)):
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d | nn.Conv3d):
-                draw(module.weight)
-
-
 def _per_voxel(annotated: Tensor, labels: Tensor) -> Tensor:
     """(B, C) -> (B, C, *S): after the splice a voxel is annotated as the case it came from."""
     return annotated.view(*annotated.shape, *(1 for _ in labels.shape[1:])).expand(-1, -1, *labels.shape[1:])
+
+
+def toggled_boxes(
+    count: int,
+    shape: Sequence[int],
+    *,
+    boxes: int = 3,
+    area: tuple[float, float] = (0.25, 0.5),
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Where each case keeps its own voxels: where an even number of its boxes lie.
+
+    Each box covers the part a / boxes of the image, a uniform in `area`. Its sides are a power of a / boxes each, and
+    the exponents are uniform among those that sum to 1. It lies anywhere inside the image with equal chance.
+    All is drawn on the host, as the loop seeds it; only the corners of the boxes go to the device.
+
+    Shapes
+        returns     (count, *shape) bool, for `components.mix.mix`
+
+    Source
+        French et al., BMVC 2020, https://arxiv.org/abs/1906.01916, as used for CutMix by Chen et al., CVPR 2021 (CPS);
+        the exponents (u, 1 - u) of two sides are generalised to any number of axes.
+    """
+    dims = len(shape)
+    part = torch.empty(count, boxes, 1).uniform_(*area) / boxes
+    exponents = torch.empty(count, boxes, dims).exponential_()
+    lengths = torch.tensor(shape)
+    size = (part ** (exponents / exponents.sum(dim=2, keepdim=True)) * lengths).round()
+    low = (torch.rand(count, boxes, dims) * (lengths - size + 1)).floor()
+    corners = torch.stack([low, low + size])
+    target = torch.device(device)
+    if target.type == "cuda":
+        corners = corners.pin_memory()
+    first, end = corners.to(target, non_blocking=True)
+    inside = torch.ones(count, boxes, *(1 for _ in shape), dtype=torch.bool, device=target)
+    for axis, length in enumerate(shape):
+        place = torch.arange(length, device=target)
+        covered = (place >= first[..., axis, None]) & (place < end[..., axis, None])
+        inside = inside & covered.view(
+            count, boxes, *(length if other == axis else 1 for other in range(dims))
+        )
+    return inside.sum(dim=1) % 2 == 0

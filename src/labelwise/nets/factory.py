@@ -22,12 +22,12 @@ NETS: Mapping[str, str] = {
     "vnet": "labelwise.nets.vnet:VNet",
     "residual_unet": "labelwise.nets.residual_unet:ResidualUNet",
     "dynunet": "labelwise.nets.dynunet:DynUNet",
-    "dodnet_unet": "labelwise.nets.dodnet_unet:DodnetUNet",
-    "film_unet": "labelwise.nets.film_unet:FilmUNet",
-    "pipofan": "labelwise.nets.pipofan:PipoFan",
-    "plseg_unet": "labelwise.nets.plseg_unet:PLSegUNet",
-    "ltuda_unet": "labelwise.nets.ltuda_unet:LtudaUNet",
-    "urpc_unet": "labelwise.nets.urpc_unet:UrpcUNet",
+    "dodnet_unet": "labelwise.methods.dodnet.network:DodnetUNet",
+    "film_unet": "labelwise.methods.conemos.network:FilmUNet",
+    "pipofan": "labelwise.methods.pipo_fan.network:PipoFan",
+    "plseg_unet": "labelwise.methods.pl_seg.network:PLSegUNet",
+    "ltuda_unet": "labelwise.methods.ltuda.network:LtudaUNet",
+    "urpc_unet": "labelwise.methods.urpc.network:UrpcUNet",
     "uxnet": "labelwise.nets.uxnet:UXNet",
 }
 

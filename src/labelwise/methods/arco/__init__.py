@@ -1,0 +1,1 @@
+"""ARCO: the method, and the parts that it alone needs."""

@@ -1,0 +1,1 @@
+"""BCP: the method, and the parts that it alone needs."""

@@ -1,0 +1,1 @@
+"""CAML: the method, and the parts that it alone needs."""

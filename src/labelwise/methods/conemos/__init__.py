@@ -1,0 +1,1 @@
+"""CoNeMOS: the method, and the parts that it alone needs."""

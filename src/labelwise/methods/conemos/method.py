@@ -1,0 +1,141 @@
+"""CoNeMOS: one network with one output map, told in every layer which organ is asked for.
+
+Paper      Billot et al., MIDL 2024, https://proceedings.mlr.press/v250/billot24a.html
+Spec       docs/methods/conemos.md: where paper and official code differ, and what we follow
+
+    for every batch (x, y, A):
+        draw pairs (case b, organ c) with c in A_b; rare organs more often
+        h = perceptron(one-hot of c)
+        z = network(x_b, h)            each layer F becomes (1 + gamma) F + beta, with gamma and beta linear in h
+        minimise  mean over pairs of  Dice(sigmoid z, y_b = c) + w * cross-entropy(sigmoid z, y_b = c)
+                  + d * ||weights that make gamma and beta||^2
+        during the warm-up instead of Dice and cross-entropy: mean over voxels of (z -+ 5)^2
+    prediction: every organ in turn; the strongest sigmoid above one half, or background
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NamedTuple, cast
+
+import torch
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from labelwise.components.across_ranks import sum_over_ranks
+from labelwise.losses.binary import binary_cross_entropy
+from labelwise.losses.overlap import dice_loss, overlap_sums
+from labelwise.losses.reduction import masked_mean, mean_over_cases
+from labelwise.methods.base import Card, Method, NetFactory, Sigmoid
+from labelwise.methods.conemos.conditioned import ConditionedNet
+from labelwise.methods.conemos.network import FilmDecoder, FilmEncoder
+from labelwise.types import IGNORE, Batch, Progress
+
+WARM_UP_LOGIT = 5.0  # inside the organ, and its negative outside
+# What is added to numerator and denominator of the Dice.
+SMOOTH = {"squared": (1e-7, 1e-7), "linear": (0.0, 1.0)}
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class CoNeMOSConfig:
+    pairs_per_batch: PositiveInt = 4  # (case, organ) pairs in a step, or all if the batch has fewer
+    class_balance: Annotated[float, Field(ge=0, le=1)] = 0.5  # a pair's weight: cases of its organ ** -this
+    dice: Literal["squared", "linear"] = "squared"  # probabilities squared in the denominator, or not
+    absent_dice: Literal["skip", "include"] = "skip"  # Dice of pairs whose organ has no voxel in the patch
+    bce_weight: NonNegativeFloat = 1.0  # w
+    film_decay: NonNegativeFloat = 1e-5  # d
+    warm_up_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0  # part of the training that is warm-up
+    conditioned_layers: PositiveInt | None = None  # so many from the end; None: every layer
+    organ_chunk: PositiveInt = 4  # organs that are predicted at once
+
+
+class Pairs(NamedTuple):
+    """N questions to a batch, and their answers."""
+
+    cases: Tensor  # (N,) int64, rows of the batch
+    organs: Tensor  # (N,) int64, class - 1
+    truth: Tensor  # (N, 1, *S) bool: the organ
+    known: Tensor  # (N, 1, *S) bool: where that is known
+
+
+class CoNeMOS(Method):
+    card = Card(
+        title="CoNeMOS",
+        paper="https://proceedings.mlr.press/v250/billot24a.html",
+        idea="One network segments one organ at a time; the organ's name modulates every layer.",
+        learns_from=frozenset({"full", "partial"}),
+        nets=frozenset({"film_unet"}),
+    )
+    Config = CoNeMOSConfig
+    annotated_cases: Tensor
+
+    def __init__(self, nets: NetFactory, config: CoNeMOSConfig):
+        super().__init__()
+        self.config = config
+        decoder = cast(FilmDecoder, nets.decoder())
+        self.network = ConditionedNet(
+            cast(FilmEncoder, nets.encoder()),
+            decoder,
+            nets.head(decoder.channels[-1], 1),
+            nets.num_classes - 1,
+            conditioned_layers=config.conditioned_layers,
+            organ_chunk=config.organ_chunk,
+        )
+        # How many of the cases seen so far, on all ranks, annotate each organ.
+        self.register_buffer("annotated_cases", torch.zeros(nets.num_classes - 1, dtype=torch.int64))
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        pairs = self.draw_pairs(batch)
+        logits = self.network.answer(batch.images, pairs.cases, pairs.organs)
+        warming_up = progress.fraction < self.config.warm_up_fraction
+        return {
+            "supervised": regression(logits, pairs) if warming_up else self.segmentation(logits, pairs),
+            "film_decay": self.config.film_decay * self.network.film.size(),
+        }
+
+    def draw_pairs(self, batch: Batch) -> Pairs:
+        """Different annotated pairs, each with the weight n ** -class_balance for an organ of n annotated cases.
+
+        A batch without an annotated pair gives one pair of which nothing is known: its loss is 0.
+        """
+        annotated = batch.annotated[:, 1:]
+        # Only the draw reads this memory, no gradient does: it may change here.
+        self.annotated_cases += sum_over_ranks(annotated.sum(dim=0))
+        weights = annotated * self.annotated_cases.clamp_min(1) ** -self.config.class_balance
+        # The smallest of exponential times with these rates are a weighted draw without replacement.
+        times = torch.empty_like(weights).exponential_() / weights
+        chosen = times.flatten().topk(self.num_pairs(batch), largest=False).indices
+        cases, organs = chosen // annotated.shape[1], chosen % annotated.shape[1]
+        labels = batch.labels.index_select(0, cases).unsqueeze(1)
+        axes = (-1, *(1 for _ in labels.shape[1:]))
+        known = (labels != IGNORE) & annotated.flatten().index_select(0, chosen).view(axes)
+        return Pairs(cases, organs, (labels == organs.view(axes) + 1) & known, known)
+
+    def num_pairs(self, batch: Batch) -> int:
+        """`pairs_per_batch`, or as many as are annotated, but at least 1; known without a look at the device."""
+        return max(1, min(self.config.pairs_per_batch, sum(sum(row[1:]) for row in batch.annotated_rows)))
+
+    def segmentation(self, logits: Tensor, pairs: Pairs) -> Tensor:
+        """Dice of each pair plus w times its cross-entropy, each as a mean over the pairs that have one."""
+        numerator, denominator = SMOOTH[self.config.dice]
+        sums = overlap_sums(logits.sigmoid(), pairs.truth, pairs.known, squared=self.config.dice == "squared")
+        cross_entropy, asked = binary_cross_entropy(logits, pairs.truth, pairs.known)
+        scored = asked & (sums.true > 0) if self.config.absent_dice == "skip" else asked
+        dice = masked_mean(dice_loss(sums, denominator, numerator=numerator), scored)
+        return dice + self.config.bce_weight * masked_mean(cross_entropy, asked)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """FiLM's projections have their own penalty, so the optimiser's weight decay leaves them alone."""
+        projections = list(self.network.film.projections.parameters())
+        special = {id(parameter) for parameter in projections}
+        others = [p for p in self.parameters() if p.requires_grad and id(p) not in special]
+        return [{"params": others}, {"params": projections, "weight_decay": 0.0}]
+
+    def predictor(self) -> nn.Module:
+        return Sigmoid(self.network)
+
+
+def regression(logits: Tensor, pairs: Pairs) -> Tensor:
+    """The warm-up: squared distance of the logits from 5 inside and -5 outside, as a mean over the pairs."""
+    target = WARM_UP_LOGIT * (2 * pairs.truth.float() - 1)
+    return mean_over_cases((logits - target).square(), pairs.known)

@@ -1,0 +1,1 @@
+"""DKUXNet: the method, and the parts that it alone needs."""

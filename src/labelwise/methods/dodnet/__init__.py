@@ -1,0 +1,1 @@
+"""DoDNet: the method, and the parts that it alone needs."""

@@ -1,0 +1,193 @@
+"""DoDNet: one trunk for all organs, and a tiny head whose weights a controller writes for the organ that is wanted.
+
+Paper      Zhang et al., CVPR 2021, https://arxiv.org/abs/2011.10217
+Spec       docs/methods/dodnet.md: where paper and official code differ, and what we follow
+
+    for every batch (x, y, A):
+        f, F = coarsest features of the encoder, 8 maps behind the decoder          one pass of the trunk
+        for every pair of a case and an organ c in A:                               in parallel
+            w   = controller(mean over voxels of relu(norm(f)), one-hot of c)       153 numbers
+            z_c = three 1x1 convolutions with the weights w, on F                   logit of organ c
+        minimise  mean over the pairs of Dice(sigmoid(z_c), y = c)
+                + mean over the pairs of cross-entropy(sigmoid(z_c), y = c)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from labelwise.losses.binary import binary_cross_entropy
+from labelwise.losses.overlap import dice_loss, overlap_sums
+from labelwise.losses.partial import Absent
+from labelwise.losses.reduction import full_precision
+from labelwise.methods.base import Card, Method, NetFactory, Sigmoid
+from labelwise.methods.dodnet.dynamic_head import Controller, dynamic_head, head_parameters
+from labelwise.types import IGNORE, Batch, Progress
+
+Reduction = Literal["pairs", "class_mean"]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class DodnetConfig:
+    head_width: PositiveInt = 8  # maps behind the decoder, and hidden maps of the head
+    head_layers: PositiveInt = 3
+    organs_per_case: NonNegativeInt = 0  # annotated organs drawn for each case and step; 0: all of them
+    reduction: Reduction = "pairs"  # class_mean: over the cases of each organ first
+    absent_dice: Absent = "skip"  # Dice of annotated organs without a voxel in the patch
+    organ_chunk: PositiveInt = 4  # heads that are computed at once in prediction; bounds the memory
+
+
+class DynamicNetwork(nn.Module):
+    """Trunk, controller and dynamic head; one pass of the trunk serves any number of organs."""
+
+    def __init__(self, nets: NetFactory, config: DodnetConfig):
+        super().__init__()
+        self.layers = config.head_layers
+        self.organ_chunk = config.organ_chunk
+        self.encoder = nets.encoder()
+        self.decoder = nets.decoder()
+        self.last = nets.head(self.decoder.channels[-1], config.head_width)
+        self.controller = Controller(
+            nets.dims,
+            self.encoder.channels[-1],
+            nets.num_classes - 1,
+            head_parameters(config.head_width, config.head_layers),
+        )
+
+    def forward(self, images: Tensor, organs: Tensor | None = None) -> Tensor:
+        """The logits of the organs that are asked for, or of all of them.
+
+        Shapes
+            images      (B, M, *S)
+            organs      (B, K) int64 classes from 1; 0 asks for nothing in particular. None: 1 to C - 1 for every
+                        case, `organ_chunk` at a time
+            returns     (B, K, *S) float32
+        """
+        scales = self.encoder(images)
+        features = self.last(self.decoder(scales)[-1])
+        if organs is not None:
+            return self._heads(features, self.controller(scales[-1], organs))
+        every = torch.arange(1, self.controller.organs + 1, device=images.device).unsqueeze(0)
+        chunks = self.controller(scales[-1], every).split(self.organ_chunk, dim=1)
+        return torch.cat([self._heads(features, chunk) for chunk in chunks], dim=1)
+
+    def _heads(self, features: Tensor, parameters: Tensor) -> Tensor:
+        return dynamic_head(features, parameters, layers=self.layers).squeeze(2)
+
+
+class Dodnet(Method):
+    card = Card(
+        title="DoDNet",
+        paper="https://arxiv.org/abs/2011.10217",
+        idea="A controller writes the weights of a tiny head for the organ that is wanted; only annotated ones train.",
+        learns_from=frozenset({"full", "partial"}),
+    )
+    Config = DodnetConfig
+
+    def __init__(self, nets: NetFactory, config: DodnetConfig):
+        super().__init__()
+        self.config = config
+        self.network = DynamicNetwork(nets, config)
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        organs = as_table(drawn_organs(batch, self.config.organs_per_case), batch.images.device)
+        logits = self.network(batch.images, organs)
+        truth, known = answers(batch.labels, organs)
+        loss = pair_loss(
+            logits,
+            truth,
+            known,
+            organs,
+            reduction=self.config.reduction,
+            absent_dice=self.config.absent_dice,
+        )
+        return {"supervised": loss}
+
+    def predictor(self) -> nn.Module:
+        return Sigmoid(self.network)
+
+
+def drawn_organs(batch: Batch, per_case: int) -> list[list[int]]:
+    """The organs that each case is asked about: its annotated ones, or `per_case` of them at random.
+
+    What is annotated decides, not what the patch shows: a patch without the organ teaches where it is not.
+    """
+    annotated = [
+        [organ for organ, known in enumerate(row) if known and organ > 0] for row in batch.annotated_rows
+    ]
+    if per_case == 0:
+        return annotated
+    return [
+        organs
+        if len(organs) <= per_case
+        else [organs[i] for i in torch.randperm(len(organs))[:per_case].tolist()]
+        for organs in annotated
+    ]
+
+
+def as_table(organs: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """(B, K) int64 with K of the longest row, at least 1; 0 fills the shorter rows.
+
+    Comes from pinned memory to a GPU: the host does not wait for the copy.
+    """
+    length = max(1, *(len(row) for row in organs))
+    table = torch.tensor(
+        [[*row, *[0] * (length - len(row))] for row in organs], pin_memory=device.type == "cuda"
+    )
+    return table.to(device, non_blocking=True)
+
+
+def answers(labels: Tensor, organs: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each organ is that was asked for, and where that is known.
+
+    Shapes
+        labels      (B, *S)     int64 in [0, C) or IGNORE
+        organs      (B, K)      int64; 0 is no question
+        returns     truth (B, K, *S) bool, known (B, K, *S) bool; truth is false outside known
+    """
+    asked = organs.reshape(*organs.shape, *(1 for _ in labels.shape[1:]))
+    known = (labels != IGNORE).unsqueeze(1) & (asked > 0)
+    return (labels.unsqueeze(1) == asked) & known, known
+
+
+def pair_loss(
+    logits: Tensor, truth: Tensor, known: Tensor, organs: Tensor, *, reduction: Reduction, absent_dice: Absent
+) -> Tensor:
+    """Dice and cross-entropy of every pair of a case and an organ, averaged over the pairs of which anything is known.
+
+    Dice of a pair: ``1 - 2 sum s y / (sum s + sum y + 1)``; cross-entropy of a pair: mean over its known voxels.
+
+    Shapes
+        logits          (B, K, *S)  float, before the sigmoid
+        truth, known    (B, K, *S)  bool; truth is false outside known
+        organs          (B, K)      int64, which organ a pair asks for
+        returns         ()          0 with a zero gradient if nothing is known
+    """
+    logits = full_precision(logits)
+    entropy, valid = binary_cross_entropy(logits, truth, known)
+    sums = overlap_sums(logits.sigmoid(), truth, known)
+    dice = dice_loss(sums, 1.0, numerator=0.0)
+    present = valid & (sums.true > 0) if absent_dice == "skip" else valid
+    return mean_over_pairs(dice, present, organs, reduction) + mean_over_pairs(
+        entropy, valid, organs, reduction
+    )
+
+
+def mean_over_pairs(values: Tensor, valid: Tensor, organs: Tensor, reduction: Reduction) -> Tensor:
+    """Mean over the valid pairs; with `class_mean` over the valid cases of each organ, then over the organs.
+
+    Shapes
+        values, valid, organs   (B, K) float, bool, int64
+        returns                 ()
+    """
+    weights = valid.to(values.dtype).flatten()
+    if reduction == "class_mean":
+        same_organ = organs.flatten().unsqueeze(1) == organs.flatten()
+        weights = weights / (same_organ * weights).sum(dim=1).clamp_min(1)
+    return (values.flatten() * weights).sum() / weights.sum().clamp_min(1)

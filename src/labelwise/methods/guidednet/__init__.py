@@ -1,0 +1,1 @@
+"""GuidedNet: the method, and the parts that it alone needs."""

@@ -1,0 +1,1 @@
+"""LTUDA: the method, and the parts that it alone needs."""

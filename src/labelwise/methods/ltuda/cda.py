@@ -1,0 +1,306 @@
+"""LTUDA, first stage: scans of different label sets are spliced, and a teacher fills in what is not annotated.
+
+Paper      Jiang, Zhang, Li, Liu, Cheng & Yang, Medical Image Analysis 2025, https://arxiv.org/abs/2409.03228
+           (cross-set data augmentation, CDA)
+Spec       docs/methods/ltuda_cda.md: where paper and official code differ, and what we follow
+
+    for every batch (x, y, A), turned, scaled and cropped by the loader (the weak view):
+        g = strongest organ of sigmoid(teacher(x)) if it reaches tau, else background            no gradient
+        u = background where g is in A, else g;     y~ = y where y is an organ, else u
+        s_v = x with a box of the next case of the batch, v = 1, 2;  y_v, A_v and y~_v are mixed alike
+        z, z_1, z_2 = student(x, s_1, s_2)                                       one map for each organ
+        minimise  BCE(z; y on A) + sum over v of  BCE(z_v; y_v on A_v) + w(t) BCE(z_v; y~_v on all organs)
+        student: one optimiser step;   teacher <- a * teacher + (1 - a) * student
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from labelwise.components.choose import take
+from labelwise.components.decay import Decay
+from labelwise.components.ema import EmaTeacher
+from labelwise.components.mix import Pairing, cut_boxes, mix, partners
+from labelwise.components.ramps import sigmoid_ramp
+from labelwise.errors import ConfigError
+from labelwise.losses.binary import organ_answers
+from labelwise.losses.overlap import dice_loss, members, overlap_sums
+from labelwise.losses.reduction import full_precision
+from labelwise.methods.base import Card, Method, NetFactory
+from labelwise.methods.ltuda.prototypes import Assign
+from labelwise.types import IGNORE, Batch, Progress
+
+Reduction = Literal["sum", "mean"]
+Part = Annotated[float, Field(ge=0, le=1)]
+Threshold = Annotated[float, Field(gt=0, lt=1)]
+
+STRONG_VIEWS = 2
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class LtudaConfig:
+    """Settings of both stages, which share one table; the first stage does not read those below the line."""
+
+    ema_half_life: Part = 0.0074  # of the teacher, as a part of the stage: a = 0.999 in 93600 steps
+    ema_decay: Part | None = None  # a itself, at every length of training; published: 0.999
+    teacher_bn: Literal["batch", "eval"] = "batch"  # statistics of its own batch, or running ones of its own
+    threshold: Threshold = 0.5  # tau of the pseudo-labels
+    restrict_to_unknown: bool = False  # the teacher chooses among the organs that are not annotated only
+    cut_mix: bool = True  # false: the strong views are the weak one
+    pair: Pairing = "next"  # different_set: prefer a partner in which other organs are annotated
+    batch_reduction: Reduction = "sum"  # of BCE over the cases; sum as in the official code
+    dice_weight: NonNegativeFloat = 0.0  # of the Dice of annotated organs in the weak view; none as published
+    organ_prior: Threshold = 0.5  # what every map says of every voxel at the start; 0.5 as published
+    pseudo_weight: NonNegativeFloat = 1.0
+    pseudo_ramp: Part = 0.0  # part of the first stage over which that weight rises; for short trainings
+    prediction_thresholds: tuple[Threshold, ...] = ()  # per organ, for the linear classifier; none: threshold
+    eval_model: Literal["student", "teacher"] = "teacher"
+    # ---- second stage only
+    classifier: Literal["linear", "labelled_prototype", "unlabelled_prototype"] = "unlabelled_prototype"
+    prototypes_per_class: PositiveInt = 5  # M
+    prototype_half_life: Part = 0.0037  # of the banks, as a part of the stage: 0.999 in 93600 steps
+    prototype_momentum: Part | None = None  # the same at every length of training; published: 0.999
+    labelled_weight: NonNegativeFloat = 1.0  # of the loss of the labelled bank
+    unlabelled_weight: NonNegativeFloat = 1.0  # of the loss of the unlabelled bank
+    contrast_weight: NonNegativeFloat = 0.01
+    distance_weight: NonNegativeFloat = 0.001
+    assign: Assign = "argmax"  # gumbel_prob: a random prototype, as in the official code
+    max_pixels: PositiveInt | None = None  # pixels of each strong view that the prototypes see
+
+
+class Targets(NamedTuple):
+    """What a view shall become; mixed with a box like its images."""
+
+    truth: Tensor  # (B, C - 1, *S) bool: where each organ is annotated
+    known: Tensor  # (B, C - 1, *S) bool: where that is known
+    completed: Tensor  # (B, *S) int64 in [0, C), IGNORE only where an annotated case leaves a voxel out
+    guessed: Tensor  # (B, *S) int64 in [0, C): the teacher's organs that are not annotated
+
+
+class View(NamedTuple):
+    images: Tensor  # (B, M, *S)
+    targets: Targets
+
+
+class LtudaCda(Method):
+    card = Card(
+        title="LTUDA, first stage (CDA)",
+        paper="https://arxiv.org/abs/2409.03228",
+        idea="Scans with different annotated organs are cut into each other, and a teacher labels the other organs.",
+        learns_from=frozenset({"full", "partial", "none"}),
+    )
+    Config = LtudaConfig
+
+    def __init__(self, nets: NetFactory, config: LtudaConfig):
+        super().__init__()
+        self.config = config
+        self.thresholds = prediction_thresholds(config, nets.num_classes - 1)
+        self.student = nets.network(nets.num_classes - 1, prior=config.organ_prior)
+        self.teacher = EmaTeacher(
+            self.student, self.decays(config)["ema_decay"], statistics=config.teacher_bn
+        )
+
+    @classmethod
+    def decays(cls, config: LtudaConfig) -> dict[str, Decay]:
+        return {"ema_decay": Decay(config.ema_half_life, config.ema_decay, warm_up=True)}
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        weak, *strong = views(batch, self.teacher, self.config)
+        images = torch.cat([weak.images, *(view.images for view in strong)])
+        weak_logits, *strong_logits = self.student(images).chunk(1 + STRONG_VIEWS)
+        supervised = weak_loss(weak_logits, weak.targets, self.config)
+        pseudo = torch.zeros_like(supervised)
+        for logits, view in zip(strong_logits, strong, strict=True):
+            supervised = supervised + annotated_loss(logits, view.targets, self.config.batch_reduction)
+            pseudo = pseudo + pseudo_loss(logits, view.targets, self.config.batch_reduction)
+        return {"supervised": supervised, "pseudo": self.pseudo_weight(progress) * pseudo}
+
+    def pseudo_weight(self, progress: Progress) -> float:
+        """Constant as published, or rising: an untrained teacher says background, and its pupils would believe it."""
+        ramp = sigmoid_ramp(progress.step, self.config.pseudo_ramp * progress.total)
+        return self.config.pseudo_weight * ramp
+
+    def after_step(self, progress: Progress) -> None:
+        self.teacher.follow(self.student, progress)
+
+    def predictor(self) -> nn.Module:
+        network = self.student if self.config.eval_model == "student" else self.teacher.network
+        return Thresholded(network, self.thresholds)
+
+
+class Thresholded(nn.Module):
+    """Scores of the linear classifier: the strongest organ, if it reaches its threshold."""
+
+    def __init__(self, network: nn.Module, thresholds: tuple[float, ...]):
+        super().__init__()
+        self.network = network
+        self.thresholds = thresholds
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, M, *S) -> (B, C, *S) in float32."""
+        return threshold_scores(self.network(images), self.thresholds)
+
+
+def threshold_scores(logits: Tensor, thresholds: tuple[float, ...]) -> Tensor:
+    """Scores whose argmax is the strongest organ above its threshold, or background.
+
+    The background has 0.5; the probability of each organ is stretched so that its threshold comes to lie there.
+
+    Shapes
+        logits      (B, C - 1, *S), before the sigmoid
+        returns     (B, C, *S) float32 in [0, 1]
+    """
+    organs = torch.stack(
+        [
+            torch.where(p < tau, p / (2 * tau), 1 - (1 - p) / (2 * (1 - tau)))
+            for p, tau in zip(logits.float().sigmoid().unbind(1), thresholds, strict=True)
+        ],
+        dim=1,
+    )
+    return torch.cat([torch.full_like(organs[:, :1], 0.5), organs], dim=1)
+
+
+def prediction_thresholds(config: LtudaConfig, organs: int) -> tuple[float, ...]:
+    """One threshold for each organ.
+
+    Errors
+        ConfigError     `prediction_thresholds` has another length
+    """
+    given = config.prediction_thresholds or (config.threshold,) * organs
+    if len(given) != organs:
+        raise ConfigError(
+            "method.settings.prediction_thresholds has the wrong length",
+            found=f"{len(given)} numbers",
+            expected=f"{organs}, one for each organ in the order of the classes, or none",
+        )
+    return given
+
+
+def views(batch: Batch, teacher: EmaTeacher, config: LtudaConfig) -> list[View]:
+    """The weak view, which is the batch as it came, and the strong views, each with boxes of its own."""
+    guesses = teacher_labels(
+        teacher(batch.images), batch.annotated, config.threshold, restrict=config.restrict_to_unknown
+    )
+    targets = complete_targets(batch.labels, batch.annotated, guesses)
+    weak = View(batch.images, targets)
+    if not config.cut_mix:
+        return [weak] * (1 + STRONG_VIEWS)
+    rows = partners(batch.annotated_rows, config.pair)
+    theirs = View(take(weak.images, rows), Targets(*(take(target, rows) for target in targets)))
+    boxes = [
+        cut_boxes(len(batch.images), batch.images.shape[2:], device=batch.images.device)
+        for _ in range(STRONG_VIEWS)
+    ]
+    return [weak, *(_mixed(weak, theirs, keep) for keep in boxes)]
+
+
+def _mixed(mine: View, theirs: View, keep: Tensor) -> View:
+    targets = (mix(own, other, keep) for own, other in zip(mine.targets, theirs.targets, strict=True))
+    return View(mix(mine.images, theirs.images, keep), Targets(*targets))
+
+
+def teacher_labels(logits: Tensor, annotated: Tensor, threshold: float, *, restrict: bool = False) -> Tensor:
+    """The organ that a teacher sees at each voxel, and background where none reaches the threshold.
+
+    Shapes
+        logits      (B, C - 1, *S), before the sigmoid
+        annotated   (B, C) bool
+        restrict    choose among the organs that are not annotated only
+        returns     (B, *S) int64 in [0, C)
+    """
+    probabilities = logits.float().sigmoid()
+    if restrict:
+        probabilities = probabilities.masked_fill(_over_space(annotated[:, 1:], logits.ndim), -1)
+    strongest, organ = probabilities.max(dim=1)
+    return torch.where(strongest >= threshold, organ + 1, 0)
+
+
+def complete_targets(labels: Tensor, annotated: Tensor, guesses: Tensor) -> Targets:
+    """Labels completed by a teacher's guesses about the organs that are not annotated.
+
+    Where the teacher sees an annotated organ that the label denies, the voxel becomes background.
+
+    Shapes
+        labels      (B, *S) int64 in [0, C) or IGNORE
+        annotated   (B, C)  bool
+        guesses     (B, *S) int64 in [0, C)
+    """
+    organs = annotated.clone()
+    organs[:, 0] = False
+    denied = organs.gather(1, guesses.flatten(1)).view_as(guesses)
+    guessed = guesses.masked_fill(denied, 0)
+    left_out = labels == IGNORE
+    # Everything is IGNORE in an unlabelled case; there the teacher alone speaks.
+    says_so = left_out & _over_space(organs.any(dim=1), labels.ndim)
+    is_organ = (labels > 0) & ~left_out
+    completed = torch.where(is_organ, labels, guessed).masked_fill(says_so, IGNORE)
+    return Targets(*organ_answers(labels, annotated), completed, guessed)
+
+
+def weak_loss(logits: Tensor, targets: Targets, config: LtudaConfig) -> Tensor:
+    """BCE on the organs that are annotated, and their Dice if it is asked for.
+
+    Only the weak view shows organs as a whole: the Dice of the pieces that boxes cut out would say little.
+    """
+    loss = annotated_loss(logits, targets, config.batch_reduction)
+    if config.dice_weight:
+        dice = partial_dice(logits, targets.truth, targets.known, config.batch_reduction)
+        loss = loss + config.dice_weight * dice
+    return loss
+
+
+def annotated_loss(logits: Tensor, targets: Targets, reduction: Reduction) -> Tensor:
+    """BCE on the organs that are annotated."""
+    return partial_bce(logits, targets.truth, targets.known, targets.completed != IGNORE, reduction)
+
+
+def pseudo_loss(logits: Tensor, targets: Targets, reduction: Reduction) -> Tensor:
+    """BCE on all organs, against the completed labels."""
+    counted = targets.completed != IGNORE
+    truth = members(targets.completed, logits.shape[1] + 1)[:, 1:]
+    return partial_bce(logits, truth, counted.unsqueeze(1).expand_as(truth), counted, reduction)
+
+
+def partial_bce(
+    logits: Tensor, truth: Tensor, known: Tensor, counted: Tensor, reduction: Reduction = "sum"
+) -> Tensor:
+    """Binary cross-entropy where an answer is known, divided by the number of voxels that count.
+
+    The sum over the cases of a batch, or the mean over those in which something is known about the organ; then the
+    mean over the organs of which anything is known in the batch.
+
+    Shapes
+        logits          (B, C - 1, *S)  float, before the sigmoid
+        truth, known    (B, C - 1, *S)  bool
+        counted         (B, *S)         bool: all voxels but those that the labels leave out
+        returns         ()              float32; 0 with a zero gradient if nothing is known
+    """
+    logits = full_precision(logits)
+    per_voxel = F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype), reduction="none")
+    per_case = (per_voxel * known).flatten(2).sum(dim=2) / counted.flatten(1).sum(1, True).clamp_min(1)
+    return _over_cases_and_organs(per_case, known.flatten(2).any(dim=2), reduction)
+
+
+def partial_dice(logits: Tensor, truth: Tensor, known: Tensor, reduction: Reduction = "sum") -> Tensor:
+    """Dice loss of the organs that have a voxel where they are annotated; shapes and means as in `partial_bce`."""
+    sums = overlap_sums(full_precision(logits).sigmoid(), truth, known)
+    return _over_cases_and_organs(dice_loss(sums), sums.true > 0, reduction)
+
+
+def _over_cases_and_organs(values: Tensor, asked: Tensor, reduction: Reduction) -> Tensor:
+    """(B, C - 1) -> (): sum or mean over the cases that are asked, then the mean over the organs asked anywhere."""
+    per_organ = torch.where(asked, values, 0).sum(dim=0)
+    if reduction == "mean":
+        per_organ = per_organ / asked.sum(dim=0).clamp_min(1)
+    return per_organ.sum() / asked.any(dim=0).sum().clamp_min(1)
+
+
+def _over_space(rows: Tensor, ndim: int) -> Tensor:
+    """Append axes of length one until there are `ndim`."""
+    return rows.view(*rows.shape, *(1 for _ in range(ndim - rows.ndim)))

@@ -1,0 +1,1 @@
+"""PIPO-FAN: the method, and the parts that it alone needs."""

@@ -1,0 +1,1 @@
+"""PL-Seg: the method, and the parts that it alone needs."""

@@ -1,0 +1,1 @@
+"""SASSNet: the method, and the parts that it alone needs."""

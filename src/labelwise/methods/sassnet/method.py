@@ -1,0 +1,172 @@
+"""SASSNet: a critic learns to tell predicted shapes of annotated organs from others; the network must deceive it.
+
+Paper      Li, Zhang & He, MICCAI 2020, https://arxiv.org/abs/2007.10732
+Spec       docs/methods/sassnet.md: where paper and official code differ, and what we follow
+
+    for every batch (x, y, A), K = C - 1 organs:
+        o, z = network(x)                               logits, and distances in (-1, 1) that are negative inside
+        S = signed distance of y, over its largest value in the patch               organs in A only
+        known = pairs of a case and an organ in A;   open = the other pairs
+        minimise  Dice(sigmoid(o), y) + beta mean (z - S)^2                         organs in A only
+                  + lambda(t) CE(critic(z, x), "known") over open               without dropout, critic fixed
+        critic: minimise  CE(critic(z, x), "known" or "open") over both         network fixed, own optimiser
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from labelwise.components.choose import take
+from labelwise.components.dual_task import DualTaskNet, distance_targets, supervise
+from labelwise.components.ramps import sigmoid_ramp
+from labelwise.methods.base import Card, Method, NetFactory, Sigmoid, TargetFunction
+from labelwise.methods.sassnet.critic import Critic, two_kinds
+from labelwise.types import Batch, Progress
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class SassnetConfig:
+    distance_weight: NonNegativeFloat = 0.3  # beta
+    adversarial_weight: NonNegativeFloat = 0.01  # lambda at the end of the ramp
+    ramp_fraction: NonNegativeFloat = 1.0  # part of the training over which lambda rises
+    ramp_interval: PositiveInt = 150  # lambda changes every so many steps
+    critic_width: PositiveInt = 64  # channels of the critic's first layer
+    critic_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of whole channels, when the critic learns
+    critic_rate: PositiveFloat = 1e-4  # of its own Adam, constant
+    critic_betas: tuple[Beta, Beta] = (0.9, 0.99)
+    pairs_per_case: PositiveInt = 4  # at most so many organs of a case are shown to the critic
+    cross_entropy_weight: NonNegativeFloat = 0.0  # of a binary cross-entropy beside Dice
+    # what every segmentation map says of every voxel at the start; None: the usual bias, about one half
+    organ_prior: Annotated[float, Field(gt=0, lt=1)] | None = None
+    absent_dice: Literal["skip", "include"] = "skip"  # Dice of annotated organs without a voxel in the batch
+    absent_distance: Literal["far", "skip", "zero"] = "far"  # their distance: +1, no target, or 0
+    distance_unit: Literal["voxels", "mm"] = "voxels"  # matters for anisotropic voxels only
+
+
+class Pair(NamedTuple):
+    """A case and an organ: what the critic is asked about."""
+
+    case: int
+    organ: int  # from 0
+
+
+class Sassnet(Method):
+    card = Card(
+        title="SASSNet",
+        paper="https://arxiv.org/abs/2007.10732",
+        idea="Distance maps of un-annotated organs must look to a critic like those of annotated ones.",
+        learns_from=frozenset({"full", "partial", "none"}),
+    )
+    Config = SassnetConfig
+
+    def __init__(self, nets: NetFactory, config: SassnetConfig):
+        super().__init__()
+        self.config = config
+        self.network = DualTaskNet(nets, organ_prior=config.organ_prior)
+        self.critic = Critic(
+            nets.dims,
+            nets.in_channels,
+            nets.num_classes - 1,
+            width=config.critic_width,
+            dropout=config.critic_dropout,
+        )
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        answers = self.network(batch.images)
+        supervised = supervise(
+            answers,
+            batch,
+            distance_weight=self.config.distance_weight,
+            cross_entropy_weight=self.config.cross_entropy_weight,
+            absent_dice=self.config.absent_dice,
+            absent_distance=self.config.absent_distance,
+        )
+        known, open_ = choose_pairs(batch.annotated_rows, self.config.pairs_per_case, batch.sparse)
+        return {
+            "supervised": supervised,
+            "adversarial": self.weight(progress) * self.deceit(answers.distances, batch.images, open_),
+            "critic": self.judgement(answers.distances, batch.images, known, open_),
+        }
+
+    def deceit(self, distances: Tensor, images: Tensor, open_: Sequence[Pair]) -> Tensor:
+        """How far the critic is from taking the distances of open pairs for those of known ones."""
+        if not open_:
+            return distances.sum() * 0
+        logits = self.critic.frozen(_maps(distances, open_), images, *zip(*open_, strict=True))
+        return two_kinds(logits, real=len(open_))
+
+    def judgement(
+        self, distances: Tensor, images: Tensor, known: Sequence[Pair], open_: Sequence[Pair]
+    ) -> Tensor:
+        """The critic's own loss. It learns nothing from a batch with one kind of pairs only, which would bias it."""
+        if not known or not open_:
+            return distances.sum() * 0
+        pairs = [*known, *open_]
+        logits = self.critic(_maps(distances.detach(), pairs), images, *zip(*pairs, strict=True))
+        return two_kinds(logits, real=len(known))
+
+    def weight(self, progress: Progress) -> float:
+        """lambda(t): the sigmoid ramp of the step, in stairs of `ramp_interval` steps as in the official code."""
+        stair = progress.step // self.config.ramp_interval * self.config.ramp_interval
+        return self.config.adversarial_weight * sigmoid_ramp(
+            stair, self.config.ramp_fraction * progress.total
+        )
+
+    def extra_targets(self) -> Mapping[str, TargetFunction]:
+        return distance_targets(self.config.distance_unit)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        adam = {
+            "name": "adam",
+            "rate": self.config.critic_rate,
+            "betas": self.config.critic_betas,
+            "weight_decay": 0.0,
+        }
+        critic = {"params": list(self.critic.parameters()), "optimizer": adam}
+        return [
+            {"params": list(self.network.parameters())},
+            {**critic, "schedule": {"name": "constant"}},
+        ]
+
+    def predictor(self) -> nn.Module:
+        return Sigmoid(self.network.segmentation)
+
+
+def choose_pairs(
+    annotated: Sequence[Sequence[bool]], limit: int, sparse: Sequence[bool] = ()
+) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+    """Pairs of annotated organs and pairs of the others: at most `limit` per case, as many of one kind as of the other.
+
+    Drawn from torch's generator where a case has more. Of a case that is annotated in parts of the scan only, every
+    organ is open.
+
+    Example
+        >>> choose_pairs([[True, True], [False, False]], limit=4)
+        ((Pair(case=0, organ=0),), (Pair(case=1, organ=0),))
+    """
+    known, open_ = [], []
+    for case, row in enumerate(annotated):
+        organs = list(range(len(row) - 1))
+        if len(organs) > limit:
+            organs = torch.randperm(len(organs)).tolist()
+        known_here = [bool(known) and not (sparse and sparse[case]) for known in row[1:]]
+        yes = [Pair(case, organ) for organ in organs if known_here[organ]]
+        no = [Pair(case, organ) for organ in organs if not known_here[organ]]
+        half = max(limit // 2, limit - len(no))
+        known += yes[:half]
+        open_ += no[: limit - len(yes[:half])]
+    return tuple(known), tuple(open_)
+
+
+def _maps(distances: Tensor, pairs: Sequence[Pair]) -> Tensor:
+    """(B, K, *S) -> (N, 1, *S): the maps of N pairs."""
+    rows = [pair.case * distances.shape[1] + pair.organ for pair in pairs]
+    return take(distances.flatten(0, 1), rows).unsqueeze(1)

@@ -1,0 +1,1 @@
+"""SS-Net: the method, and the parts that it alone needs."""

@@ -1,0 +1,1 @@
+"""UCMT: the method, and the parts that it alone needs."""

@@ -1,0 +1,180 @@
+"""UCMT: two students and their teacher learn together, also from scans whose doubtful parts are covered.
+
+Paper      Shen, Cao, Yang, Liu, Yang & Zaiane, IJCAI 2023, https://arxiv.org/abs/2301.04465
+Spec       docs/methods/ucmt.md: where paper and official code differ, and what we follow
+
+    for every batch (x, y, A), with D = Dice loss of all classes, background included:
+        z_1 = student_1(blur(x));   z_2 = student_2(blur'(x));   z_t = teacher(x)          no gradient in z_t
+        y_1, y_2, y_t = argmax of z_1, z_2, z_t over the classes that y and A leave possible
+        L = mean over m of D(z_m, y on A)
+            + w(t) * mean over m of ( D(z_m, y_other student) + D(z_m, y_t) )                incomplete cases
+        U_m = entropy of (softmax(z_m) + softmax(z_t)) / 2, averaged over the patches of a grid
+        the k patches with largest U_1 <- those with smallest U_2, and the reverse            U-Mix, within each scan
+        L' = the same for the students on the mixed blur(x), with y and y_t mixed alike, y_1 and y_2 predicted anew
+        minimise  L + L'
+        students: one optimiser step;   teacher <- a * teacher + (1 - a) * (0.99 student_1 + 0.01 student_2)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from labelwise.components.blur import sometimes_blurred
+from labelwise.components.choose import take
+from labelwise.components.decay import Decay
+from labelwise.components.ema import EmaTeacher
+from labelwise.components.perturb import strong_view
+from labelwise.components.ramps import sigmoid_ramp
+from labelwise.losses.background_dice import dice_with_background
+from labelwise.losses.pseudo_labels import hard_labels, pseudo_dice
+from labelwise.losses.reduction import full_precision
+from labelwise.methods.base import Card, Method, NetFactory, Softmax
+from labelwise.methods.ucmt.u_mix import certain_over_uncertain, patch_means, patch_shape, rearrange
+from labelwise.types import Batch, Progress
+
+PATCHES_PER_AXIS = {2: 16, 3: 8}
+Part = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class UcmtConfig:
+    consistency_weight: NonNegativeFloat = 0.1  # w at the end of the ramp
+    ramp_fraction: NonNegativeFloat = 0.005  # part of the training over which w rises: 5 of 1000 epochs
+    consistency_on: Literal["open", "all"] = "open"  # incomplete cases, or every case
+    u_mix: bool = True  # learn from the mixed scans, too
+    covered_patches: PositiveInt = 2  # k, for each student
+    cuts: PositiveInt | None = None  # at least so many patches along each axis; none: 16 in 2D, 8 in 3D
+    view: Literal["blur", "strong", "none"] = "blur"  # what each student sees of the image
+    ema_half_life: Part = 0.0115  # of the teacher, as a part of the training: a = 0.99 in 6000 steps
+    ema_decay: Part | None = None  # a itself, at every length of training; published: 0.99
+    second_share: Part = 0.01  # of the second student in what the teacher follows
+    absent_dice: Literal["skip", "include"] = "include"  # Dice of classes without a voxel
+    eval_model: Literal["teacher", "first", "second"] = "teacher"
+
+
+class Losses(NamedTuple):
+    """The three parts of the objective, before the weight."""
+
+    supervised: Tensor
+    cross_pseudo: Tensor
+    teacher_pseudo: Tensor
+
+
+class Ucmt(Method):
+    card = Card(
+        title="UCMT",
+        paper="https://arxiv.org/abs/2301.04465",
+        idea="Two students and a teacher share pseudo-labels, also where certain patches cover uncertain ones.",
+        learns_from=frozenset({"full", "partial", "none"}),
+    )
+    Config = UcmtConfig
+
+    def __init__(self, nets: NetFactory, config: UcmtConfig):
+        super().__init__()
+        self.config = config
+        self.cuts = config.cuts or PATCHES_PER_AXIS[nets.dims]
+        self.first = nets.network()
+        self.second = nets.network()
+        self.teacher = EmaTeacher(self.first, self.decays(config)["ema_decay"])
+
+    @classmethod
+    def decays(cls, config: UcmtConfig) -> dict[str, Decay]:
+        return {"ema_decay": Decay(config.ema_half_life, config.ema_decay, warm_up=True)}
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        views = self.view(batch.images), self.view(batch.images)
+        logits = self.first(views[0]), self.second(views[1])
+        opinion = self.teacher(batch.images)
+        guess = hard_labels(opinion, batch.labels, batch.annotated)
+        losses = [self.objective(logits, guess, batch)]
+        if self.config.u_mix:
+            source, patch = self.cover(logits, opinion)
+            image, labels, guess = (
+                rearrange(values, source, patch) for values in (views[0], batch.labels, guess)
+            )
+            logits = self.first(image), self.second(image)
+            losses.append(self.objective(logits, guess, batch._replace(labels=labels)))
+        supervised, cross_pseudo, teacher_pseudo = (
+            torch.stack(parts).sum() for parts in zip(*losses, strict=True)
+        )
+        weight = self.weight(progress)
+        return {
+            "supervised": supervised,
+            "cross_pseudo": weight * cross_pseudo,
+            "teacher_pseudo": weight * teacher_pseudo,
+        }
+
+    def view(self, images: Tensor) -> Tensor:
+        """What one student sees; drawn anew at every call."""
+        if self.config.view == "none":
+            return images
+        return sometimes_blurred(images) if self.config.view == "blur" else strong_view(images)
+
+    def objective(self, logits: tuple[Tensor, Tensor], guess: Tensor, batch: Batch) -> Losses:
+        """Labels, the other student's pseudo-labels, and the teacher's `guess` (B, *S) on one version of the images."""
+        absent = self.config.absent_dice
+        supervised = [dice_with_background(z, batch.labels, batch.annotated, absent=absent) for z in logits]
+        supervised_mean = torch.stack(supervised).mean()
+        all_rows = list(range(len(guess)))
+        rows = all_rows if self.config.consistency_on == "all" else batch.incomplete_rows
+        if not rows:
+            nothing = (logits[0].sum() + logits[1].sum()) * 0
+            return Losses(supervised_mean, nothing, nothing)
+        labels, annotated, guess = (take(values, rows) for values in (batch.labels, batch.annotated, guess))
+        first, second = (take(z, rows) for z in logits)
+        targets = [hard_labels(z, labels, annotated) for z in (first, second)]
+        crossed = pseudo_dice(first, targets[1], absent=absent) + pseudo_dice(
+            second, targets[0], absent=absent
+        )
+        taught = pseudo_dice(first, guess, absent=absent) + pseudo_dice(second, guess, absent=absent)
+        return Losses(supervised_mean, crossed / 2, taught / 2)
+
+    @torch.no_grad()
+    def cover(self, logits: tuple[Tensor, Tensor], opinion: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """Which patch each patch is filled with, (B, L), and the sides of a patch in voxels."""
+        patch = patch_shape(opinion.shape[2:], self.cuts)
+        first, second = (patch_means(uncertainty(z, opinion), patch) for z in logits)
+        return certain_over_uncertain(first, second, self.config.covered_patches), patch
+
+    def weight(self, progress: Progress) -> float:
+        """w(t): the sigmoid ramp of the step."""
+        ramp = sigmoid_ramp(progress.step, self.config.ramp_fraction * progress.total)
+        return self.config.consistency_weight * ramp
+
+    def after_step(self, progress: Progress) -> None:
+        teacher, first, second = (
+            [parameter.data for parameter in network.parameters()]
+            for network in (self.teacher.network, self.first, self.second)
+        )
+        keep = self.teacher.decay.keep(progress)
+        follow_two(teacher, first, second, keep=keep, second_share=self.config.second_share)
+
+    def predictor(self) -> nn.Module:
+        networks = {"teacher": self.teacher.network, "first": self.first, "second": self.second}
+        return Softmax(networks[self.config.eval_model])
+
+
+def uncertainty(student: Tensor, teacher: Tensor) -> Tensor:
+    """Entropy of the mean of two predictions, in nats: logits (B, C, *S) twice -> (B, *S) float32."""
+    mean = (full_precision(student).softmax(dim=1) + full_precision(teacher).softmax(dim=1)) / 2
+    return -(mean * (mean + 1e-6).log()).sum(dim=1)
+
+
+@torch.no_grad()
+def follow_two(
+    teacher: Sequence[Tensor],
+    first: Sequence[Tensor],
+    second: Sequence[Tensor],
+    *,
+    keep: float,
+    second_share: float,
+) -> None:
+    """teacher <- keep * teacher + (1 - keep) * ((1 - second_share) * first + second_share * second), in place."""
+    students = torch._foreach_lerp(list(first), list(second), second_share)
+    torch._foreach_lerp_(list(teacher), students, 1 - keep)

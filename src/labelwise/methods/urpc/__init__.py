@@ -1,0 +1,1 @@
+"""URPC: the method, and the parts that it alone needs."""
