@@ -7,7 +7,7 @@ import torch
 
 from conftest import SPACE, make_batch, make_method
 from labelwise.losses.partial import possible_classes, supervised
-from labelwise.methods.self_training import Targets, complete_labels, partners, splice
+from labelwise.methods.self_training.method import Targets, complete_labels, partners, splice
 from labelwise.types import IGNORE, Progress
 
 

@@ -14,8 +14,8 @@ from labelwise.plugins import Parts
 METHODS: dict[str, str] = {
     "naive": "labelwise.methods.naive:Naive",
     "supervised": "labelwise.methods.supervised:Supervised",
-    "self_training": "labelwise.methods.self_training:SelfTraining",
-    "noisy_student": "labelwise.methods.noisy_student:NoisyStudent",
+    "self_training": "labelwise.methods.self_training.method:SelfTraining",
+    "noisy_student": "labelwise.methods.self_training.second_round:NoisyStudent",
     "target_adaptive": "labelwise.methods.target_adaptive:TargetAdaptive",
     "marginal_exclusion": "labelwise.methods.marginal_exclusion:MarginalExclusion",
     "leaf_dice": "labelwise.methods.leaf_dice:LeafDice",

@@ -19,7 +19,12 @@ from labelwise.components.decay import Decay
 from labelwise.components.ema import EmaTeacher
 from labelwise.errors import CheckpointError
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
-from labelwise.methods.self_training import SelfTraining, SelfTrainingConfig, complete_labels, spliced_loss
+from labelwise.methods.self_training.method import (
+    SelfTraining,
+    SelfTrainingConfig,
+    complete_labels,
+    spliced_loss,
+)
 from labelwise.types import Batch, Progress
 
 

@@ -1,0 +1,1 @@
+"""Self-training and its second round, the noisy student."""
