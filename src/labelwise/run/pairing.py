@@ -113,7 +113,9 @@ def _in_manifest(
         prediction = _labels(found[case.id], classes, case.id) or Labels(
             found[case.id], _table(manifest, found[case.id], case.id)
         )
-        pairs.append(Pair(case.id, prediction, None, tuple(sorted(case.annotated)), case.images[0], case.group))
+        pairs.append(
+            Pair(case.id, prediction, None, tuple(sorted(case.annotated)), case.images[0], case.group)
+        )
     for pair in pairs:
         _check_known(pair)
     return manifest, manifest.label_space, pairs
