@@ -380,6 +380,32 @@ def _without(suffix: str, rows: Collection[str]) -> list[str]:
     return [row.removesuffix(suffix) for row in rows if row.endswith(suffix)]
 
 
+def coverage() -> str:
+    """How often the interval of a mean holds the true mean."""
+    loaded = result("interval_coverage")
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
+    for one in loaded["interval_of_a_mean"]:
+        held = "too few" if one["coverage"] is None else f"{100 * one['coverage']:.1f} %"
+        design = (str(one["patients"]), str(one["scans"]), str(one["seeds"]))
+        rows.setdefault(design, {})[one["scores"]] = held
+    head = ["patients", "scans of each", "seeds", "normal", "skewed"]
+    body = [[*design, cells["normal"], cells["skewed"]] for design, cells in rows.items()]
+    return table(head, body) + source("interval_coverage", loaded["metadata"])
+
+
+def false_positives() -> str:
+    """How often two equal models, or two equal methods, are told apart."""
+    loaded = result("interval_coverage")
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
+    for name in ("models", "methods"):
+        for one in loaded[f"test_of_two_equal_{name}"]:
+            design = (f"of {name}", str(one["patients"]), str(one["scans"]), str(one["seeds"]))
+            rows.setdefault(design, {})[one["scores"]] = f"{100 * one['false_positives']:.1f} %"
+    head = ["test", "patients", "scans of each", "seeds", "normal", "skewed"]
+    body = [[*design, cells["normal"], cells["skewed"]] for design, cells in rows.items()]
+    return table(head, body) + source("interval_coverage", loaded["metadata"])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "demo": demo,
     "methods": methods,
@@ -410,6 +436,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "labelled_or_not": labelled_or_not,
     "semi_costs": semi_costs,
     "shortcut": shortcut,
+    "coverage": coverage,
+    "false_positives": false_positives,
     "speed": speed,
     "steps": steps,
     "added_steps": added_steps,

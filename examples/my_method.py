@@ -13,11 +13,8 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.losses.entropy import voxel_entropy
-from labelwise.losses.partial import open_voxels, supervised
-from labelwise.losses.reduction import masked_mean
-from labelwise.methods.base import Card, Method, NetFactory, Softmax
-from labelwise.types import Batch, Progress
+from labelwise import Batch, Card, Method, NetFactory, Progress, Softmax
+from labelwise.losses import masked_mean, open_voxels, supervised, voxel_entropy
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

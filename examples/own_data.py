@@ -12,8 +12,7 @@ from pathlib import Path
 
 from labelwise import Manifest, Volume, merge, run, write_manifest
 from labelwise.formats import write_image, write_labels
-from labelwise.synthetic.generate import SyntheticConfig, make_scan
-from labelwise.synthetic.phantom import LABEL_SPACE
+from labelwise.synthetic import LABEL_SPACE, SyntheticConfig, make_scan
 
 ORGANS = {"north": "liver", "south": "spleen"}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from labelwise import load_config, run
-from labelwise.synthetic.generate import SyntheticConfig, make_cohort
+from labelwise.synthetic import SyntheticConfig, make_cohort
 
 SETTINGS = {
     "net": {"name": "unet", "settings": {"width": 8}},

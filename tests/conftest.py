@@ -9,75 +9,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-import torch
 
-from labelwise import load_config, run
+from labelwise import load_config, run, testing
 from labelwise.cli.main import main
 from labelwise.config import RunConfig
 from labelwise.methods import find_method
-from labelwise.methods.base import Method, NetFactory
-from labelwise.settings import build_settings
+from labelwise.methods.base import Method
 from labelwise.synthetic.generate import SyntheticConfig, make_cohort
-from labelwise.types import IGNORE, Batch, LabelSpace, check_batch
+from labelwise.testing import SMALL_NETS as SMALL_NETS
+from labelwise.testing import SPACE as SPACE
+from labelwise.testing import make_batch as make_batch
+from labelwise.testing import net_of as net_of
 
 # Starting processes costs seconds each; the tests of the engine ask for them.
 os.environ.setdefault("LABELWISE_WORKERS", "1")
 
 GOLDEN = Path(__file__).parent / "golden"
-SPACE = LabelSpace(("background", "liver", "spleen", "pancreas"))
-KNOWN = {"full": SPACE.organs, "partial": ("liver",), "none": ()}
-
-
-def make_batch(*kinds: str, dims: int = 3, size: int = 32, seed: int = 0, absent: str = "") -> Batch:
-    """Cases of the given kinds (full, partial, none): bright boxes, one per organ, in noise."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.zeros(len(kinds), *[size] * dims, dtype=torch.int64)
-    images = torch.randn(len(kinds), 1, *[size] * dims, generator=generator) * 0.3
-    for number in range(1, SPACE.num_classes):
-        if SPACE.names[number] == absent:
-            continue
-        low = (number - 1) * size // 4
-        box = (slice(None), *[slice(low, low + size // 4)] * dims)
-        labels[box] = number
-        images[:, 0][box] += number
-    annotated = torch.stack([SPACE.annotated(KNOWN[kind]) for kind in kinds])
-    for row, kind in enumerate(kinds):
-        known = annotated[row].clone()
-        known[0] = True
-        labels[row] = labels[row] * known[labels[row]] if kind != "none" else IGNORE
-    rows = tuple(tuple(row) for row in annotated.tolist())
-    batch = Batch(images, labels, annotated, tuple(f"case_{i}" for i in range(len(kinds))), {}, rows)
-    check_batch(batch)
-    return batch
-
-
-# Networks of a few thousand weights, without dropout.
-SMALL_NETS: dict[str, dict[str, Any]] = {
-    "vnet": {"width": 4, "dropout": 0.0},
-    "unet": {"width": 4, "dropout_scale": 0.0},
-    "dynunet": {"width": 4, "depth": 4},
-    "dodnet_unet": {"width": 4},
-    "film_unet": {"width": 4, "depth": 3},
-    "pipofan": {"width": 4},
-    "plseg_unet": {"width": 4, "dropout_scale": 0.0},
-    "ltuda_unet": {"width": 4},
-    "urpc_unet": {"width": 4, "dropout_scale": 0.0},
-    "uxnet": {"width": 4},
-}
-
-
-def net_of(kind: type[Method]) -> str:
-    """The network that the tests give a method: a V-Net, or the first one that it can use."""
-    return "vnet" if kind.card.nets is None or "vnet" in kind.card.nets else min(kind.card.nets)
 
 
 def make_method(name: str, *, dims: int = 3, seed: int = 0, settings: dict[str, Any] | None = None) -> Method:
     """A registered method with a network of a few thousand weights, without dropout."""
-    kind = find_method(name)
-    torch.manual_seed(seed)
-    net = net_of(kind)
-    nets = NetFactory(net, SMALL_NETS[net], dims=dims, in_channels=1, num_classes=SPACE.num_classes)
-    return kind(nets, build_settings(kind.Config, settings or {}, name))
+    return testing.make_method(find_method(name), dims=dims, seed=seed, settings=settings)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ FLOORS = [
     {"formats", "losses", "nets"},
     {"preprocess", "components"},
     {"cohort", "methods", "evaluate"},
-    {"importers", "quality", "loading", "synthetic", "train", "infer", "report"},
+    {"importers", "quality", "loading", "synthetic", "train", "infer", "report", "testing", "metrics"},
     {"config"},
     {"run"},
     {"cli"},

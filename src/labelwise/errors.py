@@ -48,22 +48,32 @@ class LabelwiseError(Exception):
 
 
 class ConfigError(LabelwiseError):
+    """A setting, an option or a name is wrong."""
+
     exit_code = 2
 
 
 class DataError(LabelwiseError):
+    """A scan, a label file, a manifest or a case is wrong."""
+
     exit_code = 3
 
 
 class TrainingError(LabelwiseError):
+    """The training cannot go on: the loss is not finite."""
+
     exit_code = 1
 
 
 class CheckpointError(LabelwiseError):
+    """A checkpoint or a model folder is wrong."""
+
     exit_code = 1
 
 
 class ResourceError(LabelwiseError):
+    """The machine cannot do it: disk, memory, device, or an extra that is not installed."""
+
     exit_code = 1
 
     @classmethod

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from labelwise.errors import ConfigError, DataError
-from labelwise.evaluate.cases import LA_METRICS, METRICS, Score, evaluate_case
+from labelwise.evaluate.cases import LA_METRICS, METRICS, VOLUME_METRICS, Score, evaluate_case
 from labelwise.types import IGNORE, LabelSpace
 
 SPACE = LabelSpace(("background", "liver", "spleen", "pancreas"))
@@ -63,7 +63,8 @@ def test_values_and_units_worked_out_by_hand():
     assert found["liver", "volume_difference"].value == 0
     units = {metric: found["liver", metric].unit for metric in METRICS}
     assert units == {
-        "dice": "", "jaccard": "", "volume_difference": "ml", "nsd": "at 1 mm",
+        "dice": "", "jaccard": "", "volume_difference": "ml", "reference_volume": "ml",
+        "prediction_volume": "ml", "nsd": "at 1 mm",
         "hd95": "mm", "assd": "mm", "asd": "mm", "hd95_penalised": "mm", "assd_penalised": "mm",
     }  # fmt: skip
     assert {score.status for key, score in found.items() if key[0] == "liver"} == {"ok"}
@@ -95,7 +96,7 @@ def test_a_class_that_is_not_annotated_is_excluded_and_counted():
 def test_an_organ_in_neither_map_is_a_correct_absence_without_value():
     found = scored(label_map(liver=2), label_map(liver=2))
     undefined = [m for m in METRICS if math.isnan(found["pancreas", m].value)]
-    assert undefined == [m for m in METRICS if m != "volume_difference"]
+    assert undefined == [m for m in METRICS if m not in VOLUME_METRICS]
     assert {found["pancreas", m].status for m in METRICS} == {"both_empty"}
 
 
@@ -125,7 +126,7 @@ def test_scribbles_give_overlap_over_known_voxels_and_no_surface_metric():
     a, b = reference[~hidden] == 1, prediction[~hidden] == 1
     assert found["liver", "dice"].value == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
     assert found["liver", "dice"].status == "ok"
-    for metric in METRICS[3:]:
+    for metric in METRICS[METRICS.index("nsd") :]:
         assert math.isnan(found["liver", metric].value)
         assert found["liver", metric].status == "reference_incomplete"
 

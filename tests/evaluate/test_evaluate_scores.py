@@ -14,9 +14,10 @@ NAN = math.nan
 SCORES = [
     Score("a, first visit", "liver", "dice", 0.1 + 0.2, "ok"),
     Score("b", "liver", "hd95", NAN, "prediction_empty", "mm"),
-    Score("b", "left atrium", "hd95", 3.25, "ok", "voxels", "la_official"),
+    Score("b", "left atrium", "hd95", 3.25, "ok", "voxels", "la_official", "p1"),
 ]
-HEADER = "case,class,metric,value,unit,variant,status\n"
+HEADER = "case,class,metric,value,unit,variant,status,group\n"
+OLD_HEADER = "case,class,metric,value,unit,variant,status\n"  # before cases named their patient
 
 
 def same(left: Score, right: Score) -> bool:
@@ -34,7 +35,7 @@ def test_the_table_is_plain_text_with_one_row_per_score(tmp_path):
     write_scores(tmp_path / "scores.csv", SCORES[1:])
     assert (tmp_path / "scores.csv").read_text() == (
         HEADER
-        + "b,liver,hd95,nan,mm,default,prediction_empty\nb,left atrium,hd95,3.25,voxels,la_official,ok\n"
+        + "b,liver,hd95,nan,mm,default,prediction_empty,\nb,left atrium,hd95,3.25,voxels,la_official,ok,p1\n"
     )
 
 
@@ -50,13 +51,16 @@ def test_a_table_from_a_spreadsheet_is_read(tmp_path):
     [
         ("", "no column case, class, metric"),
         ("case,class,metric,value,unit,status\n", "no column variant"),
-        (HEADER + "a,liver,dice,0.5,,default,ok\na,liver,hd95,3 mm,mm,default,ok\n", "row 3, column 'value'"),
-        (HEADER + "a,liver,dice,inf,,default,ok\n", "the value is infinite"),
-        (HEADER + "a,liver,dice,0.5,,default,both_emty\n", "did you mean 'both_empty'"),
-        (HEADER + "a,liver,dice,0.5,,default\n", "too few or too many cells"),
-        (HEADER + "a,liver,dice,0.5,,default,ok,7\n", "too few or too many cells"),
-        (HEADER + "a,,dice,0.5,,default,ok\n", "row 2, column 'class'"),
-        (HEADER + 'a,"liver"s,dice,0.5,,default,ok\n', "cannot be read"),
+        (
+            OLD_HEADER + "a,liver,dice,0.5,,default,ok\na,liver,hd95,3 mm,mm,default,ok\n",
+            "row 3, column 'value'",
+        ),
+        (OLD_HEADER + "a,liver,dice,inf,,default,ok\n", "the value is infinite"),
+        (OLD_HEADER + "a,liver,dice,0.5,,default,both_emty\n", "did you mean 'both_empty'"),
+        (OLD_HEADER + "a,liver,dice,0.5,,default\n", "too few or too many cells"),
+        (OLD_HEADER + "a,liver,dice,0.5,,default,ok,7\n", "too few or too many cells"),
+        (OLD_HEADER + "a,,dice,0.5,,default,ok\n", "row 2, column 'class'"),
+        (OLD_HEADER + 'a,"liver"s,dice,0.5,,default,ok\n', "cannot be read"),
     ],
 )
 def test_a_broken_table_is_refused_with_its_place(tmp_path, text, message):

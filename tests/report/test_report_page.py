@@ -42,9 +42,11 @@ class Outline(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def scores(shift, organs=("liver", "spleen")):
+def scores(shift, organs=("liver", "spleen"), cases=6):
     return [
-        Score(f"case{n}", organ, "dice", 0.6 + shift + 0.03 * n, "ok") for n in range(6) for organ in organs
+        Score(f"case{n}", organ, "dice", 0.6 + shift + 0.03 * n, "ok")
+        for n in range(cases)
+        for organ in organs
     ]
 
 
@@ -109,7 +111,7 @@ def test_what_is_not_there_has_no_section(page):
     one = compare({"only": scores(0, ("atrium",))})
     text = page(comparison=one, facts={}, curves={"only": ()}, pictures=[], coverage=None, measured_on="")
     assert Outline(text).headings == ["Two organs", "Result"]
-    assert "Measured on 6 cases, atrium only" in text
+    assert "Measured on 6 cases of 6 patients, atrium only" in text
 
 
 def test_the_worst_case_is_shown_first_and_the_undefined_last(page):
@@ -164,10 +166,12 @@ def test_the_best_value_is_marked_for_eye_and_ear(page):
 
 def test_long_names_break_after_an_underscore_and_numbers_only_after_a_comma(page):
     """Else a name as long as a phone is wide hides all numbers, or runs into the picture beside it."""
-    text = page()
+    text = page(
+        comparison=compare({"supervised": scores(0, cases=30), "mean_teacher": scores(0.1, cases=30)})
+    )
     assert '<th scope="row"><span>mean_<wbr>teacher</span></th>' in text
     assert '<th scope="col"><span>mean_<wbr>teacher</span></th>' in text
-    assert re.search(r"<small>\[\+10\.0,\n\+10\.0\],\np&nbsp;=&nbsp;0\.031</small>", text)
+    assert re.search(r"<small>\[\+10\.0,\n\+10\.0\],\np&nbsp;&lt;&nbsp;0\.001</small>", text)
     assert re.search(r"figcaption {[^}]*overflow-wrap: anywhere", text)
 
 

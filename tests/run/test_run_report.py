@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
 from labelwise import run
+from labelwise.errors import DataError
+from labelwise.evaluate.scores import read_scores
 
 pytestmark = pytest.mark.usefixtures("one_process")
 
@@ -46,3 +49,34 @@ def test_settings_that_were_shortened_are_not_told(finished):
     page = run.report([finished], finished / "page.html").read_text(encoding="utf-8")
     assert "run.toml" in page
     assert " steps, seed" not in page
+
+
+def test_scores_name_the_patient_of_each_case(finished):
+    assert {(score.case, score.group) for score in read_scores(finished / "scores.csv")} == {
+        ("test_000", "test_000"),
+        ("test_001", "test_001"),
+    }
+
+
+def test_a_run_records_whom_it_has_seen_and_is_marked_where_it_is_tested_on_them(finished):
+    record = json.loads((finished / "patients.json").read_text())
+    assert set(record) == {"train", "validation"}
+    assert not run.compare([finished]).seen
+    record["train"].append("test_001")
+    (finished / "patients.json").write_text(json.dumps(record))
+    assert run.compare([finished]).seen == {"first": ("test_001",)}
+    assert "first (has seen test patients)" in run.report([finished], finished / "page.html").read_text()
+    (finished / "patients.json").write_text("[1]")
+    with pytest.raises(DataError, match="damaged"):
+        run.compare([finished])
+
+
+@pytest.mark.parametrize(
+    ("name", "sign"),
+    [("markdown", "| run |"), ("latex", r"\toprule"), ("csv", "run,class,metric"), ("json", "{")],
+)
+def test_compare_writes_tables_for_papers_and_programs(command, finished, tmp_path, name, sign):
+    answer = command("compare", finished, "--format", name, "-o", tmp_path / "table")
+    assert answer.code == 0, answer.err
+    assert sign in (tmp_path / "table").read_text(encoding="utf-8")
+    assert "unknown format" in command("compare", finished, "--format", "latx").err

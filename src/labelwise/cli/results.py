@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from labelwise import console, run
+from labelwise.atomic import write_text
 from labelwise.cli.options import (
     AsJson,
     Binary,
@@ -23,12 +24,13 @@ from labelwise.cli.options import (
     show,
     words,
 )
-from labelwise.errors import ConfigError
+from labelwise.errors import ConfigError, did_you_mean
 
 Runs = Annotated[
     list[Path], typer.Argument(help="Folders of evaluated runs; NAME_seed0, NAME_seed1 count as one.")
 ]
 Metrics = Annotated[str, typer.Option(help="Metrics to show, separated by commas.")]
+FORMATS = ("text", "markdown", "latex", "csv", "json")  # Comparison.to_...
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -106,10 +108,29 @@ def evaluate(
     show(result.to_text(), result.facts(), as_json)
 
 
-def compare(runs: Runs, metrics: Metrics = "dice,hd95", as_json: AsJson = False) -> None:
-    """A table of runs: mean, spread and n for each class, paired differences to the first."""
-    comparison = run.compare(runs, metrics=_metrics(metrics))
-    show(comparison.to_text(), json.loads(comparison.to_json()), as_json)
+def compare(
+    runs: Runs,
+    metrics: Metrics = "dice,hd95",
+    reference: Annotated[
+        str | None, typer.Option(help="Run that the others are compared with; default the first.")
+    ] = None,
+    as_format: Annotated[
+        str, typer.Option("--format", help="text, markdown, latex (booktabs), csv or json.")
+    ] = "text",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tables of runs: means, intervals, paired differences, ranks."""
+    if as_format not in FORMATS:
+        raise ConfigError(
+            f"unknown format '{as_format}'{did_you_mean(as_format, FORMATS)}", expected=", ".join(FORMATS)
+        )
+    comparison = run.compare(runs, metrics=_metrics(metrics), reference=reference)
+    text: str = getattr(comparison, f"to_{as_format}")()
+    if output is not None:
+        write_text(output, text)
+        text = f"comparison: {output}"
+    show(text, json.loads(comparison.to_json()), as_json)
 
 
 def report(

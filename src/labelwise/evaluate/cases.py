@@ -45,7 +45,8 @@ Variant = Literal["default", "la_official"]
 Values = NDArray[np.floating]  # (C,) one metric of every class
 
 VARIANTS = ("default", "la_official")
-OVERLAP_METRICS = ("dice", "jaccard", "volume_difference")
+OVERLAP_METRICS = ("dice", "jaccard", "volume_difference", "reference_volume", "prediction_volume")
+VOLUME_METRICS = ("volume_difference", "reference_volume", "prediction_volume")
 DISTANCE_METRICS = ("hd95", "assd", "asd", "hd95_penalised", "assd_penalised")
 METRICS = (*OVERLAP_METRICS, "nsd", *DISTANCE_METRICS)
 LA_METRICS = ("dice", "jaccard", "hd95", "asd")
@@ -74,6 +75,7 @@ def evaluate_case(
     metrics: Sequence[str] = METRICS,
     nsd_tolerance: float | Mapping[str, float] = NSD_TOLERANCE,
     variant: Variant = "default",
+    group: str = "",
 ) -> list[Score]:
     """Score every organ of the label space in one case, by the rules at the top of this module.
 
@@ -87,6 +89,7 @@ def evaluate_case(
         spacing_mm      size of a voxel along each axis; None: lengths and tolerances are in voxels
         nsd_tolerance   one for all organs, or by class name
         variant         "la_official" always gives its four metrics, in voxels
+        group           patient or centre of the case; cases of one group count as one sample in a comparison
         returns         one score per organ and metric, organs in the order of the label space
 
     Errors
@@ -118,7 +121,7 @@ def evaluate_case(
         for metric in chosen:
             value, status = _entry(values.get(metric), counts, c, bool(delineated[c]))
             unit = _unit(metric, scale, tolerances[c])
-            scores.append(Score(case_id, organ, metric, value, status, unit, variant))
+            scores.append(Score(case_id, organ, metric, value, status, unit, variant, group))
     return scores
 
 
@@ -127,6 +130,8 @@ def _overlap_values(counts: VoxelCounts, scale: _Scale) -> dict[str, Values]:
         "dice": dice(counts),
         "jaccard": jaccard(counts),
         "volume_difference": (counts.prediction - counts.reference) * scale.voxel_volume,
+        "reference_volume": counts.reference * scale.voxel_volume,
+        "prediction_volume": counts.prediction * scale.voxel_volume,
     }
 
 
@@ -191,7 +196,7 @@ def _tolerances(nsd_tolerance: float | Mapping[str, float], label_space: LabelSp
 def _unit(metric: str, scale: _Scale, tolerance: float) -> str:
     if metric == "nsd":
         return f"at {tolerance:g} {scale.length}"
-    if metric == "volume_difference":
+    if metric in VOLUME_METRICS:
         return scale.volume
     return scale.length if metric in DISTANCE_METRICS else ""
 

@@ -26,6 +26,7 @@ STATUSES = (
 )
 FAILURES = ("reference_empty", "prediction_empty")
 COLUMNS = ("case", "class", "metric", "value", "unit", "variant", "status")
+GROUP = "group"  # written since cases know their patient; a table without it is read as one case per patient
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,12 @@ class Score:
     status: str  # one of STATUSES
     unit: str = ""  # "mm", "ml", "voxels", "at 1 mm" (the tolerance of the NSD) or none
     variant: str = "default"
+    group: str = ""  # patient or centre of the case; "" if the case stands for itself
+
+    @property
+    def patient(self) -> str:
+        """Whom the case belongs to: cases of one patient are no independent samples."""
+        return self.group or self.case
 
 
 @dataclass(frozen=True)
@@ -107,9 +114,10 @@ def write_scores(path: Path | str, scores: Iterable[Score]) -> None:
     """Write the scores as a CSV file, one row per case, class and metric, whole or not at all."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow((*COLUMNS, GROUP))
     writer.writerows(
-        (s.case, s.class_name, s.metric, repr(float(s.value)), s.unit, s.variant, s.status) for s in scores
+        (s.case, s.class_name, s.metric, repr(float(s.value)), s.unit, s.variant, s.status, s.group)
+        for s in scores
     )
     write_text(path, table.getvalue())
 
@@ -201,4 +209,7 @@ def _score(row: dict[str | Any, Any], path: Path, number: int) -> Score:
         refuse("value", "the value is not a number", "a number or nan")
     if math.isinf(value):
         refuse("value", "the value is infinite", "a number or nan")
-    return Score(row["case"], row["class"], row["metric"], value, row["status"], row["unit"], row["variant"])
+    return Score(
+        row["case"], row["class"], row["metric"], value, row["status"], row["unit"], row["variant"],
+        row.get(GROUP) or "",
+    )  # fmt: skip

@@ -1,18 +1,19 @@
-"""Scores of several runs become one comparison: means, spreads, and paired differences.
+"""Scores of several runs become one comparison: means, intervals, paired differences, ranks.
 
 Means go over cases first and over organs second. A run may have several seeds: the values of one case are
-averaged over the seeds before anything else, so n always counts cases, and the spread over the seeds is
-shown on its own. An undefined value (NaN) is left out and counted.
+averaged over the seeds before anything else, so n always counts cases. The sample are the patients: cases of one
+patient are drawn together and tested as one. The seeds are a second level of chance, beside the patients. An
+undefined value (NaN) is left out and counted.
 
-Legend: N cases, C classes, R rows (the classes, then their mean if there are several).
+Legend: N cases, G patients, C classes, S seeds, W rows (the classes, then their mean if there are several).
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import numpy as np
@@ -21,15 +22,22 @@ from labelwise.errors import ConfigError, did_you_mean
 from labelwise.evaluate.scores import Score
 from labelwise.report.comparison import MEAN, Cell, Comparison, Difference, Key
 from labelwise.report.measures import Measure, measure
+from labelwise.report.ranks import Rank, rank_runs
+from labelwise.report.sizes import Strata, by_size
 from labelwise.report.statistics import (
-    bootstrap_means,
+    Clusters,
     defined_mean,
     defined_sd,
+    draw_patients,
+    estimate,
     holm,
-    percentile_interval,
+    patient_means,
+    seed_error,
     signed_rank_p,
+    two_level_p,
+    with_seeds,
 )
-from labelwise.report.tabulate import Axes, RunValues, common_axes, seed_lists, tabulate
+from labelwise.report.tabulate import Axes, RunValues, common_axes, require_one_cohort, seed_lists, tabulate
 from labelwise.types import Array
 
 
@@ -39,26 +47,32 @@ def compare(
     *,
     reference: str | None = None,
     variant: str | None = None,
-    resamples: int = 10_000,
+    seen: Mapping[str, Collection[str]] | None = None,
+    resamples: int = 2_000,
     seed: int = 0,
 ) -> Comparison:
     """Compare runs that were scored on the same cases.
 
-    Each run but the reference is also compared with the reference case by case: difference of the means on
-    the cases that both have, bootstrap interval over cases, and a Wilcoxon signed-rank test. The p values
-    are corrected after Holm in two families for each metric: the mean over organs (all runs), and the
-    single organs (all runs and organs).
+    Every mean has a studentised bootstrap interval over patients, widened by the spread of its seeds; with fewer
+    than `statistics.FEWEST_PATIENTS` patients it has none. Each run but the reference is also compared with the
+    reference, patient by patient: difference of the means on the cases that both have, its interval, and a Wilcoxon
+    signed-rank test over patients. If both have several seeds, p is the larger one of that test and of a t test in
+    which patients and seeds vary. The p values are corrected after Holm in two families for each metric: the mean
+    over organs (all runs), and the single organs (all runs and organs).
 
     Args
         runs            name -> scores, or name -> one list of scores for each seed
         metrics         which metrics, in this order; None takes the usual ones (measures.SHOWN)
         reference       the run that the others are compared with; None takes the first
         variant         variant of the evaluation; None takes the only one in the scores
+        seen            run -> patients that its training or its choice of a checkpoint has seen; a run that has seen
+                        a patient of the comparison is marked
         resamples       of the bootstrap; `seed` makes them repeatable
 
     Errors
         ConfigError     no run, an unknown reference, metric or variant, or several variants and none chosen
-        DataError       a run without scores, different units, or two values for the same case and class
+        DataError       a run without scores, other cases, classes, units or references than the other runs have, or
+                        two values for the same case and class
     """
     if not runs:
         raise ConfigError("there is nothing to compare", expected="at least one run")
@@ -71,22 +85,46 @@ def compare(
     axes = common_axes(
         [score for seeds in lists.values() for scores in seeds for score in scores], metrics, variant
     )
+    require_one_cohort(lists, axes.variant)
     values = {run: tabulate(run, lists[run], axes) for run in runs}
     rows = (*axes.classes, MEAN) if len(axes.classes) > 1 else axes.classes
     measures = tuple(measure(name, axes.units[name]) for name in axes.metrics)
-    cells = {key: cell for run in runs for key, cell in _cells(run, values[run], axes, rows).items()}
+    chance = _Chance.of(axes, resamples, seed)
+    cells = {key: cell for run in runs for key, cell in _cells(run, values[run], axes, rows, chance).items()}
+    best = _best(values, cells, measures, rows)
     return Comparison(
         runs=tuple(runs),
         rows=rows,
         cases=axes.cases,
+        patients=axes.patients,
         measures=measures,
         seeds={run: len(lists[run]) for run in runs},
         reference=reference,
         variant=axes.variant,
         cells=cells,
-        best=frozenset(_best(values, cells, measures, rows)),
-        differences=_differences(values, reference, axes, rows, resamples, seed),
+        best=frozenset(best),
+        differences=_differences(values, reference, axes, rows, chance),
+        ranks=_ranks(values, measures, rows, chance),
+        sizes=_sizes(values, lists, axes, measures),
+        seen={
+            run: tuple(sorted(known))
+            for run, patients in (seen or {}).items()
+            if (known := set(patients) & set(axes.patients))
+        },
     )
+
+
+@dataclass(frozen=True)
+class _Chance:
+    """The patients of the cases, and how often each resample draws them: the same for all runs."""
+
+    patients: Array  # (N,) number of the patient of each case
+    draws: Array  # (R, G)
+
+    @classmethod
+    def of(cls, axes: Axes, resamples: int, seed: int) -> _Chance:
+        patients = axes.patient_numbers
+        return cls(patients, draw_patients(int(patients.max()) + 1, resamples, seed))
 
 
 def worst_cases(scores: Iterable[Score], count: int) -> tuple[str, ...]:
@@ -105,23 +143,40 @@ def _with_mean(by_class: Array) -> Array:
     return np.concatenate([by_class, defined_mean(by_class, axis=-1)[..., None]], axis=-1)
 
 
-def _cells(run: str, values: RunValues, axes: Axes, rows: Sequence[str]) -> dict[Key, Cell]:
+def _weights(by_class: Array) -> Array:
+    """(W, C) what each class adds to each row, from (C,) means; NaN for a row without any value."""
+    defined = np.isfinite(by_class)
+    single = np.where(np.eye(len(by_class), dtype=bool), np.where(defined, 1.0, np.nan), 0.0)
+    if len(by_class) == 1:
+        return single
+    together = np.where(defined, 1 / max(defined.sum(), 1), 0.0) if defined.any() else defined * np.nan
+    return np.vstack([single, together])
+
+
+def _cells(run: str, values: RunValues, axes: Axes, rows: Sequence[str], chance: _Chance) -> dict[Key, Cell]:
     cells = {}
     for m, metric in enumerate(axes.metrics):
         per_seed = values.per_seed[:, m]
         per_case = defined_mean(per_seed, axis=0)
-        means = _with_mean(defined_mean(per_case, axis=0))
+        by_class = defined_mean(per_case, axis=0)
+        means = _with_mean(by_class)
         seed_means = _with_mean(defined_mean(per_seed, axis=1))
         columns = _with_mean(per_case)
+        estimates = estimate(Clusters.of(per_case, chance.patients), _weights(by_class), chance.draws)
         excluded = [values.excluded[name, metric] for name in axes.classes]
         excluded.append(sum(excluded, Counter[str]()))
         for r, row in enumerate(rows):
+            found, mean = estimates[r], float(means[r])
+            interval = with_seeds(mean, found.interval, seed_error(seed_means[:, r]))
             cells[run, row, metric] = Cell(
-                mean=float(means[r]),
+                mean=mean,
                 sd=defined_sd(columns[:, r]),
                 n=int(np.isfinite(columns[:, r]).sum()),
                 seed_means=tuple(seed_means[:, r].tolist()),
                 excluded=excluded[r],
+                low=interval.low,
+                high=interval.high,
+                patients=found.patients,
             )
     return cells
 
@@ -140,8 +195,7 @@ def _best(
     if len(values) < 2:
         return best
     for m, judged in enumerate(measures):
-        defined = np.stack([np.isfinite(v.per_seed[:, m]).any(axis=0) for v in values.values()])
-        same = (defined == defined[0]).all(axis=(0, 1))
+        same = _comparable(values, m)
         for row, comparable in zip(rows, (*same, same.all()), strict=False):
             keys = [(run, row, judged.name) for run in values]
             if judged.higher_is_better is None or not comparable or not cells[keys[0]].n:
@@ -153,38 +207,78 @@ def _best(
 
 
 def _differences(
-    values: Mapping[str, RunValues],
-    reference: str,
-    axes: Axes,
-    rows: Sequence[str],
-    resamples: int,
-    seed: int,
+    values: Mapping[str, RunValues], reference: str, axes: Axes, rows: Sequence[str], chance: _Chance
 ) -> dict[Key, Difference]:
     found: dict[Key, Difference] = {}
     for m, metric in enumerate(axes.metrics):
-        base = defined_mean(values[reference].per_seed[:, m], axis=0)
+        base = values[reference].per_seed[:, m]
         for run in values:
             if run != reference:
-                paired = defined_mean(values[run].per_seed[:, m], axis=0) - base
-                differences = _paired(paired, resamples, seed)
+                differences = _paired(values[run].per_seed[:, m], base, chance)
                 found.update({(run, row, metric): d for row, d in zip(rows, differences, strict=True)})
         for family in ([rows[-1]], rows[:-1]):
             _correct([key for key in found if key[2] == metric and key[1] in family], found)
     return found
 
 
-def _paired(differences: Array, resamples: int, seed: int) -> list[Difference]:
-    """One Difference for each row, from the (N, C) differences of two runs."""
+def _paired(one: Array, base: Array, chance: _Chance) -> list[Difference]:
+    """One Difference for each row, from the (S, N, C) values of two runs."""
+    differences = defined_mean(one, axis=0) - defined_mean(base, axis=0)
     columns = _with_mean(differences)
-    means = _with_mean(defined_mean(differences, axis=0))
-    resampled = _with_mean(bootstrap_means(differences, resamples, seed))
+    by_class = defined_mean(differences, axis=0)
+    means = _with_mean(by_class)
+    estimates = estimate(Clusters.of(differences, chance.patients), _weights(by_class), chance.draws)
+    common = np.isfinite(differences)
+    seeds = [_with_mean(defined_mean(np.where(common, values, np.nan), axis=1)) for values in (one, base)]
     found = []
-    for r in range(columns.shape[1]):
+    for r, estimated in enumerate(estimates):
+        of_patients = patient_means(columns[:, r], chance.patients)
+        trained = seed_error(seeds[0][:, r], seeds[1][:, r])
+        mean = float(means[r])
+        low, high = with_seeds(mean, estimated.interval, trained)
+        p = float(np.fmax(signed_rank_p(of_patients), two_level_p(estimated, trained)))
         n = int(np.isfinite(columns[:, r]).sum())
-        # One case has no spread to resample: an interval of width 0 would look like certainty.
-        low, high = percentile_interval(resampled[:, r]) if n > 1 else (float("nan"), float("nan"))
-        found.append(Difference(float(means[r]), low, high, signed_rank_p(columns[:, r]), n))
+        found.append(Difference(mean, low, high, p, n, estimated.patients))
     return found
+
+
+def _ranks(
+    values: Mapping[str, RunValues], measures: Sequence[Measure], rows: Sequence[str], chance: _Chance
+) -> dict[str, tuple[Rank, ...]]:
+    """Ranks of the runs in the main row of each metric that has a better and a worse, if all have the same values."""
+    found = {}
+    for m, judged in enumerate(measures):
+        per_seed = {run: v.per_seed[:, m] for run, v in values.items()}
+        if judged.higher_is_better is not None and len(values) > 1 and _comparable(values, m).all():
+            found[judged.name] = rank_runs(
+                per_seed, chance.patients, chance.draws, higher_is_better=judged.higher_is_better
+            )
+    return found
+
+
+def _comparable(values: Mapping[str, RunValues], m: int) -> Array:
+    """(C,) whether all runs have values of the same cases."""
+    defined = np.stack([np.isfinite(v.per_seed[:, m]).any(axis=0) for v in values.values()])
+    return np.asarray((defined == defined[0]).all(axis=(0, 1)))
+
+
+def _sizes(
+    values: Mapping[str, RunValues],
+    lists: Mapping[str, Sequence[Sequence[Score]]],
+    axes: Axes,
+    measures: Sequence[Measure],
+) -> Strata | None:
+    """The first metric by the size of the structure, if the scores say how large it is."""
+    known = {
+        (score.case, score.class_name): score.value
+        for seeds in lists.values()
+        for scores in seeds
+        for score in scores
+        if score.metric == "reference_volume" and score.variant == axes.variant
+    }
+    volumes = np.array([[known.get((case, name), math.nan) for name in axes.classes] for case in axes.cases])
+    means = {run: defined_mean(v.per_seed[:, 0], axis=0) for run, v in values.items()}
+    return by_size(measures[0].name, axes.classes, volumes, means)
 
 
 def _correct(family: Sequence[Key], found: dict[Key, Difference]) -> None:

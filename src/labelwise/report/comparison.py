@@ -13,11 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from labelwise.report.measures import UNDEFINED, VARIANTS, Measure, p_text
-from labelwise.report.statistics import defined_sd
+from labelwise.report.ranks import Rank
+from labelwise.report.sizes import Strata
+from labelwise.report.statistics import FEWEST_PATIENTS, defined_sd
 from labelwise.report.tables import Entry, Table
 
 MEAN = "mean over organs"
 SIGNIFICANT = 0.05
+SEEN_MARK = "(has seen test patients)"
 _NAN = float("nan")
 Key = tuple[str, str, str]  # run, row, metric
 
@@ -31,6 +34,14 @@ class Cell:
     n: int  # cases with a defined value
     seed_means: tuple[float, ...]  # one mean for each seed
     excluded: Mapping[str, int]  # undefined values by status
+    low: float = _NAN  # 95 % interval over patients and seeds; NaN for fewer than FEWEST_PATIENTS
+    high: float = _NAN
+    patients: int = 0  # with a defined value; of several classes the fewest
+
+    @property
+    def never_annotated(self) -> bool:
+        """No case of the comparison says where this structure is, so nothing can be scored."""
+        return not self.n and set(self.excluded) == {"not_annotated"}
 
     @property
     def seed_sd(self) -> float:
@@ -43,10 +54,11 @@ class Difference:
     """A run minus the reference run, on the cases that both have."""
 
     mean: float
-    low: float  # bootstrap 95 % interval over cases
+    low: float  # 95 % interval over patients and seeds; NaN for fewer than FEWEST_PATIENTS
     high: float
-    p: float  # Wilcoxon signed-rank, two-sided
+    p: float  # two-sided, over patients (and seeds), see compare.compare
     n: int  # cases
+    patients: int = 0  # of several classes the fewest
     p_holm: float = _NAN  # corrected within its family, see compare.compare
 
 
@@ -57,6 +69,7 @@ class Comparison:
     runs: tuple[str, ...]
     rows: tuple[str, ...]
     cases: tuple[str, ...]
+    patients: tuple[str, ...]  # whom each case belongs to
     measures: tuple[Measure, ...]
     seeds: Mapping[str, int]
     reference: str
@@ -64,6 +77,9 @@ class Comparison:
     cells: Mapping[Key, Cell]
     best: frozenset[Key]
     differences: Mapping[Key, Difference]  # every run but the reference
+    ranks: Mapping[str, tuple[Rank, ...]]  # metric -> runs, the best first
+    sizes: Strata | None  # the first metric by the size of the structures
+    seen: Mapping[str, tuple[str, ...]]  # run -> patients of these cases that its training has seen
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -104,20 +120,59 @@ class Comparison:
         if run == self.reference:
             return "It is the run that the others are compared with."
         found = self.differences[run, self.main_row, first.name]
-        numbers = ", ".join(part for part in (_interval(found, first), p_text(found.p_holm)) if part)
-        numbers = f" (95 % interval {numbers})" if math.isfinite(found.low) else ""
+        interval = f"95 % interval {_interval(found, first)}" if math.isfinite(found.low) else ""
+        numbers = "; ".join(filter(None, (interval, p_text(found.p_holm))))
         return (
             f"Against {self.reference}, on the same {_cases(found.n)}: "
-            f"{first.number(found.mean, signed=True)} {first.difference_unit}{numbers}."
-            f"{'' if found.p_holm < SIGNIFICANT else ' This may be chance.'}"
+            f"{first.number(found.mean, signed=True)} {first.difference_unit}{f' ({numbers})' if numbers else ''}."
+            f"{self._doubt(run, found)}"
         )
+
+    def _doubt(self, run: str, found: Difference) -> str:
+        if not found.p_holm < SIGNIFICANT:
+            return " This may be chance."
+        return (
+            "" if self._repeated(run) else " Another seed may turn it: not both are trained more than once."
+        )
+
+    def _repeated(self, run: str) -> bool:
+        return min(self.seeds[run], self.seeds[self.reference]) > 1
+
+    @property
+    def num_patients(self) -> int:
+        """Number of patients that the cases belong to: the size of the sample."""
+        return len(set(self.patients))
+
+    def cautions(self) -> tuple[str, ...]:
+        """What a reader must know before any number: few patients, seen patients, structures without reference."""
+        lines = []
+        if self.num_patients < FEWEST_PATIENTS:
+            lines.append(
+                f"{self.num_patients} patients are too few for an interval: with fewer than {FEWEST_PATIENTS}, a "
+                "failure in one of ten patients is easily missed altogether."
+            )
+        for run, patients in self.seen.items():
+            lines.append(
+                f"{run} has seen {len(patients)} of the {self.num_patients} patients in its training or in the choice "
+                f"of its checkpoint ({', '.join(patients[:3])}{' ...' if len(patients) > 3 else ''}): its scores are "
+                "no test."
+            )
+        first = self.measures[0].name
+        never = [row for row in self.classes if self.cells[self.runs[0], row, first].never_annotated]
+        if never:
+            lines.append(f"Annotated in no case, so without a score: {', '.join(never)}.")
+        return tuple(lines)
+
+    def name(self, run: str) -> str:
+        """The run as tables call it: marked if it has seen a patient of the comparison."""
+        return f"{run} {SEEN_MARK}" if run in self.seen else run
 
     def description(self) -> str:
         """What the numbers are: on how many cases, mean over what, which definitions."""
         several = len(self.classes) > 1
         organs = f"{len(self.classes)} organs" if several else f"{self.classes[0]} only"
         sentences = [
-            f"{_cases(len(self.cases))}, {organs}.",
+            f"{_cases(len(self.cases))} of {_patients(self.num_patients)}, {organs}.",
             f"Computed per case, then averaged over the cases{', then over the organs' if several else ''}.",
             "The values of a case are first averaged over the seeds." if max(self.seeds.values()) > 1 else "",
             VARIANTS.get(self.variant, f"Variant of the metrics: {self.variant}."),
@@ -130,10 +185,16 @@ class Comparison:
 
     def tests(self) -> str:
         """How the differences were tested."""
+        repeated = [run for run in self.others if self._repeated(run)]
+        seeds = (
+            "Patients and seeds are both samples: interval and p count the spread of repeated trainings, too."
+            if repeated
+            else "The spread of repeated trainings is not part of interval and p."
+        )
         return (
-            "Difference of the means over the cases that both runs have; 95 % bootstrap interval over cases; "
-            "Wilcoxon signed-rank p, Holm-corrected. Cases are the sample: the spread of repeated trainings "
-            "is not part of interval and p."
+            "Difference of the means over the cases that both runs have; 95 % studentised bootstrap interval over "
+            f"patients, from {FEWEST_PATIENTS} patients on; Wilcoxon signed-rank p over patients, Holm-corrected. "
+            + seeds
         )
 
     def exclusions(self) -> tuple[str, ...]:
@@ -156,7 +217,7 @@ class Comparison:
             cells = [self.cells[run, self.main_row, m.name] for m in self.measures]
             entries = [self._entry(run, self.main_row, m, cells, seeds=True) for m in self.measures]
             seeds = [Entry(str(self.seeds[run]))] if several else []
-            rows.append((Entry(run), *entries, Entry(_range([cell.n for cell in cells])), *seeds))
+            rows.append((Entry(self.name(run)), *entries, Entry(_range([cell.n for cell in cells])), *seeds))
         header = ("run", *(m.heading for m in self.measures), "cases", *(["seeds"] if several else []))
         return Table(f"Runs: {self.main_row}", header, tuple(rows), self._legend(several))
 
@@ -168,7 +229,7 @@ class Comparison:
         for run in self.others:
             found = [self.differences[run, self.main_row, m.name] for m in self.measures]
             entries = [_difference_entry(d, m, found) for d, m in zip(found, self.measures, strict=True)]
-            rows.append((Entry(run), *entries, Entry(_range([d.n for d in found]))))
+            rows.append((Entry(self.name(run)), *entries, Entry(_range([d.n for d in found]))))
         header = ("run", *(f"{m.title} [{m.difference_unit}]" for m in self.measures), "cases")
         return Table(f"Difference to {self.reference}: {self.main_row}", header, tuple(rows), self.tests())
 
@@ -184,12 +245,16 @@ class Comparison:
             cells = [self.cells[run, row, m.name] for run in self.runs]
             entries = [self._entry(run, row, m, cells) for run in self.runs]
             rows.append((Entry(row), *entries, Entry(_range([cell.n for cell in cells]))))
-        return Table(m.heading, ("organ", *self.runs, "cases"), tuple(rows))
+        return Table(m.heading, ("organ", *map(self.name, self.runs), "cases"), tuple(rows))
 
     def _entry(self, run: str, row: str, m: Measure, beside: Sequence[Cell], *, seeds: bool = False) -> Entry:
         """Mean and spread; with its own n where a cell beside it has more cases."""
         cell = self.cells[run, row, m.name]
+        if cell.never_annotated:
+            return Entry(UNDEFINED, "not annotated in any case")
         details = [f"± {m.number(cell.sd)}"] if math.isfinite(cell.sd) else []
+        if seeds and math.isfinite(cell.low):
+            details.append(f"[{m.number(cell.low)}, {m.number(cell.high)}]")
         if seeds and math.isfinite(cell.seed_sd):
             details.append(f"seeds ± {m.number(cell.seed_sd)}")
         if cell.n < max(other.n for other in beside):
@@ -198,25 +263,77 @@ class Comparison:
 
     def _legend(self, several_seeds: bool) -> str:
         legend = "Mean ± standard deviation over the cases"
+        if any(math.isfinite(cell.low) for cell in self.cells.values()):
+            levels = "patients and seeds" if several_seeds else "patients"
+            legend += f", [95 % interval of the mean over {levels}]"
         legend += "; seeds ±: standard deviation of the means of the seeds." if several_seeds else "."
         if len(self.runs) > 1:
             legend += " A best value is marked only where all runs have values for the same cases."
         return legend
 
+    def rank_table(self) -> Table | None:
+        """Place of each run, and how often it is first when other patients and seeds are drawn."""
+        if not self.ranks:
+            return None
+        judged = [m for m in self.measures if m.name in self.ranks]
+        by_run = {m.name: {one.run: one for one in self.ranks[m.name]} for m in judged}
+        order = [one.run for one in self.ranks[judged[0].name]]
+        rows = []
+        for run in order:
+            found = [by_run[m.name][run] for m in judged]
+            entries = [
+                Entry(f"{one.rank:g}", f"[{one.low:g}, {one.high:g}], first in {100 * one.first:.0f} %")
+                for one in found
+            ]
+            rows.append((Entry(self.name(run)), *entries))
+        legend = (
+            "Rank of the mean; [middle 95 % of the ranks] and how often first, in resamples of patients"
+            f"{' and seeds' if max(self.seeds.values()) > 1 else ''}. A place that changes often is no result."
+        )
+        return Table(f"Ranks: {self.main_row}", ("run", *(m.title for m in judged)), tuple(rows), legend)
+
+    def size_table(self) -> Table | None:
+        """The first metric for small, middle and large structures."""
+        if self.sizes is None:
+            return None
+        m = self.measures[0]
+        rows = [
+            (
+                Entry(f"{one.class_name}, {one.name} ({one.low_ml:.3g} to {one.high_ml:.3g} ml)"),
+                *(Entry(m.number(one.means[run])) for run in self.runs),
+                Entry(str(one.cases)),
+            )
+            for one in self.sizes.strata
+        ]
+        legend = "The cases of each structure in thirds by the volume of the reference."
+        return Table(
+            f"{m.heading} by size", ("structure", *map(self.name, self.runs), "cases"), tuple(rows), legend
+        )
+
     def tables(self) -> tuple[Table, ...]:
         """All tables, the answer first."""
-        difference = self.difference_table()
-        return (self.run_table(), *([difference] if difference else []), *self.class_tables())
+        extra = (self.difference_table(), self.rank_table())
+        sizes = self.size_table()
+        return (
+            self.run_table(), *filter(None, extra), *self.class_tables(), *([sizes] if sizes else []),
+        )  # fmt: skip
 
     def to_text(self) -> str:
         """Aligned plain tables; the best value carries a star."""
-        parts = [self.answer(), self.description(), *(table.to_text() for table in self.tables())]
+        parts = [self._opening(), *(table.to_text() for table in self.tables())]
         return "\n\n".join([*parts, "\n".join(self._notes())]) + "\n"
+
+    def _opening(self) -> str:
+        return "\n\n".join([self.answer(), *self.cautions(), self.description()])
 
     def to_markdown(self) -> str:
         """The same as Markdown; the best value is bold."""
-        parts = [self.answer(), self.description(), *(table.to_markdown() for table in self.tables())]
+        parts = [self._opening(), *(table.to_markdown() for table in self.tables())]
         return "\n\n".join([*parts, "\n".join(f"- {line}" for line in self._notes())]) + "\n"
+
+    def to_latex(self) -> str:
+        """All tables for a paper (LaTeX with the package booktabs); the best value is bold."""
+        return "\n\n".join(table.to_latex() for table in self.tables()) + "\n"
 
     def _notes(self) -> list[str]:
         return [*(f"{heading}: {text}" for heading, text in self.definitions()), *self.exclusions()]
@@ -240,6 +357,9 @@ class Comparison:
             "reference": self.reference,
             "seeds": dict(self.seeds),
             "cases": list(self.cases),
+            "patients": list(self.patients),
+            "cautions": list(self.cautions()),
+            "ranks": {metric: [one._asdict() for one in ranks] for metric, ranks in self.ranks.items()},
         }
         return (
             json.dumps(
@@ -263,14 +383,19 @@ class Comparison:
                 "n": cell.n,
                 "seed_means": [_or_none(value) for value in cell.seed_means],
                 "seed_sd": _or_none(cell.seed_sd),
+                "low": _or_none(cell.low),
+                "high": _or_none(cell.high),
+                "patients": cell.patients,
                 "best": (run, row, name) in self.best,
                 "excluded": dict(cell.excluded),
                 "difference": _or_none(found.mean),
-                "low": _or_none(found.low),
-                "high": _or_none(found.high),
+                "difference_low": _or_none(found.low),
+                "difference_high": _or_none(found.high),
                 "p": _or_none(found.p),
                 "p_holm": _or_none(found.p_holm),
                 "n_paired": found.n,
+                "patients_paired": found.patients,
+                "saw_test_patients": len(self.seen.get(run, ())),
             }
 
 
@@ -288,6 +413,10 @@ def _interval(found: Difference, m: Measure) -> str:
 
 def _cases(n: int) -> str:
     return f"{n} case" if n == 1 else f"{n} cases"
+
+
+def _patients(n: int) -> str:
+    return f"{n} patient" if n == 1 else f"{n} patients"
 
 
 def _range(counts: Sequence[int]) -> str:

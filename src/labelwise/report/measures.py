@@ -67,6 +67,8 @@ _MEASURES = (
         "assd_penalised", "ASSD penalised", "mm", False, "ASSD; image diagonal if one surface does not exist"
     ),
     Measure("volume_difference", "Volume difference", "ml", None, "prediction minus reference"),
+    Measure("reference_volume", "Reference volume", "ml", None, "volume of the structure in the reference"),
+    Measure("prediction_volume", "Predicted volume", "ml", None, "volume of the structure in the prediction"),
 )
 _BY_NAME = {known.name: known for known in _MEASURES}
 

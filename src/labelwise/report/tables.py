@@ -1,4 +1,4 @@
-"""One table, drawn as plain text or as Markdown (page.py draws the same table as HTML)."""
+"""One table, drawn as plain text, Markdown or LaTeX (page.py draws the same table as HTML)."""
 
 from __future__ import annotations
 
@@ -38,6 +38,46 @@ class Table:
         lines = [f"| {' | '.join(row)} |" for row in [[_escaped(h) for h in self.header], rule, *body]]
         legend = [_escaped(self.legend), ""] if self.legend else []
         return "\n".join([f"### {_escaped(self.title)}", "", *legend, *lines])
+
+    def to_latex(self) -> str:
+        """A table environment for booktabs; the best entry is bold."""
+        caption = f"{_tex(self.title)}. {_tex(self.legend)}" if self.legend else _tex(self.title)
+        rows = [
+            " & ".join([_tex(row[0].text), *(_tex_entry(entry) for entry in row[1:])]) + r" \\"
+            for row in self.rows
+        ]
+        return "\n".join(
+            [
+                r"\begin{table}",
+                r"\centering",
+                rf"\caption{{{caption}}}",
+                rf"\begin{{tabular}}{{l{'r' * (len(self.header) - 1)}}}",
+                r"\toprule",
+                " & ".join(map(_tex, self.header)) + r" \\",
+                r"\midrule",
+                *rows,
+                r"\bottomrule",
+                r"\end{tabular}",
+                r"\end{table}",
+            ]
+        )
+
+
+# Signs that mean something in LaTeX, or that its fonts lack outside mathematics.
+_TEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "±": r"$\pm$", "−": "$-$", "–": "--", "<": "$<$", ">": "$>$", "·": r"$\cdot$",
+    **{sign: rf"\{sign}" for sign in "&%$#_"},
+}  # fmt: skip
+
+
+def _tex(text: str) -> str:
+    return " ".join("".join(_TEX.get(sign, sign) for sign in text).split())
+
+
+def _tex_entry(entry: Entry) -> str:
+    text = rf"\textbf{{{_tex(entry.text)}}}" if entry.best else _tex(entry.text)
+    return f"{text} {_tex(entry.detail)}".rstrip()
 
 
 def _starred(entry: Entry) -> str:

@@ -25,6 +25,13 @@ class Axes:
     classes: tuple[str, ...]
     units: Mapping[str, Mapping[str, str]]  # metric -> class -> unit
     variant: str
+    patients: tuple[str, ...]  # whom each case belongs to
+
+    @property
+    def patient_numbers(self) -> Array:
+        """(N,) number of the patient of each case, in order of appearance."""
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(self.patients))}
+        return np.array([numbers[name] for name in self.patients], dtype=np.intp)
 
 
 @dataclass(frozen=True)
@@ -60,13 +67,21 @@ def common_axes(scores: Sequence[Score], metrics: Sequence[str] | None, variant:
     `metrics` None takes the usual ones, `variant` None the only one.
     """
     variant = _the_variant({score.variant for score in scores}, variant)
-    cases: dict[str, None] = {}
+    cases: dict[str, str] = {}
     classes: dict[str, None] = {}
     units: dict[str, dict[str, str]] = {}
     for score in scores:
         if score.variant != variant:
             continue
-        cases[score.case] = classes[score.class_name] = None
+        patient = cases.setdefault(score.case, score.patient)
+        if patient != score.patient:
+            raise DataError(
+                "the case belongs to two patients",
+                case=score.case,
+                found=f"'{patient}' and '{score.patient}'",
+                do="evaluate all runs with the same manifest",
+            )
+        classes[score.class_name] = None
         unit = units.setdefault(score.metric, {}).setdefault(score.class_name, score.unit)
         if unit != score.unit:
             raise DataError(
@@ -75,7 +90,61 @@ def common_axes(scores: Sequence[Score], metrics: Sequence[str] | None, variant:
                 found=f"'{unit}' and '{score.unit}'",
                 do="evaluate all runs with the same spacing and tolerance",
             )
-    return Axes(_chosen(metrics, units, variant), tuple(cases), tuple(classes), units, variant)
+    chosen = _chosen(metrics, units, variant)
+    return Axes(chosen, tuple(cases), tuple(classes), units, variant, tuple(cases.values()))
+
+
+def require_one_cohort(lists: Mapping[str, Sequence[Sequence[Score]]], variant: str) -> None:
+    """Refuse runs that were scored on other cases, other classes, or against other references.
+
+    A run may lack cases that another one has: they are counted as missing. Two runs that each have cases of their own
+    were scored on two cohorts, and their means say nothing about each other.
+    """
+    cases: dict[str, set[str]] = {}
+    classes: dict[str, set[str]] = {}
+    volumes: dict[tuple[str, str], tuple[str, float]] = {}
+    for run, seeds in lists.items():
+        scores = [score for one in seeds for score in one if score.variant == variant]
+        if not scores:
+            raise DataError(f"run '{run}' has no score of the variant '{variant}'", do="evaluate it again")
+        cases[run] = {score.case for score in scores}
+        classes[run] = {score.class_name for score in scores}
+        for score in scores:
+            if score.metric == "reference_volume" and np.isfinite(score.value):
+                key = (score.case, score.class_name)
+                first, volume = volumes.setdefault(key, (run, score.value))
+                if not np.isclose(volume, score.value, rtol=1e-6):
+                    raise DataError(
+                        f"'{first}' and '{run}' were scored against different references",
+                        case=score.case,
+                        found=f"{score.class_name}: {volume:.6g} and {score.value:.6g} {score.unit}",
+                        do="evaluate both with the same manifest",
+                    )
+    first = next(iter(lists))
+    for run in lists:
+        if classes[run] != classes[first]:
+            raise DataError(
+                f"'{run}' has other classes than '{first}'",
+                found=_difference(classes[run], classes[first], run, first),
+                do="compare runs of one label space; evaluate all with one manifest",
+            )
+    for run in lists:
+        largest = max(lists, key=lambda name: len(cases[name]))
+        if not cases[run] <= cases[largest]:
+            raise DataError(
+                f"'{run}' was scored on other cases than '{largest}'",
+                found=_difference(cases[run], cases[largest], run, largest),
+                do="evaluate all runs on the same split of one manifest",
+            )
+
+
+def _difference(one: set[str], other: set[str], name: str, other_name: str) -> str:
+    parts = [
+        f"only in {owner}: {', '.join(sorted(names)[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+        for owner, names in ((name, one - other), (other_name, other - one))
+        if names
+    ]
+    return "; ".join(parts)
 
 
 def _the_variant(found: set[str], asked: str | None) -> str:

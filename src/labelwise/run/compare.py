@@ -11,24 +11,32 @@ from labelwise.evaluate.cases import Score, read_scores
 from labelwise.report.compare import compare as compare_scores
 from labelwise.report.comparison import Comparison
 from labelwise.run.pairing import SCORES
+from labelwise.run.patients import patients_of
 
 __all__ = ["compare"]
 
 SEED = re.compile(r"_seed\d+$")
 
 
-def compare(runs: Sequence[Path | str], *, metrics: Sequence[str] = ("dice", "hd95")) -> Comparison:
+def compare(
+    runs: Sequence[Path | str],
+    *,
+    metrics: Sequence[str] = ("dice", "hd95"),
+    reference: str | None = None,
+) -> Comparison:
     """Compare evaluated runs; ``NAME_seed0``, ``NAME_seed1`` ... are repetitions of one.
 
-    The first run is the reference of the paired differences.
+    `reference` is the run of the paired differences, by default the first. A run whose training or validation cases
+    hold a patient of the scores is marked.
 
     Errors
         ConfigError     no run named, or runs scored by different rules
-        DataError       a run without scores.csv
+        DataError       a run without scores.csv; runs on other cases or classes
     """
     named = runs_by_name(runs)
     scores = {name: [scores_of(folder) for folder in folders] for name, folders in named.items()}
-    return compare_scores(scores, tuple(metrics))
+    seen = {name: set[str]().union(*map(patients_of, folders)) for name, folders in named.items()}
+    return compare_scores(scores, tuple(metrics), reference=reference, seen=seen)
 
 
 def runs_by_name(runs: Sequence[Path | str]) -> dict[str, list[Path]]:

@@ -128,5 +128,5 @@ def _score(
     spacing = reference.spacing_mm if in_mm else None
     return evaluate_case(
         pair.case, reference.data, in_space(prediction.data, pair.prediction.values, label_space),
-        label_space=label_space, annotated=pair.annotated, spacing_mm=spacing, variant=variant,
+        label_space=label_space, annotated=pair.annotated, spacing_mm=spacing, variant=variant, group=pair.group,
     )  # fmt: skip

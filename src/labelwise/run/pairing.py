@@ -44,6 +44,7 @@ class Pair:
     reference: Labels | None  # None: the manifest's label file of this case
     annotated: tuple[str, ...]
     image: Path | None = None  # of the case, for labels that lie on its grid
+    group: str = ""  # patient of the case, if a manifest says so
 
 
 def find_pairs(
@@ -112,7 +113,9 @@ def _in_manifest(
         prediction = _labels(found[case.id], classes, case.id) or Labels(
             found[case.id], _table(manifest, found[case.id], case.id)
         )
-        pairs.append(Pair(case.id, prediction, None, tuple(sorted(case.annotated)), case.images[0]))
+        pairs.append(
+            Pair(case.id, prediction, None, tuple(sorted(case.annotated)), case.images[0], case.group)
+        )
     for pair in pairs:
         _check_known(pair)
     return manifest, manifest.label_space, pairs

@@ -30,6 +30,7 @@ from labelwise.lock import only_writer
 from labelwise.methods import find_method
 from labelwise.methods.base import Method
 from labelwise.run.environment import environment
+from labelwise.run.patients import PATIENTS, record_patients
 from labelwise.run.prepare import prepare_manifest
 from labelwise.run.stages import RECORD, Stages, plan_stages, settings_of
 from labelwise.run.validation import Validation
@@ -48,6 +49,7 @@ NOT_DECISIVE = ("data", "device", "inference", "workers", "select", "start_from"
 WRITTEN = (
     RECORD,
     "environment.json",
+    PATIENTS,
     "log.jsonl",
     "*.safetensors",
     "stage_[0-9]",
@@ -108,7 +110,7 @@ def train(
                 check_continues(begun / LAST, trainer.settings)
         fabric.barrier()  # nobody looks any more at what rank 0 now replaces
         if fabric.is_global_zero:
-            _begin(folder, config, overwrite=overwrite)
+            _begin(folder, config, manifest, overwrite=overwrite)
         fabric.barrier()
         method, result = trainer.run(stages, folder)
         if not result.interrupted and fabric.is_global_zero:
@@ -125,7 +127,7 @@ def _named(config: RunConfig) -> str:
     return config.data
 
 
-def _begin(folder: Path, config: RunConfig, *, overwrite: bool) -> None:
+def _begin(folder: Path, config: RunConfig, manifest: Manifest, *, overwrite: bool) -> None:
     """Say in the folder what is trained there."""
     if overwrite and (folder / RECORD).exists():
         for path in [path for pattern in WRITTEN for path in folder.glob(pattern)]:
@@ -135,6 +137,7 @@ def _begin(folder: Path, config: RunConfig, *, overwrite: bool) -> None:
     resolved = replace(config, data=str(Path(config.data).absolute()), start_from=start)
     write_text(folder / RECORD, resolved.to_toml())
     write_json(folder / "environment.json", environment())
+    record_patients(folder, manifest, start)
 
 
 def _check_trainable(manifest: Manifest, config: RunConfig) -> None:

@@ -1,1 +1,5 @@
 """Made-up CT: a cohort for demonstrations and tests, without a download."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

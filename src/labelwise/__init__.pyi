@@ -1,0 +1,36 @@
+__version__: str
+
+from . import components as components
+from . import formats as formats
+from . import losses as losses
+from . import metrics as metrics
+from . import nets as nets
+from . import run as run
+from . import synthetic as synthetic
+from . import testing as testing
+from .cohort.manifest import Manifest as Manifest
+from .cohort.manifest import merge as merge
+from .cohort.manifest import read_manifest as read_manifest
+from .cohort.manifest import write_manifest as write_manifest
+from .config import RunConfig as RunConfig
+from .config import load_config as load_config
+from .errors import CheckpointError as CheckpointError
+from .errors import ConfigError as ConfigError
+from .errors import DataError as DataError
+from .errors import LabelwiseError as LabelwiseError
+from .errors import ResourceError as ResourceError
+from .errors import TrainingError as TrainingError
+from .infer.model import Model as Model
+from .infer.model import load_model as load_model
+from .methods.base import Card as Card
+from .methods.base import Method as Method
+from .methods.base import NetFactory as NetFactory
+from .methods.base import Sigmoid as Sigmoid
+from .methods.base import Softmax as Softmax
+from .methods.base import TargetFunction as TargetFunction
+from .types import IGNORE as IGNORE
+from .types import Batch as Batch
+from .types import Case as Case
+from .types import LabelSpace as LabelSpace
+from .types import Progress as Progress
+from .types import Volume as Volume

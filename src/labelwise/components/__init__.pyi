@@ -1,0 +1,14 @@
+from .across_ranks import of_all_ranks as of_all_ranks
+from .across_ranks import sum_over_ranks as sum_over_ranks
+from .choose import take as take
+from .decay import Decay as Decay
+from .ema import EmaTeacher as EmaTeacher
+from .mix import cut_boxes as cut_boxes
+from .mix import mix as mix
+from .mix import partners as partners
+from .perturb import add_noise as add_noise
+from .perturb import strong_view as strong_view
+from .pseudo_label import complete as complete
+from .pyramid import labels_at as labels_at
+from .ramps import sigmoid_ramp as sigmoid_ramp
+from .signed_distance import SignedDistance as SignedDistance

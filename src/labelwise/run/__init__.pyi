@@ -1,0 +1,14 @@
+from .check import check as check
+from .compare import compare as compare
+from .convert import convert as convert
+from .demo import demo as demo
+from .doctor import doctor as doctor
+from .evaluate import evaluate as evaluate
+from .import_data import import_data as import_data
+from .measure import measure as measure
+from .methods import methods as methods
+from .predict import predict as predict
+from .prepare import prepare as prepare
+from .report import report as report
+from .simulate import simulate as simulate
+from .train import train as train

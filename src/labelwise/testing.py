@@ -1,0 +1,585 @@
+"""The contract of methods and networks, as checks for the tests of your own package.
+
+    from labelwise.testing import check_method, check_network
+
+    def test_my_method_keeps_the_contract():
+        check_method(MyMethod)
+
+    def test_my_network_keeps_the_contract():
+        check_network(MyNet, settings={"width": 4})
+
+Every registered method is held to the same checks (tests/contract). Networks and images are tiny: seconds on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from labelwise.components.batch_statistics import batch_norms, renew_statistics
+from labelwise.components.ema import EmaTeacher, renew_teachers
+from labelwise.devices import SafeConvolutions
+from labelwise.errors import ConfigError, did_you_mean
+from labelwise.methods.base import Method, NetFactory
+from labelwise.nets.parts import Blueprint
+from labelwise.settings import build_settings
+from labelwise.types import IGNORE, Batch, LabelSpace, Progress, check_batch
+
+__all__ = [
+    "METHOD_CHECKS",
+    "NETWORK_CHECKS",
+    "SPACE",
+    "check_method",
+    "check_network",
+    "make_batch",
+    "make_method",
+]
+
+Kind = Literal["full", "partial", "none"]
+
+SPACE = LabelSpace(("background", "liver", "spleen", "pancreas"))
+"""The classes of `make_batch`."""
+
+KNOWN: Mapping[Kind, tuple[str, ...]] = {"full": SPACE.organs, "partial": ("liver",), "none": ()}
+HALFWAY = Progress(50, 100)
+MIXES: tuple[tuple[Kind, ...], ...] = (
+    ("full", "full"),
+    ("full", "none"),
+    ("partial", "none"),
+    ("full", "partial", "none"),
+    ("partial",),
+    ("none", "none"),
+)
+# Networks of a few thousand weights, without dropout.
+SMALL_NETS: Mapping[str, Mapping[str, Any]] = {
+    "vnet": {"width": 4, "dropout": 0.0},
+    "unet": {"width": 4, "dropout_scale": 0.0},
+    "residual_unet": {"width": 4, "blocks": (1, 1, 2)},
+    "dynunet": {"width": 4, "depth": 4},
+    "dodnet_unet": {"width": 4},
+    "film_unet": {"width": 4, "depth": 3},
+    "pipofan": {"width": 4},
+    "plseg_unet": {"width": 4, "dropout_scale": 0.0},
+    "ltuda_unet": {"width": 4},
+    "urpc_unet": {"width": 4, "dropout_scale": 0.0},
+    "uxnet": {"width": 4},
+}
+
+
+def make_batch(*kinds: Kind, dims: int = 3, size: int = 32, seed: int = 0, absent: str = "") -> Batch:
+    """Cases of the given kinds: bright boxes in noise, one for each organ of `SPACE`.
+
+    Arguments
+        kinds       full (every organ is annotated), partial (the liver only), none
+        size        voxels along each axis
+        absent      an organ that no case has
+
+    Example
+        >>> make_batch("full", "none", dims=2).annotated
+        tensor([[ True,  True,  True,  True],
+                [False, False, False, False]])
+    """
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.zeros(len(kinds), *[size] * dims, dtype=torch.int64)
+    images = torch.randn(len(kinds), 1, *[size] * dims, generator=generator) * 0.3
+    for number in range(1, SPACE.num_classes):
+        if SPACE.names[number] == absent:
+            continue
+        low = (number - 1) * size // 4
+        box = (slice(None), *[slice(low, low + size // 4)] * dims)
+        labels[box] = number
+        images[:, 0][box] += number
+    annotated = torch.stack([SPACE.annotated(KNOWN[kind]) for kind in kinds])
+    for row, kind in enumerate(kinds):
+        known = annotated[row].clone()
+        known[0] = True
+        labels[row] = labels[row] * known[labels[row]] if kind != "none" else IGNORE
+    rows = tuple(tuple(row) for row in annotated.tolist())
+    batch = Batch(images, labels, annotated, tuple(f"case_{i}" for i in range(len(kinds))), {}, rows)
+    check_batch(batch)
+    return batch
+
+
+def net_of(kind: type[Method]) -> str:
+    """The network that the checks give a method: a V-Net, or the first one that it can use."""
+    return "vnet" if kind.card.nets is None or "vnet" in kind.card.nets else min(kind.card.nets)
+
+
+def make_method(
+    kind: type[Method],
+    *,
+    dims: int = 3,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    net: str | None = None,
+    net_settings: Mapping[str, Any] | None = None,
+) -> Method:
+    """A method for one channel and the classes of `SPACE`, with a network of a few thousand weights.
+
+    Arguments
+        settings        of the method, in place of its defaults
+        net             name of the network; default: a V-Net, or the first one that the method can use
+        net_settings    of the network; default: small ones for ours, the defaults of another package's
+
+    Errors
+        ConfigError     a setting that method or network do not have
+    """
+    torch.manual_seed(seed)
+    name = net or net_of(kind)
+    chosen = SMALL_NETS.get(name, {}) if net_settings is None else net_settings
+    nets = NetFactory(name, chosen, dims=dims, in_channels=1, num_classes=SPACE.num_classes)
+    return kind(nets, build_settings(kind.Config, settings or {}, kind.__name__))
+
+
+def check_method(
+    kind: type[Method],
+    *,
+    settings: Mapping[str, Any] | None = None,
+    net: str | None = None,
+    net_settings: Mapping[str, Any] | None = None,
+    only: Sequence[str] | None = None,
+) -> None:
+    """Hold a method to the contract that the training, the loader and several ranks rely on.
+
+    Arguments
+        settings, net, net_settings     as in `make_method`
+        only        names of METHOD_CHECKS; default: all
+
+    Errors
+        AssertionError  every check that failed, and what it found
+        ConfigError     unknown check or setting
+    """
+    build_settings(kind.Config, settings or {}, kind.__name__)  # a wrong one is no broken check
+    candidate = Candidate(kind, settings or {}, net, net_settings)
+    _run({name: partial(check, candidate) for name, check in METHOD_CHECKS.items()}, only, kind.__name__)
+
+
+def check_network(
+    kind: type[Blueprint], *, settings: Mapping[str, Any] | None = None, only: Sequence[str] | None = None
+) -> None:
+    """Hold the blueprint of a network to what methods and the sliding window rely on, in 2D and in 3D.
+
+    Arguments
+        settings    of the network; choose few channels
+        only        names of NETWORK_CHECKS; default: all
+
+    Errors
+        AssertionError  every check that failed, and what it found
+        ConfigError     unknown check or setting
+    """
+    built = build_settings(kind.Settings, settings or {}, kind.__name__)
+    checks = {
+        f"{name}_in_{dims}d": partial(check, kind, built, dims)
+        for name, check in NETWORK_CHECKS.items()
+        for dims in (2, 3)
+    }
+    chosen = None if only is None else [f"{name}_in_{dims}d" for name in only for dims in (2, 3)]
+    _run(checks, chosen, kind.__name__)
+
+
+def _run(checks: Mapping[str, Callable[[], None]], only: Sequence[str] | None, subject: str) -> None:
+    for name in only or ():
+        if name not in checks:
+            raise ConfigError(
+                f"unknown check '{name}'{did_you_mean(name, checks)}", expected=", ".join(checks)
+            )
+    failed: list[str] = []
+    first: Exception | None = None
+    for name in checks if only is None else only:
+        try:
+            checks[name]()
+        except Exception as error:  # noqa: BLE001 - a method fails in any way, and the next check still tells more
+            first = first or error
+            what = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+            failed.append(f"{name}: {what}")
+    if failed:
+        raise AssertionError(
+            f"{subject} breaks {len(failed)} of {len(checks)} checks\n" + "\n".join(failed)
+        ) from first
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise AssertionError(message)
+
+
+# methods
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method under test, and how it is built."""
+
+    kind: type[Method]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    net: str | None = None
+    net_settings: Mapping[str, Any] | None = None
+
+    @property
+    def dims(self) -> list[int]:
+        """The numbers of axes that it works with, in order."""
+        return sorted(self.kind.card.dims)
+
+    def make(self, *, dims: int = 3, seed: int = 0) -> Method:
+        """A new one; in another number of axes if it does not have these."""
+        return make_method(
+            self.kind, dims=dims if dims in self.dims else self.dims[0], seed=seed,
+            settings=self.settings, net=self.net, net_settings=self.net_settings,
+        )  # fmt: skip
+
+    def batch(self, *kinds: Kind, dims: int = 3, absent: str = "") -> Batch:
+        """A batch for `make` with the same arguments."""
+        return make_batch(*kinds, dims=dims if dims in self.dims else self.dims[0], absent=absent)
+
+
+def terms_of(method: Method, batch: Batch, progress: Progress = HALFWAY, seed: int = 3) -> dict[str, Tensor]:
+    """The loss terms of one step as the loop sees them: extra targets computed, the generator seeded."""
+    labels = batch.labels.numpy()
+    spacing_mm = np.ones((len(labels), labels.ndim - 1))
+    extra = {
+        name: torch.from_numpy(function(labels, batch.annotated.numpy(), spacing_mm))
+        for name, function in method.extra_targets().items()
+    }
+    torch.manual_seed(seed)
+    terms: dict[str, Tensor] = method(batch._replace(extra=extra), progress)
+    return terms
+
+
+def _values(terms: Mapping[str, Tensor]) -> dict[str, float]:
+    return {name: term.item() for name, term in terms.items()}
+
+
+def terms_are_finite_for_every_mix_of_cases(candidate: Candidate) -> None:
+    """Scalars without NaN, and gradients without NaN, whatever is annotated in the batch."""
+    for kinds in MIXES:
+        for dims in candidate.dims:
+            method = candidate.make(dims=dims)
+            terms = terms_of(method, candidate.batch(*kinds, dims=dims))
+            _require(bool(terms), "a method without a loss term")
+            for name, term in terms.items():
+                _require(term.shape == (), f"term '{name}' has the shape {tuple(term.shape)}, not ()")
+                _require(bool(term.isfinite()), f"term '{name}' is {term.item()} for cases {kinds}")
+            torch.autograd.backward(torch.stack(list(terms.values())).sum())
+            gradients = [p.grad for p in method.parameters() if p.grad is not None]
+            _require(bool(gradients), f"no weight has a gradient for cases {kinds}")
+            finite = all(bool(gradient.isfinite().all()) for gradient in gradients)
+            _require(finite, f"a gradient is not finite for cases {kinds}")
+
+
+def terms_have_the_same_names_for_every_mix_of_cases(candidate: Candidate) -> None:
+    """Ranks add up their terms one by one, and each rank has other cases."""
+    names = {kinds: tuple(terms_of(candidate.make(), candidate.batch(*kinds))) for kinds in MIXES}
+    _require(len(set(names.values())) == 1, f"names differ: {names}")
+
+
+def every_term_teaches(candidate: Candidate) -> None:
+    """Each term has a gradient that is not 0 in some trainable weight."""
+    method, batch = candidate.make(), candidate.batch("full", "partial", "none")
+    terms_of(method, batch)  # memories are filled by the first step
+    method.after_step(HALFWAY)
+    parameters = [p for p in method.parameters() if p.requires_grad]
+    for name, term in terms_of(method, batch).items():
+        gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+        reached = any(g is not None and bool(g.abs().sum() > 0) for g in gradients)
+        _require(reached, f"term '{name}' reaches no trainable weight")
+
+
+def labels_of_unlabelled_cases_are_never_read(candidate: Candidate) -> None:
+    """Other voxels in the label map of a case without annotation change nothing."""
+    batch = candidate.batch("full", "none")
+    changed = batch.labels.clone()
+    generator = torch.Generator().manual_seed(0)
+    changed[1] = torch.where(torch.rand(changed[1].shape, generator=generator) < 0.5, 0, IGNORE)
+    before = _values(terms_of(candidate.make(), batch))
+    after = _values(terms_of(candidate.make(), batch._replace(labels=changed)))
+    _require(before == after, f"terms {before} became {after}")
+
+
+def cases_annotated_in_parts_are_learnt_from(candidate: Candidate) -> None:
+    """Three of four planes that nobody annotated are open: the others still supervise."""
+    method = candidate.make(dims=candidate.dims[0])
+    batch = annotated_in_parts(candidate.dims[0])
+    terms_of(method, batch)  # memories are filled by the first step
+    method.after_step(HALFWAY)
+    terms = terms_of(method, batch)
+    torch.autograd.backward(torch.stack(list(terms.values())).sum())
+    for name, term in terms.items():
+        _require(bool(term.isfinite()), f"term '{name}' is {term.item()}")
+    _require(terms["supervised"].item() > 0, "the annotated planes do not supervise")
+
+
+def annotated_in_parts(dims: int) -> Batch:
+    """Four cases of all organs, of which every fourth plane is annotated."""
+    batch = make_batch("full", "full", "full", "full", dims=dims)
+    labels = batch.labels.clone()
+    labels[..., 1::4] = labels[..., 2::4] = labels[..., 3::4] = IGNORE
+    return batch._replace(labels=labels, sparse=(True,) * 4)
+
+
+def without_supervision_the_supervised_term_is_silent(candidate: Candidate) -> None:
+    """The term ``supervised`` exists, and is exactly 0 where nothing is annotated."""
+    terms = terms_of(candidate.make(), candidate.batch("none", "none"))
+    _require("supervised" in terms, f"no term is called 'supervised', only {', '.join(terms)}")
+    value = terms["supervised"].item()
+    _require(value == 0, f"supervised is {value} without any annotation")
+
+
+def a_class_without_a_voxel_is_no_problem(candidate: Candidate) -> None:
+    """Terms stay finite if an annotated organ is in no case."""
+    for name, term in terms_of(candidate.make(), candidate.batch("full", "none", absent="pancreas")).items():
+        _require(bool(term.isfinite()), f"term '{name}' is {term.item()}")
+
+
+def bf16_gives_nearly_the_same_terms_in_float32(candidate: Candidate) -> None:
+    """Under autocast, terms are float32 and close to those of full precision."""
+    batch = candidate.batch("full", "partial", "none")
+    exact = _values(terms_of(candidate.make(), batch))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = terms_of(candidate.make(), batch)
+    for name, term in rough.items():
+        _require(term.dtype == torch.float32, f"term '{name}' is {term.dtype}")
+        close = abs(term.item() - exact[name]) <= max(0.02, 0.1 * abs(exact[name]))
+        _require(close, f"term '{name}' is {term.item()} in bf16 and {exact[name]} in float32")
+
+
+class _Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes down the operations for which a host would wait for its GPU."""
+
+    WAITING = (
+        *("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal.default"),
+        *("bincount", "repeat_interleave.Tensor"),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        by_mask = str(function).startswith(("aten.index.", "aten.index_put")) and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        if by_mask or any(name in str(function) for name in self.WAITING):
+            self.seen.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def a_step_never_waits_for_the_device(candidate: Candidate) -> None:
+    """No ``.item()``, mask as an index, ``nonzero`` and the like in forward, backward and `after_step`."""
+    method, batch = candidate.make(), candidate.batch("full", "partial", "none")
+    with _Waits() as waits:
+        torch.autograd.backward(torch.stack(list(terms_of(method, batch).values())).sum())
+        method.after_step(HALFWAY)
+    _require(not waits.seen, f"a GPU would be waited for: {', '.join(dict.fromkeys(waits.seen))}")
+
+
+def the_same_seed_gives_the_same_step(candidate: Candidate) -> None:
+    """Random numbers come from torch's generator only."""
+    first, second = (
+        _values(terms_of(candidate.make(seed=5), candidate.batch("full", "none"))) for _ in range(2)
+    )
+    _require(first == second, f"{first} became {second}")
+
+
+def the_predictor_gives_one_score_per_class_in_the_unit_interval(candidate: Candidate) -> None:
+    """Scores (B, C, *S) float32 in [0, 1]."""
+    for dims in candidate.dims:
+        predictor = candidate.make(dims=dims).predictor().eval()
+        images = candidate.batch("full", "none", dims=dims).images
+        with torch.inference_mode():
+            scores = predictor(images)
+        expected = (len(images), SPACE.num_classes, *images.shape[2:])
+        _require(scores.shape == expected, f"scores have the shape {tuple(scores.shape)}, not {expected}")
+        _require(scores.dtype == torch.float32, f"scores are {scores.dtype}")
+        low, high = scores.min().item(), scores.max().item()
+        _require(low >= 0 and high <= 1, f"scores lie in {low}..{high}, not in 0..1")
+
+
+def two_cases_can_be_learnt_by_heart(candidate: Candidate) -> None:
+    """Forty steps halve the supervised term."""
+    dims = candidate.dims[0]
+    method = candidate.make(dims=dims)
+    second: Kind = "partial" if "partial" in method.card.learns_from else "full"
+    batch = candidate.batch("full", second, dims=dims)
+    shared = [group for group in method.parameter_groups() if "optimizer" not in group]
+    optimizer = torch.optim.Adam([p for group in shared for p in group["params"]], 0.01)
+    first = last = 0.0
+    for step in range(40):
+        progress = Progress(step, 40)
+        torch.manual_seed(step)
+        term = terms_of(method, batch, progress, seed=step)["supervised"]
+        last = term.item()
+        first = first or last
+        optimizer.zero_grad()
+        torch.autograd.backward(term)
+        optimizer.step()
+        method.after_step(progress)
+    _require(last < 0.5 * first, f"supervised fell from {first} to {last} only")
+
+
+def state_survives_a_save_and_a_load(candidate: Candidate) -> None:
+    """Weights and buffers are all that a method remembers."""
+    method, twin = candidate.make(seed=1), candidate.make(seed=2)
+    method.after_step(HALFWAY)
+    twin.load_state_dict(method.state_dict())
+    batch = candidate.batch("full", "none")
+    mine, theirs = _values(terms_of(method, batch)), _values(terms_of(twin, batch))
+    _require(mine == theirs, f"terms {mine}, and {theirs} after loading")
+
+
+def averaged_networks_are_declared_and_their_statistics_can_be_renewed(candidate: Candidate) -> None:
+    """`decays` names the decay of each averaged network, and batch norm of all that predicts counts its batches."""
+    for dims in candidate.dims:
+        method = candidate.make(dims=dims)
+        images = candidate.batch("full", "none", dims=dims).images
+        teachers = [part for part in method.modules() if isinstance(part, EmaTeacher)]
+        settings = build_settings(candidate.kind.Config, candidate.settings, candidate.kind.__name__)
+        declared = candidate.kind.decays(settings).values()
+        _require(all(teacher.decay in declared for teacher in teachers), "decays() leaves out a decay")
+        renew_teachers(method, partial(list, [images]))
+        predictor = method.predictor()
+        renew_statistics(predictor, [images])
+        for network in (predictor, *(teacher.network for teacher in teachers)):
+            counted = [int(norm.num_batches_tracked or 0) for norm in batch_norms(network)]
+            _require(all(counted), "a batch norm takes no statistics; see components.batch_statistics")
+
+
+def the_defaults_suit_every_length_of_training(candidate: Candidate) -> None:
+    """No decay of the defaults keeps the start of a training, however short."""
+    for setting, decay in candidate.kind.decays(candidate.kind.Config()).items():
+        for steps in (10, 400, 100_000):
+            decay.require_forgets(setting, steps)
+
+
+def parameter_groups_cover_every_trainable_weight_once(candidate: Candidate) -> None:
+    """No weight is left out or trained twice."""
+    method = candidate.make()
+    grouped = [id(p) for group in method.parameter_groups() for p in group["params"]]
+    wanted = [id(p) for p in method.parameters() if p.requires_grad]
+    _require(sorted(grouped) == sorted(wanted), f"{len(grouped)} weights in groups, {len(wanted)} to train")
+
+
+def the_card_says_what_the_method_is(candidate: Candidate) -> None:
+    """A title, one sentence, known kinds of cases, 2 or 3 axes."""
+    card = candidate.kind.card
+    _require(bool(card.title), "the card has no title")
+    _require(card.idea.endswith("."), f"the idea is no sentence: {card.idea!r}")
+    _require(
+        bool(card.learns_from) and card.learns_from <= {"full", "partial", "none"}, "learns_from is wrong"
+    )
+    _require(bool(card.dims) and card.dims <= {2, 3}, f"dims are {set(card.dims)}, not some of 2 and 3")
+
+
+def _by_name(*checks: Callable[..., None]) -> dict[str, Callable[..., None]]:
+    return {check.__name__: check for check in checks}
+
+
+METHOD_CHECKS: Mapping[str, Callable[[Candidate], None]] = _by_name(
+    the_card_says_what_the_method_is,
+    terms_are_finite_for_every_mix_of_cases,
+    terms_have_the_same_names_for_every_mix_of_cases,
+    every_term_teaches,
+    labels_of_unlabelled_cases_are_never_read,
+    cases_annotated_in_parts_are_learnt_from,
+    without_supervision_the_supervised_term_is_silent,
+    a_class_without_a_voxel_is_no_problem,
+    bf16_gives_nearly_the_same_terms_in_float32,
+    a_step_never_waits_for_the_device,
+    the_same_seed_gives_the_same_step,
+    the_predictor_gives_one_score_per_class_in_the_unit_interval,
+    two_cases_can_be_learnt_by_heart,
+    state_survives_a_save_and_a_load,
+    averaged_networks_are_declared_and_their_statistics_can_be_renewed,
+    the_defaults_suit_every_length_of_training,
+    parameter_groups_cover_every_trainable_weight_once,
+)
+"""What `check_method` checks, by name."""
+
+
+# networks
+
+
+def _images(blueprint: Blueprint, dims: int) -> Tensor:
+    """Two images of two channels, large enough for two voxels on the coarsest scale along each axis."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, 2, *[2 * blueprint.stride] * dims, generator=generator)
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def logits_are_float32_and_as_large_as_the_image(kind: type[Blueprint], settings: Any, dims: int) -> None:
+    """(B, C, *S), also under autocast with bf16."""
+    with _seeded():
+        blueprint = kind(settings, dims, 2)
+        encoder, decoder = blueprint.encoder(), blueprint.decoder()
+        head = blueprint.head(decoder.channels[-1], 3)
+        images = _images(blueprint, dims)
+        expected = (2, 3, *images.shape[2:])
+        for bf16 in (False, True):
+            with SafeConvolutions(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                logits = head(decoder(encoder(images))[-1])
+            _require(logits.shape == expected, f"logits are {tuple(logits.shape)}, not {expected}")
+            _require(logits.dtype == torch.float32, f"logits are {logits.dtype}" + " under bf16" * bf16)
+            _require(bool(logits.isfinite().all()), "logits are not finite")
+
+
+def every_weight_is_trained(kind: type[Blueprint], settings: Any, dims: int) -> None:
+    """A backward pass from the logits reaches all parameters: a training on several ranks waits for each."""
+    with _seeded():
+        blueprint = kind(settings, dims, 2)
+        encoder, decoder = blueprint.encoder(), blueprint.decoder()
+        head = blueprint.head(decoder.channels[-1], 3)
+        torch.autograd.backward(head(decoder(encoder(_images(blueprint, dims)))[-1]).square().mean())
+    parts: tuple[nn.Module, ...] = (encoder, decoder, head)
+    left = [name for part in parts for name, weight in part.named_parameters() if weight.grad is None]
+    _require(not left, f"no gradient reaches {', '.join(left)}")
+
+
+def parts_fit_together_and_name_their_channels(kind: type[Blueprint], settings: Any, dims: int) -> None:
+    """Features run from fine to coarse, scales from coarse to fine; `channels` and `stride` are what they say."""
+    with _seeded():
+        blueprint = kind(settings, dims, 2)
+        encoder, decoder = blueprint.encoder(), blueprint.decoder()
+        images = _images(blueprint, dims)
+        features = encoder(images)
+        scales = decoder(features)
+    for name, part, maps in (("encoder", encoder, features), ("decoder", decoder, scales)):
+        found = tuple(values.shape[1] for values in maps)
+        _require(found == tuple(part.channels), f"{name}.channels is {part.channels}, and there are {found}")
+    sizes = [values.shape[2] for values in features]
+    _require(all(fine >= coarse for fine, coarse in pairwise(sizes)), f"sizes of the features: {sizes}")
+    _require(sizes[-1] * blueprint.stride == images.shape[2], f"stride {blueprint.stride}, and sizes {sizes}")
+    _require(scales[-1].shape[2:] == images.shape[2:], f"the last scale is {tuple(scales[-1].shape[2:])}")
+
+
+def new_parts_have_weights_of_their_own(kind: type[Blueprint], settings: Any, dims: int) -> None:
+    """Each call builds anew: two networks of a method must not share weights."""
+    blueprint = kind(settings, dims, 2)
+    for name, build in (("encoder", blueprint.encoder), ("decoder", blueprint.decoder)):
+        parts: list[nn.Module] = [build(), build()]
+        first, second = ({id(weight) for weight in part.parameters()} for part in parts)
+        _require(not first & second, f"two calls of {name}() share weights")
+
+
+NETWORK_CHECKS: Mapping[str, Callable[[type[Blueprint], Any, int], None]] = _by_name(
+    logits_are_float32_and_as_large_as_the_image,
+    every_weight_is_trained,
+    parts_fit_together_and_name_their_channels,
+    new_parts_have_weights_of_their_own,
+)
+"""What `check_network` checks in 2D and in 3D, by name."""
