@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from labelwise.losses.binary import binary_cross_entropy, organ_answers, present_dice, region_answers
+from labelwise.losses.binary import (
+    binary_cross_entropy,
+    excluding_classes,
+    known_negatives,
+    organ_answers,
+    present_dice,
+    region_answers,
+)
 from labelwise.losses.overlap import OverlapSums
 from labelwise.types import IGNORE
 
@@ -49,6 +56,30 @@ def test_what_is_not_known_costs_nothing_and_teaches_nothing():
     assert losses.sum() == 0
     assert logits.grad is not None
     assert not logits.grad.any()
+
+
+def test_a_voxel_of_one_organ_is_none_of_those_that_nobody_annotated():
+    labels = torch.tensor([[0, 1, 2, IGNORE]])
+    annotated = torch.tensor([[False, True, True, False]])
+    assert known_negatives(labels, annotated).int().tolist() == [[[0, 0, 0, 0], [0, 0, 0, 0], [0, 1, 1, 0]]]
+    spread = annotated[:, :, None].expand(1, 4, 4)
+    assert torch.equal(known_negatives(labels, spread), known_negatives(labels, annotated))
+
+
+def test_a_complete_and_an_unlabelled_case_have_no_negatives_beyond_their_answers():
+    labels = torch.tensor([[0, 1, 2], [IGNORE] * 3])
+    assert not known_negatives(labels, torch.tensor([[True] * 3, [False] * 3])).any()
+
+
+def test_a_class_excludes_no_region_that_may_hide_within_it():
+    """An organ with its tumour, the tumour, another organ: the label "organ" may hide a tumour."""
+    regions = torch.tensor([[0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1]]).bool()
+    excludes = excluding_classes(regions)
+    assert excludes.int().tolist() == [[0, 0, 0, 1], [0, 0, 0, 1], [0, 1, 1, 0]]
+    found = known_negatives(torch.tensor([[0, 1, 2, 3]]), torch.ones(1, 4, dtype=torch.bool), excludes)
+    assert found.int().tolist() == [[[0, 0, 0, 1], [0, 0, 0, 1], [0, 1, 1, 0]]]
+    single = torch.eye(3, 4).roll(1, dims=1).bool()
+    assert excluding_classes(single).int().tolist() == [[0, 0, 1, 1], [0, 1, 0, 1], [0, 1, 1, 0]]
 
 
 # regions

@@ -103,6 +103,30 @@ def test_a_batch_with_fewer_pairs_gives_them_all():
     assert drawn(method, make_batch("full", "partial", "none", dims=2)) == [(0, 0), (0, 1), (0, 2), (1, 0)]
 
 
+def test_an_organ_that_is_not_annotated_is_denied_where_another_one_is_labelled():
+    method = make_method("conemos", settings={"bce_weight": 2.0})
+    batch = batch_of([[[0, 1, 1, IGNORE]]], [[False, True, False, True]])
+    others = method.draw_others(batch)
+    assert (others.cases.tolist(), others.organs.tolist()) == ([0], [1])
+    assert others.known.int().tolist() == [[[[0, 1, 1, 0]]]]
+    assert not others.truth.any()
+    logits = torch.zeros(1, 1, 1, 4, requires_grad=True)
+    loss = method.denial(logits, others)
+    assert loss.item() == pytest.approx(2 * 0.693147)
+    for kinds in (("full",), ("none",), ("full", "none")):
+        assert len(method.draw_others(make_batch(*kinds, dims=2)).cases) == 0
+    silent = make_method("conemos", settings={"known_negatives": False})
+    assert len(silent.draw_others(batch).cases) == 0
+
+
+def test_known_negatives_are_part_of_the_supervised_term():
+    losses = []
+    for on in (True, False):
+        method = make_method("conemos", dims=2, settings={"known_negatives": on, "pairs_per_batch": 9})
+        losses.append(method(make_batch("partial", dims=2), Progress(50, 100))["supervised"].item())
+    assert losses[0] > losses[1] + 0.05
+
+
 def test_the_answer_to_a_pair_is_the_organ_where_the_labels_know_it():
     method = make_method("conemos", settings={"pairs_per_batch": 9})
     batch = batch_of([[[0, 1, 2, IGNORE]]], [[False, True, False, True]])

@@ -16,7 +16,9 @@ from labelwise.methods.dodnet.method import (
     DodnetConfig,
     answers,
     as_table,
+    denial,
     drawn_organs,
+    drawn_others,
     mean_over_pairs,
     pair_loss,
 )
@@ -191,6 +193,30 @@ def test_organs_per_case_draws_different_annotated_organs():
     assert {organ for draw in draws for organ in draw[0]} == {1, 2, 3}
 
 
+def test_as_many_other_organs_are_denied_where_one_is_labelled():
+    torch.manual_seed(0)
+    batch = make_batch("full", "partial", "none", dims=2)
+    drawn = [drawn_others(batch, drawn_organs(batch, 0)) for _ in range(30)]
+    assert all(draw[0] == draw[2] == [] and len(draw[1]) == 1 for draw in drawn)
+    assert {draw[1][0] for draw in drawn} == {2, 3}
+    labels = torch.tensor([[0, 1, 1, IGNORE]])
+    logits = torch.zeros(1, 1, 4, requires_grad=True)
+    loss = denial(logits, labels, torch.tensor([[2]]))
+    assert loss.item() == pytest.approx(0.693147)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert gradient.tolist() == [[[0, 0.25, 0.25, 0]]]
+    assert denial(logits, labels, torch.tensor([[0]])).item() == 0
+
+
+def test_known_negatives_are_part_of_the_supervised_term():
+    batch = make_batch("partial", dims=2)
+    with_them, without = (loss_of(dodnet(dims=2, known_negatives=on), batch) for on in (True, False))
+    assert with_them.item() > without.item() + 0.05
+    complete = make_batch("full", dims=2)
+    same = [loss_of(dodnet(dims=2, known_negatives=on), complete).item() for on in (True, False)]
+    assert same[0] == pytest.approx(same[1], rel=1e-5)
+
+
 def test_a_table_of_organs_is_filled_with_zeros_and_never_empty():
     device = torch.device("cpu")
     assert as_table([[1, 2, 3], [2], []], device).tolist() == [[1, 2, 3], [2, 0, 0], [0, 0, 0]]
@@ -204,7 +230,7 @@ def test_answers_are_known_where_labels_are_and_an_organ_was_asked_for():
 
 
 def test_only_the_one_hots_of_annotated_organs_are_trained():
-    method = dodnet()
+    method = dodnet(known_negatives=False)
     loss_of(method, make_batch("partial", "none")).backward()
     columns = method.network.controller.linear.weight.grad[:, -3:].abs().sum(dim=0)
     assert columns[0] > 0
@@ -212,7 +238,9 @@ def test_only_the_one_hots_of_annotated_organs_are_trained():
 
 
 def test_pairs_that_only_fill_the_table_do_not_count():
-    method = dodnet(absent_dice="include")  # instance norm: cases do not see each other
+    method = dodnet(
+        absent_dice="include", known_negatives=False
+    )  # instance norm: cases do not see each other
     full, partial = make_batch("full"), make_batch("partial", seed=1)
     both = Batch(
         torch.cat([full.images, partial.images]),

@@ -104,7 +104,7 @@ def test_labelled_cases_take_part_in_the_consistency_unless_only_open_ones_shall
 
 
 def test_partly_annotated_cases_are_open_for_their_other_organs_only():
-    method = make_method("dtc", settings={"consistency_on": "open"})
+    method = make_method("dtc", settings={"consistency_on": "open", "known_negatives": False})
     batch = with_targets(method, make_batch("partial"))
     logits = torch.zeros(1, 3, 32, 32, 32, requires_grad=True)
     consistency = method.consistency(Answers(logits, torch.full_like(logits, -0.5)), batch)
@@ -123,8 +123,23 @@ def test_with_everything_known_and_only_open_voxels_there_is_nothing_to_agree_on
     assert terms["consistency"].requires_grad
 
 
+def test_where_an_organ_is_labelled_the_maps_of_others_learn_their_absence():
+    batch = make_batch("partial")
+    gradients = []
+    for on in (True, False):
+        method = make_method("dtc", settings={"known_negatives": on})
+        logits = torch.zeros(1, 3, 32, 32, 32, requires_grad=True)
+        method.network = Replay(logits, torch.zeros(1, 3, 32, 32, 32, requires_grad=True))
+        supervised = method(with_targets(method, batch), HALFWAY)["supervised"]
+        gradients.append(torch.autograd.grad(supervised, logits)[0])
+    liver = batch.labels[0] == 1
+    expected = 0.25 * liver / liver.sum()  # sigmoid 1/2, mean over the liver, and over the two pairs
+    torch.testing.assert_close(gradients[0][0, 1:] - gradients[1][0, 1:], expected.expand(2, -1, -1, -1))
+    assert gradients[0][0, 0].equal(gradients[1][0, 0])
+
+
 def test_ignored_voxels_are_in_no_supervised_sum():
-    method = make_method("dtc", settings={"cross_entropy_weight": 1.0})
+    method = make_method("dtc", settings={"cross_entropy_weight": 1.0, "known_negatives": False})
     batch = make_batch("full", "partial")
     batch.labels[:, 20:] = IGNORE
     batch = with_targets(method, batch)

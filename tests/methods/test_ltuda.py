@@ -34,6 +34,8 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 HALFWAY = Progress(50, 100)
 BOTH = ("ltuda_cda", "ltuda")
 
+PUBLISHED = LtudaConfig(known_negatives=False)
+
 
 @pytest.fixture
 def arrays(golden):
@@ -73,8 +75,19 @@ def test_voxels_that_the_labels_leave_out_do_not_count():
     labels = torch.tensor([[1, 0, IGNORE, IGNORE]])
     targets = complete_targets(labels, torch.tensor([[True, True]]), torch.tensor([[1, 1, 1, 1]]))
     logits = torch.zeros(1, 1, 4)
-    assert annotated_loss(logits, targets, "sum").item() == pytest.approx(np.log(2))
+    assert annotated_loss(logits, targets, PUBLISHED).item() == pytest.approx(np.log(2))
     assert pseudo_loss(logits, targets, "sum").item() == pytest.approx(np.log(2))
+
+
+def test_where_an_organ_is_labelled_the_maps_of_others_learn_their_absence():
+    """Two of four voxels are liver; the other two maps pay ln 2 there: half of the voxels, mean over both maps."""
+    labels, annotated = torch.tensor([[1, 1, 0, 0]]), torch.tensor([[False, True, False, False]])
+    targets = complete_targets(labels, annotated, torch.zeros(1, 4, dtype=torch.int64))
+    logits = torch.zeros(1, 3, 4, requires_grad=True)
+    more = annotated_loss(logits, targets, LtudaConfig()) - annotated_loss(logits, targets, PUBLISHED)
+    assert more.item() == pytest.approx(np.log(2) / 2)
+    (gradient,) = torch.autograd.grad(more, logits)
+    assert gradient[0].tolist() == [[0, 0, 0, 0], [0.0625, 0.0625, 0, 0], [0.0625, 0.0625, 0, 0]]
 
 
 def test_the_dice_of_annotated_organs_joins_their_cross_entropy():
@@ -82,7 +95,9 @@ def test_the_dice_of_annotated_organs_joins_their_cross_entropy():
     labels, annotated = torch.tensor([[1, 0, 0, 0]]), torch.tensor([[True, True, True]])
     targets = complete_targets(labels, annotated, torch.zeros(1, 4, dtype=torch.int64))
     logits = torch.zeros(1, 2, 4)
-    alone, joined = (weak_loss(logits, targets, LtudaConfig(dice_weight=w)).item() for w in (0, 2))
+    alone, joined = (
+        weak_loss(logits, targets, LtudaConfig(dice_weight=w, known_negatives=False)).item() for w in (0, 2)
+    )
     assert joined - alone == pytest.approx(2 * (1 - 2 * 0.5 / (2 + 1)), abs=1e-4)
     assert partial_dice(logits, torch.zeros_like(targets.truth), targets.known).item() == 0
 
@@ -187,7 +202,7 @@ def test_what_the_labels_leave_out_teaches_nothing():
         guesses[:, 8:] = 2
         targets = complete_targets(labels, annotated, guesses)
         logits = torch.full((2, 3, *labels.shape[1:]), 0.3, requires_grad=True)
-        loss = annotated_loss(logits, targets, "sum") + pseudo_loss(logits, targets, "sum")
+        loss = annotated_loss(logits, targets, PUBLISHED) + pseudo_loss(logits, targets, "sum")
         (gradient,) = torch.autograd.grad(loss, logits)
         assert gradient[:, :, :8].abs().max() == 0 < gradient[:, :, 8:].abs().min()
         assert (bank_owners(targets).view(*labels.shape, 2)[:, :8] == IGNORE).all()

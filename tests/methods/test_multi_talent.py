@@ -22,7 +22,9 @@ NESTED = ((1, 2), (2,), (3,))
 
 
 def method_for(num_classes, dims=3, **settings):
+    """As published, without known negatives, unless they are asked for."""
     torch.manual_seed(0)
+    settings = {"known_negatives": False, **settings}
     nets = NetFactory("vnet", SMALL_NETS["vnet"], dims=dims, in_channels=1, num_classes=num_classes)
     return MultiTalent(nets, MultiTalentConfig(**settings))
 
@@ -108,6 +110,28 @@ def test_a_map_learns_only_from_the_cases_that_annotate_its_organ():
     supervised(method_for(4, 2), batch, logits).backward()
     reached = logits.grad.flatten(2).abs().amax(dim=2) > 0
     assert reached.tolist() == [[True, True, True], [True, False, False], [False, False, False]]
+
+
+def test_a_map_that_is_not_annotated_learns_where_another_organ_is():
+    """The second case annotates the liver: its other two maps get the mean of -log(1 - s) over the liver."""
+    batch = make_batch("full", "partial", "none", dims=2, size=16)
+    (logits,) = scales_of(batch, 3, count=1)
+    plain, more = (supervised(method_for(4, 2, known_negatives=on), batch, logits) for on in (False, True))
+    liver = batch.labels[1] == 1
+    expected = F.softplus(logits[1, 1][liver]).mean() + F.softplus(logits[1, 2][liver]).mean()
+    torch.testing.assert_close(more - plain, expected, **CLOSE)
+    (gradient,) = torch.autograd.grad(more - plain, logits)
+    assert gradient[0].abs().max() == gradient[2].abs().max() == gradient[1, 0].abs().max() == 0
+
+
+def test_within_nested_regions_nothing_is_denied_that_may_be_hidden():
+    batch = make_batch("partial", dims=2, size=16)
+    (logits,) = scales_of(batch, 3, count=1)
+    regions = {"regions": ((1, 2), (2,), (3,)), "known_negatives": True}
+    more = supervised(method_for(4, 2, **regions), batch, logits)
+    (gradient,) = torch.autograd.grad(more, logits)
+    assert gradient[0, 1].abs().max() == 0
+    assert (gradient[0, 2] != 0).equal(batch.labels[0] == 1)
 
 
 def test_unknown_voxels_teach_nothing():

@@ -179,7 +179,7 @@ def test_the_recipe_is_named_if_one_of_its_settings_is_wrong(tmp_path):
 @pytest.mark.parametrize("method", ["mean_teacher", "ua_mt"])
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("ema_decay", 1.1), ("ramp_interval", 0), ("ramp_fraction", -1.0), ("noise_clip", -0.2)],
+    [("ema_decay", 1.1), ("ramp_interval", 150), ("ramp_fraction", -1.0), ("noise_clip", -0.2)],
 )
 def test_settings_that_no_mean_teacher_can_have_are_refused(method, name, value):
     assert f"setting '{name}'" in refused(None, {f"method.settings.{name}": value}, method={"name": method})

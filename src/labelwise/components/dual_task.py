@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from labelwise.components.signed_distance import AbsentDistance, SignedDistance, Unit, relative_distance
-from labelwise.losses.binary import binary_cross_entropy, organ_answers
+from labelwise.losses.binary import binary_cross_entropy, known_negatives, organ_answers
 from labelwise.losses.overlap import OverlapSums, dice_loss, overlap_sums
 from labelwise.losses.partial import Absent
 from labelwise.losses.reduction import full_precision, masked_mean
@@ -65,6 +65,7 @@ def supervise(
     absent_dice: Absent = "skip",
     absent_distance: AbsentDistance = "far",
     boundary_shift: bool = False,
+    negatives: bool = True,
 ) -> Tensor:
     """The loss of both answers for the organs that are annotated.
 
@@ -72,6 +73,8 @@ def supervise(
                                                             s = 1e-5; mean over the organs
         + distance_weight * mean of (z - target)^2          over all voxels that have a target
         + cross_entropy_weight * binary cross-entropy       mean over the pairs of a case and an annotated organ
+        + binary cross-entropy of absence                   mean over the pairs with an organ that is not annotated,
+                                                            where another one is labelled; only with `negatives`
 
     Shapes
         batch       with the targets of `distance_targets` in `extra`
@@ -86,6 +89,10 @@ def supervise(
     if cross_entropy_weight:
         cross_entropy = masked_mean(*binary_cross_entropy(answers.logits, truth, known))
         loss = loss + cross_entropy_weight * cross_entropy
+    if negatives:
+        absent = known_negatives(batch.labels, batch.annotated)
+        denial, asked = binary_cross_entropy(answers.logits, torch.zeros_like(absent), absent)
+        loss = loss + masked_mean(denial, asked)
     return loss
 
 

@@ -55,6 +55,58 @@ def region_answers(labels: Tensor, annotated: Tensor, regions: Tensor) -> tuple[
     return truth.transpose(0, 1) & known, known
 
 
+def known_negatives(labels: Tensor, annotated: Tensor, excludes: Tensor | None = None) -> Tensor:
+    """Where an organ that its case does not annotate is known to be absent: another organ is labelled there.
+
+    Independent maps say nothing of each other, so without these answers a map that nobody asked about a case may win
+    the argmax over the organ that is labelled there.
+
+    Shapes
+        labels      (B, *S)     int64 in [0, C) or IGNORE
+        annotated   (B, C) or (B, C, *S) bool; column 0 is not read
+        excludes    (K, C)      bool: which classes exclude what map k asks for (`excluding_classes`); none: a map
+                                for each organ, excluded by every other organ
+        returns     (B, K, *S)  bool
+
+    Example
+        >>> liver_only = torch.tensor([[False, True, False]])
+        >>> known_negatives(torch.tensor([[0, 1, IGNORE]]), liver_only)[0].int()
+        tensor([[0, 0, 0],
+                [0, 1, 0]], dtype=torch.int32)
+    """
+    organ = (labels > 0) & (labels != IGNORE)
+    if excludes is None:
+        organs = annotated[:, 1:]
+        organs = organs.reshape(*organs.shape, *(1 for _ in range(labels.ndim + 1 - organs.ndim)))
+        return organ.unsqueeze(1) & ~organs & ~members(labels, annotated.shape[1])[:, 1:]
+    absent = excludes.index_select(1, labels.where(organ, 0).flatten()).view(-1, *labels.shape)
+    return absent.transpose(0, 1) & organ.unsqueeze(1)
+
+
+def excluding_classes(regions: Tensor) -> Tensor:
+    """Which classes exclude each region: those outside it, but for the classes of a region that it lies within.
+
+    A voxel that a case labels "liver" may be tumour, where nobody marked the tumour: only the region that holds both
+    is known there.
+
+    Shapes
+        regions, returns    (K, C) bool; column 0, the background, is false
+
+    Example
+        >>> with_tumour_and_spleen = torch.tensor([[0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1]]).bool()
+        >>> excluding_classes(with_tumour_and_spleen).int()
+        tensor([[0, 0, 0, 1],
+                [0, 0, 0, 1],
+                [0, 1, 1, 0]], dtype=torch.int32)
+    """
+    common = regions.int() @ regions.int().T
+    within = common == regions.sum(dim=1, keepdim=True)  # (inner, outer), each within itself
+    around = (within.int() @ regions.int()) > 0  # the classes of all regions around
+    organs = torch.ones_like(regions)
+    organs[:, 0] = False
+    return organs & ~around
+
+
 def binary_cross_entropy(logits: Tensor, truth: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy of each question, as the mean over its known voxels.
 

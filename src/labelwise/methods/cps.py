@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from labelwise.components.choose import take
 from labelwise.components.mix import mix, partners
-from labelwise.components.ramps import sigmoid_ramp
+from labelwise.components.ramps import stair_ramp
 from labelwise.components.two_networks import CLASSIFIERS, Classifier, TwoNetworks, start_differently
 from labelwise.losses.background_dice import dice_with_background
 from labelwise.losses.partial import marginal_cross_entropy, open_voxels
@@ -43,7 +43,7 @@ Part = Annotated[float, Field(gt=0, lt=1)]
 class CpsConfig:
     consistency_weight: NonNegativeFloat = 0.1  # w at the end of the ramp
     ramp_fraction: NonNegativeFloat = 1.0  # part of the training over which w rises; 0: constant
-    ramp_interval: PositiveInt = 150  # w changes every so many steps
+    ramp_interval: Part = 0.005  # part of the training between two changes of w: 150 of 30000 steps
     consistency_on: Literal["open", "all"] = "open"  # voxels that labels leave open, or every voxel
     pseudo_labels: Literal["completed", "plain"] = "completed"  # restricted by the labels, or not
     cut_mix: bool = False  # the crossed terms see spliced cases
@@ -134,10 +134,9 @@ class Cps(Method):
         return Splicer(partners([batch.annotated_rows[row] for row in rows]), keep)
 
     def weight(self, progress: Progress) -> float:
-        """w(t): the sigmoid ramp of the step, in stairs of `ramp_interval` steps as in the port."""
-        stair = progress.step // self.config.ramp_interval * self.config.ramp_interval
-        return self.config.consistency_weight * sigmoid_ramp(
-            stair, self.config.ramp_fraction * progress.total
+        """w(t): the sigmoid ramp of the step, in stairs as in the port."""
+        return self.config.consistency_weight * stair_ramp(
+            progress, self.config.ramp_fraction, self.config.ramp_interval
         )
 
     def predictor(self) -> nn.Module:

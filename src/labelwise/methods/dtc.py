@@ -17,16 +17,18 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
-from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.dual_task import Answers, DualTaskNet, distance_targets, supervise
-from labelwise.components.ramps import sigmoid_ramp
+from labelwise.components.ramps import stair_ramp
 from labelwise.losses.binary import organ_answers
 from labelwise.losses.reduction import full_precision, masked_mean
 from labelwise.methods.base import Card, Method, NetFactory, Sigmoid, TargetFunction
 from labelwise.types import Batch, Progress
+
+Part = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -35,13 +37,14 @@ class DualTaskConsistencyConfig:
     distance_weight: NonNegativeFloat = 0.3  # beta
     consistency_weight: NonNegativeFloat = 1.0  # w at the end of the ramp
     ramp_fraction: NonNegativeFloat = 1.0  # part of the training over which w rises
-    ramp_interval: PositiveInt = 150  # w changes every so many steps
+    ramp_interval: Part = 0.025  # part of the training between two changes of w: 150 of 6000 steps
     consistency_on: Literal["open", "all"] = "all"  # where labels leave an organ open, or everywhere
     cross_entropy_weight: NonNegativeFloat = 0.0  # of a binary cross-entropy beside Dice
     # what every segmentation map says of every voxel at the start; None: the usual bias, about one half
     organ_prior: Annotated[float, Field(gt=0, lt=1)] | None = None
     absent_dice: Literal["skip", "include"] = "skip"  # Dice of annotated organs without a voxel in the batch
     absent_distance: Literal["far", "skip", "zero"] = "far"  # their distance: +1, no target, or 0
+    known_negatives: bool = True  # where an organ is labelled, the maps of others learn that they are absent
     distance_unit: Literal["voxels", "mm"] = "voxels"  # matters for anisotropic voxels only
     boundary_shift: bool = False  # the surface lies half a voxel inside instead of on the outermost voxels
 
@@ -69,6 +72,7 @@ class DualTaskConsistency(Method):
             cross_entropy_weight=self.config.cross_entropy_weight,
             absent_dice=self.config.absent_dice,
             absent_distance=self.config.absent_distance,
+            negatives=self.config.known_negatives,
             boundary_shift=self.config.boundary_shift,
         )
         return {
@@ -89,10 +93,9 @@ class DualTaskConsistency(Method):
         return torch.sigmoid(-self.config.steepness * distances)
 
     def weight(self, progress: Progress) -> float:
-        """w(t): the sigmoid ramp of the step, in stairs of `ramp_interval` steps as in the official code."""
-        stair = progress.step // self.config.ramp_interval * self.config.ramp_interval
-        return self.config.consistency_weight * sigmoid_ramp(
-            stair, self.config.ramp_fraction * progress.total
+        """w(t): the sigmoid ramp of the step, in stairs as in the official code."""
+        return self.config.consistency_weight * stair_ramp(
+            progress, self.config.ramp_fraction, self.config.ramp_interval
         )
 
     def extra_targets(self) -> Mapping[str, TargetFunction]:

@@ -19,17 +19,19 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal, cast
 
 import torch
-from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.ramps import sigmoid_ramp
+from labelwise.components.ramps import stair_ramp
 from labelwise.losses.mutual import mutual_consistency, mutual_region, summed_supervision
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.nets.parts import Decoder, SegmentationNet, Upsampling
 from labelwise.types import Batch, Progress
 
 Upsamplings = Annotated[tuple[Upsampling, ...], Field(min_length=2)]
+
+Part = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -42,7 +44,7 @@ class MCNetConfig:
     supervised_weight: NonNegativeFloat = 0.5
     consistency_weight: NonNegativeFloat = 1.0  # w at the end of the ramp
     ramp_fraction: NonNegativeFloat = 0.4  # part of the training over which w rises
-    ramp_interval: PositiveInt = 150  # w changes every so many steps
+    ramp_interval: Part = 0.01  # part of the training between two changes of w: 150 of 15000 steps
     use_ce: bool | None = None  # cross-entropy beside the Dice; None: with more than one organ
     absent_dice: Literal["skip", "include"] = "skip"  # Dice of annotated organs without a voxel in the batch
     detach_targets: bool = False  # no gradient through s
@@ -130,10 +132,9 @@ class MutualDecoders(Method):
         )
 
     def weight(self, progress: Progress) -> float:
-        """w(t): the sigmoid ramp in stairs of `ramp_interval` steps; the official code counts steps from 1."""
-        stair = (progress.step + 1) // self.config.ramp_interval * self.config.ramp_interval
-        return self.config.consistency_weight * sigmoid_ramp(
-            stair, self.config.ramp_fraction * progress.total
+        """w(t): the sigmoid ramp in stairs; the official code counts steps from 1."""
+        return self.config.consistency_weight * stair_ramp(
+            progress, self.config.ramp_fraction, self.config.ramp_interval, from_one=True
         )
 
     def predictor(self) -> nn.Module:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -26,7 +26,7 @@ from labelwise.components.decay import Decay
 from labelwise.components.ema import EmaTeacher
 from labelwise.components.perturb import add_noise
 from labelwise.components.pseudo_label import complete
-from labelwise.components.ramps import sigmoid_ramp
+from labelwise.components.ramps import stair_ramp
 from labelwise.losses.consistency import squared_difference
 from labelwise.losses.partial import open_voxels, supervised
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
@@ -41,7 +41,7 @@ class MeanTeacherConfig:
     ema_decay: Part | None = None  # a itself, at every length of training; published: 0.99
     consistency_weight: NonNegativeFloat = 0.1  # w at the end of the ramp
     ramp_fraction: NonNegativeFloat = 1.0  # part of the training over which w rises
-    ramp_interval: PositiveInt = 150  # w changes every so many steps
+    ramp_interval: Part = 0.025  # part of the training between two changes of w: 150 of 6000 steps
     noise_std: NonNegativeFloat = 0.1  # of the normalised image
     noise_clip: NonNegativeFloat = 0.2
     consistency_on: Literal["open", "all"] = "open"  # voxels that labels leave open, or every voxel
@@ -96,10 +96,9 @@ class MeanTeacher(Method):
         return squared_difference(take(logits, rows).softmax(dim=1), teacher_probabilities, where)
 
     def weight(self, progress: Progress) -> float:
-        """w(t): the sigmoid ramp of the step, in stairs of `ramp_interval` steps as in the official code."""
-        stair = progress.step // self.config.ramp_interval * self.config.ramp_interval
-        return self.config.consistency_weight * sigmoid_ramp(
-            stair, self.config.ramp_fraction * progress.total
+        """w(t): the sigmoid ramp of the step, in stairs as in the official code."""
+        return self.config.consistency_weight * stair_ramp(
+            progress, self.config.ramp_fraction, self.config.ramp_interval
         )
 
     def after_step(self, progress: Progress) -> None:

@@ -9,7 +9,8 @@ Spec       docs/methods/multi_talent.md: where paper and official code differ, a
         y_r = whether the label belongs to r                              labels by nearest neighbours
         CE_i   = sum over the valid pairs of a case and r of the mean over voxels of BCE(s_r, y_r)
         Dice_i = sum over r with a voxel of 1 - 2 TP / (2 TP + FP + FN)   summed over all cases where r is valid
-    minimise  sum_i w_i (CE_i + Dice_i),   w_i in proportion to 2^-i, their sum 1
+        No_i   = sum over the other pairs of the mean of BCE(s_r, 0) over the voxels whose label excludes r
+    minimise  sum_i w_i (CE_i + Dice_i + No_i),   w_i in proportion to 2^-i, their sum 1
     predict: the strongest organ above one half; with regions of several classes, regions are painted in their order
 """
 
@@ -27,7 +28,13 @@ from labelwise.components.across_ranks import as_if_one_batch
 from labelwise.components.choose import take
 from labelwise.components.pyramid import labels_at
 from labelwise.errors import ConfigError
-from labelwise.losses.binary import binary_cross_entropy, present_dice, region_answers
+from labelwise.losses.binary import (
+    binary_cross_entropy,
+    excluding_classes,
+    known_negatives,
+    present_dice,
+    region_answers,
+)
 from labelwise.losses.overlap import OverlapSums, overlap_sums
 from labelwise.methods.base import Card, Method, NetFactory, Sigmoid
 from labelwise.types import Batch, Progress
@@ -41,6 +48,7 @@ class MultiTalentConfig:
     regions: tuple[Region, ...] = ()
     deep_supervision: bool = True  # a head and a loss at every scale of the decoder but the coarsest
     organ_prior: Annotated[float, Field(gt=0, lt=1)] = 0.01  # what every map says of every voxel at the start
+    known_negatives: bool = True  # where an organ is labelled, the maps of others learn that they are absent
 
 
 class MultiTalent(Method):
@@ -54,12 +62,15 @@ class MultiTalent(Method):
 
     # (K, C) which classes each of the K = C - 1 regions consists of
     members: Tensor
+    # (K, C) which classes exclude each region
+    excludes: Tensor
 
     def __init__(self, nets: NetFactory, config: MultiTalentConfig):
         super().__init__()
         self.config = config
         self.regions = config.regions or tuple((organ,) for organ in range(1, nets.num_classes))
         self.register_buffer("members", _members(self.regions, nets.num_classes), persistent=False)
+        self.register_buffer("excludes", excluding_classes(self.members), persistent=False)
         self.network = nets.network(len(self.regions), prior=config.organ_prior)
         coarser = self.network.decoder.channels[-2:0:-1] if config.deep_supervision else ()
         self.coarser_heads = nn.ModuleList(
@@ -101,9 +112,20 @@ class MultiTalent(Method):
             maps.flatten(0, 1).index_select(0, pairs).unsqueeze(1) for maps in (logits, truth, known)
         )
         cross_entropy, _ = binary_cross_entropy(asked, truth, known)
+        total = cross_entropy.sum()
+        if self.config.known_negatives:
+            total = total + self.denial(logits, labels, batch.annotated)
         overlap = torch.cat(overlap_sums(asked.sigmoid(), truth, known), dim=1)
         of_pairs = overlap.new_zeros(len(logits) * logits.shape[1], 3).index_copy(0, pairs, overlap)
-        return cross_entropy.sum(), of_pairs.view(len(logits), -1, 3).sum(dim=0).T
+        return total, of_pairs.view(len(logits), -1, 3).sum(dim=0).T
+
+    def denial(self, logits: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
+        """The sum of the cross-entropies of the pairs that are not valid, where another organ is labelled."""
+        asked_already = torch.einsum("kc,bc->bk", self.members.float(), (~annotated).float()) == 0
+        absent = known_negatives(labels, annotated, self.excludes)
+        absent = absent & ~asked_already.view(*asked_already.shape, *(1 for _ in labels.shape[1:]))
+        cross_entropy, _ = binary_cross_entropy(logits, torch.zeros_like(absent), absent)
+        return cross_entropy.sum()
 
     def predictor(self) -> nn.Module:
         return Painted(self.network, self.regions) if self.config.regions else Sigmoid(self.network)

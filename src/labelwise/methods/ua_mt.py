@@ -28,7 +28,7 @@ from labelwise.components.decay import Decay
 from labelwise.components.ema import EmaTeacher
 from labelwise.components.perturb import add_noise
 from labelwise.components.pseudo_label import complete
-from labelwise.components.ramps import sigmoid_ramp
+from labelwise.components.ramps import sigmoid_ramp, stair_ramp
 from labelwise.losses.consistency import squared_difference
 from labelwise.losses.entropy import mean_log_probability, voxel_entropy
 from labelwise.losses.partial import open_voxels, possible_classes, supervised
@@ -44,7 +44,7 @@ class UncertaintyAwareMeanTeacherConfig:
     ema_decay: Part | None = None  # a itself, at every length of training; published: 0.99
     consistency_weight: NonNegativeFloat = 0.1  # w at the end of the ramp
     ramp_fraction: NonNegativeFloat = 1.0  # part of the training over which w rises
-    ramp_interval: PositiveInt = 150  # w changes every so many steps
+    ramp_interval: Part = 0.025  # part of the training between two changes of w: 150 of 6000 steps
     passes: PositiveInt = 8  # T
     threshold_start: NonNegativeFloat = 0.75  # of the largest possible entropy, at the first step
     threshold_end: NonNegativeFloat = 1.0  # the same at the last step
@@ -116,10 +116,9 @@ class UncertaintyAwareMeanTeacher(Method):
         return start + (end - start) * sigmoid_ramp(progress.step, progress.total)
 
     def weight(self, progress: Progress) -> float:
-        """w(t): the sigmoid ramp of the step, in stairs of `ramp_interval` steps as in the official code."""
-        stair = progress.step // self.config.ramp_interval * self.config.ramp_interval
-        return self.config.consistency_weight * sigmoid_ramp(
-            stair, self.config.ramp_fraction * progress.total
+        """w(t): the sigmoid ramp of the step, in stairs as in the official code."""
+        return self.config.consistency_weight * stair_ramp(
+            progress, self.config.ramp_fraction, self.config.ramp_interval
         )
 
     def after_step(self, progress: Progress) -> None:

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from labelwise.components.choose import as_pixels
 from labelwise.components.masked_norm import MaskedBatchNorm
 from labelwise.components.pseudo_label import complete
-from labelwise.components.ramps import sigmoid_ramp
+from labelwise.components.ramps import stair_ramp
 from labelwise.losses.mutual import mutual_consistency, mutual_region, summed_supervision
 from labelwise.losses.overlap import members
 from labelwise.losses.partial import open_voxels
@@ -42,6 +42,8 @@ from labelwise.types import IGNORE, Batch, Progress
 
 ATTENTION_LEVEL = 3  # counted from 0, fine to coarse: an eighth of the size
 
+Part = Annotated[float, Field(ge=0, le=1)]
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class CAMLConfig:
@@ -49,7 +51,7 @@ class CAMLConfig:
     consistency_weight: NonNegativeFloat = 1.0  # w at the end of the ramp
     correlation_weight: NonNegativeFloat = 0.05  # w_o at the end of the ramp
     ramp_fraction: NonNegativeFloat = 0.4  # part of the training over which both rise
-    ramp_interval: PositiveInt = 150  # they change every so many steps
+    ramp_interval: Part = 0.01  # part of the training between two changes of both: 150 of 15000 steps
     temperature: PositiveFloat = 0.1  # of the sharpened probabilities
     correlation_temperature: PositiveFloat = 0.1  # T
     use_ce: bool | None = None  # cross-entropy beside the Dice; None: with more than one organ
@@ -158,9 +160,8 @@ class CAML(Method):
         }
 
     def ramp(self, progress: Progress) -> float:
-        """The sigmoid ramp in stairs of `ramp_interval` steps; the official code counts steps from 1."""
-        stair = (progress.step + 1) // self.config.ramp_interval * self.config.ramp_interval
-        return sigmoid_ramp(stair, self.config.ramp_fraction * progress.total)
+        """The sigmoid ramp in stairs; the official code counts steps from 1."""
+        return stair_ramp(progress, self.config.ramp_fraction, self.config.ramp_interval, from_one=True)
 
     def consistency(self, outputs: tuple[Tensor, ...], batch: Batch) -> Tensor:
         """Squared distance of each network's probabilities to the sharpened ones of the other."""

@@ -8,6 +8,7 @@ Spec       docs/methods/conemos.md: where paper and official code differ, and wh
         h = perceptron(one-hot of c)
         z = network(x_b, h)            each layer F becomes (1 + gamma) F + beta, with gamma and beta linear in h
         minimise  mean over pairs of  Dice(sigmoid z, y_b = c) + w * cross-entropy(sigmoid z, y_b = c)
+                  + w * cross-entropy(sigmoid z, no) where y_b is an organ, for a pair with c not in A_b
                   + d * ||weights that make gamma and beta||^2
         during the warm-up instead of Dice and cross-entropy: mean over voxels of (z -+ 5)^2
     prediction: every organ in turn; the strongest sigmoid above one half, or background
@@ -46,6 +47,9 @@ class CoNeMOSConfig:
     film_decay: NonNegativeFloat = 1e-5  # d
     warm_up_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0  # part of the training that is warm-up
     conditioned_layers: PositiveInt | None = None  # so many from the end; None: every layer
+    known_negatives: bool = (
+        True  # one pair more: an organ that is not annotated, denied where another one is labelled
+    )
     organ_chunk: PositiveInt = 4  # organs that are predicted at once
 
 
@@ -85,11 +89,19 @@ class CoNeMOS(Method):
         self.register_buffer("annotated_cases", torch.zeros(nets.num_classes - 1, dtype=torch.int64))
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        pairs = self.draw_pairs(batch)
-        logits = self.network.answer(batch.images, pairs.cases, pairs.organs)
-        warming_up = progress.fraction < self.config.warm_up_fraction
+        pairs, others = self.draw_pairs(batch), self.draw_others(batch)
+        cases, organs = (
+            torch.cat([pairs.cases, others.cases]),
+            torch.cat([pairs.organs, others.organs]),
+        )
+        logits = self.network.answer(batch.images, cases, organs)
+        told, denied = logits[: len(pairs.cases)], logits[len(pairs.cases) :]
+        if progress.fraction < self.config.warm_up_fraction:
+            supervised = regression(told, pairs) + regression(denied, others)
+        else:
+            supervised = self.segmentation(told, pairs) + self.denial(denied, others)
         return {
-            "supervised": regression(logits, pairs) if warming_up else self.segmentation(logits, pairs),
+            "supervised": supervised,
             "film_decay": self.config.film_decay * self.network.film.size(),
         }
 
@@ -111,6 +123,22 @@ class CoNeMOS(Method):
         known = (labels != IGNORE) & annotated.flatten().index_select(0, chosen).view(axes)
         return Pairs(cases, organs, (labels == organs.view(axes) + 1) & known, known)
 
+    def draw_others(self, batch: Batch) -> Pairs:
+        """A pair of a case and an organ that it does not annotate: known to be absent where another one is labelled.
+
+        No pair if no case of the batch annotates some organs and others not.
+        """
+        annotated = batch.annotated[:, 1:]
+        candidates = ~annotated & annotated.any(dim=1, keepdim=True)
+        partial = any(any(row[1:]) and not all(row[1:]) for row in batch.annotated_rows)
+        times = torch.empty_like(candidates, dtype=torch.float32).exponential_() / candidates
+        wanted = int(self.config.known_negatives and partial)
+        chosen = times.flatten().topk(wanted, largest=False).indices
+        cases, organs = chosen // annotated.shape[1], chosen % annotated.shape[1]
+        labels = batch.labels.index_select(0, cases).unsqueeze(1)
+        known = (labels > 0) & (labels != IGNORE)
+        return Pairs(cases, organs, torch.zeros_like(known), known)
+
     def num_pairs(self, batch: Batch) -> int:
         """`pairs_per_batch`, or as many as are annotated, but at least 1; known without a look at the device."""
         return max(1, min(self.config.pairs_per_batch, sum(sum(row[1:]) for row in batch.annotated_rows)))
@@ -123,6 +151,11 @@ class CoNeMOS(Method):
         scored = asked & (sums.true > 0) if self.config.absent_dice == "skip" else asked
         dice = masked_mean(dice_loss(sums, denominator, numerator=numerator), scored)
         return dice + self.config.bce_weight * masked_mean(cross_entropy, asked)
+
+    def denial(self, logits: Tensor, others: Pairs) -> Tensor:
+        """w times the cross-entropy of organs that are known to be absent."""
+        cross_entropy, asked = binary_cross_entropy(logits, others.truth, others.known)
+        return self.config.bce_weight * masked_mean(cross_entropy, asked)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """FiLM's projections have their own penalty, so the optimiser's weight decay leaves them alone."""

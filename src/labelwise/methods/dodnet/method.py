@@ -10,6 +10,7 @@ Spec       docs/methods/dodnet.md: where paper and official code differ, and wha
             z_c = three 1x1 convolutions with the weights w, on F                   logit of organ c
         minimise  mean over the pairs of Dice(sigmoid(z_c), y = c)
                 + mean over the pairs of cross-entropy(sigmoid(z_c), y = c)
+                + mean over as many pairs with c not in A of cross-entropy(sigmoid(z_c), no), where y is an organ
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from labelwise.losses.binary import binary_cross_entropy
 from labelwise.losses.overlap import dice_loss, overlap_sums
 from labelwise.losses.partial import Absent
-from labelwise.losses.reduction import full_precision
+from labelwise.losses.reduction import full_precision, masked_mean
 from labelwise.methods.base import Card, Method, NetFactory, Sigmoid
 from labelwise.methods.dodnet.dynamic_head import Controller, dynamic_head, head_parameters
 from labelwise.types import IGNORE, Batch, Progress
@@ -40,6 +41,7 @@ class DodnetConfig:
     organs_per_case: NonNegativeInt = 0  # annotated organs drawn for each case and step; 0: all of them
     reduction: Reduction = "pairs"  # class_mean: over the cases of each organ first
     absent_dice: Absent = "skip"  # Dice of annotated organs without a voxel in the patch
+    known_negatives: bool = True  # organs that are not annotated are denied where another one is labelled
     organ_chunk: PositiveInt = 4  # heads that are computed at once in prediction; bounds the memory
 
 
@@ -96,8 +98,13 @@ class Dodnet(Method):
         self.network = DynamicNetwork(nets, config)
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        organs = as_table(drawn_organs(batch, self.config.organs_per_case), batch.images.device)
-        logits = self.network(batch.images, organs)
+        asked = drawn_organs(batch, self.config.organs_per_case)
+        organs = as_table(asked, batch.images.device)
+        others = as_table(drawn_others(batch, asked), batch.images.device)
+        if not self.config.known_negatives:
+            others = others[:, :0]
+        both = self.network(batch.images, torch.cat([organs, others], dim=1))
+        logits, denied = both.split([organs.shape[1], others.shape[1]], dim=1)
         truth, known = answers(batch.labels, organs)
         loss = pair_loss(
             logits,
@@ -107,10 +114,34 @@ class Dodnet(Method):
             reduction=self.config.reduction,
             absent_dice=self.config.absent_dice,
         )
-        return {"supervised": loss}
+        return {"supervised": loss + denial(denied, batch.labels, others)}
 
     def predictor(self) -> nn.Module:
         return Sigmoid(self.network)
+
+
+def denial(logits: Tensor, labels: Tensor, organs: Tensor) -> Tensor:
+    """Cross-entropy of organs that are not annotated where another one is labelled: there they are not.
+
+    Shapes
+        logits      (B, K, *S)  float, before the sigmoid
+        labels      (B, *S)     int64 in [0, C) or IGNORE
+        organs      (B, K)      int64, which organ a pair asks for; 0 is no question
+        returns     ()          mean over the pairs of which anything is known; 0 with a zero gradient if there are none
+    """
+    asked = (organs > 0).view(*organs.shape, *(1 for _ in labels.shape[1:]))
+    absent = ((labels > 0) & (labels != IGNORE)).unsqueeze(1) & asked
+    return masked_mean(*binary_cross_entropy(logits, torch.zeros_like(absent), absent))
+
+
+def drawn_others(batch: Batch, asked: Sequence[Sequence[int]]) -> list[list[int]]:
+    """For each case as many organs that it does not annotate, at random, as it is asked about."""
+    drawn = []
+    for row, organs in zip(batch.annotated_rows, asked, strict=True):
+        others = [organ for organ, known in enumerate(row) if not known and organ > 0]
+        chosen = torch.randperm(len(others))[: len(organs)].tolist()
+        drawn.append([others[place] for place in chosen])
+    return drawn
 
 
 def drawn_organs(batch: Batch, per_case: int) -> list[list[int]]:

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from labelwise.components.across_ranks import sum_over_ranks
 from labelwise.components.choose import take
 from labelwise.components.decay import Decay
-from labelwise.components.ramps import sigmoid_ramp
+from labelwise.components.ramps import stair_ramp
 from labelwise.components.two_networks import CLASSIFIERS, Classifier, TwoNetworks, start_differently
 from labelwise.errors import ConfigError
 from labelwise.losses.background_dice import dice_with_background
@@ -83,7 +83,7 @@ class GuidedNetConfig:
     consistency_on: Literal["open", "all"] = "all"  # voxels of the cross pseudo supervision
     consistency_weight: NonNegativeFloat = 0.1  # l at the end of the ramp
     ramp_fraction: NonNegativeFloat = 1.5  # of the training: the ramp is cut short by its end
-    ramp_interval: PositiveInt = 150  # l changes every so many steps
+    ramp_interval: Part = 0.0075  # part of the training between two changes of l: 150 of 20000 steps
     absent_dice: Literal["skip", "include"] = "skip"
     classifier: Classifier = "first"  # the network that predicts, or their mean
 
@@ -267,10 +267,9 @@ class GuidedNet(Method):
         return torch.where(background, weights.clamp_min(floor), weights)
 
     def ramp(self, progress: Progress) -> float:
-        """l(t): the sigmoid ramp of the step, in stairs of `ramp_interval` steps as in the official code."""
-        stair = progress.step // self.config.ramp_interval * self.config.ramp_interval
-        return self.config.consistency_weight * sigmoid_ramp(
-            stair, self.config.ramp_fraction * progress.total
+        """l(t): the sigmoid ramp of the step, in stairs as in the official code."""
+        return self.config.consistency_weight * stair_ramp(
+            progress, self.config.ramp_fraction, self.config.ramp_interval
         )
 
     @torch.no_grad()

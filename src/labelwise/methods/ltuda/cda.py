@@ -9,6 +9,7 @@ Spec       docs/methods/ltuda_cda.md: where paper and official code differ, and 
         u = background where g is in A, else g;     y~ = y where y is an organ, else u
         s_v = x with a box of the next case of the batch, v = 1, 2;  y_v, A_v and y~_v are mixed alike
         z, z_1, z_2 = student(x, s_1, s_2)                                       one map for each organ
+        BCE(z; y on A) asks the maps of A; and all others for their absence where y is an organ
         minimise  BCE(z; y on A) + sum over v of  BCE(z_v; y_v on A_v) + w(t) BCE(z_v; y~_v on all organs)
         student: one optimiser step;   teacher <- a * teacher + (1 - a) * student
 """
@@ -55,6 +56,7 @@ class LtudaConfig:
     cut_mix: bool = True  # false: the strong views are the weak one
     pair: Pairing = "next"  # different_set: prefer a partner in which other organs are annotated
     batch_reduction: Reduction = "sum"  # of BCE over the cases; sum as in the official code
+    known_negatives: bool = True  # where an organ is labelled, the maps of others learn that they are absent
     dice_weight: NonNegativeFloat = 0.0  # of the Dice of annotated organs in the weak view; none as published
     organ_prior: Threshold = 0.5  # what every map says of every voxel at the start; 0.5 as published
     pseudo_weight: NonNegativeFloat = 1.0
@@ -117,7 +119,7 @@ class LtudaCda(Method):
         supervised = weak_loss(weak_logits, weak.targets, self.config)
         pseudo = torch.zeros_like(supervised)
         for logits, view in zip(strong_logits, strong, strict=True):
-            supervised = supervised + annotated_loss(logits, view.targets, self.config.batch_reduction)
+            supervised = supervised + annotated_loss(logits, view.targets, self.config)
             pseudo = pseudo + pseudo_loss(logits, view.targets, self.config.batch_reduction)
         return {"supervised": supervised, "pseudo": self.pseudo_weight(progress) * pseudo}
 
@@ -248,16 +250,21 @@ def weak_loss(logits: Tensor, targets: Targets, config: LtudaConfig) -> Tensor:
 
     Only the weak view shows organs as a whole: the Dice of the pieces that boxes cut out would say little.
     """
-    loss = annotated_loss(logits, targets, config.batch_reduction)
+    loss = annotated_loss(logits, targets, config)
     if config.dice_weight:
         dice = partial_dice(logits, targets.truth, targets.known, config.batch_reduction)
         loss = loss + config.dice_weight * dice
     return loss
 
 
-def annotated_loss(logits: Tensor, targets: Targets, reduction: Reduction) -> Tensor:
-    """BCE on the organs that are annotated."""
-    return partial_bce(logits, targets.truth, targets.known, targets.completed != IGNORE, reduction)
+def annotated_loss(logits: Tensor, targets: Targets, config: LtudaConfig) -> Tensor:
+    """BCE on the organs that are annotated, and of all others where one of those is labelled."""
+    counted, reduction = targets.completed != IGNORE, config.batch_reduction
+    loss = partial_bce(logits, targets.truth, targets.known, counted, reduction)
+    if config.known_negatives:
+        absent = targets.truth.any(dim=1, keepdim=True) & ~targets.known
+        loss = loss + partial_bce(logits, torch.zeros_like(absent), absent, counted, reduction)
+    return loss
 
 
 def pseudo_loss(logits: Tensor, targets: Targets, reduction: Reduction) -> Tensor:

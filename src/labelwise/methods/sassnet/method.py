@@ -24,12 +24,14 @@ from torch import Tensor, nn
 
 from labelwise.components.choose import take
 from labelwise.components.dual_task import DualTaskNet, distance_targets, supervise
-from labelwise.components.ramps import sigmoid_ramp
+from labelwise.components.ramps import stair_ramp
 from labelwise.methods.base import Card, Method, NetFactory, Sigmoid, TargetFunction
 from labelwise.methods.sassnet.critic import Critic, two_kinds
 from labelwise.types import Batch, Progress
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+
+Part = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -37,7 +39,7 @@ class SassnetConfig:
     distance_weight: NonNegativeFloat = 0.3  # beta
     adversarial_weight: NonNegativeFloat = 0.01  # lambda at the end of the ramp
     ramp_fraction: NonNegativeFloat = 1.0  # part of the training over which lambda rises
-    ramp_interval: PositiveInt = 150  # lambda changes every so many steps
+    ramp_interval: Part = 0.025  # part of the training between two changes of lambda: 150 of 6000 steps
     critic_width: PositiveInt = 64  # channels of the critic's first layer
     critic_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of whole channels, when the critic learns
     critic_rate: PositiveFloat = 1e-4  # of its own Adam, constant
@@ -48,6 +50,7 @@ class SassnetConfig:
     organ_prior: Annotated[float, Field(gt=0, lt=1)] | None = None
     absent_dice: Literal["skip", "include"] = "skip"  # Dice of annotated organs without a voxel in the batch
     absent_distance: Literal["far", "skip", "zero"] = "far"  # their distance: +1, no target, or 0
+    known_negatives: bool = True  # where an organ is labelled, the maps of others learn that they are absent
     distance_unit: Literal["voxels", "mm"] = "voxels"  # matters for anisotropic voxels only
 
 
@@ -88,6 +91,7 @@ class Sassnet(Method):
             cross_entropy_weight=self.config.cross_entropy_weight,
             absent_dice=self.config.absent_dice,
             absent_distance=self.config.absent_distance,
+            negatives=self.config.known_negatives,
         )
         known, open_ = choose_pairs(batch.annotated_rows, self.config.pairs_per_case, batch.sparse)
         return {
@@ -114,10 +118,9 @@ class Sassnet(Method):
         return two_kinds(logits, real=len(known))
 
     def weight(self, progress: Progress) -> float:
-        """lambda(t): the sigmoid ramp of the step, in stairs of `ramp_interval` steps as in the official code."""
-        stair = progress.step // self.config.ramp_interval * self.config.ramp_interval
-        return self.config.adversarial_weight * sigmoid_ramp(
-            stair, self.config.ramp_fraction * progress.total
+        """lambda(t): the sigmoid ramp of the step, in stairs as in the official code."""
+        return self.config.adversarial_weight * stair_ramp(
+            progress, self.config.ramp_fraction, self.config.ramp_interval
         )
 
     def extra_targets(self) -> Mapping[str, TargetFunction]:

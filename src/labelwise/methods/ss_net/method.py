@@ -33,7 +33,7 @@ from labelwise.components.choose import as_pixels, take
 from labelwise.components.class_voxels import DrawnVoxels, draw_from_groups
 from labelwise.components.masked_norm import MaskedBatchNorm
 from labelwise.components.pseudo_label import complete
-from labelwise.components.ramps import sigmoid_ramp
+from labelwise.components.ramps import stair_ramp
 from labelwise.losses.partial import annotated_dice, marginal_cross_entropy, open_voxels, possible_classes
 from labelwise.losses.reduction import full_precision, masked_mean
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
@@ -45,12 +45,14 @@ REFERENCE_VALUES = (
     112 * 112 * 80
 )  # in the published patch, for which the lengths of the perturbation are meant
 
+Part = Annotated[float, Field(ge=0, le=1)]
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class SsNetConfig:
     consistency_weight: NonNegativeFloat = 1.0  # w at the end of the ramp
     ramp_fraction: NonNegativeFloat = 0.4  # part of the training over which w rises
-    ramp_interval: PositiveInt = 150  # w changes every so many steps
+    ramp_interval: Part = 0.01  # part of the training between two changes of w: 150 of 15000 steps
     cross_entropy_weight: NonNegativeFloat = 0.0  # beside the Dice
     absent_dice: Literal["skip", "include"] = "skip"  # Dice of annotated organs without a voxel in the batch
     # ---- smoothness
@@ -214,9 +216,8 @@ class SsNet(Method):
 
     def weight(self, progress: Progress) -> float:
         """w(t): the sigmoid ramp of the steps that are done after this one, in stairs as in the official code."""
-        stair = (progress.step + 1) // self.config.ramp_interval * self.config.ramp_interval
-        return self.config.consistency_weight * sigmoid_ramp(
-            stair, self.config.ramp_fraction * progress.total
+        return self.config.consistency_weight * stair_ramp(
+            progress, self.config.ramp_fraction, self.config.ramp_interval, from_one=True
         )
 
     def after_step(self, progress: Progress) -> None:

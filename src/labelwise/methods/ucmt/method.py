@@ -45,7 +45,7 @@ Part = Annotated[float, Field(ge=0, le=1)]
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class UcmtConfig:
     consistency_weight: NonNegativeFloat = 0.1  # w at the end of the ramp
-    ramp_fraction: NonNegativeFloat = 0.005  # part of the training over which w rises: 5 of 1000 epochs
+    ramp_fraction: NonNegativeFloat = 0.2  # part of the training over which w rises: 5 of 25 epochs on ISIC
     consistency_on: Literal["open", "all"] = "open"  # incomplete cases, or every case
     u_mix: bool = True  # learn from the mixed scans, too
     covered_patches: PositiveInt = 2  # k, for each student

@@ -15,16 +15,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
-from pydantic import ConfigDict, NonNegativeFloat, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labelwise.components.choose import take
-from labelwise.components.ramps import sigmoid_ramp
+from labelwise.components.ramps import stair_ramp
 from labelwise.losses.background_dice import dice_with_background
 from labelwise.losses.entropy import mean_log_probability
 from labelwise.losses.partial import marginal_cross_entropy, open_voxels, possible_classes
@@ -33,13 +33,15 @@ from labelwise.types import Batch, Progress
 
 SMALLEST_MASS = 1e-3  # of the mean over all classes that are left open: below it the mean is no opinion
 
+Part = Annotated[float, Field(ge=0, le=1)]
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class UrpcConfig:
     scales: PositiveInt = 4  # S: so many of the decoder's finest scales get a head
     consistency_weight: NonNegativeFloat = 0.1  # w at the end of the ramp
     ramp_fraction: NonNegativeFloat = 1.0  # part of the training over which w rises
-    ramp_interval: PositiveInt = 150  # w changes every so many steps
+    ramp_interval: Part = 0.01  # part of the training between two changes of w: 150 of 15000 steps
     absent_dice: Literal["skip", "include"] = "skip"  # Dice of annotated organs without a voxel in the batch
     classifier: Literal["finest", "mean"] = "finest"  # the finest scale decides, or the mean of all
 
@@ -90,10 +92,9 @@ class Urpc(Method):
         return pyramid_consistency([take(scale, rows) for scale in scales], labels, annotated)
 
     def weight(self, progress: Progress) -> float:
-        """w(t): the sigmoid ramp of the step, in stairs of `ramp_interval` steps as in the official code."""
-        stair = progress.step // self.config.ramp_interval * self.config.ramp_interval
-        return self.config.consistency_weight * sigmoid_ramp(
-            stair, self.config.ramp_fraction * progress.total
+        """w(t): the sigmoid ramp of the step, in stairs as in the official code."""
+        return self.config.consistency_weight * stair_ramp(
+            progress, self.config.ramp_fraction, self.config.ramp_interval
         )
 
     def predictor(self) -> nn.Module:
