@@ -16,6 +16,7 @@ from labelwise import load_config, run
 from labelwise.synthetic import SyntheticConfig, make_cohort
 
 SETTINGS = {
+    "base": "fixed",  # nothing is planned: seconds on any machine
     "net": {"name": "unet", "settings": {"width": 8}},
     "sampling.patch_size": [48, 48, 32],
     "train.steps": [100],

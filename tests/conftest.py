@@ -56,6 +56,7 @@ def real_data() -> Path:
 
 TINY_SITES = {"north": ("liver", "pancreas"), "south": ("spleen", "kidneys")}
 TINY_SETTINGS: dict[str, Any] = {
+    "base": "fixed",
     "prepare.spacing_mm": [14.0, 14.0, 14.0],
     "net.settings.width": 2,
     "sampling.patch_size": [32, 32, 16],

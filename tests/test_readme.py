@@ -23,7 +23,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 # What makes the README's trainings small enough for a test.
 SMALL = (
-    "--set train.steps=3 --set net.settings.width=4 --set sampling.patch_size=[32,32,16] "
+    "--base fixed --set train.steps=3 --set net.settings.width=4 --set sampling.patch_size=[32,32,16] "
     "--set sampling.labelled_cases=1 --set sampling.incomplete_cases=1 --set device.device=cpu"
 )
 

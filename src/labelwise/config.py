@@ -16,7 +16,7 @@ dataclass of its owner; an unknown key is an error with a suggestion.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,11 +31,19 @@ from labelwise.loading.augment import AugmentConfig
 from labelwise.loading.sampling import SamplingConfig
 from labelwise.methods import find_method, stages_of
 from labelwise.nets.factory import NetFactory
+from labelwise.plan.choose import PLANNED
 from labelwise.settings import build_settings, to_toml
 from labelwise.train.distribute import DeviceConfig
 from labelwise.train.loop import LoopConfig
 
 STRICT = ConfigDict(extra="forbid")
+# A setting, or a table, that decides another one: who sets the width of a network means the one that has it.
+DECIDES = {
+    "augment.preset": "augment.mirror_axes",
+    "prepare.shape": "prepare.spacing_mm",
+    "net.settings": "net.name",
+    "method.settings": "method.name",
+}
 # What is trained where the recipe names no other; "auto" is the U-Net, or the network that the method needs.
 AUTO = "auto"
 NAMES: dict[str, dict[str, Any]] = {"net": {"name": AUTO}, "method": {"name": "supervised"}}
@@ -72,6 +80,11 @@ class RunConfig:
     """Everything that decides a training."""
 
     data: str = ""  # folder of the manifest
+    # What is not set: plan follows from the scans, the labels and the machine when the training begins; fixed is the
+    # default of every setting.
+    base: Literal["plan", "fixed"] = "plan"
+    # The settings that are still to be planned; filled in by `load_config` with what nobody set.
+    planned: tuple[str, ...] = field(default=(), compare=False)
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     select: Literal["last", "best"] = "last"  # which weights become the model
     start_from: str | None = (
@@ -86,6 +99,10 @@ class RunConfig:
     train: LoopConfig = LoopConfig()
     device: DeviceConfig = DeviceConfig()
     inference: InferenceConfig = InferenceConfig()
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.planned) - set(PLANNED):
+            raise ConfigError("this cannot be planned", found=", ".join(unknown), expected=", ".join(PLANNED))
 
     @property
     def dims(self) -> int:
@@ -129,7 +146,58 @@ def load_config(
     if isinstance(train, dict) and "steps" not in train:  # as many for each stage
         stages = 1 if config.start_from else len(stages_of(find_method(config.method.name)))
         config = replace(config, train=replace(config.train, steps=config.train.steps * stages))
+    if config.base == "plan" and "planned" not in tree:
+        config = replace(config, planned=_open_settings(read_recipe(Path(recipe), {}) if recipe else {}, top))
     return _with_checked_choices(config)
+
+
+def setting(config: RunConfig, dotted: str) -> Any:
+    """The value of a setting: ``setting(config, "train.optimizer.rate")``."""
+    value: Any = config
+    for name in dotted.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def with_settings(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """The config with other values of some settings (dotted keys), which need not be planned any more.
+
+    Errors
+        ConfigError     as `load_config`
+    """
+    tree = asdict(config)
+    top: dict[str, Any] = {}
+    for key, value in values.items():
+        put(top, key, value)
+    for table, chosen in NAMES.items():  # settings of another network or method mean nothing
+        if top.get(table, {}).get("name", tree[table]["name"]) != tree[table]["name"]:
+            tree[table] = {**tree[table], "settings": {}, **chosen}
+        if "settings" in top.get(table, {}):
+            tree[table]["settings"] = {}
+    if "augment.preset" in values:  # all else follows from it, but what was planned only beside a preset
+        tree["augment"] = {name: tree["augment"][name] for name in ("sides", "mirror_axes")}
+    tree["planned"] = [name for name in config.planned if name not in values]
+    return _with_checked_choices(build_settings(RunConfig, _merged(tree, top), "the settings of this run"))
+
+
+def _open_settings(recipe: Mapping[str, Any], top: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a plan may decide, because neither the recipe nor the options say anything of it."""
+    given = {*_leaves(recipe), *_leaves(top)}
+    given |= {also for name, also in DECIDES.items() if _is_given(name, given)}
+    if any(key.startswith("augment.") for key in given - {"augment.sides", "augment.mirror_axes"}):
+        given.add("augment.preset")  # single changes were meant for the preset that they stand beside
+    return tuple(name for name in PLANNED if not _is_given(name, given))
+
+
+def _is_given(name: str, given: Collection[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for key in given)
+
+
+def _leaves(tree: Mapping[str, Any], path: str = "") -> list[str]:
+    found = []
+    for key, value in tree.items():
+        found += _leaves(value, f"{path}{key}.") if isinstance(value, Mapping) and value else [path + key]
+    return found
 
 
 def _with_checked_choices(config: RunConfig) -> RunConfig:
@@ -180,15 +248,15 @@ def _check_patch_size(config: RunConfig, nets: NetFactory) -> None:
     WindowGrid.of(patch, patch, config.inference.stride, config.inference.overlap)  # refuses gaps
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
-    """The table of a recipe, on top of the one that it ``extends`` (a path relative to it, one level)."""
+def read_recipe(path: Path, names: Mapping[str, Any] = NAMES) -> dict[str, Any]:
+    """The table of a recipe, on top of `names` and the one that it ``extends`` (a path relative to it, one level)."""
     tree = _read_toml(path)
     base: dict[str, Any] = {}
     if "extends" in tree:
         base = _read_toml(path.parent / str(tree.pop("extends")))
         if "extends" in base:
             raise ConfigError("a recipe that is extended may not extend another one", file=path)
-    return _merged(_merged(NAMES, base), tree)
+    return _merged(_merged(names, base), tree)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -220,6 +288,7 @@ def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in top.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         # Settings belong to one method or network: under another name the base's settings mean nothing.
-        renamed = key in NAMES and both and value.get("name", merged[key]["name"]) != merged[key]["name"]
+        name = merged[key].get("name") if both else None
+        renamed = key in NAMES and both and value.get("name", name) != name
         merged[key] = _merged(merged[key], value) if both and not renamed else value
     return merged

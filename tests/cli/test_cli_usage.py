@@ -21,8 +21,8 @@ from labelwise.console import Bars, Lines, duration, watch
 from labelwise.errors import ConfigError, LabelwiseError, TrainingError
 
 VERBS = (
-    "check", "compare", "convert", "demo", "doctor", "evaluate", "import", "measure", "methods", "predict", "prepare",
-    "report", "simulate", "train",
+    "check", "compare", "convert", "demo", "doctor", "evaluate", "import", "measure", "methods", "plan", "predict",
+    "prepare", "report", "simulate", "train",
 )  # fmt: skip
 HEAVY = ("torch", "monai", "numpy", "nibabel", "scipy", "pydantic", "matplotlib")
 
@@ -222,7 +222,7 @@ def test_signs_that_the_terminal_does_not_know_are_printed_as_escapes(command, m
 
 @pytest.mark.parametrize("rank", ["RANK", "LOCAL_RANK"])
 def test_only_the_first_process_of_a_training_prints(command, monkeypatch, rank):
-    dry = ("train", "--data", "x", "--dry-run", "--json")
+    dry = ("train", "--dry-run", "--json")
     monkeypatch.setenv(rank, "0")
     assert json.loads(command(*dry).out)
     monkeypatch.setenv(rank, "1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +23,13 @@ Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cu
 Data = Annotated[Path, typer.Argument(help="Folder of a manifest, or its manifest.csv.", show_default=False)]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.", show_default=False)]
 Binary = Annotated[bool, typer.Option("--binary", help="DICOM-SEG of the type BINARY instead of LABELMAP.")]
+Base = Annotated[
+    str | None,
+    typer.Option(help="What is not set: plan it from the data (plan), or the fixed defaults (fixed)."),
+]
+Budget = Annotated[
+    str | None, typer.Option(help="Time that the training may take, such as 40m or 1h30m: decides its steps.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any setting as key=value, e.g. train.steps=2000. Repeatable."),
@@ -44,6 +52,20 @@ def pairs(values: list[str] | None, option: str) -> dict[str, str]:
             raise ConfigError(f"{option} names '{name.strip()}' twice", found=" ".join(values or []))
         parsed[name.strip()] = content.strip()
     return parsed
+
+
+def minutes(budget: str | None) -> float | None:
+    """``"1h30m"`` -> 90.0; None stays None."""
+    if budget is None:
+        return None
+    match = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", budget.replace(" ", ""))
+    try:
+        parts = [float(part or 0) for part in match.groups()] if match else []
+    except ValueError:
+        parts = []
+    if not any(parts):
+        raise ConfigError("--budget is no time", found=budget, expected="such as 40m, 2h, 1h30m or 90s")
+    return 60 * parts[0] + parts[1] + parts[2] / 60
 
 
 def words(value: str | None) -> list[str] | None:

@@ -1,24 +1,69 @@
-"""``train``: one run, from a recipe, from options, or both. Repeating the command resumes the run."""
+"""``plan`` and ``train``: one run, from a recipe, from options, from the data. Repeated, `train` resumes."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import labelwise
 from labelwise import console, run
-from labelwise.cli.options import AsJson, Overwrite, Quiet, Settings, overrides, show
+from labelwise.cli.options import (
+    AsJson,
+    Base,
+    Budget,
+    Data,
+    Device,
+    Engine,
+    Overwrite,
+    Quiet,
+    Settings,
+    Workers,
+    minutes,
+    overrides,
+    show,
+)
+from labelwise.errors import ConfigError
+
+if TYPE_CHECKING:
+    from labelwise.config import RunConfig
 
 INTERRUPTED = 130
 
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this file to the command line."""
+    app.command("plan")(plan)
     app.command("train")(train)
+
+
+def plan(
+    data: Data,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe; what it sets stays.")] = None,
+    method: Annotated[str | None, typer.Option(help="Name of the method; see `labelwise methods`.")] = None,
+    base: Base = None,
+    budget: Budget = None,
+    device: Device = "auto",
+    settings: Settings = None,
+    workers: Workers = None,
+    engine: Engine = "local",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say how `train` would train these scans, why, and what it would cost. Nothing is trained."""
+    chosen = _config(recipe, data, method, settings, **{"base": base, "device.device": device})
+    with console.watch(quiet=quiet, as_json=as_json) as progress:
+        planned = run.plan(
+            chosen,
+            budget_minutes=_budget(budget, settings),
+            workers=workers,
+            engine=engine,
+            progress=progress,
+        )
+    show(planned.to_text(), planned.facts(), as_json)
 
 
 def train(
@@ -36,9 +81,13 @@ def train(
     device: Annotated[
         str | None, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:1 or mps.")
     ] = None,
+    base: Base = None,
+    budget: Budget = None,
     settings: Settings = None,
     overwrite: Overwrite = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan, the forecast and the settings, and stop.")
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -46,22 +95,17 @@ def train(
     speaks = console.is_first_process()  # of a training on several GPUs; all say their errors
     if not speaks:
         logging.getLogger("labelwise").setLevel(logging.ERROR)
-    values: dict[str, Any] = {
-        "data": None if data is None else str(data),
-        "method": None if method is None else {"name": method},
-        "seed": seed,
-        "device.device": device,
-    }
-    chosen = labelwise.load_config(
-        recipe, overrides(settings), **{k: v for k, v in values.items() if v is not None}
-    )
+    chosen = _config(recipe, data, method, settings, **{"base": base, "seed": seed, "device.device": device})
+    budget_minutes = _budget(budget, settings)
     folder = output or Path("runs") / chosen.method.name
     if dry_run:
         if speaks:
-            show(chosen.to_toml(), asdict(chosen), as_json)
+            _show_plan(chosen, budget_minutes, quiet=quiet, as_json=as_json)
         return
     with console.watch(quiet=quiet or not speaks, as_json=as_json) as progress:
-        result = run.train(chosen, folder, overwrite=overwrite, progress=progress)
+        result = run.train(
+            chosen, folder, budget_minutes=budget_minutes, overwrite=overwrite, progress=progress
+        )
     text = f"{folder}: {result.steps} steps" + (
         ", interrupted; repeat the command to continue"
         if result.interrupted
@@ -71,3 +115,33 @@ def train(
         show(text, result.facts(), as_json)
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
+
+
+def _config(
+    recipe: Path | None, data: Path | None, method: str | None, settings: list[str] | None, **values: Any
+) -> RunConfig:
+    """The settings that recipe and options give together."""
+    values |= {
+        "data": None if data is None else str(data),
+        "method": None if method is None else {"name": method},
+    }
+    given = {key: value for key, value in values.items() if value is not None}
+    return labelwise.load_config(recipe, overrides(settings), **given)
+
+
+def _budget(budget: str | None, settings: list[str] | None) -> float | None:
+    if budget is not None and "train.steps" in overrides(settings):
+        raise ConfigError("both --budget and train.steps decide the steps", do="leave one of them out")
+    return minutes(budget)
+
+
+def _show_plan(chosen: RunConfig, budget_minutes: float | None, *, quiet: bool, as_json: bool) -> None:
+    """The resolved settings; with data also the plan and the forecast, as comments of the recipe."""
+    if not chosen.data:
+        show(chosen.to_toml(), asdict(chosen), as_json)
+        return
+    with console.watch(quiet=quiet, as_json=as_json) as progress:
+        planned = run.plan(chosen, budget_minutes=budget_minutes, progress=progress)
+    comments = "".join(f"# {line}".rstrip() + "\n" for line in planned.to_text().splitlines())
+    resolved = planned.config
+    show(f"{comments}\n{resolved.to_toml()}", {**asdict(resolved), **planned.facts()}, as_json)

@@ -13,22 +13,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from labelwise.atomic import discard_leftovers, write_json
 from labelwise.cohort.manifest import Manifest, check_same_grid, read_case_image, read_case_labels
 from labelwise.cohort.meaning import source_of_file
 from labelwise.engine import run_jobs
-from labelwise.errors import DataError, LabelwiseError, naming
+from labelwise.errors import ConfigError, DataError, LabelwiseError, ResourceError, naming
 from labelwise.formats import files_of
 from labelwise.loading.store import FORMAT, Store, write_case
 from labelwise.preprocess import pipeline
 from labelwise.preprocess.fingerprint import ScanStatistics, make_plan, scan_statistics
 from labelwise.preprocess.pipeline import Plan
+from labelwise.settings import build_settings
 from labelwise.types import Case
 
 Item = TypeVar("Item")
@@ -172,10 +173,13 @@ def content_key(
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def training_statistics(manifest: Manifest, jobs: Jobs = IN_ALL_PROCESSES) -> list[ScanStatistics]:
+def training_statistics(
+    manifest: Manifest, jobs: Jobs = IN_ALL_PROCESSES, *, memo: Path | None = None
+) -> list[ScanStatistics]:
     """The fingerprint of every readable training scan, also of the unlabelled ones: what `make_plan` needs.
 
-    Labels are seen as the training sees them, so that nothing hidden leaks into the plan.
+    Labels are seen as the training sees them, so that nothing hidden leaks into the plan. Scans that did not change
+    since the file `memo` was written are not read again.
 
     Errors
         DataError   there is no training scan, or none can be read
@@ -183,13 +187,50 @@ def training_statistics(manifest: Manifest, jobs: Jobs = IN_ALL_PROCESSES) -> li
     cases = manifest.split("train")
     if not cases:
         raise DataError("no case of the manifest is in the split 'train'", do="fill the column 'split'")
+    known = _known_statistics(memo, manifest)
     job = partial(_scan_statistics, manifest=_without_cases(manifest))
-    results, errors = jobs.run("fingerprint", job, cases)
-    if not results:
+    results, errors = jobs.run("fingerprint", job, [case for case in cases if case.id not in known])
+    found = known | {case.id: statistics for case, statistics in results}
+    if not found:
         raise DataError(
             f"none of the {len(cases)} training scans can be read; the first error was\n{errors[0][1]}"
         )
-    return [statistics for _, statistics in results]
+    if memo is not None and results:
+        kept = {
+            case.id: {"key": _statistics_key(case, manifest), **asdict(found[case.id])}
+            for case in cases
+            if case.id in found
+        }
+        with suppress(ResourceError):  # it only saves time
+            write_json(memo, kept)
+    return [found[case.id] for case in cases if case.id in found]
+
+
+def _known_statistics(memo: Path | None, manifest: Manifest) -> dict[str, ScanStatistics]:
+    """Fingerprints by case id, of scans that did not change; none if the file is missing or damaged."""
+    known: dict[str, ScanStatistics] = {}
+    rows = {} if memo is None else _read_memo(memo)
+    for case in manifest.split("train"):
+        row: Any = rows.get(case.id)
+        with suppress(ConfigError, OSError, DataError):
+            if isinstance(row, dict) and row.get("key") == _statistics_key(case, manifest):
+                values = {name: value for name, value in row.items() if name != "key"}
+                known[case.id] = build_settings(ScanStatistics, values, str(memo))
+    return known
+
+
+def _statistics_key(case: Case, manifest: Manifest) -> str:
+    """What the fingerprint of a scan depends on: its files, how they are read, and what is annotated."""
+    source = manifest.source_of(case)
+    content = {
+        "files": [[_name(path), *_stamp(path)] for path in _paths(case)],
+        "annotated": sorted(case.annotated),
+        "modality": source.modality,
+        "layout": asdict(source.layout),
+        "values": sorted(source.values.items()),
+        "classes": manifest.label_space.names,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def hash_file(path: Path) -> str:
@@ -228,10 +269,10 @@ def _hash_files(
     return hashes, {case.id: error for case, error in errors}
 
 
-def _read_memo(file: Path) -> dict[str, Stamped]:
+def _read_memo(file: Path) -> dict[str, Any]:
     """Known hashes by path; none if the file is missing or damaged: they are computed anew."""
     try:
-        memo: dict[str, Stamped] = json.loads(file.read_text("utf-8"))
+        memo: dict[str, Any] = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return memo if isinstance(memo, dict) else {}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import field
 from typing import Literal, cast, get_args
 
 import numpy as np
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
+from scipy import ndimage
 
 from labelwise.errors import ConfigError, DataError
-from labelwise.preprocess.crop import Crop, body_mask
+from labelwise.preprocess.crop import Crop, body_mask, find_box
 from labelwise.preprocess.intensity import PERCENTILES, IntensityRule
 from labelwise.preprocess.pipeline import Plan
 from labelwise.types import IGNORE, Array, Volume
@@ -32,6 +34,10 @@ class ScanStatistics:
     shape: tuple[int, int, int]  # voxels along x, y, z
     spacing_mm: tuple[float, float, float]  # along x, y, z
     intensities: tuple[float, ...] = ()  # quantiles of the voxels that count, see `scan_statistics`; ct only
+    cropped: tuple[int, int, int] | None = None  # voxels that the crop of this modality leaves
+    channels: int = 1
+    # class index -> size along x, y, z in mm of the box around its voxels; annotated structures that are there
+    structures_mm: dict[int, tuple[float, float, float]] = field(default_factory=dict)
 
 
 def scan_statistics(image: Volume, modality: str, labels: Volume | None = None) -> ScanStatistics:
@@ -52,7 +58,25 @@ def scan_statistics(image: Volume, modality: str, labels: Volume | None = None) 
     intensities: tuple[float, ...] = ()
     if modality == "ct":
         intensities = _quantiles(_values_that_count(image, labels))
-    return ScanStatistics(cast(Modality, modality), image.shape, image.spacing_mm, intensities)
+    kind = cast(Modality, modality)
+    box = find_box(image, _typical_crop({kind}))
+    return ScanStatistics(
+        kind, image.shape, image.spacing_mm, intensities, box.shape, len(image.data),
+        {} if labels is None else _structures_mm(labels),
+    )  # fmt: skip
+
+
+def _structures_mm(labels: Volume) -> dict[int, tuple[float, float, float]]:
+    organs = np.where(labels.data == IGNORE, 0, labels.data)
+    sizes = {}
+    for index, box in enumerate(ndimage.find_objects(organs), start=1):
+        if box is not None:
+            x, y, z = (
+                float((part.stop - part.start) * size)
+                for part, size in zip(box, labels.spacing_mm, strict=True)
+            )
+            sizes[index] = (x, y, z)
+    return sizes
 
 
 def make_plan(

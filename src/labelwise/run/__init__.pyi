@@ -7,6 +7,7 @@ from .evaluate import evaluate as evaluate
 from .import_data import import_data as import_data
 from .measure import measure as measure
 from .methods import methods as methods
+from .plan import plan as plan
 from .predict import predict as predict
 from .prepare import prepare as prepare
 from .report import report as report

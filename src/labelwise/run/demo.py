@@ -27,6 +27,7 @@ STEPS = 600
 # A small network, and patches of nearly the whole scan: a minute or two for each method on two cores. Chosen on
 # the validation scans; the test scans took no part.
 SETTINGS: dict[str, Any] = {
+    "base": "fixed",
     "prepare.spacing_mm": [5.0, 5.0, 6.0],
     "net": {"name": "vnet", "settings": {"width": 8, "dropout": 0.0}},
     "sampling.patch_size": [48, 48, 32],

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from labelwise.cohort.manifest import Manifest, read_manifest
-from labelwise.config import PrepareConfig, RunConfig
+from labelwise.config import RunConfig
 from labelwise.console import Progress, silent
 from labelwise.errors import ConfigError
 from labelwise.loading import prepare as preparation
@@ -51,10 +51,9 @@ def prepare_manifest(
     def show(task: str, done: int, total: int) -> None:
         progress(task, done, total)
 
-    chosen = config.prepare.spacing_mm or config.prepare.shape or config.prepare.crop
     plan = None
-    if chosen and not (folder / "plan.json").exists():
-        plan = _plan(manifest, config.prepare, Jobs(workers, engine, show))
+    if not (folder / "plan.json").exists():
+        plan = _plan(manifest, config, Jobs(workers, engine, show))
     return preparation.prepare(manifest, folder, plan, workers=workers, engine=engine, progress=show)
 
 
@@ -72,9 +71,15 @@ def store_folder(config: RunConfig) -> Path:
     return root / name
 
 
-def _plan(manifest: Manifest, settings: PrepareConfig, jobs: Jobs) -> Plan:
+def fingerprint_file(config: RunConfig) -> Path:
+    """Where the fingerprint of the training scans is kept, for all choices of settings."""
+    return store_folder(config).parent / "fingerprint.json"
+
+
+def _plan(manifest: Manifest, config: RunConfig, jobs: Jobs) -> Plan:
     """The plan that these settings and the fingerprint of the training scans give together."""
-    statistics = preparation.training_statistics(manifest, jobs)
+    settings = config.prepare
+    statistics = preparation.training_statistics(manifest, jobs, memo=fingerprint_file(config))
     x, y, z = settings.shape or (0, 0, 0)
     shape = (x or None, y or None, z or None) if settings.shape else None
     return make_plan(statistics, spacing_mm=settings.spacing_mm, shape=shape, crop=settings.crop)

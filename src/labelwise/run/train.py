@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -31,6 +32,7 @@ from labelwise.methods import find_method
 from labelwise.methods.base import Method
 from labelwise.run.environment import environment
 from labelwise.run.patients import PATIENTS, record_patients
+from labelwise.run.planning import PLAN, settle_run
 from labelwise.run.prepare import prepare_manifest
 from labelwise.run.stages import RECORD, Stages, plan_stages, settings_of
 from labelwise.run.validation import Validation
@@ -44,10 +46,11 @@ __all__ = ["TrainingResult", "train"]
 logger = logging.getLogger("labelwise")
 
 # Settings that may differ between the parts of a resumed run without changing its result.
-NOT_DECISIVE = ("data", "device", "inference", "workers", "select", "start_from")
+NOT_DECISIVE = ("data", "base", "planned", "device", "inference", "workers", "select", "start_from")
 # All that is written into the folder of a run.
 WRITTEN = (
     RECORD,
+    PLAN,
     "environment.json",
     PATIENTS,
     "log.jsonl",
@@ -74,12 +77,21 @@ class TrainingResult:
 
 
 def train(
-    config: RunConfig, output: Path | str, *, overwrite: bool = False, progress: Progress = silent
+    config: RunConfig,
+    output: Path | str,
+    *,
+    budget_minutes: float | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
 ) -> TrainingResult:
     """Train a method on the training cases of a manifest; repeating the call resumes an interrupted run.
 
-    Writes to `output`: run.toml (resolved settings), environment.json, log.jsonl, last.safetensors and, with
-    validation cases, best.safetensors; at the end the folder model/.
+    What the recipe leaves open (`RunConfig.planned`) is planned first, from the data and the machine. Writes to
+    `output`: run.toml (resolved settings), plan.json (why, and what was expected), environment.json, log.jsonl,
+    last.safetensors and, with validation cases, best.safetensors; at the end the folder model/.
+
+    With `budget_minutes` the number of steps is what fits into this time, as a few measured steps say. A run that is
+    continued keeps the plan with which it began.
 
     A folder with a run is continued, or with `overwrite` begun anew: what a run and `predict` and `evaluate`
     wrote there is removed, and nothing else.
@@ -95,14 +107,17 @@ def train(
     fabric = connect(config.device)
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    stages = plan_stages(config)
     manifest = read_manifest(_named(config))
+    speaking = progress if fabric.is_global_zero else silent
+    with fabric.rank_zero_first():  # the other ranks find the fingerprint
+        begun = None if overwrite else folder / RECORD
+        settled = settle_run(config, manifest, fabric, begun, budget_minutes, speaking)
+    config = settled.config
+    stages = plan_stages(config)
     _check_trainable(manifest, config)
     with only_writer(folder) if fabric.is_global_zero else nullcontext():
         with fabric.rank_zero_first():  # the other ranks find the store filled
-            prepared = prepare_manifest(
-                manifest, config, progress=progress if fabric.is_global_zero else silent
-            )
+            prepared = prepare_manifest(manifest, config, progress=speaking)
             prepared.require_all()
         trainer = _Trainer(config, manifest, prepared, fabric, progress)
         if not overwrite:
@@ -111,8 +126,12 @@ def train(
         fabric.barrier()  # nobody looks any more at what rank 0 now replaces
         if fabric.is_global_zero:
             _begin(folder, config, manifest, overwrite=overwrite)
+            settled.write(folder)
         fabric.barrier()
+        started = time.monotonic()
         method, result = trainer.run(stages, folder)
+        if fabric.is_global_zero:
+            settled.compare(folder, time.monotonic() - started, prepared, finished=not result.interrupted)
         if not result.interrupted and fabric.is_global_zero:
             trainer.save(method, result, folder)
         fabric.barrier()

@@ -1,0 +1,103 @@
+"""What a plan follows from: the training scans, their labels, and the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from labelwise.preprocess.fingerprint import ScanStatistics
+from labelwise.preprocess.resample import shape_at_spacing
+from labelwise.types import Case, LabelSpace
+
+Triple = tuple[float, float, float]
+Sizes = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The device that trains, and the processor beside it."""
+
+    kind: Literal["cpu", "cuda", "mps"]
+    memory_bytes: int  # of the device
+    cpus: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The fingerprint of a training set, at one spacing."""
+
+    modalities: tuple[str, ...]
+    channels: int
+    organs: tuple[str, ...]
+    cases: int
+    labelled: int  # something is annotated
+    complete: int  # everything is
+    shape: Sizes  # voxels of the typical (median) scan after cropping
+    largest: Sizes  # of the largest one along each axis
+    spacing_mm: Triple  # of these voxels
+    structures_mm: Mapping[str, Triple]  # median size along x, y, z of the structures that have voxels
+
+    @property
+    def incomplete(self) -> int:
+        """Cases in which something, or everything, is not annotated."""
+        return self.cases - self.complete
+
+    def at_spacing(self, spacing_mm: Triple) -> Facts:
+        """The same scans with voxels of another size."""
+        return replace(
+            self,
+            shape=shape_at_spacing(self.shape, self.spacing_mm, spacing_mm),
+            largest=shape_at_spacing(self.largest, self.spacing_mm, spacing_mm),
+            spacing_mm=spacing_mm,
+        )
+
+
+def gather(
+    statistics: Sequence[ScanStatistics],
+    cases: Sequence[Case],
+    label_space: LabelSpace,
+    *,
+    spacing_mm: Triple | None,
+    shape: tuple[int | None, int | None, int | None] | None,
+) -> Facts:
+    """The facts of a training set whose scans are prepared to a spacing, or to a number of voxels per axis."""
+    sizes = np.array([scan.cropped or scan.shape for scan in statistics], float)
+    spacings = np.array([scan.spacing_mm for scan in statistics])
+    prepared = np.maximum(np.rint(sizes * spacings / spacing_mm), 1) if spacing_mm else sizes.copy()
+    for axis, fixed in enumerate(shape or ()):
+        if fixed:
+            prepared[:, axis] = fixed
+    typical_mm = np.median(sizes * spacings / prepared, axis=0)
+    boxes: dict[int, list[Triple]] = {}
+    for scan in statistics:
+        for index, size_mm in scan.structures_mm.items():
+            boxes.setdefault(int(index), []).append(size_mm)
+    organs = frozenset(label_space.organs)
+    return Facts(
+        modalities=tuple(sorted({scan.modality for scan in statistics})),
+        channels=statistics[0].channels,
+        organs=label_space.organs,
+        cases=len(cases),
+        labelled=sum(bool(case.annotated) for case in cases),
+        complete=sum(organs <= case.annotated for case in cases),
+        shape=_whole(np.median(prepared, axis=0)),
+        largest=_whole(prepared.max(axis=0)),
+        spacing_mm=_triple(typical_mm),
+        structures_mm={
+            label_space.names[index]: _triple(np.median(np.array(found), axis=0))
+            for index, found in sorted(boxes.items())
+        },
+    )
+
+
+def _triple(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Triple:
+    x, y, z = (round(float(value), 6) for value in values)
+    return x, y, z
+
+
+def _whole(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Sizes:
+    x, y, z = (max(1, round(float(value))) for value in values)
+    return x, y, z

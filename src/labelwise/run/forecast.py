@@ -1,0 +1,281 @@
+"""What a training will cost, before it starts: a few of its steps on made-up patches, timed.
+
+The steps go through the same loop, augmentation and optimiser as the training. What they are computed from is noise
+with a box for each structure: the numbers of a voxel do not change the time that it takes.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Generator, Tensor
+
+from labelwise.config import RunConfig
+from labelwise.console import duration
+from labelwise.errors import TrainingError
+from labelwise.infer.sliding_window import predict_labels
+from labelwise.infer.windows import WindowGrid
+from labelwise.loading.augment import Views, augment
+from labelwise.methods import find_method, stages_of
+from labelwise.methods.base import Method
+from labelwise.plan.facts import Facts
+from labelwise.settings import build_settings
+from labelwise.train.loop import Stage, fit
+from labelwise.types import IGNORE, Batch, LabelSpace
+
+if sys.platform != "win32":
+    import resource
+
+WARM_UP = 2  # steps that are not timed: memory is allowed for, kernels are chosen
+MOST_STEPS, MOST_SECONDS = 12, 15.0  # of a trial
+STORED = 0.8  # size of a prepared scan after compression, as a part of its voxels
+VOXEL_BYTES = 3  # float16 and a label
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a training costs, as a trial of a few steps says."""
+
+    step_seconds: tuple[float, ...]  # of each stage
+    validation_seconds: float  # of one validation; 0 without validation cases
+    training_hours: float  # steps and validations; scans are prepared before
+    ram_gib: float
+    gpu_gib: float | None  # None on a CPU
+    disk_gib: float  # checkpoints, model, and the scans that are not prepared yet
+
+    def to_text(self) -> str:
+        """One line."""
+        gpu = "" if self.gpu_gib is None else f", GPU memory {self.gpu_gib:.1f} GiB"
+        steps = " and ".join(f"{1000 * seconds:.0f} ms" for seconds in self.step_seconds)
+        return (
+            f"{duration(3600 * self.training_hours)} ({steps} a step), memory {self.ram_gib:.1f} GiB{gpu}, "
+            f"disk {self.disk_gib:.2f} GiB"
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return {**asdict(self), "step_seconds": list(self.step_seconds)}
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """What a forecast has to know of the data."""
+
+    facts: Facts
+    label_space: LabelSpace
+    validation_cases: int
+    cases_to_prepare: int
+
+
+class _EnoughError(Exception):
+    """Ends a trial."""
+
+
+def measure(config: RunConfig, cohort: Cohort, fabric: Fabric) -> Forecast | None:
+    """Try every stage of a training for some steps. None if a loss was not finite before anything could be timed.
+
+    Random numbers of the process are left as they were.
+    """
+    nets = config.nets(in_channels=cohort.facts.channels, num_classes=cohort.label_space.num_classes)
+    kinds = stages_of(find_method(config.method.name))
+    kinds = kinds[-1:] if config.start_from else kinds
+    times, validation, state, weights = [], 0.0, 0, 0
+    if fabric.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(fabric.device)
+    with torch.random.fork_rng(devices=[]):
+        for kind in kinds:
+            torch.manual_seed(config.seed)
+            same = kind is kinds[-1] or kind.Config is kinds[-1].Config
+            settings = build_settings(kind.Config, config.method.settings if same else {}, kind.__name__)
+            method = kind(nets, settings)
+            seconds = _step_seconds(method, config, cohort, fabric)
+            if seconds is None:
+                return None
+            times.append(seconds)
+            validation = _validation_seconds(method, config, cohort, fabric) if cohort.validation_cases else 0
+            weights = sum(t.numel() * t.element_size() for t in method.state_dict().values())
+            averages = {"sgd": int(config.train.optimizer.momentum > 0)}.get(config.train.optimizer.name, 2)
+            state = max(state, weights * (1 + averages))
+    return Forecast(
+        step_seconds=tuple(times),
+        validation_seconds=validation,
+        training_hours=_hours(times, validation, config),
+        ram_gib=(peak_memory_bytes() + _scan_bytes(cohort, config)) / GIB,
+        gpu_gib=torch.cuda.max_memory_reserved(fabric.device) / GIB if fabric.device.type == "cuda" else None,
+        disk_gib=_disk_bytes(state, weights, cohort) / GIB,
+    )
+
+
+def with_steps(forecast: Forecast, config: RunConfig) -> Forecast:
+    """The same for another number of steps."""
+    return replace(
+        forecast, training_hours=_hours(forecast.step_seconds, forecast.validation_seconds, config)
+    )
+
+
+def steps_within(forecast: Forecast, config: RunConfig, minutes: float) -> tuple[int, ...]:
+    """Steps of each stage, equally many, that fit into a time with their validations.
+
+    With `train.validate_every` a validation is due every so many steps, else once, at the end of each stage.
+    """
+    every = config.train.validate_every
+    stages = len(forecast.step_seconds)
+    left = 60 * minutes - (0 if every else stages * forecast.validation_seconds)
+    each = sum(forecast.step_seconds) + (stages * forecast.validation_seconds / every if every else 0)
+    return (max(int(left / each), 0),) * stages
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has had; 0 where the system does not say."""
+    if sys.platform == "win32":
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _hours(times: list[float] | tuple[float, ...], validation: float, config: RunConfig) -> float:
+    every = config.train.validate_every
+    seconds = 0.0
+    for each, steps in zip(times, config.train.steps, strict=True):
+        validations = steps // every + bool(steps % every) if every else 1
+        seconds += steps * each + validations * validation
+    return seconds / 3600
+
+
+def _step_seconds(method: Method, config: RunConfig, cohort: Cohort, fabric: Fabric) -> float | None:
+    """Median time of a step, with its batch."""
+    ends: list[float] = []
+    started = time.perf_counter()
+
+    def report(done: int, total: int, message: str) -> None:
+        ends.append(time.perf_counter())
+        if len(ends) > WARM_UP + 2 and ends[-1] - started > MOST_SECONDS:
+            raise _EnoughError
+
+    loading: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        stage = Stage(
+            method=method,
+            batches=lambda _: _batches(method, config, cohort, fabric.device, loading),
+            steps=MOST_STEPS,
+            folder=Path(folder),
+            settings={},
+            seed=config.seed,
+        )
+        with suppress(_EnoughError, TrainingError):
+            fit(stage, replace(config.train, log_every=1, checkpoint_minutes=inf), fabric, report)
+    steps = np.diff(ends)[WARM_UP - 1 :]
+    if not len(steps):
+        return None
+    whole = float(statistics.median(steps))
+    if not config.workers:
+        return whole
+    batch = float(statistics.median(loading))  # other processes make batches while the device computes
+    return max(whole - batch, batch / config.workers)
+
+
+def _batches(
+    method: Method, config: RunConfig, cohort: Cohort, device: torch.device, seconds: list[float]
+) -> Iterator[Batch]:
+    """Endless batches like those of the training, without reading a scan; notes how long each took."""
+    sampling, space = config.sampling, cohort.label_space
+    incomplete = sampling.incomplete_cases if "none" in method.card.learns_from else 0
+    count, dims = sampling.labelled_cases + incomplete, sampling.dims
+    known = space.organs if cohort.facts.complete else space.organs[:1]
+    rows = [space.annotated(known if row < sampling.labelled_cases else ()) for row in range(count)]
+    annotated = torch.stack(rows)
+    on_host = tuple(tuple(row) for row in annotated.tolist())
+    size = config.augment.read_size(sampling.patch_size)[:dims]
+    generator = Generator().manual_seed(config.seed)
+    spacing_mm = torch.tensor([cohort.facts.spacing_mm] * count)
+    functions = method.extra_targets()
+    while True:
+        start = time.perf_counter()
+        images = torch.randn(count, cohort.facts.channels, *size, generator=generator)
+        labels = _boxes(annotated, size)
+        targets = {
+            name: torch.as_tensor(
+                function(labels.numpy(), annotated.numpy(), spacing_mm[:, :dims].double().numpy())
+            ).float()
+            for name, function in functions.items()
+        }
+        views = augment(
+            Views(images, labels, targets), config.augment, generator,
+            patch_size=sampling.patch_size, spacing_mm=spacing_mm,
+        )  # fmt: skip
+        seconds.append(time.perf_counter() - start)
+        yield Batch(
+            views.images.to(device),
+            views.labels.long().to(device),
+            annotated.to(device),
+            tuple(f"case {row}" for row in range(count)),
+            {name: target.to(device) for name, target in views.targets.items()},
+            on_host,
+        )
+
+
+def _boxes(annotated: Tensor, size: tuple[int, ...]) -> Tensor:
+    """(B, *size) uint8: each annotated organ is a box in another place; IGNORE where nothing is annotated."""
+    labels = torch.full((len(annotated), *size), IGNORE, dtype=torch.uint8)
+    for case, row in zip(labels, annotated.tolist(), strict=True):
+        organs = [index for index, known in enumerate(row) if known and index]
+        if organs:
+            case.zero_()
+        for place, index in enumerate(organs):
+            low = [length * place // len(organs) for length in size]
+            high = [
+                max(a + 1, length * (place + 1) // len(organs)) for a, length in zip(low, size, strict=True)
+            ]
+            case[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = index
+    return labels
+
+
+def _validation_seconds(method: Method, config: RunConfig, cohort: Cohort, fabric: Fabric) -> float:
+    """Time of one validation: a timed window, times the windows of all validation cases."""
+    patch, inference = config.sampling.patch_size, config.inference
+    image = torch.zeros(cohort.facts.channels, *patch)
+
+    def one() -> float:
+        start = time.perf_counter()
+        predict_labels(
+            method.predictor(), image, patch,
+            num_classes=cohort.label_space.num_classes, config=inference, device=fabric.device,
+        )  # fmt: skip
+        return time.perf_counter() - start
+
+    one()
+    windows = WindowGrid.of(
+        [max(a, b) for a, b in zip(cohort.facts.shape, patch, strict=True)],
+        patch, inference.stride, inference.overlap,
+    ).num_windows  # fmt: skip
+    return min(one(), one()) * windows * cohort.validation_cases
+
+
+def _scan_bytes(cohort: Cohort, config: RunConfig) -> float:
+    """Memory of the validation of the largest scan beside the training: image, scores of a slab, labels."""
+    if not cohort.validation_cases:
+        return 0.0
+    x, y, z = cohort.facts.largest
+    voxels = x * y * z
+    slab = min(1.0, max(p / n for p, n in zip(config.sampling.patch_size, cohort.facts.largest, strict=True)))
+    return voxels * (8.0 * cohort.facts.channels + 4 * slab * cohort.label_space.num_classes + 4)
+
+
+def _disk_bytes(state: int, weights: int, cohort: Cohort) -> float:
+    x, y, z = cohort.facts.shape
+    store = cohort.cases_to_prepare * x * y * z * VOXEL_BYTES * STORED * cohort.facts.channels
+    checkpoints = 2 if cohort.validation_cases else 1
+    return store + checkpoints * state + weights

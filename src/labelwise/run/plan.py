@@ -1,0 +1,44 @@
+"""`plan`: the settings that a recipe leaves open, from the data and the machine, and what the training will cost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from labelwise.cohort.manifest import read_manifest
+from labelwise.config import RunConfig
+from labelwise.console import Progress, silent
+from labelwise.errors import ConfigError
+from labelwise.loading.prepare import Jobs
+from labelwise.run.planning import Planned, settle
+from labelwise.train.distribute import connect
+
+__all__ = ["Planned", "plan"]
+
+
+def plan(
+    config: RunConfig,
+    *,
+    budget_minutes: float | None = None,
+    workers: int | None = None,
+    engine: str = "local",
+    progress: Progress = silent,
+) -> Planned:
+    """Decide what the recipe leaves open, and forecast the training. Nothing is prepared or trained.
+
+    The training scans are read once, for their fingerprint, which is kept in the store; some steps are tried.
+
+    Arguments
+        budget_minutes  time that the training may take; it decides `train.steps`
+
+    Errors
+        ConfigError     no manifest is named; the budget is too short for a step; several processes
+        DataError       the manifest is wrong, or no training scan can be read
+    """
+    if not config.data:
+        raise ConfigError("no data named", do="name the folder of a manifest")
+    manifest = read_manifest(config.data)
+    single = replace(config, device=replace(config.device, processes=1))
+    return settle(
+        config, manifest, connect(single.device), budget_minutes=budget_minutes,
+        jobs=Jobs(workers, engine, lambda what, done, total: progress(what, done, total)),
+    )  # fmt: skip

@@ -1,0 +1,266 @@
+"""What a recipe leaves open, decided from the data and the machine; what the training will cost, and what it did."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning_fabric import Fabric
+
+from labelwise.atomic import write_json
+from labelwise.cohort.manifest import Manifest
+from labelwise.config import RunConfig, load_config, setting, with_settings
+from labelwise.console import Progress
+from labelwise.devices import choose_device
+from labelwise.engine import available_cpus
+from labelwise.errors import ConfigError
+from labelwise.loading.prepare import Jobs, Prepared, training_statistics
+from labelwise.plan.choose import PLANNED, Line, Plan, make_plan
+from labelwise.plan.facts import Facts, Hardware, gather
+from labelwise.preprocess import fingerprint
+from labelwise.run.forecast import GIB, Cohort, Forecast, measure, peak_memory_bytes, steps_within, with_steps
+from labelwise.run.prepare import fingerprint_file, store_folder
+
+logger = logging.getLogger("labelwise")
+
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A recipe with nothing left open, why, and what it costs."""
+
+    config: RunConfig
+    plan: Plan
+    facts_of_data: Facts
+    forecast: Forecast | None  # None if no step could be measured
+
+    def to_text(self) -> str:
+        """What was found, one line for each decision, and the forecast."""
+        data = self.facts_of_data
+        size, spacing = " x ".join(map(str, data.shape)), " x ".join(f"{mm:.3g}" for mm in data.spacing_mm)
+        found = (
+            f"{data.cases} training cases ({', '.join(data.modalities)}), {data.labelled} labelled, "
+            f"{data.complete} of them completely; a typical scan has {size} voxels of {spacing} mm"
+        )
+        cost = self.forecast.to_text() if self.forecast else "no step of this training could be measured"
+        return f"{found}\n\n{self.plan.to_text()}\n\nforecast: {cost}"
+
+    def facts(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return {
+            "plan": self.plan.facts(),
+            "forecast": self.forecast.facts() if self.forecast else None,
+            "structures_mm": {name: list(size) for name, size in self.facts_of_data.structures_mm.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The recipe of a run with nothing left open, and its plan if it was made now."""
+
+    config: RunConfig
+    planned: Planned | None = None
+
+    def write(self, folder: Path) -> None:
+        """Keep the plan in the folder of the run."""
+        if self.planned is not None:
+            write_json(folder / PLAN, self.planned.facts())
+
+    def compare(self, folder: Path, seconds: float, prepared: Prepared, *, finished: bool) -> None:
+        """Add to the kept plan what a part of the training took, and say at the end how good the forecast was."""
+        if not (folder / PLAN).exists():
+            return
+        kept = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        if not kept.get("forecast"):
+            return
+        before = kept.get("truth", {"training_hours": 0.0, "store_gib": 0.0})
+        on_gpu = kept["forecast"]["gpu_gib"] is not None and torch.cuda.is_available()
+        store = {prepared.store.case_folder(prepared.keys[name]) for name in prepared.written}
+        truth = {
+            "training_hours": before["training_hours"] + seconds / 3600,
+            "ram_gib": peak_memory_bytes() / GIB,
+            "gpu_gib": torch.cuda.max_memory_reserved() / GIB if on_gpu else None,
+            "store_gib": before["store_gib"] + sum(map(_num_bytes, store)) / GIB,
+        }
+        truth["disk_gib"] = truth["store_gib"] + _num_bytes(folder) / GIB
+        write_json(folder / PLAN, {**kept, "truth": truth})
+        if finished:
+            told = [
+                f"{name} {kept['forecast'][key]:.2f} -> {truth[key]:.2f} {unit}"
+                for name, key, unit in (
+                    ("training", "training_hours", "h"), ("memory", "ram_gib", "GiB"),
+                    ("GPU memory", "gpu_gib", "GiB"), ("disk", "disk_gib", "GiB"),
+                )
+                if truth[key] is not None
+            ]  # fmt: skip
+            logger.info("forecast -> truth: %s", ", ".join(told))
+
+
+def settle_run(
+    config: RunConfig,
+    manifest: Manifest,
+    fabric: Fabric,
+    begun: Path | None,
+    budget_minutes: float | None,
+    progress: Progress,
+) -> Settled:
+    """What a training begins with, or goes on with if the record `begun` (run.toml) exists.
+
+    Errors
+        ConfigError, DataError      as `settle`
+    """
+    if not config.planned and budget_minutes is None:
+        return Settled(config)
+    if begun is not None and begun.exists():
+        known = resumed(config, load_config(begun), with_budget=budget_minutes is not None)
+        if known is not None:
+            return Settled(known)
+    planned = settle(
+        config, manifest, fabric, budget_minutes=budget_minutes,
+        jobs=Jobs(progress=lambda what, done, total: progress(what, done, total)),
+    )  # fmt: skip
+    if fabric.is_global_zero:
+        for line in planned.to_text().splitlines():
+            logger.info("%s", line)
+    return Settled(planned.config, planned)
+
+
+def settle(
+    config: RunConfig,
+    manifest: Manifest,
+    fabric: Fabric,
+    *,
+    budget_minutes: float | None,
+    jobs: Jobs,
+) -> Planned:
+    """Decide what a recipe leaves open and forecast its training, by some steps on the device of `fabric`.
+
+    The training scans are read for their fingerprint, which is kept in the store. With several processes there is
+    no forecast, and no budget.
+
+    Errors
+        ConfigError     the budget is too short for a step; a budget for several processes
+        DataError       no training scan can be read
+    """
+    statistics = training_statistics(manifest, jobs, memo=fingerprint_file(config))
+    fixed = config.prepare.shape
+    typical = fingerprint.make_plan(statistics, spacing_mm=config.prepare.spacing_mm, shape=_per_axis(fixed))
+    cases = manifest.split("train")
+    facts = gather(
+        statistics, cases, manifest.label_space, spacing_mm=typical.spacing_mm, shape=typical.shape
+    )
+    hardware = hardware_of(config.device.device)
+    made = make_plan(facts, hardware, current(config), config.planned)
+    chosen = with_settings(config, made.settings)
+    if chosen.prepare.spacing_mm:
+        facts = facts.at_spacing(chosen.prepare.spacing_mm)
+    if fabric.world_size > 1:
+        _refuse_budget(budget_minutes)
+        return Planned(chosen, made, facts, None)
+    cohort = Cohort(
+        facts,
+        manifest.label_space,
+        sum(bool(case.annotated) for case in manifest.split("validation")),
+        _cases_to_prepare(manifest, chosen),
+    )
+    expected = measure(chosen, cohort, fabric)
+    if budget_minutes is not None:
+        if expected is None:
+            raise ConfigError(
+                "no step could be measured, so no number of steps follows from the budget",
+                do="set train.steps",
+            )
+        chosen, made = _within(budget_minutes, config, chosen, facts, hardware, made, expected)
+        expected = with_steps(expected, chosen)
+    return Planned(chosen, made, facts, expected)
+
+
+def _within(
+    minutes: float,
+    config: RunConfig,
+    chosen: RunConfig,
+    facts: Facts,
+    hardware: Hardware,
+    made: Plan,
+    expected: Forecast,
+) -> tuple[RunConfig, Plan]:
+    """The plan again, for the number of steps that fit into the budget."""
+    steps = steps_within(expected, chosen, minutes)
+    if not min(steps):
+        raise ConfigError(
+            "the budget is too short for a single step and the validation",
+            found=f"{minutes:g} minutes; a step takes {sum(expected.step_seconds):.1f} s, "
+            f"a validation {expected.validation_seconds:.0f} s",
+            do="allow more time, or choose a smaller sampling.patch_size",
+        )
+    chosen = with_settings(chosen, {"train.steps": steps})
+    again = make_plan(
+        facts,
+        hardware,
+        current(chosen),
+        [name for name in config.planned if name.startswith("train.schedule")],
+    )
+    told = " and ".join(f"{1000 * seconds:.0f} ms" for seconds in expected.step_seconds)
+    why = f"{minutes:g} minutes at {told} a step, measured, and {expected.validation_seconds:.0f} s a validation"
+    new = {line.setting: line for line in again.lines} | {
+        "train.steps": Line("train.steps", chosen.train.steps, why)
+    }
+    lines = [new.pop(line.setting, line) for line in made.lines] + list(new.values())
+    return with_settings(chosen, again.settings), Plan(lines)
+
+
+def resumed(config: RunConfig, earlier: RunConfig, *, with_budget: bool) -> RunConfig | None:
+    """The recipe with what was planned when the run began; None if that was the run of another method."""
+    if "method.name" not in config.planned and earlier.method.name != config.method.name:
+        return None
+    names = {*config.planned, *(("train.steps",) if with_budget else ())}
+    return with_settings(config, {name: setting(earlier, name) for name in PLANNED if name in names})
+
+
+def current(config: RunConfig) -> dict[str, Any]:
+    """The values of all settings that a plan can decide, and of what it asks for."""
+    return {name: setting(config, name) for name in (*PLANNED, "start_from")}
+
+
+def hardware_of(name: str) -> Hardware:
+    """The device that a training would use, and its memory."""
+    device = choose_device(name)
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+    else:
+        pages = {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(getattr(os, "sysconf_names", {}))
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if pages else 8 * 2**30
+    return Hardware(cast(Any, device.type), memory, available_cpus())
+
+
+def _num_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _refuse_budget(minutes: float | None) -> None:
+    if minutes is not None:
+        raise ConfigError(
+            "a budget is measured by one process",
+            found="a training of several processes",
+            do="find the steps by `labelwise plan --budget` on one device, and set train.steps",
+        )
+
+
+def _per_axis(
+    shape: tuple[int, int, int] | None,
+) -> tuple[int | None, int | None, int | None] | None:
+    if shape is None:
+        return None
+    x, y, z = shape
+    return x or None, y or None, z or None
+
+
+def _cases_to_prepare(manifest: Manifest, config: RunConfig) -> int:
+    index = store_folder(config) / "index.json"
+    return 0 if index.exists() else sum(bool(case.split) for case in manifest.cases)
