@@ -30,6 +30,7 @@ FLOORS = [
     {"config"},
     {"run"},
     {"cli"},
+    {"__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

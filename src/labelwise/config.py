@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, NonNegativeInt
 from pydantic.dataclasses import dataclass
 
-from labelwise.errors import ConfigError
+from labelwise.errors import ConfigError, did_you_mean
 from labelwise.infer.sliding_window import InferenceConfig
 from labelwise.infer.windows import WindowGrid
 from labelwise.loading.augment import AugmentConfig
@@ -137,7 +137,7 @@ def load_config(
     top: dict[str, Any] = {}
     for key, value in [*values.items(), *(overrides or {}).items()]:
         put(top, key, value)
-    tree = _merged(read_recipe(Path(recipe)) if recipe else NAMES, top)
+    tree = _merged(read_recipe(find_recipe(recipe)) if recipe else NAMES, top)
     where = str(recipe) if recipe else "the settings of this run"
     train = tree.setdefault("train", {})
     if isinstance(train, dict) and isinstance(train.get("steps"), int):
@@ -246,6 +246,39 @@ def _check_patch_size(config: RunConfig, nets: NetFactory) -> None:
         )
     config.augment.check(patch)
     WindowGrid.of(patch, patch, config.inference.stride, config.inference.overlap)  # refuses gaps
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name: ``la2018/bcp`` -> its file."""
+    package = Path(__file__).parent
+    folders = [package / "recipes", package.parents[1] / "recipes"]  # as installed, or in a checkout
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    files = sorted(folder.rglob("*.toml")) if folder else []
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files if folder}
+
+
+def find_recipe(recipe: Path | str) -> Path:
+    """The file of a recipe: a path, or the name of one that comes with the package.
+
+    ``recipes/la2018/bcp.toml``, as the pages of the documentation write it, means the same as ``la2018/bcp`` where
+    there is no such file.
+
+    Errors
+        ConfigError     neither a file nor a name
+    """
+    path = Path(recipe)
+    if path.exists():
+        return path
+    shipped = shipped_recipes()
+    name = path.with_suffix("").as_posix() if path.suffix == ".toml" else path.as_posix()
+    name = name.removeprefix("recipes/")
+    if name not in shipped:
+        raise ConfigError(
+            f"the recipe does not exist{did_you_mean(name, shipped)}",
+            file=path,
+            expected="the path of a recipe, or a name that `labelwise recipes` lists",
+        )
+    return shipped[name]
 
 
 def read_recipe(path: Path, names: Mapping[str, Any] = NAMES) -> dict[str, Any]:

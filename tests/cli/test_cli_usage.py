@@ -22,7 +22,7 @@ from labelwise.errors import ConfigError, LabelwiseError, TrainingError
 
 VERBS = (
     "check", "compare", "convert", "demo", "doctor", "evaluate", "import", "measure", "methods", "plan", "predict",
-    "prepare", "report", "simulate", "train",
+    "prepare", "recipes", "report", "simulate", "train",
 )  # fmt: skip
 HEAVY = ("torch", "monai", "numpy", "nibabel", "scipy", "pydantic", "matplotlib")
 

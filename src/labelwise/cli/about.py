@@ -15,6 +15,7 @@ def add_commands(app: typer.Typer) -> None:
     """Add the commands of this file to the command line."""
     app.command("demo")(demo)
     app.command("methods")(methods)
+    app.command("recipes")(recipes)
     app.command("doctor")(doctor)
 
 
@@ -41,6 +42,13 @@ def methods(as_json: AsJson = False) -> None:
     ]
     header = f"{'name':<20} {'learns from cases':<20} {'dims':<6} idea"
     show("\n".join([header, *lines]), rows, as_json)
+
+
+def recipes(as_json: AsJson = False) -> None:
+    """List the recipes that come with the package: `labelwise train NAME --data my_data` trains by one."""
+    rows = run.recipes()
+    width = max((len(row["name"]) for row in rows), default=0)
+    show("\n".join(f"{row['name']:<{width}}  {row['title']}" for row in rows), rows, as_json)
 
 
 def doctor(as_json: AsJson = False) -> None:

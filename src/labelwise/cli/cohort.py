@@ -15,11 +15,11 @@ from labelwise.cli.options import (
     Engine,
     Output,
     Quiet,
-    Settings,
     Workers,
     class_values,
     overrides,
     pairs,
+    settings_option,
     show,
     words,
 )
@@ -234,7 +234,9 @@ def simulate(
             help="keep_labelled, one_organ_per_case, organs_per_case, equal_cost, by_source, ltuda_toy or ltuda_union."
         ),
     ],
-    settings: Settings = None,
+    settings: Annotated[
+        list[str] | None, settings_option("Setting of the mode as key=value, e.g. n=8 or seed=1.")
+    ] = None,
     hold_out: Annotated[int, typer.Option(help="Last training patients of the list become validation.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -261,7 +263,10 @@ def simulate(
 def prepare(
     data: Data,
     recipe: Annotated[Path | None, typer.Option(help="Recipe whose [prepare] settings are used.")] = None,
-    settings: Settings = None,
+    settings: Annotated[
+        list[str] | None,
+        settings_option("Setting of the preparation as key=value, e.g. prepare.spacing_mm=[1,1,2]."),
+    ] = None,
     workers: Workers = None,
     engine: Engine = "local",
     quiet: Quiet = False,

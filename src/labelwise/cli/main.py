@@ -13,23 +13,66 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.core
 
+import labelwise
 from labelwise.cli import about, cohort, converting, results, training
 from labelwise.errors import LabelwiseError, ResourceError
 
+
+class _Verbs(typer.core.TyperGroup):
+    """Lists the verbs in the order of the work, under headings."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        width = max(map(len, self.commands))
+        panels = {name: getattr(verb, "rich_help_panel", "") for name, verb in self.commands.items()}
+        for heading in dict.fromkeys(panels.values()):
+            verbs = {name: verb for name, verb in self.commands.items() if panels[name] == heading}
+            with formatter.section(heading):
+                formatter.write_dl(
+                    (name.ljust(width), verb.get_short_help_str(formatter.width))
+                    for name, verb in verbs.items()
+                )
+
+
 app = typer.Typer(
     name="labelwise",
-    help="Train medical image segmentation when only some cases, or only some organs, are annotated.",
+    cls=_Verbs,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (about, cohort, training, results, converting):
-    group.add_commands(app)
+for _heading, _groups in {
+    "Data": (cohort,),
+    "Training": (training,),
+    "Results": (results, converting),
+    "About": (about,),
+}.items():
+    for _group in _groups:
+        _others = len(app.registered_commands)
+        _group.add_commands(app)
+        for _verb in app.registered_commands[_others:]:
+            _verb.rich_help_panel = _heading
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"labelwise {labelwise.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _labelwise(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version and stop."),
+    ] = False,
+) -> None:
+    """Train medical image segmentation when only some cases, or only some organs, are annotated."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     _make_streams_safe()
     try:
         with _notes_on_stderr():
-            app(arguments)
+            app(arguments, prog_name="labelwise")  # also as a module
     except LabelwiseError as error:
         _refuse(error, as_json="--json" in arguments)
     except OSError as error:

@@ -36,6 +36,11 @@ Settings = Annotated[
 ]
 
 
+def settings_option(help: str) -> Any:
+    """``--set`` of a verb that has settings of one kind only."""
+    return typer.Option("--set", help=f"{help} Repeatable.")
+
+
 def show(text: str, facts: Any, as_json: bool) -> None:
     """Print a result: text for people, or the same facts as JSON."""
     typer.echo(json.dumps(facts, indent=2, default=str) if as_json else text.rstrip())

@@ -17,10 +17,10 @@ from labelwise.cli.options import (
     Engine,
     Overwrite,
     Quiet,
-    Settings,
     Workers,
     class_values,
     overrides,
+    settings_option,
     show,
     words,
 )
@@ -59,7 +59,10 @@ def predict(
     ] = "nifti",
     binary: Binary = False,
     device: Device = "auto",
-    settings: Settings = None,
+    settings: Annotated[
+        list[str] | None,
+        settings_option("Setting of the sliding window or the clean-up as key=value, e.g. overlap=0.75."),
+    ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: AsJson = False,

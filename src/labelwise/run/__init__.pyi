@@ -10,6 +10,7 @@ from .methods import methods as methods
 from .plan import plan as plan
 from .predict import predict as predict
 from .prepare import prepare as prepare
+from .recipes import recipes as recipes
 from .report import report as report
 from .simulate import simulate as simulate
 from .train import train as train

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
+import re
 import shutil
 import statistics
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from labelwise.run.environment import environment
 
 __all__ = ["doctor"]
 
-EXTRAS = {"fast": ("cc3d",), "cluster": ("distributed",)}
+DEVELOPMENT = ("dev", "docs")  # extras for those who change the package
 
 
 def doctor() -> dict[str, Any]:
@@ -35,7 +36,7 @@ def doctor() -> dict[str, Any]:
         "device": str(device),
         "threads": torch.get_num_threads(),
         "disk_free_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
-        **{f"extra {name}": _has(modules) for name, modules in EXTRAS.items()},
+        **{f"extra {name}": _state(packages) for name, packages in extras().items()},
         "convolution_float32_ms": times["float32"],
         "convolution_bf16_ms": times["bf16"],
         "bf16_native": native,
@@ -44,8 +45,29 @@ def doctor() -> dict[str, Any]:
     }
 
 
-def _has(modules: tuple[str, ...]) -> bool:
-    return all(importlib.util.find_spec(module) is not None for module in modules)
+def extras() -> dict[str, tuple[str, ...]]:
+    """The optional extras of this package, and the packages that each needs, from its own metadata."""
+    found: dict[str, list[str]] = {}
+    for requirement in metadata.requires("labelwise") or ():
+        package = re.match(r"[\w.-]+", requirement)
+        extra = re.search(r"""extra *== *['"]([\w.-]+)['"]""", requirement)
+        if package and extra and extra[1] not in DEVELOPMENT:
+            found.setdefault(extra[1], []).append(package[0])
+    return {name: tuple(packages) for name, packages in found.items()}
+
+
+def _state(packages: tuple[str, ...]) -> bool | str:
+    """True if all are installed, else which are missing."""
+    missing = [package for package in packages if not _is_installed(package)]
+    return f"missing: {', '.join(missing)}" if missing else True
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _advice(native: bool, times: dict[str, float]) -> str:
