@@ -9,14 +9,18 @@ Spec       docs/methods/self_training.md
     for every batch (x, y, A):
         x_w: moved only (weak view);  x_s: intensities changed as well (strong view)
         q~ = softmax(teacher(x_w)) restricted to the classes that y and A leave open    incomplete cases, no gradient
-        t  = argmax q~;   c = max(0, (max q~ - tau) / (1 - tau)) in voxels that the labels leave open, else 0
+        t  = argmax q~;   c = r_t * max(0, (max q~ - tau) / (1 - tau)) in voxels that the labels leave open, else 0
+             r: precision of an organ, or for background the mean recall of the organs that A leaves out;
+                both are those of the student on annotated voxels of the last steps
         with the chance mu, each case gets a box of another case: x_s, y, A, t and c are cut alike
-        minimise  supervised(student(x_s), y, A) + w(progress) * 1/2 (CE + Dice)(student(x_s), t), voxels weighted by c
+        minimise  supervised(student(x_s), y, A)
+                  + w(progress) * mean c over open voxels * 1/2 (CE + Dice)(student(x_s), t), voxels weighted by c
         student: one optimiser step;   teacher <- a * teacher + (1 - a) * student
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -33,7 +37,7 @@ from labelwise.losses.deep import at_all_scales
 from labelwise.losses.partial import open_voxels, supervised
 from labelwise.losses.pseudo_labels import pseudo_cross_entropy, pseudo_dice
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
-from labelwise.nets.parts import SegmentationNet
+from labelwise.methods.self_training.reliability import Reliability
 from labelwise.types import Batch, Progress
 
 Part = Annotated[float, Field(ge=0, le=1)]
@@ -51,6 +55,8 @@ class SelfTrainingConfig:
     pseudo_weight: NonNegativeFloat = 1.0
     # part of the training over which w rises evenly from 0
     ramp: Part = 0.1
+    # the teacher's classes count as far as they are found, and right, where they are annotated
+    reliability: bool = True
     # mu: chance of a case to get a box of another one
     cut_mix: Part = 0.5
     # part of the image that a box covers, smallest and largest
@@ -72,6 +78,16 @@ class Targets(NamedTuple):
     trust: Tensor  # (B, *S) in [0, 1]: how far that counts; 0 where labels decide
 
 
+class Spliced(NamedTuple):
+    """A batch with boxes of other cases."""
+
+    images: Tensor  # (B, M, *S)
+    labels: Tensor  # (B, *S) int64
+    annotated: Tensor  # (B, C, *S) bool: what the case of a voxel annotates
+    classes: Tensor  # (B, *S) int64, and
+    trust: Tensor  # (B, *S): as in Targets
+
+
 class SelfTraining(Method):
     card = Card(
         title="Self-training",
@@ -87,14 +103,19 @@ class SelfTraining(Method):
         self.config = config
         self.student = nets.network()
         self.teacher = EmaTeacher(self.student, self.decays(config)["teacher_half_life"])
+        self.reliability = Reliability(nets.num_classes)
 
     @classmethod
     def decays(cls, config: SelfTrainingConfig) -> dict[str, Decay]:
         return {"teacher_half_life": Decay(config.teacher_half_life, warm_up=True)}
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        targets = complete_labels(self.teacher, batch, self.config.confidence)
-        return spliced_loss(self.student, batch, targets, self.config, progress)
+        targets = complete_labels(self.teacher, batch, self.config, self.reliability)
+        spliced = splice(batch, targets, self.config)
+        scales = self.student.at_all_scales(spliced.images)
+        keep = self.teacher.decay.keep(progress)
+        self.reliability.observe(scales[0].detach(), spliced.labels, spliced.annotated, keep)
+        return spliced_loss(scales, spliced, self.config, progress)
 
     def after_step(self, progress: Progress) -> None:
         self.teacher.follow(self.student, progress)
@@ -103,43 +124,29 @@ class SelfTraining(Method):
         return Softmax(self.teacher.network)
 
 
-def complete_labels(teacher: nn.Module, batch: Batch, confidence: float) -> Targets:
+def complete_labels(
+    teacher: nn.Module, batch: Batch, config: SelfTrainingConfig, reliability: Reliability
+) -> Targets:
     """What a teacher takes the open voxels of the weak view for, and how far that counts."""
-    target, trust = torch.zeros_like(batch.labels), torch.zeros_like(batch.images[:, 0])
+    classes, trust = torch.zeros_like(batch.labels), torch.zeros_like(batch.images[:, 0])
     rows = batch.incomplete_rows
     if not rows:
-        return Targets(target, trust)
+        return Targets(classes, trust)
     images = batch.images if batch.weak_images is None else batch.weak_images
     labels, annotated = take(batch.labels, rows), take(batch.annotated, rows)
     probabilities = complete(teacher(take(images, rows)).softmax(dim=1), labels, annotated)
     certainty, best = probabilities.max(dim=1)
-    counts = ((certainty - confidence) / (1 - confidence)).clamp_min(0) * open_voxels(labels, annotated)
-    index = _on(torch.tensor(rows), target)
-    return Targets(target.index_copy(0, index, best), trust.index_copy(0, index, counts.to(trust.dtype)))
+    tau = config.confidence
+    counts = ((certainty - tau) / (1 - tau)).clamp_min(0) * open_voxels(labels, annotated)
+    if config.reliability:
+        factors = reliability.factors(annotated)
+        counts = counts * factors.gather(1, best.flatten(1)).view_as(counts)
+    index = _on(torch.tensor(rows), classes)
+    return Targets(classes.index_copy(0, index, best), trust.index_copy(0, index, counts.to(trust.dtype)))
 
 
-def spliced_loss(
-    student: SegmentationNet, batch: Batch, targets: Targets, config: SelfTrainingConfig, progress: Progress
-) -> dict[str, Tensor]:
-    """The terms of the loss: labels and targets of the strong view, with boxes of other cases."""
-    images, labels, annotated, target, trust = splice(batch, targets, config)
-    scales = student.at_all_scales(images)
-    weight = config.pseudo_weight * min(1.0, progress.fraction / max(config.ramp, 1e-9))
-
-    def labelled_loss(logits: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
-        return supervised(logits, labels, annotated, squared=config.squared_dice, pooling=config.dice_pooling)
-
-    def completed_loss(logits: Tensor, target: Tensor, trust: Tensor) -> Tensor:
-        return pseudo_loss(logits, target, trust, config)
-
-    return {
-        "supervised": at_all_scales(scales, (labels, annotated), labelled_loss),
-        "pseudo": weight * at_all_scales(scales, (target, trust), completed_loss),
-    }
-
-
-def splice(batch: Batch, targets: Targets, config: SelfTrainingConfig) -> tuple[Tensor, ...]:
-    """Images, labels, what is annotated (B, C, *S), target and trust, with boxes of other cases."""
+def splice(batch: Batch, targets: Targets, config: SelfTrainingConfig) -> Spliced:
+    """The strong view and all that is known of it, with boxes of other cases."""
     rows = list(range(len(batch.images)))
     partner = partners(batch, rows, config.cut_among)
     shape = batch.images.shape[2:]
@@ -149,7 +156,30 @@ def splice(batch: Batch, targets: Targets, config: SelfTrainingConfig) -> tuple[
     keep = keep | _on(whole | alone, keep).view(-1, *(1 for _ in shape))
     annotated = batch.annotated.view(*batch.annotated.shape, *(1 for _ in shape))
     parts = (batch.images, batch.labels, annotated.expand(-1, -1, *shape), *targets)
-    return tuple(mix(values, take(values, partner), keep) for values in parts)
+    return Spliced(*(mix(values, take(values, partner), keep) for values in parts))
+
+
+def spliced_loss(
+    scales: Sequence[Tensor], spliced: Spliced, config: SelfTrainingConfig, progress: Progress
+) -> dict[str, Tensor]:
+    """The terms of the loss: against the labels, and against what the teacher takes open voxels for.
+
+    The second one weighs as much as the teacher is trusted on average over the open voxels.
+    """
+    _, labels, annotated, classes, trust = spliced
+
+    def labelled_loss(logits: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
+        return supervised(logits, labels, annotated, squared=config.squared_dice, pooling=config.dice_pooling)
+
+    def completed_loss(logits: Tensor, classes: Tensor, trust: Tensor) -> Tensor:
+        return pseudo_loss(logits, classes, trust, config)
+
+    weight = config.pseudo_weight * min(1.0, progress.fraction / max(config.ramp, 1e-9))
+    trusted = trust.sum() / open_voxels(labels, annotated).sum().clamp_min(1)
+    return {
+        "supervised": at_all_scales(scales, (labels, annotated), labelled_loss),
+        "pseudo": weight * trusted * at_all_scales(scales, (classes, trust), completed_loss),
+    }
 
 
 def partners(batch: Batch, rows: list[int], among: Among) -> list[int]:

@@ -23,8 +23,10 @@ from labelwise.methods.self_training.method import (
     SelfTraining,
     SelfTrainingConfig,
     complete_labels,
+    splice,
     spliced_loss,
 )
+from labelwise.methods.self_training.reliability import Reliability
 from labelwise.types import Batch, Progress
 
 
@@ -45,6 +47,7 @@ class NoisyStudent(Method):
         self.student = nets.network()
         self.labeller = nets.network().requires_grad_(False)
         self.teacher = EmaTeacher(self.student, self.decays(config)["teacher_half_life"])
+        self.reliability = Reliability(nets.num_classes)  # of the labeller
 
     @classmethod
     def decays(cls, config: SelfTrainingConfig) -> dict[str, Decay]:
@@ -53,9 +56,11 @@ class NoisyStudent(Method):
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         self.labeller.eval()  # the loop turns everything to training mode again, before each part of the training
         with torch.no_grad():
-            targets = complete_labels(self.labeller, batch, self.config.confidence)
+            targets = complete_labels(self.labeller, batch, self.config, self.reliability)
+        spliced = splice(batch, targets, self.config)
+        scales = self.student.at_all_scales(spliced.images)
         at_once = progress._replace(step=progress.total)  # the labeller is right from the first step on
-        return spliced_loss(self.student, batch, targets, self.config, at_once)
+        return spliced_loss(scales, spliced, self.config, at_once)
 
     def after_step(self, progress: Progress) -> None:
         self.teacher.follow(self.student, progress)
@@ -75,7 +80,8 @@ class NoisyStudent(Method):
                 do="train both stages with the same network, image channels and classes",
             )
         self.labeller.load_state_dict(finished)
-        return tuple(name for name in self.state_dict() if not name.startswith("labeller."))
+        self.reliability.load_state_dict(previous.reliability.state_dict())
+        return tuple(name for name in self.state_dict() if not name.startswith(("labeller.", "reliability.")))
 
     def predictor(self) -> nn.Module:
         return Softmax(self.teacher.network)

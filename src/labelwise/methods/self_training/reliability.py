@@ -1,0 +1,57 @@
+"""How far the networks can be believed, class by class: measured where it is annotated, used where it is not."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from labelwise.components.across_ranks import sum_over_ranks
+from labelwise.losses.overlap import members
+from labelwise.types import IGNORE
+
+
+class Reliability(nn.Module):
+    """Running recall and precision of every organ over the voxels that annotate it.
+
+    An organ that is named is right as often as it is on annotated voxels (its precision). Background that is named
+    where some organs are not annotated is right as far as those organs are usually found (their mean recall): a
+    network that does not know the spleen yet must not teach that there is none.
+    """
+
+    found: Tensor  # (C,) voxels of each organ that were named so
+    labelled: Tensor  # (C,) voxels of each organ
+    named: Tensor  # (C,) voxels that were named so where the organ is annotated
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        for name in ("found", "labelled", "named"):
+            self.register_buffer(name, torch.zeros(num_classes))
+
+    @torch.no_grad()
+    def observe(self, logits: Tensor, labels: Tensor, annotated: Tensor, keep: float) -> None:
+        """Take in what a network said; of the sums before a part `keep` is left.
+
+        Shapes
+            logits      (B, C, *S)
+            labels      (B, *S) int64 in [0, C) or IGNORE
+            annotated   (B, C, *S) bool
+        """
+        num_classes = logits.shape[1]
+        said, truth = members(logits.max(dim=1).indices, num_classes), members(labels, num_classes)
+        judged = said & annotated & (labels != IGNORE).unsqueeze(1)
+        axes = (0, *range(2, logits.ndim))
+        sums = sum_over_ranks(
+            torch.stack([part.sum(axes, dtype=torch.float32) for part in (said & truth, truth, judged)])
+        )
+        for memory, new in zip((self.found, self.labelled, self.named), sums, strict=True):
+            memory.mul_(keep).add_(new)
+
+    def factors(self, annotated: Tensor) -> Tensor:
+        """(N, C) in [0, 1]: how far each named class counts in cases in which (N, C) is annotated."""
+        recall = self.found / self.labelled.clamp_min(1)
+        precision = self.found / self.named.clamp_min(1)
+        unknown = (~annotated[:, 1:]).to(recall.dtype)
+        background = (unknown * recall[1:]).sum(dim=1, keepdim=True) / unknown.sum(
+            dim=1, keepdim=True
+        ).clamp_min(1)
+        return torch.cat([background, precision[1:].expand(len(annotated), -1)], dim=1)
