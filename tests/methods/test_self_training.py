@@ -181,3 +181,13 @@ def test_a_network_that_has_found_nothing_yet_teaches_nothing():
     method = method_with(confidence=0.0)
     _, trust = complete_labels(method.teacher, make_batch("none", dims=2), method.config, method.reliability)
     assert (trust == 0).all()
+
+
+def test_background_in_a_gap_counts_by_the_recall_of_all_organs():
+    reliability = Reliability(3)
+    reliability.found.copy_(torch.tensor([0.0, 1.0, 1.0]))
+    reliability.labelled.copy_(torch.tensor([0.0, 1.0, 4.0]))
+    reliability.named.copy_(torch.tensor([0.0, 1.0, 1.0]))
+    liver_only = torch.tensor([[False, True, False]])
+    counted = reliability.of(torch.tensor([[0, 0]]), torch.tensor([[0, IGNORE]]), liver_only)
+    assert counted.tolist() == [[0.25, 0.625]]

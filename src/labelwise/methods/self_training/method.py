@@ -139,8 +139,7 @@ def complete_labels(
     tau = config.confidence
     counts = ((certainty - tau) / (1 - tau)).clamp_min(0) * open_voxels(labels, annotated)
     if config.reliability:
-        factors = reliability.factors(annotated)
-        counts = counts * factors.gather(1, best.flatten(1)).view_as(counts)
+        counts = counts * reliability.of(best, labels, annotated)
     index = _on(torch.tensor(rows), classes)
     return Targets(classes.index_copy(0, index, best), trust.index_copy(0, index, counts.to(trust.dtype)))
 

@@ -22,10 +22,11 @@ class Reliability(nn.Module):
     labelled: Tensor  # (C,) voxels of each organ
     named: Tensor  # (C,) voxels that were named so where the organ is annotated
 
-    def __init__(self, num_classes: int):
+    def __init__(self, num_classes: int, *, believed: bool = False):
+        """`believed`: all that is named counts, until something else is known."""
         super().__init__()
         for name in ("found", "labelled", "named"):
-            self.register_buffer(name, torch.zeros(num_classes))
+            self.register_buffer(name, torch.full((num_classes,), float(believed)))
 
     @torch.no_grad()
     def observe(self, logits: Tensor, labels: Tensor, annotated: Tensor, keep: float) -> None:
@@ -46,12 +47,24 @@ class Reliability(nn.Module):
         for memory, new in zip((self.found, self.labelled, self.named), sums, strict=True):
             memory.mul_(keep).add_(new)
 
+    def of(self, classes: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
+        """(N, *S) in [0, 1]: how far what is named at each open voxel counts.
+
+        Shapes
+            classes     (N, *S) int64: what is named
+            labels      (N, *S) int64: 0 where the un-annotated organs are open, IGNORE where all are
+            annotated   (N, C) bool
+        """
+        voxels = classes.flatten(1)
+        partly = self.factors(annotated).gather(1, voxels)
+        wholly = self.factors(torch.zeros_like(annotated)).gather(1, voxels)
+        return torch.where(labels.flatten(1) == IGNORE, wholly, partly).view(classes.shape)
+
     def factors(self, annotated: Tensor) -> Tensor:
-        """(N, C) in [0, 1]: how far each named class counts in cases in which (N, C) is annotated."""
+        """(N, C) in [0, 1]: how far each named class counts where the classes of `annotated` (N, C) are not open."""
         recall = self.found / self.labelled.clamp_min(1)
         precision = self.found / self.named.clamp_min(1)
         unknown = (~annotated[:, 1:]).to(recall.dtype)
-        background = (unknown * recall[1:]).sum(dim=1, keepdim=True) / unknown.sum(
-            dim=1, keepdim=True
-        ).clamp_min(1)
+        background = (unknown * recall[1:]).sum(dim=1, keepdim=True)
+        background = background / unknown.sum(dim=1, keepdim=True).clamp_min(1)
         return torch.cat([background, precision[1:].expand(len(annotated), -1)], dim=1)

@@ -47,7 +47,7 @@ class NoisyStudent(Method):
         self.student = nets.network()
         self.labeller = nets.network().requires_grad_(False)
         self.teacher = EmaTeacher(self.student, self.decays(config)["teacher_half_life"])
-        self.reliability = Reliability(nets.num_classes)  # of the labeller
+        self.reliability = Reliability(nets.num_classes, believed=True)  # of the labeller
 
     @classmethod
     def decays(cls, config: SelfTrainingConfig) -> dict[str, Decay]:
