@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from labelwise.components.decay import Decay
+from labelwise.components.teachers import Decay
 from labelwise.errors import CheckpointError
 from labelwise.nets.factory import NetFactory
 from labelwise.types import Array, Batch, Progress

@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.ramps import stair_ramp
-from labelwise.losses.mutual import mutual_consistency, mutual_region, summed_supervision
+from labelwise.losses.agreement import mutual_consistency, mutual_region, summed_supervision
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.nets.parts import Decoder, SegmentationNet, Upsampling
 from labelwise.types import Batch, Progress

@@ -22,12 +22,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.choose import take
-from labelwise.components.decay import Decay
-from labelwise.components.ema import EmaTeacher
-from labelwise.components.perturb import add_noise
-from labelwise.components.pseudo_label import complete
 from labelwise.components.ramps import stair_ramp
-from labelwise.losses.consistency import squared_difference
+from labelwise.components.teachers import Decay, EmaTeacher, complete
+from labelwise.components.views import add_noise
+from labelwise.losses.agreement import squared_difference
 from labelwise.losses.partial import open_voxels, supervised
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.types import Batch, Progress

@@ -24,13 +24,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.choose import take
-from labelwise.components.decay import Decay
-from labelwise.components.ema import EmaTeacher
-from labelwise.components.perturb import add_noise
-from labelwise.components.pseudo_label import complete
 from labelwise.components.ramps import sigmoid_ramp, stair_ramp
-from labelwise.losses.consistency import squared_difference
-from labelwise.losses.entropy import mean_log_probability, voxel_entropy
+from labelwise.components.teachers import Decay, EmaTeacher, complete
+from labelwise.components.views import add_noise
+from labelwise.losses.agreement import mean_log_probability, squared_difference, voxel_entropy
 from labelwise.losses.partial import open_voxels, possible_classes, supervised
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.types import Batch, Progress

@@ -20,11 +20,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.errors import ConfigError
-from labelwise.nets.heads import Head
 from labelwise.nets.parts import (
     Blueprint,
     Decoder,
     Encoder,
+    Head,
     Interpolate,
     Norm,
     Upsampling,

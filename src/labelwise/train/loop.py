@@ -29,7 +29,7 @@ from pydantic import dataclasses as pydantic_dataclasses
 from torch import Tensor, nn
 
 from labelwise.atomic import discard_leftovers
-from labelwise.components.ema import renew_teachers
+from labelwise.components.teachers import renew_teachers
 from labelwise.devices import SafeConvolutions
 from labelwise.errors import TrainingError
 from labelwise.methods.base import Method

@@ -25,9 +25,8 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.blur import sometimes_blurred
-from labelwise.components.decay import Decay
-from labelwise.components.ema import EmaTeacher
+from labelwise.components.teachers import Decay, EmaTeacher
+from labelwise.components.views import sometimes_blurred
 from labelwise.errors import ConfigError
 from labelwise.losses.partial import supervised
 from labelwise.methods.arco.contrastive import relation_divergence, unit

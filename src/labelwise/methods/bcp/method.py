@@ -22,10 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from labelwise.components.choose import take
-from labelwise.components.decay import Decay
-from labelwise.components.ema import EmaTeacher
-from labelwise.components.mix import mix
-from labelwise.components.pseudo_label import complete
+from labelwise.components.teachers import Decay, EmaTeacher, complete
+from labelwise.components.views import mix
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.methods.bcp.largest import LabelsOnHost
 from labelwise.methods.bcp.pretraining import (

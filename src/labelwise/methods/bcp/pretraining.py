@@ -20,9 +20,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.choose import take
-from labelwise.components.mix import mix
-from labelwise.losses.background_dice import dice_with_background
-from labelwise.losses.partial import annotated_dice, marginal_cross_entropy
+from labelwise.components.views import mix
+from labelwise.losses.partial import annotated_dice, dice_with_background, marginal_cross_entropy
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.types import Batch, Progress
 

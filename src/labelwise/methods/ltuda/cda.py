@@ -25,14 +25,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labelwise.components.choose import take
-from labelwise.components.decay import Decay
-from labelwise.components.ema import EmaTeacher
-from labelwise.components.mix import Pairing, cut_boxes, mix, partners
 from labelwise.components.ramps import sigmoid_ramp
+from labelwise.components.teachers import Decay, EmaTeacher
+from labelwise.components.views import Pairing, cut_boxes, mix, partners
 from labelwise.errors import ConfigError
 from labelwise.losses.binary import organ_answers
-from labelwise.losses.overlap import dice_loss, members, overlap_sums
-from labelwise.losses.reduction import full_precision
+from labelwise.losses.partial import dice_loss, full_precision, members, overlap_sums
 from labelwise.methods.base import Card, Method, NetFactory
 from labelwise.methods.ltuda.prototypes import Assign
 from labelwise.types import IGNORE, Batch, Progress

@@ -26,8 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from labelwise.components.choose import as_pixels
-from labelwise.components.decay import Decay
-from labelwise.components.ema import EmaTeacher
+from labelwise.components.teachers import Decay, EmaTeacher
 from labelwise.methods.base import Card, Method, NetFactory
 from labelwise.methods.ltuda.cda import (
     STRONG_VIEWS,

@@ -29,13 +29,18 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelwise.components.choose import as_pixels, take
-from labelwise.components.class_voxels import DrawnVoxels, draw_from_groups
+from labelwise.components.choose import DrawnVoxels, as_pixels, draw_from_groups, take
 from labelwise.components.masked_norm import MaskedBatchNorm
-from labelwise.components.pseudo_label import complete
 from labelwise.components.ramps import stair_ramp
-from labelwise.losses.partial import annotated_dice, marginal_cross_entropy, open_voxels, possible_classes
-from labelwise.losses.reduction import full_precision, masked_mean
+from labelwise.components.teachers import complete
+from labelwise.losses.partial import (
+    annotated_dice,
+    full_precision,
+    marginal_cross_entropy,
+    masked_mean,
+    open_voxels,
+    possible_classes,
+)
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.methods.ss_net.memory_bank import Bank, MemoryBank
 from labelwise.methods.ss_net.virtual_adversary import adversarial_direction, unchanged_statistics

@@ -25,9 +25,13 @@ from torch.nn import functional as F
 
 from labelwise.components.choose import take
 from labelwise.components.ramps import stair_ramp
-from labelwise.losses.background_dice import dice_with_background
-from labelwise.losses.entropy import mean_log_probability
-from labelwise.losses.partial import marginal_cross_entropy, open_voxels, possible_classes
+from labelwise.losses.agreement import mean_log_probability
+from labelwise.losses.partial import (
+    dice_with_background,
+    marginal_cross_entropy,
+    open_voxels,
+    possible_classes,
+)
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.types import Batch, Progress
 
