@@ -300,9 +300,11 @@ def _read_toml(path: Path) -> dict[str, Any]:
             "a folder is no recipe", file=path, do=f"name it as the data set: --data {path}"
         ) from error
     except FileNotFoundError as error:
-        raise ConfigError("the recipe does not exist", file=path) from error
+        raise ConfigError("the recipe does not exist", file=path, code="not-found") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"the recipe cannot be read: {error}", file=path, expected="TOML, UTF-8") from error
+        raise ConfigError(
+            f"the recipe cannot be read: {error}", file=path, expected="TOML, UTF-8", code="unreadable"
+        ) from error
 
 
 def put(tree: dict[str, Any], dotted: str, value: Any) -> None:

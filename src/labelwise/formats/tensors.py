@@ -64,7 +64,11 @@ def _opened(path: Path, device: str) -> Iterator[Any]:
             yield file
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(
-            "cannot be read", file=path, found=str(error), do="delete it and train again, or restore a copy"
+            "cannot be read",
+            file=path,
+            found=str(error),
+            do="delete it and train again, or restore a copy",
+            code="unreadable",
         ) from error
 
 

@@ -163,7 +163,10 @@ def _check_trainable(manifest: Manifest, config: RunConfig) -> None:
     cases = manifest.split("train")
     if not cases:
         raise DataError(
-            "no case is in the split 'train'", file=config.data, do="fill the column 'split' of manifest.csv"
+            "no case is in the split 'train'",
+            file=config.data,
+            do="fill the column 'split' of manifest.csv",
+            code="no-case",
         )
     for case in (*cases, *_scored(manifest)):
         if len(case.images) != len(cases[0].images):
@@ -179,6 +182,7 @@ def _check_trainable(manifest: Manifest, config: RunConfig) -> None:
             f"no training case annotates {', '.join(missing)}, so it cannot be learnt",
             file=config.data,
             do="annotate it in at least one training case, or take it out of the classes in dataset.toml",
+            code="nothing-annotated",
         )
     config.augment.check_sides(manifest.label_space)
     if config.augment.sides != "keep":

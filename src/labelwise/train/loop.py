@@ -219,6 +219,7 @@ class _Training:
             file=self.last if kept else None,
             do="lower train.optimizer.rate, set train.clip_gradient = 12, or device.precision = 'float32'"
             + kept,
+            code="loss-not-finite",
         )
 
     def _validation_is_due(self) -> bool:
