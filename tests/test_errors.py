@@ -14,7 +14,9 @@ from labelwise import errors
 from labelwise.errors import ConfigError, DataError, LabelwiseError, naming
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "errors.md"
-KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LabelwiseError)]
+KINDS = [
+    kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LabelwiseError)
+]
 
 
 def codes_in_source() -> set[str]:
@@ -48,7 +50,13 @@ def test_what_names_the_case_of_an_error_keeps_all_else():
     with pytest.raises(DataError) as caught, naming("case_1", "a.nii"):
         raise DataError("the file is broken", found=1, expected=2, do="mend it", code="unreadable")
     error = caught.value
-    assert (error.case, error.file, error.found, error.expected, error.do) == ("case_1", "a.nii", 1, 2, "mend it")
+    assert (error.case, error.file, error.found, error.expected, error.do) == (
+        "case_1",
+        "a.nii",
+        1,
+        2,
+        "mend it",
+    )
     assert error.code == "unreadable"
     assert error.but(file="b.nii").file == "b.nii"
     assert str(error.but(case=None)).startswith("the file is broken")
