@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Collection, Mapping
+from copy import deepcopy
 from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -87,6 +88,7 @@ class RunConfig:
     planned: tuple[str, ...] = field(default=(), compare=False)
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     select: Literal["last", "best"] = "last"  # which weights become the model
+    preset: str = ""  # the method's settings as published for a data set; those of [method.settings] go first
     start_from: str | None = (
         None  # folder of a run that trained the stage before the last, of a method with stages
     )
@@ -136,7 +138,7 @@ def load_config(
     """
     top: dict[str, Any] = {}
     for key, value in [*values.items(), *(overrides or {}).items()]:
-        put(top, key, value)
+        put(top, key, deepcopy(value))  # what the caller holds stays as it is
     tree = _merged(read_recipe(find_recipe(recipe)) if recipe else NAMES, top)
     where = str(recipe) if recipe else "the settings of this run"
     train = tree.setdefault("train", {})
@@ -208,7 +210,9 @@ def _with_checked_choices(config: RunConfig) -> RunConfig:
         own = "unet" if nets is None or "unet" in nets else min(nets)
         config = replace(config, net=replace(config.net, name=own))
     settings = build_settings(
-        method.Config, config.method.settings, f"[method.settings] of {config.method.name}"
+        method.Config,
+        {**_preset(config), **config.method.settings},
+        f"[method.settings] of {config.method.name}",
     )
     factory = config.nets(in_channels=1, num_classes=2)
     if config.dims not in method.card.dims:
@@ -226,6 +230,17 @@ def _with_checked_choices(config: RunConfig) -> RunConfig:
         config,
         method=Choice(config.method.name, asdict(settings)),
         net=replace(config.net, settings=dict(factory.description()["settings"])),
+    )
+
+
+def _preset(config: RunConfig) -> Mapping[str, Any]:
+    """The settings of the preset that is asked for."""
+    presets = find_method(config.method.name).presets
+    if not config.preset or config.preset in presets:
+        return presets.get(config.preset, {})
+    raise ConfigError(
+        f"{config.method.name} has no preset '{config.preset}'{did_you_mean(config.preset, presets)}",
+        expected=", ".join(presets) or "none: its defaults are what was published",
     )
 
 

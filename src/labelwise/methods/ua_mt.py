@@ -16,7 +16,7 @@ q and mu are first restricted to the classes that y and A leave open.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
@@ -29,7 +29,7 @@ from labelwise.components.teachers import Decay, EmaTeacher, complete
 from labelwise.components.views import add_noise
 from labelwise.losses.agreement import mean_log_probability, squared_difference, voxel_entropy
 from labelwise.losses.partial import open_voxels, possible_classes, supervised
-from labelwise.methods.base import Card, Method, NetFactory, Softmax
+from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.types import Batch, Progress
 
 Part = Annotated[float, Field(ge=0, le=1)]
@@ -60,6 +60,7 @@ class UncertaintyAwareMeanTeacher(Method):
         learns_from=frozenset({"full", "partial", "none"}),
     )
     Config = UncertaintyAwareMeanTeacherConfig
+    presets: ClassVar[Presets] = {"acdc": {"ema_half_life": 0.0023, "ramp_interval": 0.005}}  # 30000 steps
 
     def __init__(self, nets: NetFactory, config: UncertaintyAwareMeanTeacherConfig):
         super().__init__()

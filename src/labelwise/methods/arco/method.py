@@ -24,7 +24,7 @@ Spec       docs/methods/arco.md: where paper and official code differ, and what 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ from labelwise.methods.arco.pretraining import ArcoConfig, ArcoPretraining, pert
 from labelwise.methods.arco.representation import RepresentationHead, by_class, class_means, pooled, rows_at
 from labelwise.methods.arco.ring_memory import RingMemory
 from labelwise.methods.arco.stratified import Raster, Space, draw, voxel_of
-from labelwise.methods.base import Card, Method, NetFactory, Softmax
+from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.types import IGNORE, Batch, Progress
 
 HIGH_RANK = 3  # a class among so many likeliest ones is easily confused with the label
@@ -92,6 +92,7 @@ class Arco(Method):
         learns_from=frozenset({"full", "partial", "none"}),
     )
     Config = ArcoConfig
+    presets: ClassVar[Presets] = ArcoPretraining.presets
     follows = ArcoPretraining
 
     def __init__(self, nets: NetFactory, config: ArcoConfig):

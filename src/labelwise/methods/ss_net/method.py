@@ -21,7 +21,7 @@ Spec       docs/methods/ss_net.md: where paper and official code differ, and wha
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, cast
+from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -41,7 +41,7 @@ from labelwise.losses.partial import (
     open_voxels,
     possible_classes,
 )
-from labelwise.methods.base import Card, Method, NetFactory, Softmax
+from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.methods.ss_net.memory_bank import Bank, MemoryBank
 from labelwise.methods.ss_net.virtual_adversary import adversarial_direction, unchanged_statistics
 from labelwise.types import Batch, Progress
@@ -86,6 +86,15 @@ class SsNet(Method):
         learns_from=frozenset({"full", "partial", "none"}),
     )
     Config = SsNetConfig
+    presets: ClassVar[Presets] = {
+        "acdc": {
+            "consistency_weight": 0.1,
+            "ramp_fraction": 1.0,
+            "ramp_interval": 0.005,
+            "magnitude": 6.0,
+            "magnitude_mode": "l2",
+        }
+    }
 
     def __init__(self, nets: NetFactory, config: SsNetConfig):
         super().__init__()

@@ -18,7 +18,7 @@ Spec       docs/methods/ucmt.md: where paper and official code differ, and what 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
@@ -31,7 +31,7 @@ from labelwise.components.teachers import Decay, EmaTeacher
 from labelwise.components.views import sometimes_blurred, strong_view
 from labelwise.losses.agreement import hard_labels, pseudo_dice
 from labelwise.losses.partial import dice_with_background, full_precision
-from labelwise.methods.base import Card, Method, NetFactory, Softmax
+from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.methods.ucmt.u_mix import certain_over_uncertain, patch_means, patch_shape, rearrange
 from labelwise.types import Batch, Progress
 
@@ -71,6 +71,7 @@ class Ucmt(Method):
         learns_from=frozenset({"full", "partial", "none"}),
     )
     Config = UcmtConfig
+    presets: ClassVar[Presets] = {"la2018": {"ramp_fraction": 0.005}}
 
     def __init__(self, nets: NetFactory, config: UcmtConfig):
         super().__init__()
