@@ -92,6 +92,8 @@ class RunConfig:
     start_from: str | None = (
         None  # folder of a run that trained the stage before the last, of a method with stages
     )
+    # what the networks begin with: folder of a finished run or of a model, or file of a public encoder
+    warm_start: str | None = None
     workers: Annotated[int, Field(ge=0)] = 0  # processes that load batches; 0: in the training process
     prepare: PrepareConfig = PrepareConfig()
     net: NetChoice = NetChoice(**NAMES["net"])

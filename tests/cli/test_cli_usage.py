@@ -21,8 +21,8 @@ from labelwise.console import Bars, Lines, duration, watch
 from labelwise.errors import ConfigError, LabelwiseError, TrainingError
 
 VERBS = (
-    "check", "compare", "convert", "demo", "doctor", "evaluate", "import", "measure", "methods", "plan", "predict",
-    "prepare", "recipes", "report", "simulate", "train",
+    "check", "compare", "convert", "demo", "doctor", "evaluate", "export", "import", "measure", "methods", "plan",
+    "predict", "prepare", "recipes", "report", "simulate", "train",
 )  # fmt: skip
 HEAVY = ("torch", "monai", "numpy", "nibabel", "scipy", "pydantic", "matplotlib")
 
