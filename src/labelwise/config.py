@@ -151,7 +151,9 @@ def load_config(
         stages = 1 if config.start_from else len(stages_of(find_method(config.method.name)))
         config = replace(config, train=replace(config.train, steps=config.train.steps * stages))
     if config.base == "plan" and "planned" not in tree:
-        config = replace(config, planned=_open_settings(read_recipe(Path(recipe), {}) if recipe else {}, top))
+        config = replace(
+            config, planned=_open_settings(read_recipe(find_recipe(recipe), {}) if recipe else {}, top)
+        )
     return _with_checked_choices(config)
 
 
