@@ -132,7 +132,7 @@ class TwoScales(Blueprint):
     def encoder(self) -> Encoder:
         fine = block(self.dims, self.in_channels, self.width)
         coarse = block(self.dims, self.width, 2 * self.width, stride=2)
-        return Encoder([fine, coarse], (self.width, 2 * self.width), stride=2)
+        return Encoder([fine, coarse], (self.width, 2 * self.width))
 
     def decoder(self, upsampling: Upsampling | None = None) -> Decoder:
         return Up(self.dims, self.width)
