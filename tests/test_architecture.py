@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 from pathlib import Path
 
 import labelwise
@@ -158,4 +159,5 @@ def test_pickle_is_not_used():
     for path in ROOT.rglob("*.py"):
         modules = {module.split(".")[0] for _, module in imported_modules(path)}
         assert not modules & {"pickle", "dill", "joblib", "cloudpickle"}, path
-        assert "torch.load(" not in path.read_text(encoding="utf-8"), path
+        loads = re.findall(r"torch\.load\(([^)]*)\)", path.read_text(encoding="utf-8"))
+        assert all("weights_only=True" in load for load in loads), path  # which runs no code of the file

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Collection, Mapping
+from copy import deepcopy
 from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -87,9 +88,12 @@ class RunConfig:
     planned: tuple[str, ...] = field(default=(), compare=False)
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     select: Literal["last", "best"] = "last"  # which weights become the model
+    preset: str = ""  # the method's settings as published for a data set; those of [method.settings] go first
     start_from: str | None = (
         None  # folder of a run that trained the stage before the last, of a method with stages
     )
+    # what the networks begin with: folder of a finished run or of a model, or file of a public encoder
+    warm_start: str | None = None
     workers: Annotated[int, Field(ge=0)] = 0  # processes that load batches; 0: in the training process
     prepare: PrepareConfig = PrepareConfig()
     net: NetChoice = NetChoice(**NAMES["net"])
@@ -136,7 +140,7 @@ def load_config(
     """
     top: dict[str, Any] = {}
     for key, value in [*values.items(), *(overrides or {}).items()]:
-        put(top, key, value)
+        put(top, key, deepcopy(value))  # what the caller holds stays as it is
     tree = _merged(read_recipe(find_recipe(recipe)) if recipe else NAMES, top)
     where = str(recipe) if recipe else "the settings of this run"
     train = tree.setdefault("train", {})
@@ -147,7 +151,9 @@ def load_config(
         stages = 1 if config.start_from else len(stages_of(find_method(config.method.name)))
         config = replace(config, train=replace(config.train, steps=config.train.steps * stages))
     if config.base == "plan" and "planned" not in tree:
-        config = replace(config, planned=_open_settings(read_recipe(Path(recipe), {}) if recipe else {}, top))
+        config = replace(
+            config, planned=_open_settings(read_recipe(find_recipe(recipe), {}) if recipe else {}, top)
+        )
     return _with_checked_choices(config)
 
 
@@ -208,7 +214,9 @@ def _with_checked_choices(config: RunConfig) -> RunConfig:
         own = "unet" if nets is None or "unet" in nets else min(nets)
         config = replace(config, net=replace(config.net, name=own))
     settings = build_settings(
-        method.Config, config.method.settings, f"[method.settings] of {config.method.name}"
+        method.Config,
+        {**_preset(config), **config.method.settings},
+        f"[method.settings] of {config.method.name}",
     )
     factory = config.nets(in_channels=1, num_classes=2)
     if config.dims not in method.card.dims:
@@ -226,6 +234,17 @@ def _with_checked_choices(config: RunConfig) -> RunConfig:
         config,
         method=Choice(config.method.name, asdict(settings)),
         net=replace(config.net, settings=dict(factory.description()["settings"])),
+    )
+
+
+def _preset(config: RunConfig) -> Mapping[str, Any]:
+    """The settings of the preset that is asked for."""
+    presets = find_method(config.method.name).presets
+    if not config.preset or config.preset in presets:
+        return presets.get(config.preset, {})
+    raise ConfigError(
+        f"{config.method.name} has no preset '{config.preset}'{did_you_mean(config.preset, presets)}",
+        expected=", ".join(presets) or "none: its defaults are what was published",
     )
 
 
@@ -300,9 +319,11 @@ def _read_toml(path: Path) -> dict[str, Any]:
             "a folder is no recipe", file=path, do=f"name it as the data set: --data {path}"
         ) from error
     except FileNotFoundError as error:
-        raise ConfigError("the recipe does not exist", file=path) from error
+        raise ConfigError("the recipe does not exist", file=path, code="not-found") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"the recipe cannot be read: {error}", file=path, expected="TOML, UTF-8") from error
+        raise ConfigError(
+            f"the recipe cannot be read: {error}", file=path, expected="TOML, UTF-8", code="unreadable"
+        ) from error
 
 
 def put(tree: dict[str, Any], dotted: str, value: Any) -> None:

@@ -32,6 +32,7 @@ def choose_device(device: str) -> torch.device:
             f"device '{device}' is not available here",
             expected=", ".join(f"{name} ({count})" for name, count in counts.items() if count),
             do="choose --device auto",
+            code="device-unavailable",
         )
     return torch.device(kind, int(number)) if colon else torch.device(kind)
 

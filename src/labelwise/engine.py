@@ -69,13 +69,17 @@ def executor(engine: str = "local", workers: int | None = None) -> Iterator[Exec
             distributed = importlib.import_module("distributed")
         except ImportError as error:
             raise ResourceError(
-                "the Dask engine needs the extra 'cluster'", do="pip install 'labelwise[cluster]'"
+                "the Dask engine needs the extra 'cluster'",
+                do="pip install 'labelwise[cluster]'",
+                code="extra-missing",
             ) from error
         with distributed.Client("tcp://" + engine.removeprefix("dask://")) as client:
             yield client.get_executor()
         return
     if engine != "local":
-        raise ConfigError(f"unknown engine '{engine}'", expected="local or dask://host:port")
+        raise ConfigError(
+            f"unknown engine '{engine}'", expected="local or dask://host:port", code="unknown-name"
+        )
     workers = workers or default_workers()
     if workers == 1:
         yield InThisProcess()
@@ -131,6 +135,7 @@ def _outcome(item: Item, future: Future[Result]) -> Outcome[Item, Result]:
             "a worker process has died, most often because memory ran out",
             do="repeat the command with fewer --workers, finished work is kept; a script of your own must call "
             "labelwise below `if __name__ == '__main__':`, because each worker imports it",
+            code="out-of-memory",
         ) from error
     except OSError as error:
         return Outcome(item, error=ResourceError.from_os_error(error))

@@ -51,6 +51,7 @@ def _acquire(lock: FileLock, folder: Path) -> None:
             "another program is writing into this folder",
             file=folder,
             do="wait until it ends, or choose another folder",
+            code="locked",
         ) from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:

@@ -58,7 +58,9 @@ class Parts(Generic[Part]):
         if name not in others:
             known = (*self.ours, *others)
             raise ConfigError(
-                f"unknown {self.what} '{name}'{did_you_mean(name, known)}", expected=", ".join(known)
+                f"unknown {self.what} '{name}'{did_you_mean(name, known)}",
+                expected=", ".join(known),
+                code="unknown-name",
             )
         return self._load(others[name])
 

@@ -25,8 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from labelwise.components.batch_statistics import batch_norms, renew_statistics
-from labelwise.components.ema import EmaTeacher, renew_teachers
+from labelwise.components.teachers import EmaTeacher, batch_norms, renew_statistics, renew_teachers
 from labelwise.devices import SafeConvolutions
 from labelwise.errors import ConfigError, did_you_mean
 from labelwise.methods.base import Method, NetFactory

@@ -74,7 +74,9 @@ class LabelSpace:
         """Class index of a name; an unknown name is refused with the nearest known one."""
         if name not in self.names:
             raise ConfigError(
-                f"unknown class '{name}'{did_you_mean(name, self.names)}", expected=", ".join(self.names)
+                f"unknown class '{name}'{did_you_mean(name, self.names)}",
+                expected=", ".join(self.names),
+                code="unknown-name",
             )
         return self.names.index(name)
 
@@ -114,6 +116,7 @@ class Case:
                 f"unknown split '{self.split}'{did_you_mean(self.split, SPLITS)}",
                 case=self.id,
                 expected="train, validation, test or empty",
+                code="unknown-name",
             )
 
 

@@ -111,7 +111,9 @@ def test_every_recipe_is_listed_with_its_title(command):
 )
 def test_a_recipe_is_reached_by_its_name_from_any_folder(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert load_config(name, data="x") == load_config(ROOT / "recipes" / "la2018" / "bcp.toml", data="x")
+    for base in ("fixed", "plan"):
+        file = ROOT / "recipes" / "la2018" / "bcp.toml"
+        assert load_config(name, data="x", base=base) == load_config(file, data="x", base=base)
 
 
 def test_a_file_of_ones_own_is_stronger_than_a_recipe_of_the_package(tmp_path, monkeypatch):

@@ -7,9 +7,9 @@ import torch
 
 from conftest import make_batch
 from labelwise.components.choose import take
-from labelwise.components.perturb import add_noise, strong_view
-from labelwise.components.pseudo_label import complete
 from labelwise.components.ramps import sigmoid_ramp
+from labelwise.components.teachers import complete
+from labelwise.components.views import add_noise, strong_view
 from labelwise.types import IGNORE
 
 

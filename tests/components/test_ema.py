@@ -8,9 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from labelwise.components.batch_statistics import batch_norms, follow_statistics, renew_statistics
-from labelwise.components.decay import Decay
-from labelwise.components.ema import EmaTeacher, renew_teachers
+from labelwise.components.teachers import (
+    Decay,
+    EmaTeacher,
+    batch_norms,
+    follow_statistics,
+    renew_statistics,
+    renew_teachers,
+)
 from labelwise.errors import ConfigError
 from labelwise.nets.ghost_norm import over_cases
 from labelwise.types import Progress

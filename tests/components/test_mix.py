@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from labelwise.components.choose import take
-from labelwise.components.mix import _warn_of_a_single_case, cut_boxes, mix, partners
+from labelwise.components.views import _warn_of_a_single_case, cut_boxes, mix, partners
 
 
 def test_mixing_agrees_with_the_official_code(golden):

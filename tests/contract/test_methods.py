@@ -8,6 +8,7 @@ import pytest
 
 from conftest import make_method
 from labelwise.methods import METHODS, find_method
+from labelwise.settings import build_settings
 from labelwise.testing import HALFWAY, METHOD_CHECKS, annotated_in_parts, check_method, terms_of
 
 # A random network is sure of nothing and finds nothing, and these learn only from what is sure and found elsewhere.
@@ -56,3 +57,13 @@ def test_the_defaults_of_the_settings_are_documented(name):
     page = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
     for setting in find_method(name).Config.__dataclass_fields__:
         assert f"`{setting}`" in page, f"docs/methods/{name}.md does not explain '{setting}'"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_preset_changes_settings_and_is_documented(name):
+    kind = find_method(name)
+    page = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
+    for preset, settings in kind.presets.items():
+        defaults, published = kind.Config(), build_settings(kind.Config, settings, preset)
+        assert all(getattr(published, key) != getattr(defaults, key) for key in settings)
+        assert f'`preset = "{preset}"`' in page

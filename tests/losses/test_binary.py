@@ -14,7 +14,7 @@ from labelwise.losses.binary import (
     present_dice,
     region_answers,
 )
-from labelwise.losses.overlap import OverlapSums
+from labelwise.losses.partial import OverlapSums
 from labelwise.types import IGNORE
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from conftest import make_batch, make_method
 from labelwise.errors import ConfigError
-from labelwise.losses.overlap import members
+from labelwise.losses.partial import members
 from labelwise.methods.arco.method import (
     class_means,
     confident_cross_entropy,

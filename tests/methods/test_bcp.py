@@ -10,7 +10,7 @@ from torch import nn
 from conftest import SPACE, make_batch, make_method
 from labelwise.components.connected import keep_largest
 from labelwise.errors import CheckpointError
-from labelwise.losses.background_dice import dice_with_background
+from labelwise.losses.partial import dice_with_background
 from labelwise.methods import stages_of
 from labelwise.methods.bcp import method as bcp
 from labelwise.methods.bcp import pretraining as bcp_pretraining

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from conftest import make_batch, make_method
-from labelwise.components.mix import mix
-from labelwise.losses.pseudo_labels import hard_labels, pseudo_cross_entropy
+from labelwise.components.views import mix
+from labelwise.losses.agreement import hard_labels, pseudo_cross_entropy
 from labelwise.methods import cps
 from labelwise.types import IGNORE, Batch, Progress
 

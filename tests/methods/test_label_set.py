@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from labelwise.losses.overlap import members
-from labelwise.losses.partial import marginal_cross_entropy, possible_classes
+from labelwise.losses.partial import marginal_cross_entropy, members, possible_classes
 from labelwise.methods.leaf_dice import leaf_dice
 from labelwise.types import IGNORE
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from conftest import SPACE, make_batch, make_method
-from labelwise.components.mix import _warn_of_a_single_case, mix
+from labelwise.components.views import _warn_of_a_single_case, mix
 from labelwise.errors import ConfigError
-from labelwise.losses.overlap import members
+from labelwise.losses.partial import members
 from labelwise.methods.ltuda.cda import (
     LtudaConfig,
     Targets,

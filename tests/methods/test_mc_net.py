@@ -10,7 +10,7 @@ from torch import nn
 
 from conftest import SMALL_NETS, make_batch, make_method
 from labelwise.errors import ConfigError
-from labelwise.losses.mutual import mutual_consistency, mutual_region, sharpen
+from labelwise.losses.agreement import mutual_consistency, mutual_region, sharpen
 from labelwise.methods import find_method
 from labelwise.methods.base import NetFactory
 from labelwise.types import IGNORE, Batch, Progress

@@ -11,8 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from conftest import make_batch, make_method
-from labelwise.losses.partial import annotated_dice, marginal_cross_entropy
-from labelwise.losses.target_adaptive import target_adaptive_loss
+from labelwise.losses.partial import annotated_dice, marginal_cross_entropy, target_adaptive_loss
 from labelwise.types import IGNORE, Batch, Progress
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-7}

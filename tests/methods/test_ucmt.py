@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from conftest import make_batch, make_method
-from labelwise.losses.background_dice import dice_with_background
+from labelwise.losses.partial import dice_with_background
 from labelwise.methods.ucmt.method import follow_two, uncertainty
 from labelwise.methods.ucmt.u_mix import rearrange
 from labelwise.types import IGNORE, Batch, Progress

@@ -185,6 +185,23 @@ def test_settings_that_no_mean_teacher_can_have_are_refused(method, name, value)
     assert f"setting '{name}'" in refused(None, {f"method.settings.{name}": value}, method={"name": method})
 
 
+def test_a_preset_stands_below_the_settings_that_are_given():
+    method = {"name": "mc_net"}
+    config = load_config(None, {"preset": "acdc", "method.settings.temperature": 0.5}, method=method)
+    assert config.method.settings["consistency_weight"] == 0.1
+    assert config.method.settings["channel_reduction"] == "mean"
+    assert config.method.settings["temperature"] == 0.5
+    given = {"preset": "acdc", "method.settings.consistency_weight": 0.3}
+    assert load_config(None, given, method=method).method.settings["consistency_weight"] == 0.3
+    assert load_config(None, method=method).method.settings["consistency_weight"] == 1.0
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones():
+    text = refused(None, {"preset": "acdx"}, method={"name": "mc_net"})
+    assert "no preset 'acdx'; did you mean 'acdc'?" in text
+    assert "its defaults are what was published" in refused(None, {"preset": "acdc"}, method={"name": "dtc"})
+
+
 def test_a_method_without_settings_says_so():
     text = refused(None, {"method.settings.rate": 1}, method={"name": "naive"})
     assert "unknown setting 'rate'" in text

@@ -14,13 +14,11 @@ import torch
 from torch import nn
 
 from conftest import make_batch
-from labelwise.components.batch_statistics import renew_statistics
-from labelwise.components.decay import Decay
-from labelwise.components.ema import EmaTeacher
+from labelwise.components.teachers import Decay, EmaTeacher, renew_statistics
 from labelwise.devices import choose_device
 from labelwise.errors import CheckpointError, ResourceError, TrainingError
 from labelwise.formats.tensors import load_tensors
-from labelwise.losses.consistency import squared_difference
+from labelwise.losses.agreement import squared_difference
 from labelwise.losses.partial import supervised
 from labelwise.methods.base import Card, Method, Softmax
 from labelwise.train.checkpoint import load_method

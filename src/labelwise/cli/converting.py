@@ -1,4 +1,4 @@
-"""``convert``: label files for the programs of clinics, and back."""
+"""``convert`` and ``export``: label files for the programs of clinics, and cohorts for another one that trains."""
 
 from __future__ import annotations
 
@@ -7,13 +7,24 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from labelwise import run
-from labelwise.cli.options import AsJson, Binary, class_values, show
+from labelwise import console, run
+from labelwise.cli.options import (
+    AsJson,
+    Binary,
+    Data,
+    Engine,
+    Overwrite,
+    Quiet,
+    Workers,
+    class_values,
+    show,
+)
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add the command of this file to the command line."""
+    """Add the commands of this file to the command line."""
     app.command("convert")(convert)
+    app.command("export")(export)
 
 
 def convert(
@@ -54,3 +65,34 @@ def convert(
         binary=binary,
     )  # fmt: skip
     show(result.to_text(), result.facts(), as_json)
+
+
+def export(
+    data: Data,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Folder for data sets: nnUNet_raw of nnU-Net.", show_default=False
+        ),
+    ],
+    number: Annotated[int, typer.Option("--id", help="Number of the data set, 1 to 999.")] = 1,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the data set; default: that of the folder of the manifest.")
+    ] = None,
+    unknown: Annotated[
+        str,
+        typer.Option(help="What 0 becomes where an organ is not annotated: ignore or background."),
+    ] = "ignore",
+    overwrite: Overwrite = False,
+    workers: Workers = None,
+    engine: Engine = "local",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a cohort as a raw data set of nnU-Net v2; what is not annotated is ignored there."""
+    with console.watch(quiet=quiet, as_json=as_json) as progress:
+        written = run.export(
+            data, output, number=number, name=name, unknown=cast(Any, unknown), overwrite=overwrite,
+            workers=workers, engine=engine, progress=progress,
+        )  # fmt: skip
+    show(written.to_text(), written.facts(), as_json)

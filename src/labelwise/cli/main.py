@@ -92,7 +92,7 @@ def _refuse(error: LabelwiseError, *, as_json: bool) -> NoReturn:
     try:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         if as_json:
-            typer.echo(json.dumps({"error": type(error).__name__, "message": str(error)}))
+            typer.echo(json.dumps({"error": type(error).__name__, "code": error.code, "message": str(error)}))
     except OSError:  # nobody reads any more: what is left must not be flushed at the end either
         for stream in (sys.stdout, sys.stderr):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

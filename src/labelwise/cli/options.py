@@ -30,6 +30,10 @@ Base = Annotated[
 Budget = Annotated[
     str | None, typer.Option(help="Time that the training may take, such as 40m or 1h30m: decides its steps.")
 ]
+From = Annotated[
+    str | None,
+    typer.Option("--from", help="Run, model or encoder whose weights the training begins with."),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any setting as key=value, e.g. train.steps=2000. Repeatable."),

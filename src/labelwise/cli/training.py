@@ -18,6 +18,7 @@ from labelwise.cli.options import (
     Data,
     Device,
     Engine,
+    From,
     Overwrite,
     Quiet,
     Settings,
@@ -46,6 +47,7 @@ def plan(
     method: Annotated[str | None, typer.Option(help="Name of the method; see `labelwise methods`.")] = None,
     base: Base = None,
     budget: Budget = None,
+    warm_start: From = None,
     device: Device = "auto",
     settings: Settings = None,
     workers: Workers = None,
@@ -54,7 +56,9 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say how `train` would train these scans, why, and what it would cost. Nothing is trained."""
-    chosen = _config(recipe, data, method, settings, **{"base": base, "device.device": device})
+    chosen = _config(
+        recipe, data, method, settings, **{"base": base, "device.device": device, "warm_start": warm_start}
+    )
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         planned = run.plan(
             chosen,
@@ -83,6 +87,7 @@ def train(
     ] = None,
     base: Base = None,
     budget: Budget = None,
+    warm_start: From = None,
     settings: Settings = None,
     overwrite: Overwrite = False,
     dry_run: Annotated[
@@ -95,7 +100,13 @@ def train(
     speaks = console.is_first_process()  # of a training on several GPUs; all say their errors
     if not speaks:
         logging.getLogger("labelwise").setLevel(logging.ERROR)
-    chosen = _config(recipe, data, method, settings, **{"base": base, "seed": seed, "device.device": device})
+    chosen = _config(
+        recipe,
+        data,
+        method,
+        settings,
+        **{"base": base, "seed": seed, "device.device": device, "warm_start": warm_start},
+    )
     budget_minutes = _budget(budget, settings)
     folder = output or Path("runs") / chosen.method.name
     if dry_run:

@@ -179,6 +179,7 @@ class BySource:
                 raise ConfigError(
                     f"unknown source '{source}'{did_you_mean(source, manifest.sources)}",
                     expected=", ".join(manifest.sources),
+                    code="unknown-name",
                 )
             there = frozenset().union(
                 *(case.annotated for case in manifest.split("train") if case.source == source)
@@ -190,6 +191,7 @@ class BySource:
                         f"source '{source}' cannot keep '{organ}': none of its training cases annotates it",
                         expected=", ".join(sorted(there))
                         or "nothing: the source has no annotated training case",
+                        code="nothing-annotated",
                     )
         kept = {
             case.id: case.annotated & frozenset(self.keep.get(case.source, case.annotated))
@@ -230,7 +232,9 @@ def hide(manifest: Manifest, mode: str | Mode, /, **settings: Any) -> Manifest:
 def _settings(mode: str, settings: dict[str, Any]) -> Mode:
     if mode not in MODES:
         raise ConfigError(
-            f"unknown way to hide labels '{mode}'{did_you_mean(mode, MODES)}", expected=", ".join(MODES)
+            f"unknown way to hide labels '{mode}'{did_you_mean(mode, MODES)}",
+            expected=", ".join(MODES),
+            code="unknown-name",
         )
     return build_settings(MODES[mode], settings, f"hide {mode}")
 

@@ -101,6 +101,7 @@ def _check_case(case: Case, manifest: Manifest) -> None:
             f"unknown source '{case.source}'{did_you_mean(case.source, manifest.sources)}",
             case=case.id,
             expected=", ".join(manifest.sources),
+            code="unknown-name",
         )
     if unknown := case.annotated - manifest.source_of(case).organs:
         raise DataError(
@@ -187,6 +188,7 @@ def check_same_grid(case: Case, image: Volume, labels: Volume) -> None:
         do="look at both in a viewer; if only the header is wrong, copy that of the image"
         if same_shape
         else "resample the labels to the grid of the image (nearest neighbour)",
+        code="grids-differ" if same_shape else "shapes-differ",
     )
 
 
@@ -367,6 +369,7 @@ def write_new_manifest(manifest: Manifest, folder: Path) -> None:
             "the output folder holds another manifest",
             file=folder / MANIFEST_NAME,
             do="choose another folder; or, if nobody needs that manifest any more, delete it",
+            code="would-overwrite",
         )
     write_manifest(manifest, folder)
 

@@ -16,9 +16,6 @@ from labelwise.errors import DataError
 from labelwise.formats import Tally, value_names
 from labelwise.types import BACKGROUND
 
-CONTRADICTION = "the names in a label file contradict the value table of its source"
-HIDDEN = "a structure vanishes"
-
 
 def source_of_file(source: Source, file: Path) -> Source:
     """The source with the value table that holds for one of its label files.
@@ -71,13 +68,14 @@ def _reconciled(source: Source, file: Path, named: Mapping[int, str]) -> dict[in
         joined = sum(other == told for other in source.values.values()) > 1  # under a name of its own
         if told not in (BACKGROUND, IGNORE_NAME) and not joined:
             raise DataError(
-                CONTRADICTION,
+                "the names in a label file contradict the value table of its source",
                 file=file,
                 found=f"value {value} is '{name}' by the file",
                 expected=f"value {value} is '{told}' by source '{source.name}' in {FILE_NAME}",
                 do=f"correct --classes, or [sources.{source.name}.values], to the names of the file; or give "
                 f"file_names = 'ignored' in the layout of the source (--file-names ignored at import) if its "
                 "numbers are right and its names are wrong",
+                code="names-contradict",
             )
         values[value] = told
     # Numbers without a name are known by the table, if no name has taken their class.
@@ -109,8 +107,9 @@ def refuse_hidden(source: Source, tally: Tally, annotated: Iterable[str]) -> Non
         drawn = sum(tally.drawn[value] for value in own)
         if drawn and not any(tally.left(value) for value in own):
             raise DataError(
-                f"{HIDDEN}: '{organ}' lies wholly beneath other structures",
+                f"a structure vanishes: '{organ}' lies wholly beneath other structures",
                 found="; ".join(losses(source, tally)),
                 do=f"let the smaller structure count where two overlap: overlap = 'smaller' in the layout of source "
                 f"'{source.name}' in {FILE_NAME} (--overlap smaller at import)",
+                code="structure-hidden",
             )

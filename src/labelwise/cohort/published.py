@@ -273,6 +273,7 @@ def _sources(manifest: Manifest, name: str, setting: str) -> tuple[Source, ...]:
             f"unknown source '{name}'{did_you_mean(name, manifest.sources)}",
             expected=", ".join(manifest.sources),
             do=f"name the source of the manifest: --set {setting}=NAME",
+            code="unknown-name",
         )
     return tuple(kin)
 

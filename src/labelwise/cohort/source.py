@@ -109,6 +109,7 @@ def unknown_values(source: Source, stored: Array, case: str, file: Path) -> Data
         do=f'in {FILE_NAME}, add  "<class>" = [{shown[0]}]  to [sources.{table}.values], '
         f"or  {IGNORE_NAME} = [{shown[0]}]  to leave those voxels out; for all of them others = 'background' or "
         "'ignore' (--others at import)",
+        code="unknown-label-value",
     )
 
 
@@ -147,6 +148,7 @@ def read_class_table(file: Path) -> tuple[LabelSpace, dict[str, Source]]:
             found=f"schema = {schema}",
             expected=f"schema = {SCHEMA} or older",
             do="pip install --upgrade labelwise",
+            code="newer-version",
         )
     try:
         checked = build_settings(_Document, document, FILE_NAME)
@@ -252,7 +254,9 @@ def _read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise DataError(f"the class table cannot be read: {error}", file=file, expected="TOML") from error
+        raise DataError(
+            f"the class table cannot be read: {error}", file=file, expected="TOML", code="unreadable"
+        ) from error
 
 
 def _by_name(source: Source) -> dict[str, list[int]]:

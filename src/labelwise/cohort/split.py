@@ -96,6 +96,7 @@ def leave_source_out(manifest: Manifest, sources: Iterable[str]) -> Manifest:
         raise ConfigError(
             f"unknown source '{name}'{did_you_mean(name, manifest.sources)}",
             expected=", ".join(manifest.sources),
+            code="unknown-name",
         )
     if left_out == set(manifest.sources):
         raise ConfigError("no source would remain to learn from", found=", ".join(manifest.sources))

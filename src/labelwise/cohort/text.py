@@ -33,7 +33,7 @@ def read_text(file: Path, *, missing: str, do: str | None = None, encoding_do: s
     except FileNotFoundError as error:
         raise DataError(missing, file=file, do=do) from error
     except OSError as error:
-        raise DataError(f"the file cannot be read: {error.strerror}", file=file) from error
+        raise DataError(f"the file cannot be read: {error.strerror}", file=file, code="unreadable") from error
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -109,7 +109,7 @@ def _read_lines(file: Path) -> list[tuple[int, list[str]]]:
         return [(reader.line_num, [cell.strip() for cell in line]) for line in reader]
     except csv.Error as error:
         raise DataError(
-            f"the table cannot be read: {error}", file=f"{file}, row {reader.line_num}"
+            f"the table cannot be read: {error}", file=f"{file}, row {reader.line_num}", code="unreadable"
         ) from error
 
 

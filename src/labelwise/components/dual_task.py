@@ -18,9 +18,7 @@ from torch import Tensor, nn
 
 from labelwise.components.signed_distance import AbsentDistance, SignedDistance, Unit, relative_distance
 from labelwise.losses.binary import binary_cross_entropy, known_negatives, organ_answers
-from labelwise.losses.overlap import OverlapSums, dice_loss, overlap_sums
-from labelwise.losses.partial import Absent
-from labelwise.losses.reduction import full_precision, masked_mean
+from labelwise.losses.partial import Absent, OverlapSums, dice_loss, full_precision, masked_mean, overlap_sums
 from labelwise.nets.factory import NetFactory
 from labelwise.types import Batch
 

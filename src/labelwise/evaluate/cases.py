@@ -203,5 +203,9 @@ def _unit(metric: str, scale: _Scale, tolerance: float) -> str:
 
 def _known(what: str, name: str, names: Sequence[str]) -> str:
     if name not in names:
-        raise ConfigError(f"unknown {what} '{name}'{did_you_mean(name, names)}", expected=", ".join(names))
+        raise ConfigError(
+            f"unknown {what} '{name}'{did_you_mean(name, names)}",
+            expected=", ".join(names),
+            code="unknown-name",
+        )
     return name

@@ -44,6 +44,7 @@ def count_voxels(
             found=f"prediction {prediction.shape}",
             expected=f"reference {reference.shape}",
             do="compare label maps on one grid: the grid of the original scan",
+            code="shapes-differ",
         )
     # Most voxels are background in both maps; counting only the others is 30 % faster.
     either = (reference | prediction) != 0

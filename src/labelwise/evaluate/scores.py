@@ -142,7 +142,9 @@ def read_scores(path: Path | str) -> list[Score]:
         return [_score(row, path, reader.line_num) for row in reader]
     except csv.Error as error:
         raise DataError(
-            f"the score table cannot be read: {error}", file=f"{path}, row {reader.line_num}"
+            f"the score table cannot be read: {error}",
+            file=f"{path}, row {reader.line_num}",
+            code="unreadable",
         ) from error
 
 
@@ -182,7 +184,9 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
-        raise DataError("there is no such score table", file=path, do="run the evaluation first") from error
+        raise DataError(
+            "there is no such score table", file=path, do="run the evaluation first", code="not-found"
+        ) from error
     except UnicodeDecodeError as error:
         raise DataError("the score table is not UTF-8 text", file=path) from error
 

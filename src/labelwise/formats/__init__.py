@@ -87,6 +87,7 @@ def read_image(paths: Sequence[Path], layout: Layout = _PLAIN) -> Volume:
                 found=f"{first[1]}; {geometry}",
                 expected="one shape and one affine",
                 do="resample the images of a case to one grid, or register them first",
+                code="grids-differ",
             )
     if not others:
         return Volume(first[0], first[1].affine)
@@ -186,7 +187,11 @@ def write_labels(
         expected, found = orientation.geometry_to_ras(grid), Geometry(labels.shape, labels.affine)
         if not expected.matches(found):
             raise DataError(
-                "the labels do not lie on the grid of the image", file=like, found=found, expected=expected
+                "the labels do not lie on the grid of the image",
+                file=like,
+                found=found,
+                expected=expected,
+                code="grids-differ",
             )
         voxels = orientation.from_ras(voxels)
     if kind in _DICOM:
@@ -252,6 +257,7 @@ def _label_format(path: Path, wanted: str | None) -> str:
             else "labels are not written in this format",
             file=path,
             expected=f"a name ending in {LABEL_FORMATS.get(wanted or '') or ', '.join(LABEL_FORMATS.values())}",
+            code="unknown-format",
         )
     return known
 
@@ -272,6 +278,7 @@ def _check_finite(path: Path, voxels: Array) -> None:
         file=path,
         found=f"{num_nan:,} NaN and {num_infinite:,} infinite of {voxels.size:,} voxels",
         do="replace them by the background intensity and write the file again",
+        code="not-finite",
     )
 
 

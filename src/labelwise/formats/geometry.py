@@ -162,4 +162,5 @@ def check_size(path: Path, needed_bytes: int, *, compressed: bool) -> None:
             found=f"{size:,} bytes" + (" (compressed)" if compressed else ""),
             expected=f"{needed_bytes:,} bytes" + (" after decompression" if compressed else ""),
             do="copy or export the file again",
+            code="unreadable",
         )

@@ -52,6 +52,7 @@ def _open(path: Path) -> Iterator[h5py.File]:
             file=path,
             found=error,
             do="copy the file again",
+            code="unreadable",
         ) from error
 
 

@@ -35,7 +35,9 @@ def names(folder: Path) -> dict[str, Path]:
     try:
         files = sorted(folder.iterdir())
     except OSError as error:
-        raise DataError(f"the folder of masks cannot be read: {error.strerror}", file=folder) from error
+        raise DataError(
+            f"the folder of masks cannot be read: {error.strerror}", file=folder, code="unreadable"
+        ) from error
     for file in files:
         if name := name_of(file):
             found.setdefault(name, file)
@@ -80,7 +82,13 @@ def read(
             )
             grid = own
         elif not grid.matches(own):
-            raise DataError("the masks lie on different grids", file=there[value], found=own, expected=grid)
+            raise DataError(
+                "the masks lie on different grids",
+                file=there[value],
+                found=own,
+                expected=grid,
+                code="grids-differ",
+            )
         canvas.draw(value, mask)
     assert canvas is not None
     assert grid is not None
@@ -96,7 +104,10 @@ def _mask(file: Path) -> tuple[Array, Geometry]:
     voxels, grid = nifti.read(file)
     if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
         raise DataError(
-            "the mask holds voxels that are not numbers", file=file, do="write it again with 0 and 1 only"
+            "the mask holds voxels that are not numbers",
+            file=file,
+            do="write it again with 0 and 1 only",
+            code="not-finite",
         )
     mask = voxels != 0
     inside = voxels[mask]

@@ -15,7 +15,6 @@ from labelwise.errors import DataError
 from labelwise.formats import stored
 
 _NOTHING_SAID = re.compile(r"(?i)(segment|label|region|roi|class|value|l)?[ _-]*\d*")
-RECORD_CONTRADICTS = "the label file and the record beside it contradict each other"
 _LARGEST_RECORD = 10_000_000  # bytes
 
 
@@ -33,10 +32,11 @@ def value_names(path: Path) -> dict[int, str]:
     for value in sorted(header.keys() & recorded.keys()):
         if header[value] != recorded[value]:
             raise DataError(
-                RECORD_CONTRADICTS,
+                "the label file and the record beside it contradict each other",
                 file=path,
                 found=f"value {value} is '{header[value]}' in its header, '{recorded[value]}' in {record.name}",
                 do="delete the one that is wrong: the record, or the file",
+                code="record-contradicts",
             )
     known = header or recorded
     return {value: name for value, name in known.items() if not _NOTHING_SAID.fullmatch(name)}

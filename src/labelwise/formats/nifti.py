@@ -232,4 +232,5 @@ def _unreadable(path: Path, found: object) -> DataError:
         file=path,
         found=found,
         do="copy or export the file again",
+        code="unreadable",
     )

@@ -236,4 +236,5 @@ def _unreadable(path: Path, error: Exception | str) -> DataError:
         file=path,
         found="".join(reason),
         do="copy or export the file again",
+        code="unreadable",
     )

@@ -203,6 +203,7 @@ def _on_image(
             file=path,
             found=" x ".join(map(str, own.shape)),
             expected=" x ".join(map(str, grid.shape)),
+            code="shapes-differ",
         )
     return np.flip(voxels, tuple("xyz".index(axis) for axis in layout.label_flip)), grid
 
@@ -213,7 +214,7 @@ def _kind(path: Path) -> str:
         return "dicom"
     kind = suffix(path)
     if kind and not path.is_file():
-        raise DataError("there is no such file", file=path, do="correct its path")
+        raise DataError("there is no such file", file=path, do="correct its path", code="not-found")
     if kind:
         return kind
     if is_dicom(path):
@@ -223,6 +224,7 @@ def _kind(path: Path) -> str:
         file=path,
         expected=f"{' '.join(SUFFIXES)}, or DICOM",
         do="correct its path, or convert the scan to NIfTI",
+        code="unknown-format" if path.is_file() else "not-found",
     )
 
 

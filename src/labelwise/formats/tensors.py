@@ -8,12 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from labelwise.atomic import atomic_path
 from labelwise.errors import CheckpointError
+
+# What torch raises for a file that needs more than tensors and plain values.
+_Refused: type[Exception] = torch.serialization.pickle.UnpicklingError  # type: ignore[attr-defined]
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
@@ -51,6 +55,44 @@ def load_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], di
         return {name: file.get_tensor(name) for name in file.keys()}, _header(file)  # noqa: SIM118 - not a dict
 
 
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights of a file of another program, .safetensors or torch's own format, and what else stands beside them.
+
+    Of torch's format only tensors and plain values are read: files that need more could run code, and are refused.
+    Weights may lie under ``network_weights`` or ``state_dict``, and names may begin with ``module.`` or ``_orig_mod.``.
+
+    Errors
+        CheckpointError     unreadable, without tensors, or with objects that are no plain values
+    """
+    if path.suffix == ".safetensors":
+        return load_tensors(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, _Refused) as error:
+        raise CheckpointError(
+            "the weights cannot be read",
+            file=path,
+            found=str(error).partition("\n")[0],
+            expected="tensors and plain values only, which cannot run code",
+            do="save its state dict by safetensors.torch.save_file, and name that file",
+        ) from error
+    facts = content if isinstance(content, Mapping) else {}
+    inner = next((facts[key] for key in ("network_weights", "state_dict") if key in facts), facts)
+    inner = inner if isinstance(inner, Mapping) else {}
+    weights = {_plain_name(str(key)): value for key, value in inner.items() if isinstance(value, Tensor)}
+    if not weights:
+        raise CheckpointError(
+            "the file holds no tensors", file=path, found=", ".join(map(str, facts)) or None
+        )
+    return weights, {str(key): value for key, value in facts.items() if not isinstance(value, Tensor)}
+
+
+def _plain_name(name: str) -> str:
+    for prefix in ("module.", "_orig_mod."):
+        name = name.removeprefix(prefix)
+    return name
+
+
 def load_header(path: Path) -> dict[str, Any]:
     """Only the JSON header of such a file."""
     with _opened(path, "cpu") as file:
@@ -64,7 +106,11 @@ def _opened(path: Path, device: str) -> Iterator[Any]:
             yield file
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(
-            "cannot be read", file=path, found=str(error), do="delete it and train again, or restore a copy"
+            "cannot be read",
+            file=path,
+            found=str(error),
+            do="delete it and train again, or restore a copy",
+            code="unreadable",
         ) from error
 
 

@@ -43,7 +43,9 @@ def load(name: str) -> ModuleType:
     """
     if name not in IMPORTERS:
         raise ConfigError(
-            f"unknown importer '{name}'{did_you_mean(name, IMPORTERS)}", expected=", ".join(IMPORTERS)
+            f"unknown importer '{name}'{did_you_mean(name, IMPORTERS)}",
+            expected=", ".join(IMPORTERS),
+            code="unknown-name",
         )
     return importlib.import_module(IMPORTERS[name])
 
@@ -66,6 +68,7 @@ def detect(folder: Path | str) -> str:
         found=", ".join(sorted(entry.name for entry in folder.iterdir())[:8]),
         expected="\n            ".join(f"{name}: {load(name).LOOKS_FOR}" for name in IMPORTERS),
         do="name the folder that holds the data set, or arrange the files in one of these ways",
+        code="unknown-format",
     )
 
 

@@ -90,7 +90,9 @@ def scan(
         DataError     the folder is missing or empty, has no volume or both forms, or a list is missing or names none
     """
     if labels not in ("dense", "scribble"):
-        raise ConfigError(f"unknown kind of labels '{labels}'", expected="dense or scribble")
+        raise ConfigError(
+            f"unknown kind of labels '{labels}'", expected="dense or scribble", code="unknown-name"
+        )
     chosen("phase", phase, ("both", *PHASES))
     folder = existing_folder(folder)
     volumes, frames = _volumes(folder), raw_frames(folder)

@@ -144,7 +144,7 @@ def _chosen_labels(
     folder: Path, pipeline: str | None, kind: str | None, desc: str | None, space: str | None
 ) -> list[BidsFile]:
     if kind is not None and kind not in KINDS:
-        raise ConfigError(f"unknown kind of labels '{kind}'", expected=", ".join(KINDS))
+        raise ConfigError(f"unknown kind of labels '{kind}'", expected=", ".join(KINDS), code="unknown-name")
     every = _labels(folder, pipeline)
     if not every:
         raise DataError(
@@ -337,7 +337,9 @@ def _dseg_sources(
 
 def _modality(stated: Modality | None, suffixes: Sequence[str], folder: Path) -> Modality:
     if stated is not None and stated not in MODALITIES:
-        raise ConfigError("unknown modality", file=folder, found=stated, expected=", ".join(MODALITIES))
+        raise ConfigError(
+            "unknown modality", file=folder, found=stated, expected=", ".join(MODALITIES), code="unknown-name"
+        )
     return stated or ("ct" if all(name.lower() == "ct" for name in suffixes) else "mr")
 
 

@@ -264,7 +264,9 @@ def _modality(stated: Modality | None, document: Mapping[str, Any], file: Path) 
     named = document.get("modality", document.get("channel_names"))
     names = [str(name) for name in named.values()] if isinstance(named, dict) else []
     if stated is not None and stated not in MODALITIES:
-        raise ConfigError("unknown modality", file=file, found=stated, expected=", ".join(MODALITIES))
+        raise ConfigError(
+            "unknown modality", file=file, found=stated, expected=", ".join(MODALITIES), code="unknown-name"
+        )
     if stated is None and not names and not isinstance(named, str):
         raise ConfigError(
             'the modality is missing: the file has no "modality"',

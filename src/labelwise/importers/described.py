@@ -25,9 +25,7 @@ def about(file: object) -> Iterator[None]:
     except LabelwiseError as error:
         if error.file is not None:
             raise
-        raise type(error)(
-            error.what, case=error.case, file=file, found=error.found, expected=error.expected, do=error.do
-        ) from error
+        raise error.but(file=file) from error
 
 
 def read_json(file: Path, looks_for: str) -> Any:
@@ -43,7 +41,9 @@ def read_json(file: Path, looks_for: str) -> Any:
         ValueError,
         RecursionError,
     ) as error:  # also a number of thousands of digits, lists in lists in lists
-        raise DataError(f"{file.name} cannot be read: {error}", file=file, expected="JSON") from error
+        raise DataError(
+            f"{file.name} cannot be read: {error}", file=file, expected="JSON", code="unreadable"
+        ) from error
 
 
 def label_space(classes: Iterable[str], file: Path) -> LabelSpace:

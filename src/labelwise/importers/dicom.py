@@ -72,7 +72,9 @@ def scan(
     """
     folder = existing_folder(folder)
     if modality not in (None, *MODALITIES):
-        raise ConfigError("unknown modality", found=modality, expected=", ".join(MODALITIES))
+        raise ConfigError(
+            "unknown modality", found=modality, expected=", ".join(MODALITIES), code="unknown-name"
+        )
     dicom = _format("dicom.image")
     found = dicom.series_in(folder)
     if not found:
@@ -141,7 +143,10 @@ def _named(found: Sequence[Series], words: Sequence[str], folder: Path) -> list[
             )
         if named[word].problem:
             raise DataError(
-                f"series {word} cannot be read: {named[word].problem}", file=folder, do=named[word].do or None
+                f"series {word} cannot be read: {named[word].problem}",
+                file=folder,
+                do=named[word].do or None,
+                code="unreadable",
             )
     return [one for one in found if any(named[word] is one for word in words)]
 

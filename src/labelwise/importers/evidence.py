@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from labelwise.cohort.manifest import Manifest
-from labelwise.cohort.meaning import CONTRADICTION, losses, refuse_hidden, shown_organs, source_of_file
+from labelwise.cohort.meaning import losses, refuse_hidden, shown_organs, source_of_file
 from labelwise.cohort.source import Others, Source
 from labelwise.errors import DataError, LabelwiseError, naming, warn_about
 from labelwise.formats import Tally, read_labels
 from labelwise.formats.layout import Overlap
-from labelwise.formats.naming import RECORD_CONTRADICTS
 from labelwise.formats.stored import ITK, suffix
 from labelwise.importers.listing import chosen
 from labelwise.types import Case, LabelSpace
@@ -123,7 +122,7 @@ def _shown(case: Case, source: Source) -> tuple[frozenset[str], list[str]]:
         try:
             own = source_of_file(source, case.labels)
         except DataError as error:
-            if error.what in (CONTRADICTION, RECORD_CONTRADICTS):
+            if error.code in ("names-contradict", "record-contradicts"):
                 raise
             return source.organs, []
         if case.labels.is_dir() or not (source.layout.segments or suffix(case.labels) in ITK):

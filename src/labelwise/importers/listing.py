@@ -32,7 +32,7 @@ def existing_folder(folder: Path | str) -> Path:
     """
     folder = absolute(folder)
     if not folder.is_dir():
-        raise DataError("there is no such folder", file=folder)
+        raise DataError("there is no such folder", file=folder, code="not-found")
     if not any(not _is_junk(entry) for entry in folder.iterdir()):
         raise DataError("the folder is empty", file=folder, do="name the folder in which the scans lie")
     return folder
@@ -128,7 +128,11 @@ def annotated_organs(annotated: Iterable[str] | None, organs: Sequence[str]) -> 
     """
     names = frozenset(organs if annotated is None else annotated)
     for name in sorted(names - set(organs)):
-        raise ConfigError(f"unknown class '{name}'{did_you_mean(name, organs)}", expected=", ".join(organs))
+        raise ConfigError(
+            f"unknown class '{name}'{did_you_mean(name, organs)}",
+            expected=", ".join(organs),
+            code="unknown-name",
+        )
     return names
 
 

@@ -223,7 +223,9 @@ def _read(folder: Path) -> dict[str, Any]:
     try:
         dataset = json.loads(text)
     except (ValueError, RecursionError) as error:  # also a number with thousands of digits
-        raise DataError(f"dataset.json cannot be read: {error}", file=file, expected="JSON") from error
+        raise DataError(
+            f"dataset.json cannot be read: {error}", file=file, expected="JSON", code="unreadable"
+        ) from error
     training = dataset.get("training") if isinstance(dataset, dict) else None
     if not isinstance(training, list) or not training or not all(map(_is_entry, training)):
         expected = '"training": [{"image": "./imagesTr/...", "label": "./labelsTr/..."}, ...]'

@@ -150,6 +150,7 @@ def _images(folder: Path) -> dict[int, Path]:
             "the scans are DICOM, and the packages to read DICOM are not installed",
             file=folder,
             do="pip install 'labelwise[dicom]', or convert the scans to PANCREAS_<n>.nii.gz",
+            code="extra-missing",
         )
     # DICOM first: its file names say which slice a slice of the labels belongs to.
     found = {**nifti, **series} if importlib.util.find_spec("pydicom") else nifti

@@ -153,7 +153,9 @@ def _channel_names(dataset: Any, file: Path) -> list[str]:
 
 def _classes(dataset: Mapping[str, Any], file: Path, regions: Regions) -> dict[str, int | Sequence[int]]:
     if regions not in ("skip", "differences"):
-        raise ConfigError(f"unknown treatment of regions '{regions}'", expected="skip or differences")
+        raise ConfigError(
+            f"unknown treatment of regions '{regions}'", expected="skip or differences", code="unknown-name"
+        )
     labels = classes_by_name(dataset.get("labels"), file)
     if regions == "differences":
         return _differences(labels, file)
@@ -233,7 +235,12 @@ def _differences(labels: Mapping[str, list[int]], file: Path) -> dict[str, int |
 def _ending(dataset: Mapping[str, Any], file: Path) -> str:
     ending = str(dataset.get("file_ending", ".nii.gz"))
     if ending not in SUFFIXES:
-        raise DataError(f"files ending in '{ending}' cannot be read", file=file, expected=", ".join(SUFFIXES))
+        raise DataError(
+            f"files ending in '{ending}' cannot be read",
+            file=file,
+            expected=", ".join(SUFFIXES),
+            code="unreadable",
+        )
     return ending
 
 

@@ -167,7 +167,7 @@ def _rows(file: Path) -> tuple[list[str], list[Row]]:
         lines = [(reader.line_num, [cell.strip() for cell in line]) for line in reader]
     except csv.Error as error:
         raise DataError(
-            f"the table cannot be read: {error}", file=f"{file}, row {reader.line_num}"
+            f"the table cannot be read: {error}", file=f"{file}, row {reader.line_num}", code="unreadable"
         ) from error
     lines = [(number, line) for number, line in lines if any(line)]
     if len(lines) < 2:

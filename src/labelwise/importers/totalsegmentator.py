@@ -209,7 +209,11 @@ def scan(
     space = label_space(parts, folder)
     wanted = None if annotated is None else frozenset(annotated)
     for name in sorted((wanted or frozenset()) - set(parts)):
-        raise ConfigError(f"unknown class '{name}'{did_you_mean(name, parts)}", expected=", ".join(parts))
+        raise ConfigError(
+            f"unknown class '{name}'{did_you_mean(name, parts)}",
+            expected=", ".join(parts),
+            code="unknown-name",
+        )
     warn_about(
         "cases without labels are unlabelled", [n for n, s in scans.items() if not s.masks and not s.together]
     )
@@ -367,7 +371,7 @@ def _splits(folder: Path, cases: Sequence[str]) -> Mapping[str, str]:
     try:
         rows = list(csv.reader(lines, delimiter=separator, strict=True))
     except csv.Error as error:
-        raise DataError(f"the table cannot be read: {error}", file=file) from error
+        raise DataError(f"the table cannot be read: {error}", file=file, code="unreadable") from error
     header = [name.strip() for name in rows[0]] if rows else []
     if "image_id" not in header or "split" not in header:
         raise DataError(
@@ -385,6 +389,7 @@ def _splits(folder: Path, cases: Sequence[str]) -> Mapping[str, str]:
                 case=row[place].strip(),
                 file=f"{file}, row {number}, column 'split'",
                 expected=", ".join(SPLITS),
+                code="unknown-name",
             )
         splits[row[place].strip()] = SPLITS.get(split, "")
     warn_about("cases of meta.csv that are not there", sorted(set(splits) - set(cases)))

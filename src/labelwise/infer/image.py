@@ -100,7 +100,9 @@ def _of_array(voxels: Array, affine: Array) -> Image:
             "this is no scan", found=f"shape {voxels.shape}", expected="an array (X, Y, Z) or (M, X, Y, Z)"
         )
     if voxels.dtype.kind not in "biuf":
-        raise DataError("the voxels of the scan are not numbers", found=f"type {voxels.dtype}")
+        raise DataError(
+            "the voxels of the scan are not numbers", found=f"type {voxels.dtype}", code="not-finite"
+        )
     if affine.shape != (4, 4):
         raise ConfigError("an affine has the shape (4, 4)", found=affine.shape)
     channels = voxels if voxels.ndim == 4 else voxels[None]

@@ -347,6 +347,8 @@ def _read_description(file: Path) -> ModelInfo:
         ) from error
     version = values.get("format") if isinstance(values, dict) else None
     if isinstance(version, int) and version > FORMAT:
-        raise CheckpointError("written by a newer version of labelwise", file=file, do="update labelwise")
+        raise CheckpointError(
+            "written by a newer version of labelwise", file=file, do="update labelwise", code="newer-version"
+        )
     info: ModelInfo = build_settings(ModelInfo, values, str(file))
     return info

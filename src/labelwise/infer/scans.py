@@ -145,7 +145,7 @@ def _in_list(file: Path) -> Iterator[_Named]:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"the list of scans cannot be read: {error}", file=file, expected="UTF-8 text"
+            f"the list of scans cannot be read: {error}", file=file, expected="UTF-8 text", code="unreadable"
         ) from error
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     rows: Iterable[tuple[str, str]] = (("", line) for line in lines)

@@ -137,6 +137,7 @@ def explained_out_of_memory() -> Iterator[None]:
             "the memory is too small for this scan",
             found=str(error).partition("\n")[0] or None,
             do="lower batch_size, or predict with --device cpu",
+            code="out-of-memory",
         ) from error
 
 
@@ -241,6 +242,7 @@ def _strongest(sums: Tensor) -> Array:
         raise CheckpointError(
             "the network gave scores that are not finite numbers",
             do='predict with precision = "float32"; if it happens again, the weights are broken',
+            code="scores-not-finite",
         )
     narrow: Array = labels.to(torch.uint8 if len(sums) <= 256 else torch.int16).cpu().numpy()
     return narrow

@@ -122,6 +122,7 @@ def _answers(loader: DataLoader[Reading | LabelwiseError]) -> Iterator[Reading |
             "a process that loads batches has ended, most often because memory ran out",
             found=str(error).partition("\n")[0],
             do="lower the setting workers (0 loads in the training process); nothing is lost: repeat the command",
+            code="out-of-memory",
         ) from error
 
 
@@ -192,6 +193,7 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
             return ResourceError(
                 f"memory ran out while a batch was loaded: {error}",
                 do="lower sampling.patch_size, sampling.labelled_cases and sampling.incomplete_cases, or workers",
+                code="out-of-memory",
             )
         return _shared(reading) if get_worker_info() else reading
 
@@ -271,6 +273,7 @@ def _shared(reading: Reading) -> Reading | ResourceError:
             "the memory that processes share is too small for the batches of the workers",
             found=str(error).partition("\n")[0],
             do="make it larger (docker: --shm-size=8g), or set workers = 0, which needs none",
+            code="out-of-memory",
         )
     return reading
 

@@ -186,7 +186,9 @@ def training_statistics(
     """
     cases = manifest.split("train")
     if not cases:
-        raise DataError("no case of the manifest is in the split 'train'", do="fill the column 'split'")
+        raise DataError(
+            "no case of the manifest is in the split 'train'", do="fill the column 'split'", code="no-case"
+        )
     known = _known_statistics(memo, manifest)
     job = partial(_scan_statistics, manifest=_without_cases(manifest))
     results, errors = jobs.run("fingerprint", job, [case for case in cases if case.id not in known])
@@ -335,4 +337,6 @@ def _naming(case: Case) -> Iterator[None]:
         with naming(case.id, case.images[0]):
             yield
     except FileNotFoundError as error:
-        raise DataError("a file of the case is missing", case=case.id, file=error.filename) from error
+        raise DataError(
+            "a file of the case is missing", case=case.id, file=error.filename, code="not-found"
+        ) from error

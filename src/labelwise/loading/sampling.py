@@ -90,6 +90,7 @@ class Sampler:
                 f"none of the {len(cases)} training cases is annotated",
                 expected="at least one case with a label file and a filled column 'annotated'",
                 do="annotate a case, or set sampling.labelled_cases = 0 for a method that needs no labels",
+                code="nothing-annotated",
             )
         if config.incomplete_cases and not self.incomplete:
             raise DataError(

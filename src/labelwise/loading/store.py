@@ -157,6 +157,7 @@ class StoredCase:
                 file=self.folder,
                 found=f"{type(error).__name__}: {error}",
                 do="delete this folder and repeat `labelwise prepare`; the other scans are kept",
+                code="unreadable",
             ) from error
 
 

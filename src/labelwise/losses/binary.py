@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from labelwise.losses.overlap import OverlapSums, dice_loss, members
-from labelwise.losses.reduction import full_precision
+from labelwise.losses.partial import OverlapSums, dice_loss, full_precision, members
 from labelwise.types import IGNORE
 
 

@@ -9,18 +9,132 @@ mixed into one image. Its column 0 is never read: it says no more than the other
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from labelwise.losses.cross_entropy import label_log_probability
-from labelwise.losses.overlap import OverlapSums, dice_loss, members, overlap_sums
-from labelwise.losses.reduction import full_precision, mean_over_cases
 from labelwise.types import IGNORE
 
 Pooling = Literal["case", "batch"]
 Absent = Literal["skip", "include"]
+
+
+# Means over what is valid: always a number, always part of the graph, exactly 0 if nothing is valid.
+
+
+def full_precision(values: Tensor) -> Tensor:
+    """`values` in float32 if they came in half precision, else as they are."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def masked_mean(values: Tensor, where: Tensor) -> Tensor:
+    """Mean of `values` over all entries where the mask `where` of the same shape is true; else 0.
+
+    Shapes
+        values, where   any, equal; float and bool
+        returns         ()
+    """
+    return torch.where(where, values, 0).sum() / where.sum().clamp_min(1)
+
+
+def mean_over_cases(values: Tensor, where: Tensor) -> Tensor:
+    """Mean within each case first, then over the cases in which anything is valid; else 0.
+
+    Shapes
+        values, where   (B, ...), equal; float and bool
+        returns         ()
+    """
+    counts = where.flatten(1).sum(dim=1)
+    sums = torch.where(where, values, 0).flatten(1).sum(dim=1)
+    return masked_mean(sums / counts.clamp_min(1), counts > 0)
+
+
+# Soft Dice in three steps, so that others can recombine them: members, sums over voxels, loss per class.
+
+
+class OverlapSums(NamedTuple):
+    """Sums over the voxels of each case: (B, C) each."""
+
+    common: Tensor  # of p y
+    predicted: Tensor  # of p, or of p squared
+    true: Tensor  # of y
+
+
+def members(labels: Tensor, num_classes: int) -> Tensor:
+    """Which class each voxel is labelled with; IGNORE is none.
+
+    Shapes
+        labels      (B, *S)     int64
+        returns     (B, C, *S)  bool
+    """
+    classes = torch.arange(num_classes, device=labels.device).view(-1, *(1 for _ in labels.shape[1:]))
+    return labels.unsqueeze(1) == classes
+
+
+def overlap_sums(
+    probabilities: Tensor, truth: Tensor, where: Tensor, *, squared: bool = False
+) -> OverlapSums:
+    """The sums that Dice is made of, over the voxels of `where`.
+
+    Shapes
+        probabilities   (B, C, *S)  float
+        truth           (B, C, *S)  bool; false outside `where`
+        where           (B, C, *S) or (B, 1, *S) bool
+    """
+    axes = tuple(range(2, probabilities.ndim))
+    sizes = probabilities.square() if squared else probabilities
+    # The masks multiply as booleans: that is what autograd keeps of them, a quarter of a float mask.
+    return OverlapSums(
+        common=(probabilities * truth).sum(axes),
+        predicted=(sizes * where).sum(axes),
+        true=truth.sum(axes, dtype=probabilities.dtype),
+    )
+
+
+def dice_loss(sums: OverlapSums, smooth: float = 1e-5, *, numerator: float | None = None) -> Tensor:
+    """1 - Dice for each entry of the sums: 0 for perfect overlap, 1 for none.
+
+    `smooth` is added below the line, and above it too unless `numerator` says what is added there.
+    """
+    above = smooth if numerator is None else numerator
+    return 1 - (2 * sums.common + above) / (sums.predicted + sums.true + smooth)
+
+
+# Labels that are complete, for example pseudo-labels.
+
+
+def label_log_probability(log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Log-probability of each voxel's label; at IGNORE that of the background, which nobody may read.
+
+    Shapes
+        log_probabilities   (B, C, *S) float
+        labels              (B, *S)    int64 in [0, C) or IGNORE
+        returns             (B, *S)
+    """
+    index = labels.masked_fill(labels == IGNORE, 0)
+    return log_probabilities.gather(1, index.unsqueeze(1)).squeeze(1)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, where: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy over the voxels that are labelled, and inside `where` if that is given.
+
+    The mean is taken within each case first, then over the cases with such a voxel; 0 if there is none.
+
+    Shapes
+        logits      (B, C, *S)  float, before softmax
+        labels      (B, *S)     int64 in [0, C) or IGNORE
+        where       (B, *S)     bool
+        returns     ()
+    """
+    labelled = labels != IGNORE
+    if where is not None:
+        labelled = labelled & where
+    log_probabilities = full_precision(logits).log_softmax(dim=1)
+    return mean_over_cases(-label_log_probability(log_probabilities, labels), labelled)
+
+
+# Labels that name some of the organs.
 
 
 def possible_classes(labels: Tensor, annotated: Tensor) -> Tensor:
@@ -198,3 +312,75 @@ def _known_organs(labels: Tensor, annotated: Tensor) -> Tensor:
     organs = annotated.clone()
     organs[:, 0] = False
     return organs.view(*organs.shape, *(1 for _ in range(labels.ndim + 1 - organs.ndim)))
+
+
+# Dice in which the background is a class beside the organs, and the target adaptive loss.
+
+
+def dice_with_background(
+    logits: Tensor,
+    labels: Tensor,
+    annotated: Tensor,
+    *,
+    squared: bool = False,
+    pooling: Pooling = "case",
+    absent: Absent = "skip",
+    smooth: float = 1e-5,
+) -> Tensor:
+    """Soft Dice loss of the annotated organs and of everything else together.
+
+    Where everything is annotated, everything else is the background. Where an organ is not, nobody knows where the
+    background ends: its probability is added to the background's, and label 0 stands for both.
+
+    Shapes
+        logits      (B, C, *S)  float, before softmax
+        labels      (B, *S)     int64 in [0, C) or IGNORE
+        annotated   (B, C) or (B, C, *S) bool; column 0 is not read
+        squared     sum p squared instead of sum p in the denominator
+        pooling     "case": mean over the classes of each case, then over the cases; "batch": sums over all cases in
+                    which the class is known, then the mean over the classes
+        absent      "skip" leaves out classes without a voxel in the case (in the batch); "include" keeps them
+        returns     ()          0 with a zero gradient if no case has a labelled voxel and an annotated organ
+
+    Source
+        The linear form by case is that of the BCP code, Bai et al., CVPR 2023, https://arxiv.org/abs/2305.00673; the
+        squared form by batch that of the SSL4MIS codes.
+
+    Example
+        >>> logits = torch.zeros(1, 3, 2)  # p = 1/3 for each class, 2/3 for "no liver"
+        >>> liver_only = torch.tensor([[False, True, False]])
+        >>> dice_with_background(logits, torch.tensor([[0, 1]]), liver_only, smooth=0.0)  # (3/7 + 3/5) / 2
+        tensor(0.5143)
+    """
+    probabilities = full_precision(logits).softmax(dim=1)
+    organs = annotated.view(*annotated.shape, *(1 for _ in range(logits.ndim - annotated.ndim))).clone()
+    organs[:, 0] = False
+    elsewhere = (probabilities * ~organs).sum(dim=1, keepdim=True)
+    merged = torch.cat([elsewhere, (probabilities * organs)[:, 1:]], dim=1)
+    labelled = (labels != IGNORE).unsqueeze(1)
+    known = labelled & organs
+    known[:, :1] = labelled & organs.any(dim=1, keepdim=True)
+    truth = members(labels, logits.shape[1]) & known
+    sums = overlap_sums(merged, truth, known, squared=squared)
+    asked = known.flatten(2).any(dim=2)
+    return pooled_dice(sums, asked, pooling=pooling, absent=absent, smooth=smooth)
+
+
+def target_adaptive_loss(
+    logits: Tensor, labels: Tensor, annotated: Tensor, *, dice_weight: float = 0.0
+) -> Tensor:
+    """Marginal cross-entropy, plus `dice_weight` times the Dice of the annotated organs.
+
+    Shapes
+        logits      (B, C, *S)  float, before softmax
+        labels      (B, *S)     int64 in [0, C) or IGNORE; 0 = background or an un-annotated organ
+        annotated   (B, C) or (B, C, *S) bool; column 0 is not read
+        returns     ()          float32; 0 with a zero gradient if nothing is annotated
+
+    Source
+        Fang & Yan, IEEE TMI 39(11), 2020, https://arxiv.org/abs/2001.00208 (without Dice).
+    """
+    loss = marginal_cross_entropy(logits, labels, annotated)
+    if dice_weight:
+        loss = loss + dice_weight * annotated_dice(logits, labels, annotated)
+    return loss

@@ -16,14 +16,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from labelwise.components.decay import Decay
+from labelwise.components.teachers import Decay
 from labelwise.errors import CheckpointError
 from labelwise.nets.factory import NetFactory
 from labelwise.types import Array, Batch, Progress
 
-__all__ = ["Card", "LearnsFrom", "Method", "NetFactory", "Sigmoid", "Softmax", "TargetFunction"]
+__all__ = ["Card", "LearnsFrom", "Method", "NetFactory", "Presets", "Sigmoid", "Softmax", "TargetFunction"]
 
 LearnsFrom = Literal["full", "partial", "none"]
+Presets = Mapping[str, Mapping[str, Any]]  # data set -> settings as published for it
 # labels (B, *S) with IGNORE also beyond the scan, annotated (B, C), spacing in mm (B, dims) -> targets (B, K, *S)
 # float32. Runs in the loader's workers, before the augmentation, which then moves targets like images: they must
 # be local (a distance is, a distance divided by the largest one of the patch is not). Must be picklable.
@@ -48,9 +49,10 @@ class Method(nn.Module, ABC):
     Subclasses are final: nobody inherits from a concrete method.
 
     `Config` is the frozen settings dataclass whose defaults are the paper's. `follows` names the method that
-    trains the stage before this one. `classifiers` names the ways in which a trained model can decide, where there
-    are several: the setting `classifier` chooses one, and `predict --classifier` another without a new training, so
-    the predictor holds the weights of all of them.
+    trains the stage before this one. `presets` are the settings that were published for a data set, where they
+    differ from the defaults: the setting `preset` of a run puts them below those that it sets itself. `classifiers`
+    names the ways in which a trained model can decide, where there are several: the setting `classifier` chooses one,
+    and `predict --classifier` another without a new training, so the predictor holds the weights of all of them.
 
     With `needs_weak_view` a batch also brings ``weak_images``: the patches before their intensities were changed.
 
@@ -62,6 +64,7 @@ class Method(nn.Module, ABC):
     Config: ClassVar[type[Any]]
     follows: ClassVar[type[Method] | None] = None
     classifiers: ClassVar[tuple[str, ...]] = ()
+    presets: ClassVar[Presets] = {}
     needs_weak_view: ClassVar[bool] = False
 
     @abstractmethod

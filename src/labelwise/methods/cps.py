@@ -27,12 +27,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.choose import take
-from labelwise.components.mix import mix, partners
 from labelwise.components.ramps import stair_ramp
 from labelwise.components.two_networks import CLASSIFIERS, Classifier, TwoNetworks, start_differently
-from labelwise.losses.background_dice import dice_with_background
-from labelwise.losses.partial import marginal_cross_entropy, open_voxels
-from labelwise.losses.pseudo_labels import hard_labels, pseudo_cross_entropy
+from labelwise.components.views import mix, partners
+from labelwise.losses.agreement import hard_labels, pseudo_cross_entropy
+from labelwise.losses.partial import dice_with_background, marginal_cross_entropy, open_voxels
 from labelwise.methods.base import Card, Method, NetFactory
 from labelwise.types import Batch, Progress
 
@@ -191,7 +190,7 @@ def toggled_boxes(
     All is drawn on the host, as the loop seeds it; only the corners of the boxes go to the device.
 
     Shapes
-        returns     (count, *shape) bool, for `components.mix.mix`
+        returns     (count, *shape) bool, for `components.views.mix`
 
     Source
         French et al., BMVC 2020, https://arxiv.org/abs/1906.01916, as used for CutMix by Chen et al., CVPR 2021 (CPS);

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from labelwise.components.dual_task import Answers, DualTaskNet, distance_targets, supervise
 from labelwise.components.ramps import stair_ramp
 from labelwise.losses.binary import organ_answers
-from labelwise.losses.reduction import full_precision, masked_mean
+from labelwise.losses.partial import full_precision, masked_mean
 from labelwise.methods.base import Card, Method, NetFactory, Sigmoid, TargetFunction
 from labelwise.types import Batch, Progress
 

@@ -19,9 +19,14 @@ from pydantic import ConfigDict, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.losses.overlap import dice_loss, overlap_sums
-from labelwise.losses.partial import marginal_cross_entropy, possible_classes
-from labelwise.losses.reduction import full_precision, mean_over_cases
+from labelwise.losses.partial import (
+    dice_loss,
+    full_precision,
+    marginal_cross_entropy,
+    mean_over_cases,
+    overlap_sums,
+    possible_classes,
+)
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.types import Batch, Progress
 

@@ -21,9 +21,14 @@ from pydantic import ConfigDict, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.losses.overlap import dice_loss, overlap_sums
-from labelwise.losses.partial import possible_classes, supervised
-from labelwise.losses.reduction import full_precision, masked_mean
+from labelwise.losses.partial import (
+    dice_loss,
+    full_precision,
+    masked_mean,
+    overlap_sums,
+    possible_classes,
+    supervised,
+)
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.types import IGNORE, Batch, Progress
 

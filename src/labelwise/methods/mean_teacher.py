@@ -14,7 +14,7 @@ Spec       docs/methods/mean_teacher.md: where paper and official code differ, a
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import ConfigDict, Field, NonNegativeFloat
@@ -22,14 +22,12 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.choose import take
-from labelwise.components.decay import Decay
-from labelwise.components.ema import EmaTeacher
-from labelwise.components.perturb import add_noise
-from labelwise.components.pseudo_label import complete
 from labelwise.components.ramps import stair_ramp
-from labelwise.losses.consistency import squared_difference
+from labelwise.components.teachers import Decay, EmaTeacher, complete
+from labelwise.components.views import add_noise
+from labelwise.losses.agreement import squared_difference
 from labelwise.losses.partial import open_voxels, supervised
-from labelwise.methods.base import Card, Method, NetFactory, Softmax
+from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.types import Batch, Progress
 
 Part = Annotated[float, Field(ge=0, le=1)]
@@ -58,6 +56,7 @@ class MeanTeacher(Method):
         learns_from=frozenset({"full", "partial", "none"}),
     )
     Config = MeanTeacherConfig
+    presets: ClassVar[Presets] = {"acdc": {"ema_half_life": 0.0023, "ramp_interval": 0.005}}  # 30000 steps
 
     def __init__(self, nets: NetFactory, config: MeanTeacherConfig):
         super().__init__()

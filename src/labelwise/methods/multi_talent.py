@@ -24,9 +24,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.across_ranks import as_if_one_batch
-from labelwise.components.choose import take
-from labelwise.components.pyramid import labels_at
+from labelwise.components.choose import as_if_one_batch, labels_at, take
 from labelwise.errors import ConfigError
 from labelwise.losses.binary import (
     binary_cross_entropy,
@@ -35,7 +33,7 @@ from labelwise.losses.binary import (
     present_dice,
     region_answers,
 )
-from labelwise.losses.overlap import OverlapSums, overlap_sums
+from labelwise.losses.partial import OverlapSums, overlap_sums
 from labelwise.methods.base import Card, Method, NetFactory, Sigmoid
 from labelwise.types import Batch, Progress
 

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.losses.target_adaptive import target_adaptive_loss
+from labelwise.losses.partial import target_adaptive_loss
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.types import Batch, Progress
 

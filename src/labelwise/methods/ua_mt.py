@@ -16,7 +16,7 @@ q and mu are first restricted to the classes that y and A leave open.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
@@ -24,15 +24,12 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.choose import take
-from labelwise.components.decay import Decay
-from labelwise.components.ema import EmaTeacher
-from labelwise.components.perturb import add_noise
-from labelwise.components.pseudo_label import complete
 from labelwise.components.ramps import sigmoid_ramp, stair_ramp
-from labelwise.losses.consistency import squared_difference
-from labelwise.losses.entropy import mean_log_probability, voxel_entropy
+from labelwise.components.teachers import Decay, EmaTeacher, complete
+from labelwise.components.views import add_noise
+from labelwise.losses.agreement import mean_log_probability, squared_difference, voxel_entropy
 from labelwise.losses.partial import open_voxels, possible_classes, supervised
-from labelwise.methods.base import Card, Method, NetFactory, Softmax
+from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.types import Batch, Progress
 
 Part = Annotated[float, Field(ge=0, le=1)]
@@ -63,6 +60,7 @@ class UncertaintyAwareMeanTeacher(Method):
         learns_from=frozenset({"full", "partial", "none"}),
     )
     Config = UncertaintyAwareMeanTeacherConfig
+    presets: ClassVar[Presets] = {"acdc": {"ema_half_life": 0.0023, "ramp_interval": 0.005}}  # 30000 steps
 
     def __init__(self, nets: NetFactory, config: UncertaintyAwareMeanTeacherConfig):
         super().__init__()

@@ -23,12 +23,16 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.choose import take
-from labelwise.components.mix import cut_boxes, mix
-from labelwise.components.perturb import strong_view
-from labelwise.components.pseudo_label import complete
-from labelwise.losses.cross_entropy import label_log_probability
-from labelwise.losses.partial import annotated_dice, open_voxels, supervised
-from labelwise.losses.reduction import full_precision, mean_over_cases
+from labelwise.components.teachers import complete
+from labelwise.components.views import cut_boxes, mix, strong_view
+from labelwise.losses.partial import (
+    annotated_dice,
+    full_precision,
+    label_log_probability,
+    mean_over_cases,
+    open_voxels,
+    supervised,
+)
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.types import IGNORE, Batch, Progress
 

@@ -1,10 +1,10 @@
 from .factory import NetFactory as NetFactory
 from .factory import find_net as find_net
 from .factory import net_names as net_names
-from .heads import Head as Head
 from .parts import Blueprint as Blueprint
 from .parts import Decoder as Decoder
 from .parts import Encoder as Encoder
+from .parts import Head as Head
 from .parts import Interpolate as Interpolate
 from .parts import Norm as Norm
 from .parts import SegmentationNet as SegmentationNet

@@ -16,8 +16,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from labelwise.errors import ConfigError
-from labelwise.nets.heads import Head
-from labelwise.nets.parts import Blueprint, Decoder, Encoder, Upsampling
+from labelwise.nets.parts import Blueprint, Decoder, Encoder, Head, Upsampling
 
 # nnU-Net stops doubling at 512 channels in 2D and 320 in 3D when it starts with 32.
 LARGEST_WIDENING = {2: 16, 3: 10}

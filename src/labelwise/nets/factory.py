@@ -11,8 +11,7 @@ from torch import nn
 
 from labelwise.errors import CheckpointError, ConfigError
 from labelwise.nets.ghost_norm import has_batch_norm, over_cases
-from labelwise.nets.heads import start_from_prior
-from labelwise.nets.parts import Blueprint, Decoder, Encoder, SegmentationNet, Upsampling
+from labelwise.nets.parts import Blueprint, Decoder, Encoder, SegmentationNet, Upsampling, start_from_prior
 from labelwise.plugins import Parts
 from labelwise.settings import build_settings
 

@@ -20,11 +20,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.errors import ConfigError
-from labelwise.nets.heads import Head
 from labelwise.nets.parts import (
     Blueprint,
     Decoder,
     Encoder,
+    Head,
     Interpolate,
     Norm,
     Upsampling,
@@ -57,6 +57,8 @@ class ResidualUNetSettings:
     upsampling: Upsampling = "transposed"
     # heads at the coarser scales of the decoder, which `supervised` and the self-training methods train as well
     deep_supervision: bool = False
+    # a convolution before the blocks of the first level, as in nnU-Net, for whose public encoders it is needed
+    stem: bool = False
 
 
 class ResidualUNet(Blueprint):
@@ -87,12 +89,13 @@ class ResidualUNet(Blueprint):
         return self.settings.deep_supervision
 
     def encoder(self) -> Encoder:
-        before = (self.in_channels, *self.channels)
+        stem = [self._unit(0, self.in_channels, self.channels[0])] if self.settings.stem else []
+        before = (self.channels[0] if stem else self.in_channels, *self.channels)
         stages = []
         for level, count in enumerate(self.settings.blocks):
             first = self._block(level, before[level], self.level_strides[level])
             same = (self._block(level, self.channels[level], (1,) * self.dims) for _ in range(count - 1))
-            stages.append(nn.Sequential(first, *same))
+            stages.append(nn.Sequential(*(stem if level == 0 else []), first, *same))
         return Encoder(stages, self.channels, strides=self.strides).apply(self._initialise)
 
     def decoder(self, upsampling: Upsampling | None = None) -> Decoder:

@@ -18,11 +18,11 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from labelwise.nets.heads import Head
 from labelwise.nets.parts import (
     Blueprint,
     Decoder,
     Encoder,
+    Head,
     Interpolate,
     Norm,
     Upsampling,

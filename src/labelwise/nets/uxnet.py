@@ -24,8 +24,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelwise.nets.heads import Head
-from labelwise.nets.parts import Blueprint, Decoder, Encoder, Interpolate, Upsampling, brick
+from labelwise.nets.parts import Blueprint, Decoder, Encoder, Head, Interpolate, Upsampling, brick
 
 BLOCKS = 2  # in each of the four stages of the ConvNeXt
 EXPANSION = 4

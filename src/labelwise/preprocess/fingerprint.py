@@ -54,7 +54,9 @@ def scan_statistics(image: Volume, modality: str, labels: Volume | None = None) 
         DataError   a CT without a body
     """
     if modality not in get_args(Modality):
-        raise ConfigError(f"unknown modality '{modality}'", expected="ct, mr or normalised")
+        raise ConfigError(
+            f"unknown modality '{modality}'", expected="ct, mr or normalised", code="unknown-name"
+        )
     intensities: tuple[float, ...] = ()
     if modality == "ct":
         intensities = _quantiles(_values_that_count(image, labels))

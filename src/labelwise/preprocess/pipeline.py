@@ -143,7 +143,12 @@ def apply(image: Volume, plan: Plan, *, modality: str, labels: Volume | None = N
             expected="crop 'nonzero' or 'none'",
         )
     if labels is not None and labels.shape != image.shape:
-        raise DataError("labels and image have different shapes", found=labels.shape, expected=image.shape)
+        raise DataError(
+            "labels and image have different shapes",
+            found=labels.shape,
+            expected=image.shape,
+            code="shapes-differ",
+        )
     box = find_box(image, plan.crop)
     cropped = box.cut(image)
     shape = plan.target_shape(cropped)

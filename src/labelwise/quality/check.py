@@ -78,7 +78,7 @@ def inspect_cohort(
 def _facts(outcome: Outcome[Manifest, CaseFacts]) -> CaseFacts:
     case = outcome.item.cases[0]
     return outcome.result or CaseFacts(
-        case.id, (from_error(case, outcome.error or DataError("cannot be read")),)
+        case.id, (from_error(case, outcome.error or DataError("cannot be read", code="unreadable")),)
     )
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from labelwise.cohort.manifest import Manifest, check_same_grid, read_case_image, resolved
-from labelwise.cohort.meaning import CONTRADICTION, HIDDEN, losses, shown_organs
+from labelwise.cohort.meaning import losses, shown_organs
 from labelwise.cohort.source import IGNORE_NAME, Source
 from labelwise.errors import DataError, LabelwiseError
 from labelwise.quality.check_labels import inspect_labels
@@ -20,12 +20,8 @@ from labelwise.quality.stored_case import StoredImage, StoredLabels, read_stored
 from labelwise.types import Case, Volume
 
 _SAMPLES_PER_AXIS = 32
-_CODES = {
-    "label map contains value": "unknown-label-value",
-    CONTRADICTION: "names-contradict",
-    HIDDEN: "structure-hidden",
-}
-_NOT_FINITE = "voxels that are not numbers"
+# Errors of reading a case that are problems of their own; all others are "unreadable".
+_TOLD = ("not-finite", "unknown-label-value", "names-contradict", "structure-hidden")
 Kind = TypeVar("Kind")
 
 
@@ -96,9 +92,7 @@ def _read(reader: Callable[[Case, Manifest], Kind], single: Manifest, problems: 
     try:
         return reader(case, single)
     except LabelwiseError as error:
-        code = "not-finite" if _NOT_FINITE in error.what else "unreadable"
-        code = next((known for begin, known in _CODES.items() if error.what.startswith(begin)), code)
-        problems.append(from_error(case, error, code))
+        problems.append(from_error(case, error, error.code if error.code in _TOLD else "unreadable"))
     return None
 
 

@@ -69,6 +69,7 @@ def measure_case(single: Manifest, *, with_image: bool = True) -> list[Measures]
                 found=labels.grid,
                 expected=image.grid,
                 do="see what `labelwise check` says about this case",
+                code="grids-differ",
             )
         values = resolved(single).source_of(case).values
         organs = [name for name in single.label_space.organs if name in case.annotated]

@@ -122,6 +122,7 @@ def _check_target(manifest: Manifest, folder: Path) -> None:
             "the folder for repaired copies holds another manifest",
             file=folder / MANIFEST_NAME,
             do="choose another folder",
+            code="would-overwrite",
         )
     inside = [folder / "images", folder / "labels"]
     for case in manifest.cases:
@@ -132,6 +133,7 @@ def _check_target(manifest: Manifest, folder: Path) -> None:
                     case=case.id,
                     file=path,
                     do="choose another folder",
+                    code="would-overwrite",
                 )
 
 

@@ -98,7 +98,9 @@ def _finite(path: Path, channel: Array) -> tuple[Array, int]:
     if not wrong.any():
         return channel, 0
     if wrong.all():
-        raise DataError("no voxel is a number", file=path, do="replace the file, or remove the case")
+        raise DataError(
+            "no voxel is a number", file=path, do="replace the file, or remove the case", code="not-finite"
+        )
     single[wrong] = single[~wrong].min()
     return single, int(wrong.sum())
 

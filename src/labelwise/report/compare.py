@@ -79,7 +79,9 @@ def compare(
     reference = next(iter(runs)) if reference is None else reference
     if reference not in runs:
         raise ConfigError(
-            f"unknown reference run '{reference}'{did_you_mean(reference, runs)}", expected=", ".join(runs)
+            f"unknown reference run '{reference}'{did_you_mean(reference, runs)}",
+            expected=", ".join(runs),
+            code="unknown-name",
         )
     lists = {run: seed_lists(run, scores) for run, scores in runs.items()}
     axes = common_axes(

@@ -64,6 +64,7 @@ def choose_slice(reference: Array, prediction: Array) -> int:
             "reference and prediction are not on one grid",
             found=f"prediction {prediction.shape}",
             expected=f"reference {reference.shape}, (X, Y, Z)",
+            code="grids-differ",
         )
     known = reference != IGNORE
     per_slice = np.count_nonzero((reference != prediction) & known, axis=(0, 1))
@@ -98,7 +99,11 @@ def case_picture(
     """
     if image.shape != reference.shape:
         raise DataError(
-            "image and labels are not on one grid", case=case, found=image.shape, expected=reference.shape
+            "image and labels are not on one grid",
+            case=case,
+            found=image.shape,
+            expected=reference.shape,
+            code="grids-differ",
         )
     shown = label_space.organs if annotated is None else tuple(annotated)
     prediction = _only(prediction, [label_space.index(organ) for organ in shown])

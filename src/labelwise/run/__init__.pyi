@@ -4,6 +4,7 @@ from .convert import convert as convert
 from .demo import demo as demo
 from .doctor import doctor as doctor
 from .evaluate import evaluate as evaluate
+from .export import export as export
 from .import_data import import_data as import_data
 from .measure import measure as measure
 from .methods import methods as methods

@@ -107,11 +107,14 @@ def convert(
         raise ConfigError(
             f"unknown format '{label_format}'{did_you_mean(label_format, LABEL_FORMATS)}",
             expected=", ".join(LABEL_FORMATS),
+            code="unknown-name",
         )
     if overlap not in ("later", "smaller"):
-        raise ConfigError(f"unknown choice '{overlap}' for overlaps", expected="later or smaller")
+        raise ConfigError(
+            f"unknown choice '{overlap}' for overlaps", expected="later or smaller", code="unknown-name"
+        )
     if not source.exists():
-        raise DataError("there is no such file", file=source, do="correct its path")
+        raise DataError("there is no such file", file=source, do="correct its path", code="not-found")
     files = _label_files(source)
     if not files:
         scan = None if like is None else Path(like)
@@ -145,7 +148,12 @@ def _one(
     binary: bool,
 ) -> Conversion:
     if target.exists() and target.samefile(source):
-        raise ConfigError("the result would replace the labels", file=target, do="choose another output")
+        raise ConfigError(
+            "the result would replace the labels",
+            file=target,
+            do="choose another output",
+            code="would-overwrite",
+        )
     segments = segment_names(source)
     named = {} if segments else value_names(source)
     if segments and classes:
@@ -181,6 +189,7 @@ def _report(source: Path, names: Mapping[int, str], tally: Tally) -> None:
             file=source,
             found="; ".join(tally.losses(names)),
             do="let the smaller structure count where two overlap: --overlap smaller",
+            code="structure-hidden",
         )
 
 

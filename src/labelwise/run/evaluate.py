@@ -72,10 +72,12 @@ def evaluate(
                         and no file is written
     """
     if unit not in ("mm", "voxels"):
-        raise ConfigError(f"unknown unit '{unit}'", expected="mm or voxels")
+        raise ConfigError(f"unknown unit '{unit}'", expected="mm or voxels", code="unknown-name")
     if variant not in VARIANTS:
         raise ConfigError(
-            f"unknown variant '{variant}'{did_you_mean(variant, VARIANTS)}", expected=", ".join(VARIANTS)
+            f"unknown variant '{variant}'{did_you_mean(variant, VARIANTS)}",
+            expected=", ".join(VARIANTS),
+            code="unknown-name",
         )
     folder = Path(predictions)
     if (folder / PREDICTIONS).is_dir():
@@ -124,6 +126,7 @@ def _score(
             found=found,
             expected=grid,
             do="predict this scan again from the image that belongs to the reference",
+            code="grids-differ",
         )
     spacing = reference.spacing_mm if in_mm else None
     return evaluate_case(

@@ -31,7 +31,7 @@ from labelwise.loading.augment import Views, augment
 from labelwise.methods import find_method, stages_of
 from labelwise.methods.base import Method
 from labelwise.plan.facts import Facts
-from labelwise.settings import build_settings
+from labelwise.run.stages import settings_of
 from labelwise.train.loop import Stage, fit
 from labelwise.types import IGNORE, Batch, LabelSpace
 
@@ -98,9 +98,7 @@ def measure(config: RunConfig, cohort: Cohort, fabric: Fabric) -> Forecast | Non
     with torch.random.fork_rng(devices=[]):
         for kind in kinds:
             torch.manual_seed(config.seed)
-            same = kind is kinds[-1] or kind.Config is kinds[-1].Config
-            settings = build_settings(kind.Config, config.method.settings if same else {}, kind.__name__)
-            method = kind(nets, settings)
+            method = kind(nets, settings_of(kind, config))
             seconds = _step_seconds(method, config, cohort, fabric)
             if seconds is None:
                 return None

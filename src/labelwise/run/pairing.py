@@ -106,7 +106,7 @@ def _in_manifest(
     manifest = read_manifest(file)
     cases = [case for case in manifest.split(split) if case.annotated]
     if not cases:
-        raise DataError(f"no annotated case is in the split '{split}'", file=file)
+        raise DataError(f"no annotated case is in the split '{split}'", file=file, code="no-case")
     _require([case.id for case in cases], found, folder)
     pairs = []
     for case in cases:

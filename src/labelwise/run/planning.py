@@ -25,6 +25,7 @@ from labelwise.plan.facts import Facts, Hardware, gather
 from labelwise.preprocess import fingerprint
 from labelwise.run.forecast import GIB, Cohort, Forecast, measure, peak_memory_bytes, steps_within, with_steps
 from labelwise.run.prepare import fingerprint_file, store_folder
+from labelwise.run.warm_start import find_source
 
 logger = logging.getLogger("labelwise")
 
@@ -156,7 +157,9 @@ def settle(
         statistics, cases, manifest.label_space, spacing_mm=typical.spacing_mm, shape=typical.shape
     )
     hardware = hardware_of(config.device.device)
+    config, taken = _of_source(config)
     made = make_plan(facts, hardware, current(config), config.planned)
+    made = Plan([*taken, *made.lines])
     chosen = with_settings(config, made.settings)
     if chosen.prepare.spacing_mm:
         facts = facts.at_spacing(chosen.prepare.spacing_mm)
@@ -179,6 +182,16 @@ def settle(
         chosen, made = _within(budget_minutes, config, chosen, facts, hardware, made, expected)
         expected = with_steps(expected, chosen)
     return Planned(chosen, made, facts, expected)
+
+
+def _of_source(config: RunConfig) -> tuple[RunConfig, list[Line]]:
+    """The recipe with what it must have in common with the weights that it starts from."""
+    if config.warm_start is None or "net.name" not in config.planned:
+        return config, []
+    source = find_source(config.warm_start)
+    settings = {name: value for name, value in source.settings.items() if name in config.planned}
+    lines = [Line(name, value, "as in what the training starts from") for name, value in settings.items()]
+    return with_settings(config, settings), lines
 
 
 def _within(

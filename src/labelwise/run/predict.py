@@ -85,6 +85,7 @@ def predict(
         raise ConfigError(
             f"unknown format '{label_format}'{did_you_mean(label_format, LABEL_FORMATS)}",
             expected=", ".join(LABEL_FORMATS),
+            code="unknown-name",
         )
     if binary and label_format != "dicom-seg":
         raise ConfigError(
@@ -128,7 +129,7 @@ def _scans(path: Path, split: str, model: Model, modality: str | None) -> list[S
         manifest = read_manifest(file)
         cases = manifest.split(split)
         if not cases:
-            raise DataError(f"no case of the manifest is in the split '{split}'", file=file)
+            raise DataError(f"no case of the manifest is in the split '{split}'", file=file, code="no-case")
         _check_channels(cases, model.channels)
         sources = manifest.sources
         return [

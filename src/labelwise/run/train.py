@@ -30,6 +30,7 @@ from labelwise.loading.prepare import Prepared
 from labelwise.lock import only_writer
 from labelwise.methods import find_method
 from labelwise.methods.base import Method
+from labelwise.run import warm_start
 from labelwise.run.environment import environment
 from labelwise.run.patients import PATIENTS, record_patients
 from labelwise.run.planning import PLAN, settle_run
@@ -47,10 +48,12 @@ logger = logging.getLogger("labelwise")
 
 # Settings that may differ between the parts of a resumed run without changing its result.
 NOT_DECISIVE = ("data", "base", "planned", "device", "inference", "workers", "select", "start_from")
+WARM_START = "warm_start.json"
 # All that is written into the folder of a run.
 WRITTEN = (
     RECORD,
     PLAN,
+    WARM_START,
     "environment.json",
     PATIENTS,
     "log.jsonl",
@@ -113,6 +116,7 @@ def train(
         begun = None if overwrite else folder / RECORD
         settled = settle_run(config, manifest, fabric, begun, budget_minutes, speaking)
     config = settled.config
+    warm_start.check_alone(config.warm_start, config.start_from)
     stages = plan_stages(config)
     _check_trainable(manifest, config)
     with only_writer(folder) if fabric.is_global_zero else nullcontext():
@@ -152,8 +156,11 @@ def _begin(folder: Path, config: RunConfig, manifest: Manifest, *, overwrite: bo
         for path in [path for pattern in WRITTEN for path in folder.glob(pattern)]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     # Absolute: a report of this run may be made in another folder, and the run resumed from there.
-    start = str(Path(config.start_from).absolute()) if config.start_from is not None else None
-    resolved = replace(config, data=str(Path(config.data).absolute()), start_from=start)
+    start, warm = (
+        None if path is None else str(Path(path).absolute())
+        for path in (config.start_from, config.warm_start)
+    )
+    resolved = replace(config, data=str(Path(config.data).absolute()), start_from=start, warm_start=warm)
     write_text(folder / RECORD, resolved.to_toml())
     write_json(folder / "environment.json", environment())
     record_patients(folder, manifest, start)
@@ -163,7 +170,10 @@ def _check_trainable(manifest: Manifest, config: RunConfig) -> None:
     cases = manifest.split("train")
     if not cases:
         raise DataError(
-            "no case is in the split 'train'", file=config.data, do="fill the column 'split' of manifest.csv"
+            "no case is in the split 'train'",
+            file=config.data,
+            do="fill the column 'split' of manifest.csv",
+            code="no-case",
         )
     for case in (*cases, *_scored(manifest)):
         if len(case.images) != len(cases[0].images):
@@ -179,6 +189,7 @@ def _check_trainable(manifest: Manifest, config: RunConfig) -> None:
             f"no training case annotates {', '.join(missing)}, so it cannot be learnt",
             file=config.data,
             do="annotate it in at least one training case, or take it out of the classes in dataset.toml",
+            code="nothing-annotated",
         )
     config.augment.check_sides(manifest.label_space)
     if config.augment.sides != "keep":
@@ -217,6 +228,8 @@ class _Trainer:
         decisive = {key: value for key, value in asdict(config).items() if key not in NOT_DECISIVE}
         del decisive["prepare"]["store"]  # the same scans may lie elsewhere
         ranks = {"precision": config.device.precision, "ranks": fabric.world_size}
+        if config.warm_start is not None:  # by whatever name
+            decisive["warm_start"] = str(Path(config.warm_start).absolute())
         self.settings = {"run": replace_tuples(decisive), "device": ranks, "cases": self._digest()}
 
     def run(self, stages: Stages, folder: Path) -> tuple[Method, Result]:
@@ -224,15 +237,26 @@ class _Trainer:
         method = self._before(stages)
         for number, kind in enumerate(stages.kinds):
             previous, method = method, self._method(kind)
+            target = stages.folder(folder, number)
             if previous is not None:
                 method.start_from(previous)
-            target = stages.folder(folder, number)
+            elif self.config.warm_start is not None and not (target / LAST).exists():
+                self._warm_start(method, folder)
             result = self._fit(method, number + stages.offset, self.config.train.steps[number], target)
             if result.interrupted:
                 break
             load_method(self._selected(target, result), method)
         assert method is not None
         return method, result
+
+    def _warm_start(self, method: Method, folder: Path) -> None:
+        """Give the first stage the weights that it begins with; say what was taken and what was not."""
+        assert self.config.warm_start is not None
+        transfer = warm_start.begin(method, self.config.warm_start, self.manifest.label_space)
+        if self.fabric.is_global_zero:
+            write_json(folder / WARM_START, {"from": self.config.warm_start, **transfer.facts()})
+            for line in transfer.to_text().splitlines():
+                logger.info("%s", line)
 
     def _before(self, stages: Stages) -> Method | None:
         """The stage that another run trained, if this one starts from it."""

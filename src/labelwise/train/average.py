@@ -16,8 +16,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from labelwise.components.batch_statistics import batch_norms, renew_statistics
-from labelwise.components.decay import Decay
+from labelwise.components.teachers import Decay, batch_norms, renew_statistics
 from labelwise.types import Progress
 
 PREFIX = "average."  # of its tensors in a checkpoint; behind it the name of the weight in the method

@@ -87,7 +87,9 @@ def check_continues(path: Path, settings: Mapping[str, Any]) -> None:
             "this is no checkpoint of labelwise", file=path, do="choose another output folder"
         )
     if header["format"] > FORMAT:
-        raise CheckpointError("written by a newer version of labelwise", file=path, do="update labelwise")
+        raise CheckpointError(
+            "written by a newer version of labelwise", file=path, do="update labelwise", code="newer-version"
+        )
     before, now = _flat(header["facts"]["settings"]), _flat(settings)
     different = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if different:
@@ -97,6 +99,7 @@ def check_continues(path: Path, settings: Mapping[str, Any]) -> None:
             found=_listed(before, different),
             expected=_listed(now, different),
             do="choose another output folder, or --overwrite to begin anew",
+            code="settings-changed",
         )
 
 

@@ -29,7 +29,7 @@ from pydantic import dataclasses as pydantic_dataclasses
 from torch import Tensor, nn
 
 from labelwise.atomic import discard_leftovers
-from labelwise.components.ema import renew_teachers
+from labelwise.components.teachers import renew_teachers
 from labelwise.devices import SafeConvolutions
 from labelwise.errors import TrainingError
 from labelwise.methods.base import Method
@@ -219,6 +219,7 @@ class _Training:
             file=self.last if kept else None,
             do="lower train.optimizer.rate, set train.clip_gradient = 12, or device.precision = 'float32'"
             + kept,
+            code="loss-not-finite",
         )
 
     def _validation_is_due(self) -> bool:

@@ -26,7 +26,9 @@ try:
     import pydicom
 except ImportError as error:
     raise ResourceError(
-        "DICOM files need packages that are not installed", do="pip install 'labelwise[dicom]'"
+        "DICOM files need packages that are not installed",
+        do="pip install 'labelwise[dicom]'",
+        code="extra-missing",
     ) from error
 
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # it writes the values of tags
@@ -177,7 +179,9 @@ def read_header(file: Path) -> Header:
     try:
         status = file.stat()
     except OSError as error:
-        raise DataError("there is no such file", file=file, do="correct its path") from error
+        raise DataError(
+            "there is no such file", file=file, do="correct its path", code="not-found"
+        ) from error
     return _read_header(file, status.st_mtime_ns, status.st_size)
 
 
@@ -200,6 +204,7 @@ def readable(file: Path) -> Iterator[None]:
                 "the DICOM file cannot be read: truncated, damaged, or not an image that is understood",
                 file=file,
                 do="copy or export the file again; or move it out of the folder of the scan",
+                code="unreadable",
             ) from None
 
 

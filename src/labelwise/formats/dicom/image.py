@@ -182,7 +182,9 @@ def listing(found: Sequence[Series], folder: Path) -> str:
 
 def _grid(path: Path, series: Series) -> Geometry:
     if series.grid is None:
-        raise DataError(f"the series cannot be read: {series.problem}", file=path, do=series.do or None)
+        raise DataError(
+            f"the series cannot be read: {series.problem}", file=path, do=series.do or None, code="unreadable"
+        )
     return as_geometry(path, series.grid.shape, series.grid.affine)
 
 
@@ -229,7 +231,7 @@ def _chosen(folder: Path) -> Series:
 
 def _headers(folder: Path, *, warn: bool = True) -> list[Header]:
     if not folder.is_dir():
-        raise DataError("there is no such folder", file=folder, do="correct its path")
+        raise DataError("there is no such folder", file=folder, do="correct its path", code="not-found")
     headers, damaged = [], []
     for file in _files_below(folder.absolute()):
         if not stored.is_dicom(file):

@@ -210,7 +210,9 @@ def understood(
             yield
         except UNREADABLE as error:
             if isinstance(error, FileNotFoundError):
-                raise DataError("there is no such file", file=file, do="correct its path") from None
+                raise DataError(
+                    "there is no such file", file=file, do="correct its path", code="not-found"
+                ) from None
             raise DataError(what, file=file, do="copy or export the file again") from None
 
 

@@ -165,7 +165,7 @@ def _contours(
             assert value is not None
             points = np.array(contour.get("ContourData") or [], float).reshape(-1, 3)
             if not np.isfinite(points).all():
-                raise DataError("a contour holds points that are not numbers", file=path)
+                raise DataError("a contour holds points that are not numbers", file=path, code="not-finite")
             if len(points) > 3 and contour.get("ContourGeometricType") not in _CLOSED and _returns(points):
                 points = points[:-1]
             elif contour.get("ContourGeometricType") == "POINT" or len(points) < 3:

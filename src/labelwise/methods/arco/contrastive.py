@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from labelwise.losses.reduction import full_precision, masked_mean
+from labelwise.losses.partial import full_precision, masked_mean
 
 EPSILON = 1e-8  # smallest length of a vector
 

@@ -24,29 +24,32 @@ Spec       docs/methods/arco.md: where paper and official code differ, and what 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labelwise.components.choose import take
-from labelwise.components.decay import Decay
-from labelwise.components.ema import EmaTeacher
-from labelwise.components.mix import cut_boxes, mix
-from labelwise.components.pseudo_label import complete
-from labelwise.losses.background_dice import dice_with_background
-from labelwise.losses.cross_entropy import label_log_probability
-from labelwise.losses.entropy import voxel_entropy
-from labelwise.losses.overlap import members
-from labelwise.losses.partial import marginal_cross_entropy, open_voxels, possible_classes
-from labelwise.losses.reduction import full_precision, masked_mean
+from labelwise.components.teachers import Decay, EmaTeacher, complete
+from labelwise.components.views import cut_boxes, mix
+from labelwise.losses.agreement import voxel_entropy
+from labelwise.losses.partial import (
+    dice_with_background,
+    full_precision,
+    label_log_probability,
+    marginal_cross_entropy,
+    masked_mean,
+    members,
+    open_voxels,
+    possible_classes,
+)
 from labelwise.methods.arco.contrastive import class_contrast, neighbour_distance, unit
 from labelwise.methods.arco.pretraining import ArcoConfig, ArcoPretraining, perturbed
 from labelwise.methods.arco.representation import RepresentationHead, by_class, class_means, pooled, rows_at
 from labelwise.methods.arco.ring_memory import RingMemory
 from labelwise.methods.arco.stratified import Raster, Space, draw, voxel_of
-from labelwise.methods.base import Card, Method, NetFactory, Softmax
+from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.types import IGNORE, Batch, Progress
 
 HIGH_RANK = 3  # a class among so many likeliest ones is easily confused with the label
@@ -89,6 +92,7 @@ class Arco(Method):
         learns_from=frozenset({"full", "partial", "none"}),
     )
     Config = ArcoConfig
+    presets: ClassVar[Presets] = ArcoPretraining.presets
     follows = ArcoPretraining
 
     def __init__(self, nets: NetFactory, config: ArcoConfig):

@@ -18,21 +18,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Annotated, Literal, NamedTuple, cast
+from typing import Annotated, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.blur import sometimes_blurred
-from labelwise.components.decay import Decay
-from labelwise.components.ema import EmaTeacher
+from labelwise.components.teachers import Decay, EmaTeacher
+from labelwise.components.views import sometimes_blurred
 from labelwise.errors import ConfigError
 from labelwise.losses.partial import supervised
 from labelwise.methods.arco.contrastive import relation_divergence, unit
 from labelwise.methods.arco.ring_memory import RingMemory
-from labelwise.methods.base import Card, Method, NetFactory, Softmax
+from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.nets.parts import brick
 from labelwise.types import Batch, Progress
 
@@ -42,6 +41,9 @@ Temperature = Annotated[float, Field(gt=0)]
 IMAGE_FEATURES = 512  # of the embedding of a whole image
 BINS = 8  # of a window, along every axis
 BLUR = (0.15, 1.15)  # standard deviation, voxels
+
+# The published training in 2D.
+ACDC = {"jitter": 0.2, "augmented_view": "teacher", "perturb_mixed": True}
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -109,6 +111,7 @@ class ArcoPretraining(Method):
         learns_from=frozenset({"full", "partial", "none"}),
     )
     Config = ArcoConfig
+    presets: ClassVar[Presets] = {"acdc": ACDC}
 
     def __init__(self, nets: NetFactory, config: ArcoConfig):
         super().__init__()

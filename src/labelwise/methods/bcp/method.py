@@ -17,16 +17,15 @@ Spec       docs/methods/bcp.md: where paper and official code differ, and what w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from labelwise.components.choose import take
-from labelwise.components.decay import Decay
-from labelwise.components.ema import EmaTeacher
-from labelwise.components.mix import mix
-from labelwise.components.pseudo_label import complete
-from labelwise.methods.base import Card, Method, NetFactory, Softmax
+from labelwise.components.teachers import Decay, EmaTeacher, complete
+from labelwise.components.views import mix
+from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.methods.bcp.largest import LabelsOnHost
 from labelwise.methods.bcp.pretraining import (
     BcpConfig,
@@ -47,6 +46,7 @@ class Bcp(Method):
         learns_from=frozenset({"full", "partial", "none"}),
     )
     Config = BcpConfig
+    presets: ClassVar[Presets] = BcpPretraining.presets
     follows = BcpPretraining
 
     def __init__(self, nets: NetFactory, config: BcpConfig):

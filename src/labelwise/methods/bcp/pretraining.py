@@ -12,7 +12,7 @@ Spec       docs/methods/bcp_pretraining.md: where paper and official code differ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
@@ -20,10 +20,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.choose import take
-from labelwise.components.mix import mix
-from labelwise.losses.background_dice import dice_with_background
-from labelwise.losses.partial import annotated_dice, marginal_cross_entropy
-from labelwise.methods.base import Card, Method, NetFactory, Softmax
+from labelwise.components.views import mix
+from labelwise.losses.partial import annotated_dice, dice_with_background, marginal_cross_entropy
+from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.types import Batch, Progress
 
 Rows = Sequence[Sequence[bool]]  # `Batch.annotated_rows`
@@ -58,6 +57,7 @@ class BcpPretraining(Method):
         learns_from=frozenset({"full", "partial"}),
     )
     Config = BcpConfig
+    presets: ClassVar[Presets] = {"acdc": {"ema_half_life": 0.0023}}  # 30000 steps
 
     def __init__(self, nets: NetFactory, config: BcpConfig):
         super().__init__()

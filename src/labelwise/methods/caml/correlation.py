@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from labelwise.losses.reduction import masked_mean
+from labelwise.losses.partial import masked_mean
 
 
 def log_profile(rows: Tensor, columns: Tensor, filled: Tensor, temperature: float = 0.1) -> Tensor:

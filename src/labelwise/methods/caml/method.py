@@ -28,11 +28,10 @@ from torch.nn import functional as F
 
 from labelwise.components.choose import as_pixels
 from labelwise.components.masked_norm import MaskedBatchNorm
-from labelwise.components.pseudo_label import complete
 from labelwise.components.ramps import stair_ramp
-from labelwise.losses.mutual import mutual_consistency, mutual_region, summed_supervision
-from labelwise.losses.overlap import members
-from labelwise.losses.partial import open_voxels
+from labelwise.components.teachers import complete
+from labelwise.losses.agreement import mutual_consistency, mutual_region, summed_supervision
+from labelwise.losses.partial import members, open_voxels
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.methods.caml.attention import CrossSampleAttention, Followed
 from labelwise.methods.caml.case_memory import CaseMemory, Entries, case_numbers

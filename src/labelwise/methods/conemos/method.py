@@ -23,10 +23,9 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.across_ranks import sum_over_ranks
+from labelwise.components.choose import sum_over_ranks
 from labelwise.losses.binary import binary_cross_entropy
-from labelwise.losses.overlap import dice_loss, overlap_sums
-from labelwise.losses.reduction import masked_mean, mean_over_cases
+from labelwise.losses.partial import dice_loss, masked_mean, mean_over_cases, overlap_sums
 from labelwise.methods.base import Card, Method, NetFactory, Sigmoid
 from labelwise.methods.conemos.conditioned import ConditionedNet
 from labelwise.methods.conemos.network import FilmDecoder, FilmEncoder

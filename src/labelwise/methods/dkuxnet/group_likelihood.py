@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from labelwise.losses.overlap import members
-from labelwise.losses.reduction import full_precision, masked_mean
+from labelwise.losses.partial import full_precision, masked_mean, members
 from labelwise.types import IGNORE
 
 

@@ -25,15 +25,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d
 
-from labelwise.components.choose import take
-from labelwise.components.class_voxels import draw_from_groups
-from labelwise.components.perturb import strong_view
-from labelwise.components.pseudo_label import complete
+from labelwise.components.choose import draw_from_groups, take
 from labelwise.components.ramps import sigmoid_ramp
+from labelwise.components.teachers import complete
+from labelwise.components.views import strong_view
 from labelwise.errors import ConfigError
-from labelwise.losses.background_dice import dice_with_background
-from labelwise.losses.consistency import squared_difference
-from labelwise.losses.partial import Absent, marginal_cross_entropy, open_voxels
+from labelwise.losses.agreement import squared_difference
+from labelwise.losses.partial import Absent, dice_with_background, marginal_cross_entropy, open_voxels
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.methods.dkuxnet.decoder import KMaxNorm, Update
 from labelwise.methods.dkuxnet.group_likelihood import (

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labelwise.losses.reduction import full_precision, masked_mean
+from labelwise.losses.partial import full_precision, masked_mean
 
 FORBIDDEN = -1e9  # a similarity that no exponential feels; minus infinity has no gradient in an empty row
 

@@ -24,9 +24,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.losses.binary import binary_cross_entropy
-from labelwise.losses.overlap import dice_loss, overlap_sums
-from labelwise.losses.partial import Absent
-from labelwise.losses.reduction import full_precision, masked_mean
+from labelwise.losses.partial import Absent, dice_loss, full_precision, masked_mean, overlap_sums
 from labelwise.methods.base import Card, Method, NetFactory, Sigmoid
 from labelwise.methods.dodnet.dynamic_head import Controller, dynamic_head, head_parameters
 from labelwise.types import IGNORE, Batch, Progress

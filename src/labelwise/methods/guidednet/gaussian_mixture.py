@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from labelwise.components.choose import take
-from labelwise.losses.reduction import full_precision, masked_mean
+from labelwise.losses.partial import full_precision, masked_mean
 from labelwise.types import IGNORE
 
 Scope = Literal["batch", "image"]

@@ -27,16 +27,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelwise.components.across_ranks import sum_over_ranks
-from labelwise.components.choose import take
-from labelwise.components.decay import Decay
+from labelwise.components.choose import sum_over_ranks, take
 from labelwise.components.ramps import stair_ramp
+from labelwise.components.teachers import Decay
 from labelwise.components.two_networks import CLASSIFIERS, Classifier, TwoNetworks, start_differently
 from labelwise.errors import ConfigError
-from labelwise.losses.background_dice import dice_with_background
-from labelwise.losses.overlap import members
-from labelwise.losses.partial import marginal_cross_entropy, open_voxels
-from labelwise.losses.pseudo_labels import hard_labels, pseudo_cross_entropy
+from labelwise.losses.agreement import hard_labels, pseudo_cross_entropy
+from labelwise.losses.partial import dice_with_background, marginal_cross_entropy, members, open_voxels
 from labelwise.methods.base import Card, Method, NetFactory
 from labelwise.methods.guidednet.gaussian_mixture import (
     Means,

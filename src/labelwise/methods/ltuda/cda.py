@@ -16,7 +16,7 @@ Spec       docs/methods/ltuda_cda.md: where paper and official code differ, and 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
@@ -25,15 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labelwise.components.choose import take
-from labelwise.components.decay import Decay
-from labelwise.components.ema import EmaTeacher
-from labelwise.components.mix import Pairing, cut_boxes, mix, partners
 from labelwise.components.ramps import sigmoid_ramp
+from labelwise.components.teachers import Decay, EmaTeacher
+from labelwise.components.views import Pairing, cut_boxes, mix, partners
 from labelwise.errors import ConfigError
 from labelwise.losses.binary import organ_answers
-from labelwise.losses.overlap import dice_loss, members, overlap_sums
-from labelwise.losses.reduction import full_precision
-from labelwise.methods.base import Card, Method, NetFactory
+from labelwise.losses.partial import dice_loss, full_precision, members, overlap_sums
+from labelwise.methods.base import Card, Method, NetFactory, Presets
 from labelwise.methods.ltuda.prototypes import Assign
 from labelwise.types import IGNORE, Batch, Progress
 
@@ -98,6 +96,9 @@ class LtudaCda(Method):
         learns_from=frozenset({"full", "partial", "none"}),
     )
     Config = LtudaConfig
+    presets: ClassVar[Presets] = {
+        "union": {"ema_half_life": 0.00155, "prototype_half_life": 0.00077}
+    }  # 447900 steps
 
     def __init__(self, nets: NetFactory, config: LtudaConfig):
         super().__init__()

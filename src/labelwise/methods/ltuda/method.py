@@ -20,15 +20,14 @@ Spec       docs/methods/ltuda.md: where paper and official code differ, and what
 
 from __future__ import annotations
 
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from labelwise.components.choose import as_pixels
-from labelwise.components.decay import Decay
-from labelwise.components.ema import EmaTeacher
-from labelwise.methods.base import Card, Method, NetFactory
+from labelwise.components.teachers import Decay, EmaTeacher
+from labelwise.methods.base import Card, Method, NetFactory, Presets
 from labelwise.methods.ltuda.cda import (
     STRONG_VIEWS,
     LtudaCda,
@@ -54,6 +53,7 @@ class Ltuda(Method):
         learns_from=frozenset({"full", "partial", "none"}),
     )
     Config = LtudaConfig
+    presets: ClassVar[Presets] = LtudaCda.presets
     follows = LtudaCda
     classifiers = ("linear", *BANKS)
 

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelwise.components.across_ranks import sum_over_ranks
-from labelwise.components.choose import as_pixels
-from labelwise.losses.overlap import members
+from labelwise.components.choose import as_pixels, sum_over_ranks
+from labelwise.losses.partial import members
 from labelwise.types import IGNORE
 
 Assign = Literal["argmax", "gumbel_prob"]

@@ -23,11 +23,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelwise.nets.heads import Head
 from labelwise.nets.parts import (
     Blueprint,
     Decoder,
     Encoder,
+    Head,
     Interpolate,
     Norm,
     Upsampling,

@@ -21,8 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from labelwise.losses.overlap import OverlapSums, dice_loss, overlap_sums
-from labelwise.losses.reduction import full_precision
+from labelwise.losses.partial import OverlapSums, dice_loss, full_precision, overlap_sums
 from labelwise.types import IGNORE
 
 SMALLEST = 1e-10  # of a probability under a logarithm: without a bound the published training diverges

@@ -25,12 +25,9 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, Positiv
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.across_ranks import sum_over_ranks
-from labelwise.components.choose import take
-from labelwise.components.pyramid import labels_at
+from labelwise.components.choose import labels_at, sum_over_ranks, take
 from labelwise.components.ramps import sigmoid_ramp
-from labelwise.losses.partial import marginal_cross_entropy
-from labelwise.losses.reduction import full_precision
+from labelwise.losses.partial import full_precision, marginal_cross_entropy
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.methods.pl_seg.losses import (
     PairLosses,

@@ -29,13 +29,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.choose import take
-from labelwise.components.decay import Decay
-from labelwise.components.ema import EmaTeacher
-from labelwise.components.mix import cut_boxes, mix
-from labelwise.components.pseudo_label import complete
+from labelwise.components.teachers import Decay, EmaTeacher, complete
+from labelwise.components.views import cut_boxes, mix
+from labelwise.losses.agreement import pseudo_cross_entropy, pseudo_dice
 from labelwise.losses.deep import at_all_scales
 from labelwise.losses.partial import open_voxels, supervised
-from labelwise.losses.pseudo_labels import pseudo_cross_entropy, pseudo_dice
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.methods.self_training.reliability import Reliability
 from labelwise.types import Batch, Progress

@@ -15,8 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from labelwise.components.decay import Decay
-from labelwise.components.ema import EmaTeacher
+from labelwise.components.teachers import Decay, EmaTeacher
 from labelwise.errors import CheckpointError
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.methods.self_training.method import (

@@ -21,7 +21,7 @@ Spec       docs/methods/ss_net.md: where paper and official code differ, and wha
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, cast
+from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -29,14 +29,19 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelwise.components.choose import as_pixels, take
-from labelwise.components.class_voxels import DrawnVoxels, draw_from_groups
+from labelwise.components.choose import DrawnVoxels, as_pixels, draw_from_groups, take
 from labelwise.components.masked_norm import MaskedBatchNorm
-from labelwise.components.pseudo_label import complete
 from labelwise.components.ramps import stair_ramp
-from labelwise.losses.partial import annotated_dice, marginal_cross_entropy, open_voxels, possible_classes
-from labelwise.losses.reduction import full_precision, masked_mean
-from labelwise.methods.base import Card, Method, NetFactory, Softmax
+from labelwise.components.teachers import complete
+from labelwise.losses.partial import (
+    annotated_dice,
+    full_precision,
+    marginal_cross_entropy,
+    masked_mean,
+    open_voxels,
+    possible_classes,
+)
+from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.methods.ss_net.memory_bank import Bank, MemoryBank
 from labelwise.methods.ss_net.virtual_adversary import adversarial_direction, unchanged_statistics
 from labelwise.types import Batch, Progress
@@ -81,6 +86,15 @@ class SsNet(Method):
         learns_from=frozenset({"full", "partial", "none"}),
     )
     Config = SsNetConfig
+    presets: ClassVar[Presets] = {
+        "acdc": {
+            "consistency_weight": 0.1,
+            "ramp_fraction": 1.0,
+            "ramp_interval": 0.005,
+            "magnitude": 6.0,
+            "magnitude_mode": "l2",
+        }
+    }
 
     def __init__(self, nets: NetFactory, config: SsNetConfig):
         super().__init__()

@@ -18,23 +18,20 @@ Spec       docs/methods/ucmt.md: where paper and official code differ, and what 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.blur import sometimes_blurred
 from labelwise.components.choose import take
-from labelwise.components.decay import Decay
-from labelwise.components.ema import EmaTeacher
-from labelwise.components.perturb import strong_view
 from labelwise.components.ramps import sigmoid_ramp
-from labelwise.losses.background_dice import dice_with_background
-from labelwise.losses.pseudo_labels import hard_labels, pseudo_dice
-from labelwise.losses.reduction import full_precision
-from labelwise.methods.base import Card, Method, NetFactory, Softmax
+from labelwise.components.teachers import Decay, EmaTeacher
+from labelwise.components.views import sometimes_blurred, strong_view
+from labelwise.losses.agreement import hard_labels, pseudo_dice
+from labelwise.losses.partial import dice_with_background, full_precision
+from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.methods.ucmt.u_mix import certain_over_uncertain, patch_means, patch_shape, rearrange
 from labelwise.types import Batch, Progress
 
@@ -74,6 +71,7 @@ class Ucmt(Method):
         learns_from=frozenset({"full", "partial", "none"}),
     )
     Config = UcmtConfig
+    presets: ClassVar[Presets] = {"la2018": {"ramp_fraction": 0.005}}
 
     def __init__(self, nets: NetFactory, config: UcmtConfig):
         super().__init__()

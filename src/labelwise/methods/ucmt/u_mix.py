@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from labelwise.errors import ConfigError
-from labelwise.losses.reduction import full_precision
+from labelwise.losses.partial import full_precision
 
 
 def patch_shape(shape: Sequence[int], cuts: int) -> tuple[int, ...]:

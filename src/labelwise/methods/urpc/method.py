@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal, cast
+from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
@@ -25,10 +25,14 @@ from torch.nn import functional as F
 
 from labelwise.components.choose import take
 from labelwise.components.ramps import stair_ramp
-from labelwise.losses.background_dice import dice_with_background
-from labelwise.losses.entropy import mean_log_probability
-from labelwise.losses.partial import marginal_cross_entropy, open_voxels, possible_classes
-from labelwise.methods.base import Card, Method, NetFactory, Softmax
+from labelwise.losses.agreement import mean_log_probability
+from labelwise.losses.partial import (
+    dice_with_background,
+    marginal_cross_entropy,
+    open_voxels,
+    possible_classes,
+)
+from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.types import Batch, Progress
 
 SMALLEST_MASS = 1e-3  # of the mean over all classes that are left open: below it the mean is no opinion
@@ -54,6 +58,7 @@ class Urpc(Method):
         learns_from=frozenset({"full", "partial", "none"}),
     )
     Config = UrpcConfig
+    presets: ClassVar[Presets] = {"acdc": {"ramp_interval": 0.005}, "la2018": {"ramp_fraction": 0.4}}
     classifiers = ("finest", "mean")
 
     def __init__(self, nets: NetFactory, config: UrpcConfig):

@@ -16,8 +16,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from labelwise.nets.heads import Head
-from labelwise.nets.parts import Blueprint, Decoder, Encoder, Norm, Upsampling, UpStage, brick
+from labelwise.nets.parts import Blueprint, Decoder, Encoder, Head, Norm, Upsampling, UpStage, brick
 from labelwise.nets.unet import UNet, UNetSettings
 
 DROPOUT = (0.5, 0.3, 0.2, 0.1)  # after the stages of the decoder, coarse to fine

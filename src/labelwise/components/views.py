@@ -1,18 +1,16 @@
-"""Two scans spliced into one: boxes of another case, cut into each case of a batch (CutMix).
-
-A mask says where a case keeps its own voxels. Images, labels, maps of what is known and any other target are mixed
-by the same mask and with the same partner, so that they still belong together.
-"""
+"""Other views of a batch: spliced, noisy, strongly changed, blurred."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 Pairing = Literal["next", "different_set"]
 
@@ -116,3 +114,84 @@ def _warn_of_a_single_case() -> None:
         "a batch holds a single case, so there is none to mix it with: take at least two per batch and rank"
         " (sampling.labelled_cases + sampling.incomplete_cases)"
     )
+
+
+def add_noise(images: Tensor, std: float, clip: float) -> Tensor:
+    """images + clamp(N(0, std), -clip, clip), drawn per voxel. Images are normalised to unit variance."""
+    return images + (torch.randn_like(images) * std).clamp_(-clip, clip)
+
+
+def strong_view(
+    images: Tensor, *, gamma: float = 0.5, contrast: float = 0.3, noise_std: float = 0.1
+) -> Tensor:
+    """A strongly changed view of each image: gamma, contrast, brightness and noise; geometry untouched.
+
+    Each case and channel is brought to [0, 1] by its own range, raised to exp(U(-gamma, gamma)), scaled by
+    1 + U(-contrast, contrast), shifted by U(-contrast, contrast) / 2, brought back, and given noise of
+    `noise_std` times its standard deviation.
+
+    Shapes
+        images      (B, M, *S) float
+        returns     (B, M, *S) float
+
+    Source
+        The weak-to-strong views that the leaders of the LA benchmark have in common (gamma exponent of CrossMatch).
+    """
+    spatial = tuple(range(2, images.ndim))
+    low, high = images.amin(spatial, keepdim=True), images.amax(spatial, keepdim=True)
+    extent = (high - low).clamp_min(1e-6)
+
+    def uniform(limit: float) -> Tensor:
+        return (torch.rand_like(low) * 2 - 1) * limit
+
+    unit = ((images - low) / extent).clamp(0, 1) ** uniform(gamma).exp()
+    middle = unit.mean(spatial, keepdim=True)
+    unit = (unit - middle) * (1 + uniform(contrast)) + middle + uniform(contrast) / 2
+    deviation = images.std(spatial, keepdim=True)
+    return unit * extent + low + torch.randn_like(images) * deviation * noise_std
+
+
+NO_WIDTH = 1e-3  # voxels: the kernel of this width is 1 in the middle and 0 beside it
+
+
+def gaussian_blur(images: Tensor, widths: Tensor, *, radius: int) -> Tensor:
+    """Convolve every axis with a Gaussian; beyond the border the image goes on with its last value.
+
+    Shapes
+        images      (B, M, *S)  float
+        widths      (B,)        standard deviations in voxels; 0 leaves a case as it is
+        radius      voxels on each side at which the kernel is cut off
+        returns     (B, M, *S)  float32
+    """
+    dims = images.ndim - 2
+    distances = torch.arange(-radius, radius + 1, device=images.device)
+    kernels = (-0.5 * (distances / widths.float().clamp_min(NO_WIDTH).unsqueeze(1)).square()).exp()
+    kernels = kernels / kernels.sum(dim=1, keepdim=True)
+    kernels = kernels.unsqueeze(1).expand(-1, images.shape[1], -1).flatten(0, 1)
+    convolve = F.conv2d if dims == 2 else F.conv3d
+    # Every channel of every case is a group with a kernel of its own.
+    blurred = images.float().reshape(1, -1, *images.shape[2:])
+    with torch.autocast(device_type=images.device.type, enabled=False):
+        for axis in range(dims):
+            padding = [radius * (dims - 1 - place // 2 == axis) for place in range(2 * dims)]
+            shape = [2 * radius + 1 if other == axis else 1 for other in range(dims)]
+            kernel = kernels.view(-1, 1, *shape)
+            blurred = convolve(F.pad(blurred, padding, mode="replicate"), kernel, groups=len(kernels))
+    return blurred.view(images.shape)
+
+
+def sometimes_blurred(
+    images: Tensor, *, chance: float = 0.8, widths: tuple[float, float] = (0.1, 2.0)
+) -> Tensor:
+    """Blur each case with the given chance, by a width in voxels that is uniform within the bounds.
+
+    Shapes
+        images      (B, M, *S) float
+        returns     (B, M, *S) float32
+
+    Source
+        The views of Shen et al., IJCAI 2023 (UCMT), on 3D scans.
+    """
+    chosen, place = torch.rand(2, len(images), device=images.device)
+    drawn = widths[0] + (widths[1] - widths[0]) * place
+    return gaussian_blur(images, drawn * (chosen < chance), radius=math.ceil(3 * widths[1]))
