@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from labelwise.components.across_ranks import sum_over_ranks
-from labelwise.losses.overlap import members
+from labelwise.components.choose import sum_over_ranks
+from labelwise.losses.partial import members
 from labelwise.types import IGNORE
 
 
