@@ -30,6 +30,7 @@ from labelwise.loading.prepare import Prepared
 from labelwise.lock import only_writer
 from labelwise.methods import find_method
 from labelwise.methods.base import Method
+from labelwise.preprocess.fingerprint import scan_ranges
 from labelwise.run import warm_start
 from labelwise.run.environment import environment
 from labelwise.run.patients import PATIENTS, record_patients
@@ -351,6 +352,7 @@ class _Trainer:
             "best_validation_dice": result.best_score,
             "cases": len(cases),
             "annotated_cases": {organ: sum(organ in case.annotated for case in cases) for organ in organs},
+            "scans": scan_ranges([self.prepared.store.case(case.id).undo for case in cases]),
             "environment": environment(),
         }
         info = {
