@@ -131,6 +131,7 @@ def _predict(
         "case": scan.id,
         "images": [image.name for image in scan.images],
         "classes": dict(enumerate(model.label_space.names)),
+        "modality": scan.modality,
         "model": model.id,
         "grid": str(read_geometry(scan.images[0], scan.layout)),
         "inference": asdict(model.config),
