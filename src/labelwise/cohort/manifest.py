@@ -187,6 +187,8 @@ def check_same_grid(case: Case, image: Volume, labels: Volume) -> None:
         expected=ours,
         do="look at both in a viewer; if only the header is wrong, copy that of the image"
         if same_shape
+        else "put them in their place: labelwise check --fix FOLDER"
+        if ours.place_of(theirs) is not None
         else "resample the labels to the grid of the image (nearest neighbour)",
         code="grids-differ" if same_shape else "shapes-differ",
     )

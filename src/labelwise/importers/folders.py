@@ -168,12 +168,14 @@ def _files(
             _refuse_labels_among(image_files)
         label_files = _by_name(image_folder, segmentations)
     else:
-        label_files = _chosen_labels(folder, label_folder)
+        label_files = _by_name(label_folder, files_below(label_folder))
         warn_about(
             "segmentations beside the scans are passed over: the labels lie in another folder",
             [file.relative_to(folder).as_posix() for file in segmentations],
         )
     image_groups = _by_case(image_folder, image_files, label_files)
+    if label_folder is not None:
+        _refuse_choice(folder, label_folder, image_groups, label_files)
     label_files = _without_channel(image_groups, label_files)
     _report_orphans(image_groups, label_files, label_folder)
     return image_groups, label_files
@@ -186,26 +188,21 @@ def _below_labels(file: Path, image_folder: Path, label_folder: Path | None) -> 
     return any(part.lower() in LABEL_FOLDERS for part in file.relative_to(image_folder).parts[:-1])
 
 
-def _chosen_labels(folder: Path, label_folder: Path) -> dict[str, Path]:
-    """Label files by name.
-
-    Errors
-        DataError   folders in it hold labels of the same cases: which are meant is not known
-    """
-    files = files_below(label_folder)
-    places: dict[str, list[Path]] = {}
-    for file in files:
-        places.setdefault(case_of(file), []).append(file)
-    twice = next((found for found in places.values() if len({file.parent for file in found}) > 1), None)
-    if twice and len({file.parent for file in files}) < len(places):
-        choices = sorted({file.parent.relative_to(folder).as_posix() for file in files})
+def _refuse_choice(
+    folder: Path, label_folder: Path, images: Iterable[str], labels: Mapping[str, Path]
+) -> None:
+    """Raise a DataError if folders of label files hold labels of the same cases: which are meant is not known."""
+    images = set(images)
+    if images & set(labels) or not images & {case_of(file) for file in labels.values()}:
+        return
+    choices = sorted({file.parent.relative_to(folder).as_posix() for file in labels.values()})
+    if len(choices) > 1:
         raise DataError(
             "several folders hold labels of the same cases",
             file=label_folder,
             found=", ".join(choices),
             do=f"choose one: --labels {choices[0]}",
         )
-    return _by_name(label_folder, files)
 
 
 def _by_patient(

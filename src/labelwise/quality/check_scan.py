@@ -72,7 +72,8 @@ def inspect_scan(case: Case, image: StoredImage, source: Source) -> ScanFacts:
         problems += _hounsfield(case, sample) if image.stored.size >= ENOUGH_VOXELS else []
     else:
         inside = sample[sample != sample.min()]
-        problems += _not_hounsfield(case, sample, source) if image.stored.size >= ENOUGH_VOXELS else []
+        if image.stored.size >= ENOUGH_VOXELS and len(image.channels) == 1:  # CT beside MR is scaled by scans
+            problems += _not_hounsfield(case, sample, source)
     centre = affine[:3, :3] @ ((first + last) / 2, shape[1] / 2, shape[2] / 2) + affine[:3, 3]
     low, median, high = np.percentile(inside, (5, 50, 95))
     width = (last - first) * image.grid.spacing_mm[0]
