@@ -146,7 +146,7 @@ def unlabelled_slices(labels: StoredLabels, organ: Organ) -> Gaps | None:
         drawn = drawn[::-1] if flips[axis] else drawn
         runs = int(
             np.count_nonzero(np.diff(drawn.astype(np.int8)) == -1)
-        )  # gaps: each begins after a drawn slice
+        )  # each gap begins after a drawn slice
         empty = np.flatnonzero(~drawn)
         if runs >= FEWEST_GAPS and len(empty) >= len(drawn) * GAP_SHARE:
             return Gaps(int(axis), (empty + organ.start[axis]).tolist(), len(drawn))
