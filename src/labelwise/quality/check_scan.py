@@ -25,6 +25,7 @@ BODY_HEIGHT_MM = (100.0, 2000.0)
 AIR_HU = (-1100.0, -850.0)  # air around the patient, or in the lungs
 ALMOST_AIR_HU = -700.0
 AIR_SHARE = 0.05  # of the voxels of a CT, at least
+TISSUE_HU = 100.0  # there is more than air, fat and water
 NARROW_HU = 300.0  # fat and bone of any patient are farther apart
 CLIPPED_SHARE = 0.005  # of all voxels at one end of the range
 LARGEST_CLIPPED_HU = 2000.0  # a scanner's own limit (3071) is no window
@@ -168,7 +169,7 @@ def _hounsfield(case: Case, sample: Array) -> Iterator[Problem]:
 def _not_hounsfield(case: Case, sample: Array, source: Source) -> Iterator[Problem]:
     """Whether what is called MR, or normalised, looks like a CT: a good part of it is air at -1000."""
     air = (sample >= AIR_HU[0]) & (sample <= AIR_HU[1])
-    if float(air.mean()) >= AIR_SHARE and float(sample.max()) > -AIR_HU[1]:
+    if float(air.mean()) >= AIR_SHARE and float(sample.max()) > TISSUE_HU:
         called = "MR" if source.modality == "mr" else "normalised"
         what = (
             f"this looks like a CT, but is called {called}: {air.mean():.0%} of the voxels have the HU of air"
