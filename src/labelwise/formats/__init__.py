@@ -18,7 +18,7 @@ from labelwise.errors import ConfigError, DataError
 from labelwise.formats import nifti, stored
 from labelwise.formats.geometry import Geometry, orientation_of
 from labelwise.formats.layout import Layout
-from labelwise.formats.naming import case_of, value_names
+from labelwise.formats.naming import case_of, record_of, value_names
 from labelwise.formats.segments import Tally
 from labelwise.formats.stored import SUFFIXES, files_of, is_dicom, stem, suffix
 from labelwise.types import Array, Volume
@@ -36,6 +36,7 @@ __all__ = [
     "read_geometry",
     "read_image",
     "read_labels",
+    "record_of",
     "segment_names",
     "stem",
     "suffix",

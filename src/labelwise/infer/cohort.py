@@ -25,6 +25,7 @@ from labelwise.atomic import discard_leftovers, write_json, write_text
 from labelwise.engine import Outcome, run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError, naming
 from labelwise.formats import LABEL_FORMATS, is_dicom, read_geometry, write_labels
+from labelwise.infer.doubt import Doubt
 from labelwise.infer.image import as_image
 from labelwise.infer.model import Model
 from labelwise.infer.scans import Scan
@@ -124,15 +125,18 @@ def _predict(
     versions: Mapping[str, str | None],
 ) -> Path:
     start = time.perf_counter()
+    doubt = Doubt()
     with explained_out_of_memory():  # of the reading too
         ready = prepared.result()
-        labels = model.segment(ready.prepared)
+        labels = model.segment(ready.prepared, doubt=doubt)
+    certainties = dict(zip(model.label_space.names, map(asdict, doubt.certainties()), strict=True))
     record = {
         "case": scan.id,
         "images": [image.name for image in scan.images],
         "classes": dict(enumerate(model.label_space.names)),
         "modality": scan.modality,
         "model": model.id,
+        "certainty": {name: certainties[name] for name in model.label_space.organs},
         "grid": str(read_geometry(scan.images[0], scan.layout)),
         "inference": asdict(model.config),
         **({"binary": True} if binary else {}),

@@ -107,7 +107,7 @@ def predict(
         )
     loaded = load_model(model, device, classifier=classifier)
     items = _scans(Path(scans), split, loaded, modality)
-    config = _changed(loaded.config, settings or {})
+    config = changed_settings(loaded.config, settings or {})
     patch_size = loaded.info.patch_size
     WindowGrid.of(patch_size, patch_size, config.stride, config.overlap)  # refuses gaps, before any work
     chosen = replace(loaded, config=config)
@@ -160,7 +160,7 @@ def _scans(path: Path, split: str, model: Model, modality: str | None) -> list[S
         cases = manifest.split(split)
         if not cases:
             raise DataError(f"no case of the manifest is in the split '{split}'", file=file, code="no-case")
-        _check_channels(cases, model.channels)
+        check_channels(cases, model.channels)
         sources = manifest.sources
         return [
             Scan(case.id, case.images, modality or sources[case.source].modality, sources[case.source].layout)
@@ -169,7 +169,8 @@ def _scans(path: Path, split: str, model: Model, modality: str | None) -> list[S
     return find_scans(path, modality=model.modality(modality), channels=model.channels)
 
 
-def _check_channels(cases: Sequence[Case], channels: int) -> None:
+def check_channels(cases: Sequence[Case], channels: int) -> None:
+    """Raise a DataError unless every case has as many images as the model needs."""
     if wrong := [case for case in cases if len(case.images) != channels]:
         raise DataError(
             "the model needs another number of images per scan",
@@ -180,7 +181,8 @@ def _check_channels(cases: Sequence[Case], channels: int) -> None:
         )
 
 
-def _changed(config: InferenceConfig, settings: Mapping[str, Any]) -> InferenceConfig:
+def changed_settings(config: InferenceConfig, settings: Mapping[str, Any]) -> InferenceConfig:
+    """Inference settings with some of them changed: {"overlap": 0.75} or {"inference.overlap": 0.75}."""
     values = asdict(config)
     for key, value in settings.items():
         put(values, key.removeprefix("inference."), value)
