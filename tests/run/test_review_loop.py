@@ -108,7 +108,8 @@ def test_the_loop_is_walked_twice(data, tiny_run, truth, tmp_path):
     assert {organ for organ, value in found.items() if np.isfinite(value)} <= {"liver", "pancreas", "spleen"}
 
     # train on, and once more: what a person has judged is not proposed again
-    run.train(tiny_config(data, train__steps=[2], seed=1), tmp_path / "second")
+    run.train(tiny_config(data, train__steps=[2], seed=1, warm_start=str(tiny_run)), tmp_path / "second")
+    assert (tmp_path / "second/warm_start.json").exists()
     assert json.loads((tmp_path / "second/model/model.json").read_text())["training"]["annotated_cases"] == {
         "liver": 1, "pancreas": 1, "spleen": 2, "kidneys": 1,
     }  # fmt: skip
