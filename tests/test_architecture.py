@@ -124,7 +124,9 @@ def test_training_and_prediction_know_no_public_data_set():
     for verb in ("train", "predict", "evaluate"):
         rooms = {name.split(".")[1] for name in reached_from(f"labelwise.run.{verb}")}
         assert "cohort" in rooms
-        assert not rooms & {"importers", "quality", "synthetic"}, verb
+        # `predict` asks of a scan what `check` asks; the others read what was prepared or written.
+        unknown = {"importers", "synthetic"} if verb == "predict" else {"importers", "quality", "synthetic"}
+        assert not rooms & unknown, verb
 
 
 def test_each_verb_is_a_file_of_its_name():

@@ -36,6 +36,7 @@ from labelwise.plan.choose import PLANNED
 from labelwise.settings import build_settings, to_toml
 from labelwise.train.distribute import DeviceConfig
 from labelwise.train.loop import LoopConfig
+from labelwise.types import ANNOTATED, CORRECTED, VERIFIED
 
 STRICT = ConfigDict(extra="forbid")
 # A setting, or a table, that decides another one: who sets the width of a network means the one that has it.
@@ -45,6 +46,7 @@ DECIDES = {
     "net.settings": "net.name",
     "method.settings": "method.name",
 }
+State = Literal["annotated", "corrected", "verified", "predicted"]
 # What is trained where the recipe names no other; "auto" is the U-Net, or the network that the method needs.
 AUTO = "auto"
 NAMES: dict[str, dict[str, Any]] = {"net": {"name": AUTO}, "method": {"name": "supervised"}}
@@ -86,6 +88,8 @@ class RunConfig:
     base: Literal["plan", "fixed"] = "plan"
     # The settings that are still to be planned; filled in by `load_config` with what nobody set.
     planned: tuple[str, ...] = field(default=(), compare=False)
+    # The states of labels that teach; "predicted" are proposals that no person has judged.
+    learn_from: tuple[State, ...] = (ANNOTATED, CORRECTED, VERIFIED)
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     select: Literal["last", "best"] = "last"  # which weights become the model
     preset: str = ""  # the method's settings as published for a data set; those of [method.settings] go first

@@ -14,9 +14,9 @@ What a label voxel says (checked where batches are made, by `check_batch`):
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,13 @@ from labelwise.errors import ConfigError, DataError, did_you_mean
 IGNORE = 255
 BACKGROUND = "background"
 SPLITS = ("train", "validation", "test", "")
+# What is known about a class of a case: drawn by the makers of the data set, said by a model, drawn anew by a person
+# who was shown that, or looked at and found right. A class without a state is not known.
+ANNOTATED: Final = "annotated"
+PREDICTED: Final = "predicted"
+CORRECTED: Final = "corrected"
+VERIFIED: Final = "verified"
+STATES = (ANNOTATED, PREDICTED, CORRECTED, VERIFIED)
 
 Array = NDArray[Any]
 
@@ -89,6 +96,15 @@ class LabelSpace:
 
 
 @dataclass(frozen=True)
+class Proposal:
+    """What a model says of some classes of a case, and no person has judged yet."""
+
+    file: Path  # label map on the grid of the scan; its header names its values
+    model: str  # id of the model
+    organs: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Case:
     """One row of the manifest: where a scan lies and what is annotated in it. Holds no pixels."""
 
@@ -99,9 +115,16 @@ class Case:
     group: str = ""  # patient or centre: splits never cut through it
     source: str = ""  # data set, key of Manifest.sources
     split: str = ""  # one of SPLITS; "" takes no part
+    corrected: frozenset[str] = frozenset()  # of the annotated organs: those drawn anew by a reviewer
+    verified: frozenset[str] = frozenset()  # of the annotated organs: those that a reviewer found right
+    proposals: tuple[Proposal, ...] = ()  # of organs that are not annotated: a person's word counts more
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "group", self.group or self.id)
+        for name in ("corrected", "verified"):  # who hides an organ hides its state
+            object.__setattr__(self, name, getattr(self, name) & self.annotated)
+        left = [replace(each, organs=each.organs - self.annotated) for each in self.proposals]
+        object.__setattr__(self, "proposals", tuple(each for each in left if each.organs))
         if not self.images:
             raise DataError("a case needs at least one image", case=self.id)
         if self.annotated and self.labels is None:
@@ -118,6 +141,27 @@ class Case:
                 expected="train, validation, test or empty",
                 code="unknown-name",
             )
+        if both := self.corrected & self.verified:
+            raise _contradiction(self.id, both, f"{CORRECTED} and {VERIFIED}")
+        seen: set[str] = set()
+        for proposal in self.proposals:
+            if both := proposal.organs & seen:
+                raise _contradiction(self.id, both, "predicted by two models")
+            seen |= proposal.organs
+
+    @property
+    def states(self) -> dict[str, str]:
+        """Organ -> one of STATES, of all organs about which something is known."""
+        predicted = dict.fromkeys((organ for each in self.proposals for organ in each.organs), PREDICTED)
+        drawn = dict.fromkeys(self.annotated, ANNOTATED)
+        judged = dict.fromkeys(self.corrected, CORRECTED) | dict.fromkeys(self.verified, VERIFIED)
+        return predicted | drawn | judged
+
+
+def _contradiction(case: str, organs: Iterable[str], states: str) -> DataError:
+    return DataError(
+        f"a class has two states: {', '.join(sorted(organs))}", case=case, found=states, do="keep one of them"
+    )
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ ANOTHER_OPTION = {
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this file to the command line."""
     app.command("import")(import_)
+    app.command("review")(review)
     app.command("check")(check)
     app.command("measure")(measure)
     app.command("simulate")(simulate)
@@ -50,8 +51,17 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def import_(
+    context: typer.Context,
     sources: Annotated[list[str], typer.Argument(help="Folders, or name=folder.", show_default=False)],
-    output: Output,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write to.")] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(help="Manifest that takes back corrected label files; see `labelwise review`."),
+    ] = None,
+    verified: Annotated[
+        str | None,
+        typer.Option(help="With --into: classes that were looked at and are right: liver,spleen or all."),
+    ] = None,
     importer: Annotated[
         str | None,
         typer.Option(
@@ -112,7 +122,16 @@ def import_(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Describe folders of scans by a manifest: manifest.csv and dataset.toml. Scans are not copied."""
+    """Describe folders of scans by a manifest; or take corrected label files back into one. Scans are not copied."""
+    if into is not None:
+        _take_back(context, sources, into, classes=classes, verified=verified, quiet=quiet, as_json=as_json)
+        return
+    if output is None:
+        raise ConfigError("no place for the manifest", do="name a folder: --output FOLDER")
+    if verified is not None:
+        raise ConfigError(
+            "--verified belongs to corrected label files", do="name their manifest: --into DATA"
+        )
     options = _options(
         settings, classes=class_values(classes) if classes else None, modality=modality, images=images, labels=labels,
         group=group, fold=fold,
@@ -137,6 +156,33 @@ def import_(
     facts = {"manifest": str(output), "classes": list(manifest.label_space.names), "cases": splits}
     counts = ", ".join(f"{count} {name}" for name, count in splits.items() if count)
     show(f"{output}/manifest.csv: {counts}; classes {', '.join(manifest.label_space.organs)}", facts, as_json)
+
+
+def _take_back(
+    context: typer.Context,
+    files: list[str],
+    into: Path,
+    *,
+    classes: str | None,
+    verified: str | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """``import FILES --into DATA``."""
+    fitting = {"sources", "into", "verified", "classes", "quiet", "as_json"}
+    sources_of = {name: context.get_parameter_source(name) for name in context.params}
+    given = {name for name, source in sources_of.items() if source is not None and source.name != "DEFAULT"}
+    if strange := sorted(given - fitting):
+        raise ConfigError(
+            f"--{strange[0].replace('_', '-')} does not go with --into",
+            expected="--classes, --verified, --quiet and --json",
+        )
+    with console.watch(quiet=quiet, as_json=as_json) as progress:
+        result = run.correct(
+            into, files, classes=class_values(classes) if classes else None, verified=words(verified) or (),
+            progress=progress,
+        )  # fmt: skip
+    show(result.to_text(), result.facts(), as_json)
 
 
 def _options(settings: list[str] | None, **named: Any) -> dict[str, Any]:
@@ -173,6 +219,30 @@ def _named(texts: list[str], option: str) -> bool:
 
 def _share(value: float) -> int | float:
     return int(value) if value.is_integer() else value
+
+
+def review(
+    data: Data,
+    output: Output,
+    split: Annotated[str | None, typer.Option(help="Only these cases; default: all.")] = None,
+    scores: Annotated[
+        Path | None, typer.Option(help="Table of `labelwise evaluate`: its cases, the worst first.")
+    ] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="So many cases only.")] = None,
+    label_format: Annotated[
+        str | None, typer.Option("--format", help="A further file for each case: dicom-seg or rtstruct.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """A work list of proposals, the most doubtful first, with files for 3D Slicer and ITK-SNAP."""
+    with console.watch(quiet=quiet, as_json=as_json) as progress:
+        result = run.review(
+            data, output, split=split, scores=scores, top=top, label_format=label_format, progress=progress
+        )
+    show(result.to_text(), result.facts(), as_json)
+    if result.failed:
+        raise typer.Exit(1)
 
 
 def check(

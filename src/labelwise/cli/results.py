@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -44,10 +44,16 @@ def add_commands(app: typer.Typer) -> None:
 def predict(
     model: Annotated[Path, typer.Argument(help="Model folder, or the folder of a run.", show_default=False)],
     scans: Annotated[
-        Path, typer.Argument(help="A scan, a folder, a list (.txt, .csv) or a manifest.", show_default=False)
-    ],
+        Path | None,
+        typer.Argument(help="A scan, a folder, a list (.txt, .csv) or a manifest.", show_default=False),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for label files.")] = None,
-    split: Annotated[str, typer.Option(help="Of a manifest: which cases.")] = "test",
+    into: Annotated[
+        Path | None, typer.Option(help="Manifest that gets the results as proposals; see `labelwise review`.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Of a manifest: which cases; default: test, with --into train.")
+    ] = None,
     modality: Annotated[
         str | None, typer.Option(help="ct, mr or normalised, if the model knows several.")
     ] = None,
@@ -68,12 +74,26 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Segment scans; label files lie on the grid of their scan. Finished scans are skipped on repetition."""
-    folder = output or model / "predictions"
+    if into is not None and (scans or output or overwrite or binary or label_format != "nifti"):
+        raise ConfigError(
+            "--into segments the cases of its manifest and keeps them beside it, as NIfTI",
+            do="leave out SCANS, --output, --overwrite, --format and --binary; choose cases by --split",
+        )
+    shared: dict[str, Any] = {
+        "modality": modality, "classifier": classifier, "device": device, "settings": overrides(settings),
+    }  # fmt: skip
     with console.watch(quiet=quiet, as_json=as_json) as progress:
-        result = run.predict(
-            model, scans, folder, split=split, modality=modality, classifier=classifier, label_format=label_format,
-            binary=binary, device=device, settings=overrides(settings), overwrite=overwrite, progress=progress,
-        )  # fmt: skip
+        if into is not None:
+            result = run.propose(model, into, split=split or "train", progress=progress, **shared)
+        elif scans is not None:
+            result = run.predict(
+                model, scans, output or model / "predictions", split=split or "test", label_format=label_format,
+                binary=binary, overwrite=overwrite, progress=progress, **shared,
+            )  # fmt: skip
+        else:
+            raise ConfigError(
+                "no scans named", do="name a scan, a folder, a list or a manifest; or --into MANIFEST"
+            )
     show(result.to_text(), result.facts(), as_json)
     if result.failed:
         raise typer.Exit(1)

@@ -1,6 +1,7 @@
 """The manifest: a table of cases that a person can read and edit.
 
     manifest.csv    id,images,labels,annotated,group,source,split        one row per case
+                    and states,proposals, if models or reviewers have said something of a class (see `states`)
     dataset.toml    the classes in order, and what each source's integers mean (see `labelwise.cohort.source`)
 
 Several files or class names in one cell are joined by ';'. `annotated` is ``all``, a list of organs, or
@@ -31,6 +32,7 @@ from labelwise.cohort.source import (
     unknown_values,
     write_class_table,
 )
+from labelwise.cohort.states import proposals_cell, read_states, states_cell
 from labelwise.cohort.text import Row, convert, read_rows
 from labelwise.errors import ConfigError, DataError, did_you_mean, naming
 from labelwise.formats import Geometry, Tally, read_geometry, read_image, read_labels
@@ -49,6 +51,7 @@ __all__ = [
 
 MANIFEST_NAME = "manifest.csv"
 COLUMNS = ("id", "images", "labels", "annotated", "group", "source", "split")
+REVIEW_COLUMNS = ("states", "proposals")  # only where there is something to say
 ALL = "all"
 
 
@@ -109,6 +112,14 @@ def _check_case(case: Case, manifest: Manifest) -> None:
             case=case.id,
             expected=", ".join(sorted(manifest.source_of(case).organs)),
         )
+    for proposal in case.proposals:
+        if unknown := proposal.organs - set(manifest.label_space.organs):
+            raise DataError(
+                f"a model has predicted the unknown class {', '.join(sorted(unknown))}",
+                case=case.id,
+                file=proposal.file,
+                expected=", ".join(manifest.label_space.organs),
+            )
 
 
 def _id_problem(name: str) -> str:
@@ -187,6 +198,8 @@ def check_same_grid(case: Case, image: Volume, labels: Volume) -> None:
         expected=ours,
         do="look at both in a viewer; if only the header is wrong, copy that of the image"
         if same_shape
+        else "put them in their place: labelwise check --fix FOLDER"
+        if ours.place_of(theirs) is not None
         else "resample the labels to the grid of the image (nearest neighbour)",
         code="grids-differ" if same_shape else "shapes-differ",
     )
@@ -252,7 +265,7 @@ def read_manifest(path: Path | str) -> Manifest:
                     twice; a class, source or split is unknown. The message names file, row and column.
     """
     file = manifest_file(absolute(path))
-    rows = read_rows(file, COLUMNS)
+    rows = read_rows(file, COLUMNS, REVIEW_COLUMNS)
     label_space, sources = read_class_table(file.with_name(FILE_NAME))
     first: dict[str, int] = {}
     for row in rows:
@@ -291,6 +304,7 @@ def _case(row: Row, first: int, label_space: LabelSpace, sources: Mapping[str, S
             do="fill the column 'labels', or leave 'annotated' empty",
         )
     folder = row.file.parent
+    states = read_states(row, label_space, annotated)
     return Case(
         id=cells["id"],
         images=tuple(absolute(folder / image) for image in images),
@@ -299,6 +313,9 @@ def _case(row: Row, first: int, label_space: LabelSpace, sources: Mapping[str, S
         group=cells["group"],
         source=cells["source"],
         split=cells["split"],
+        corrected=states.corrected,
+        verified=states.verified,
+        proposals=tuple(replace(each, file=absolute(folder / each.file)) for each in states.proposals),
     )
 
 
@@ -334,24 +351,20 @@ def write_manifest(manifest: Manifest, folder: Path | str) -> Path:
     folder = absolute(folder)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    reviewed = any(case.corrected or case.verified or case.proposals for case in manifest.cases)
+    writer.writerow((*COLUMNS, *REVIEW_COLUMNS) if reviewed else COLUMNS)
     for case in manifest.cases:
         annotated = [organ for organ in manifest.label_space.organs if organ in case.annotated]
         complete = len(annotated) == len(manifest.label_space.organs)
         images = ";".join(_path_cell(image, folder, case) for image in case.images)
         labels = _path_cell(case.labels, folder, case) if case.labels else ""
         group = "" if case.group == case.id else case.group
-        writer.writerow(
-            [
-                case.id,
-                images,
-                labels,
-                ALL if complete else ";".join(annotated),
-                group,
-                case.source,
-                case.split,
-            ]
-        )
+        known = ALL if complete else ";".join(annotated)
+        row = [case.id, images, labels, known, group, case.source, case.split]
+        if reviewed:
+            files = {each.model: _path_cell(each.file, folder, case) for each in case.proposals}
+            row += [states_cell(case, manifest.label_space), proposals_cell(files)]
+        writer.writerow(row)
     write_class_table(folder / FILE_NAME, manifest.label_space, manifest.sources)
     file = folder / MANIFEST_NAME
     write_text(file, text.getvalue())

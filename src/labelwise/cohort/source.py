@@ -40,6 +40,8 @@ Modality = Literal["ct", "mr", "normalised"]
 Others = Literal["", "background", "ignore"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 _PLAIN = Layout()
+MOST_STRANGE_VALUES = 300  # of a label map; more are intensities
+LOWEST_LABEL = -100
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,15 @@ def unknown_values(source: Source, stored: Array, case: str, file: Path) -> Data
         for number, count in zip(numbers, counts, strict=True)
         if int(number) not in source.values
     }
+    if len(found) > MOST_STRANGE_VALUES or min(found) < LOWEST_LABEL:
+        return DataError(
+            "this label file looks like a scan: it holds intensities",
+            case=case,
+            file=file,
+            found=f"{len(numbers):,} different values, {numbers[0]} to {numbers[-1]}",
+            expected=", ".join(f"{number} {name}" for number, name in sorted(source.values.items())[:8]),
+            do="put the label map in its place: the file may be a copy of the image",
+        )
     shown = list(found)[:8]
     listed = ", ".join(map(str, shown)) + (", ..." if len(found) > len(shown) else "")
     table = tomlkit.key(source.name).as_string()

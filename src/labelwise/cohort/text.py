@@ -65,8 +65,8 @@ class Row:
         return [item.strip() for item in self.cells[column].split(";") if item.strip()]
 
 
-def read_rows(file: Path, columns: Sequence[str]) -> list[Row]:
-    """The rows of a table that has exactly these columns, in any order.
+def read_rows(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> list[Row]:
+    """The rows of a table that has exactly these columns, in any order; the `optional` ones may be missing.
 
     Accepted: a byte order mark, Windows line ends, empty rows, empty cells after the last column.
 
@@ -78,10 +78,12 @@ def read_rows(file: Path, columns: Sequence[str]) -> list[Row]:
     lines = [(number, line) for number, line in _read_lines(file) if any(line)]
     if not lines:
         raise DataError("the table is empty", file=file, expected=f"a first row with {','.join(columns)}")
-    header = _header(file, lines[0][1], columns)
+    header = _header(file, lines[0][1], columns, optional)
     if len(lines) == 1:
         raise DataError("the table has no rows below the column names", file=file, do="add one row per case")
-    return [_row(file, number, header, line) for number, line in lines[1:]]
+    rows = [_row(file, number, header, line) for number, line in lines[1:]]
+    absent = {name: "" for name in optional if name not in header}
+    return [Row(row.file, row.number, absent | dict(row.cells)) for row in rows] if absent else rows
 
 
 def convert(rows: Sequence[Row], function: Callable[[Row], Result]) -> list[Result]:
@@ -113,7 +115,7 @@ def _read_lines(file: Path) -> list[tuple[int, list[str]]]:
         ) from error
 
 
-def _header(file: Path, line: list[str], columns: Sequence[str]) -> list[str]:
+def _header(file: Path, line: list[str], columns: Sequence[str], optional: Sequence[str]) -> list[str]:
     while not line[-1]:
         line = line[:-1]
     expected = ",".join(columns)
@@ -125,9 +127,10 @@ def _header(file: Path, line: list[str], columns: Sequence[str]) -> list[str]:
             expected=expected,
             do=_SAVE,
         )
+    known = (*columns, *optional)
     for name in line:
-        if name not in columns or line.count(name) > 1:
-            what = "stands twice" if name in columns else f"is unknown{did_you_mean(name, columns)}"
+        if name not in known or line.count(name) > 1:
+            what = "stands twice" if name in known else f"is unknown{did_you_mean(name, known)}"
             raise DataError(f"the column '{name}' {what}", file=f"{file}, row 1", expected=expected)
     if missing := [name for name in columns if name not in line]:
         raise DataError(

@@ -18,7 +18,7 @@ from labelwise.errors import ConfigError, DataError
 from labelwise.formats import nifti, stored
 from labelwise.formats.geometry import Geometry, orientation_of
 from labelwise.formats.layout import Layout
-from labelwise.formats.naming import case_of, value_names
+from labelwise.formats.naming import case_of, record_of, value_names
 from labelwise.formats.segments import Tally
 from labelwise.formats.stored import SUFFIXES, files_of, is_dicom, stem, suffix
 from labelwise.types import Array, Volume
@@ -36,6 +36,7 @@ __all__ = [
     "read_geometry",
     "read_image",
     "read_labels",
+    "record_of",
     "segment_names",
     "stem",
     "suffix",
@@ -55,6 +56,7 @@ LABEL_FORMATS = {
 _PLAIN = Layout()
 _DICOM = {"dicom-seg": "dicom.seg", "rtstruct": "dicom.rtstruct"}  # label format -> module
 _PLANES = 8
+_MOST_BETWEEN = 100_000  # values between integers that interpolation leaves; more are intensities
 _INTEGRAL_WITHIN = 1e-3  # a scaled or float32 label map may miss its integers by rounding
 
 
@@ -288,7 +290,16 @@ def _as_integers(path: Path, values: Array) -> Array:
     whole = np.rint(values)
     wrong = (np.abs(values - whole) > _INTEGRAL_WITHIN) | (np.abs(whole) >= np.iinfo(np.int32).max)
     if wrong.any():
-        examples = ", ".join(f"{value:g}" for value in np.unique(values[wrong])[:5])
+        strange = np.unique(values[wrong])
+        examples = ", ".join(f"{value:g}" for value in strange[:5])
+        if len(strange) > _MOST_BETWEEN:
+            raise DataError(
+                "this label file looks like a scan: it holds intensities",
+                file=path,
+                found=f"{len(strange):,} different values that are not whole, {examples}, ...",
+                expected="one integer per class",
+                do="put the label map in its place: the file may be a copy of the image",
+            )
         raise DataError(
             "the label map holds values that are not whole numbers",
             file=path,

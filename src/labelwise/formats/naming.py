@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from labelwise.errors import DataError
 from labelwise.formats import stored
@@ -52,12 +53,25 @@ def case_of(path: Path) -> str:
     return re.sub(r"(?i)(\.seg|\.rtstruct)?\.dcm$", "", stored.stem(path))
 
 
+def recorded_modality(path: Path) -> str:
+    """The modality of the scan that a label file was predicted from, as its record says; empty if it says nothing."""
+    return str(_read(record_of(path)).get("modality") or "")
+
+
 def _recorded(file: Path) -> Mapping[int, str]:
     """The classes of a record; nothing if there is none, or the file is about something else."""
     try:
+        classes = _read(file)["classes"]
+        return {int(value): name for value, name in classes.items() if isinstance(name, str) and name}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    try:
         if not file.is_file() or file.stat().st_size > _LARGEST_RECORD:
             return {}
-        classes = json.loads(file.read_text(encoding="utf-8"))["classes"]
-        return {int(value): name for value, name in classes.items() if isinstance(name, str) and name}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
+    return found if isinstance(found, dict) else {}

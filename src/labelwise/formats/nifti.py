@@ -64,6 +64,24 @@ def read_geometry(path: Path, *, channels: bool = False) -> Geometry:
     return _geometry(path, _read_header(path), channels)
 
 
+def other_place(path: Path) -> Geometry | None:
+    """The grid that the qform of a file states, where it states another one than the sform, which counts.
+
+    Some programs read one, some the other: labels drawn in one of them lie elsewhere in the next.
+    """
+    header = _read_header(path)
+    if int(header["qform_code"]) <= 0 or int(header["sform_code"]) <= 0:
+        return None
+    grid = _geometry(path, header, channels=True)
+    try:
+        affine = np.array(header.get_qform(), dtype=np.float64)
+    except _UNREADABLE:
+        return None
+    affine[:3] *= _MM_PER_UNIT.get(int(header["xyzt_units"]) % 8, 1.0)
+    other = Geometry(grid.shape, affine)
+    return None if not np.isfinite(affine).all() or grid.matches(other) else other
+
+
 def read(path: Path, *, channels: bool = False) -> tuple[Array, Geometry]:
     """Voxels (I, J, K) with the header's slope and intercept applied, axes as stored, and their grid.
 

@@ -29,6 +29,7 @@ SUFFIXES: tuple[str, ...] = (*NIFTI, *ITK, *H5)
 """File name endings that can be read; the longest comes first where one ends like another."""
 
 DICOM_LABELS = ("SEG", "RTSTRUCT")  # modalities
+_LONGEST_POINTER = 1024  # bytes
 _DICOM_PREAMBLE = 128  # bytes before the letters DICM
 # Without a preamble a file begins with an element of group 2, or with one of the first of group 8 (the character set,
 # the image type, the SOP class, or the length of the group): its type in letters, or a short length.
@@ -213,18 +214,56 @@ def _kind(path: Path) -> str:
     if path.is_dir():
         return "dicom"
     kind = suffix(path)
-    if kind and not path.is_file():
-        raise DataError("there is no such file", file=path, do="correct its path", code="not-found")
+    if not path.is_file():
+        raise _missing(path)
+    if pointer := _pointer(path):
+        raise pointer
     if kind:
         return kind
     if is_dicom(path):
         return "dicom"
     raise DataError(
-        "unknown file format" if path.is_file() else "there is no such file",
+        "unknown file format",
         file=path,
         expected=f"{' '.join(SUFFIXES)}, or DICOM",
-        do="correct its path, or convert the scan to NIfTI",
-        code="unknown-format" if path.is_file() else "not-found",
+        do="convert the scan to NIfTI",
+        code="unknown-format",
+    )
+
+
+def _missing(path: Path) -> DataError:
+    """No such file; or a link to a file that was not fetched."""
+    if not path.is_symlink():
+        return DataError("there is no such file", file=path, do="correct its path", code="not-found")
+    target = path.readlink()
+    annex = "annex" in target.parts
+    return DataError(
+        "the file was not fetched: it is a link of git-annex" if annex else "the link leads to no file",
+        file=path,
+        found=target,
+        do=f"fetch it: git annex get {path.name} (datalad get)"
+        if annex
+        else "correct the link, or its target",
+        code="not-fetched" if annex else "not-found",
+    )
+
+
+def _pointer(path: Path) -> DataError | None:
+    """What a versioning program leaves in the place of a file that was not fetched: a few lines of text."""
+    if path.stat().st_size > _LONGEST_POINTER:
+        return None
+    text = path.read_bytes()
+    if text.startswith(b"version https://git-lfs"):
+        program, command = "Git LFS", f"git lfs pull --include {path.name}"
+    elif b"/annex/objects/" in text:
+        program, command = "git-annex", f"git annex get {path.name} (datalad get)"
+    else:
+        return None
+    return DataError(
+        f"the file was not fetched: it is a pointer of {program}",
+        file=path,
+        do=f"fetch it: {command}",
+        code="not-fetched",
     )
 
 

@@ -26,6 +26,7 @@ from labelwise.errors import ConfigError, DataError, LabelwiseError, warn_about
 from labelwise.formats import Layout, stem
 from labelwise.importers.described import (
     about,
+    channel_names,
     classes_by_name,
     label_space,
     modality_of,
@@ -262,7 +263,7 @@ def _stated_classes(
 def _modality(stated: Modality | None, document: Mapping[str, Any], file: Path) -> tuple[int, Modality]:
     """Number of channels that the file names (0 if it names none), and the modality."""
     named = document.get("modality", document.get("channel_names"))
-    names = [str(name) for name in named.values()] if isinstance(named, dict) else []
+    names = channel_names(named) if isinstance(named, dict) else []
     if stated is not None and stated not in MODALITIES:
         raise ConfigError(
             "unknown modality", file=file, found=stated, expected=", ".join(MODALITIES), code="unknown-name"

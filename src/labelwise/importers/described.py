@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,16 +86,74 @@ def classes_by_name(labels: Any, file: Path) -> dict[str, list[int]]:
     return named
 
 
+def channel_names(named: Any) -> list[str]:
+    """Names of channels in order, from number -> name, or name -> number, which people write as well.
+
+    Example
+        >>> channel_names({"0": "CT"}), channel_names({"T1": 0, "FLAIR": 1}), channel_names(["CT"])
+        (['CT'], ['T1', 'FLAIR'], ['CT'])
+    """
+    if isinstance(named, str):
+        return [named]
+    if isinstance(named, list):
+        return [str(name) for name in named]
+    if not isinstance(named, dict):
+        return []
+    numbers = [_number(key) for key in named], [_number(value) for value in named.values()]
+    if None in numbers[0] and None not in numbers[1]:
+        return [
+            str(key) for _, key in sorted(zip(numbers[1], named, strict=True), key=lambda pair: pair[0] or 0)
+        ]
+    if None not in numbers[0]:
+        ordered = sorted(zip(numbers[0], named.values(), strict=True), key=lambda pair: pair[0] or 0)
+        return [str(name) for _, name in ordered]
+    return [str(name) for name in named.values()]
+
+
 def modality_of(channels: Sequence[str]) -> Modality:
-    """CT -> ct, noNorm -> normalised, everything else -> mr, which scales each channel of each scan by itself."""
-    kinds = {name.lower() for name in channels}
-    if kinds == {"ct"}:
+    """CT -> ct, noNorm -> normalised, everything else -> mr, which scales each channel of each scan by itself.
+
+    A channel is a CT if a word of its name says so: "CTA", "CT_arterial". What is neither known as CT nor as MR is
+    taken as MR with a warning.
+    """
+    kinds = [_kind(name) for name in channels]
+    if set(kinds) == {"ct"}:
         return "ct"
-    if kinds == {"nonorm"}:
+    if set(kinds) == {"nonorm"}:
         return "normalised"
     if "ct" in kinds:
         logger.warning("the channels %s are not all CT: each is normalised by itself", ", ".join(channels))
+    elif "" in kinds:
+        logger.warning(
+            "the modality is not known from the channel name%s %s: mr is taken, which scales each scan by itself "
+            "(--modality ct, for example, says otherwise)",
+            "s" if len(channels) > 1 else "",
+            ", ".join(f"'{name}'" for name in channels),
+        )
     return "mr"
+
+
+_CT = re.compile(r"(?:c?e?|ld|hr|nc|cb|pet|spect)?cta?|cect|ncct|computed|tomography|hu")
+_MR = re.compile(
+    r"mri?|mra|t[12].*|flair|adc|dwi|pd|pdw|swi|dce|dixon|lge|cine|gre|epi|bold|stir|space|vibe|haste|.*mri"
+)
+
+
+def _kind(name: str) -> str:
+    """ct, mr, nonorm, or nothing for a name that says nothing."""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    words = [word for word in re.split(r"[^a-z0-9]+", apart.lower()) if word]
+    if "".join(words) == "nonorm":
+        return "nonorm"
+    if any(_CT.fullmatch(word) for word in words):
+        return "ct"
+    return "mr" if any(_MR.fullmatch(word) for word in words) else ""
+
+
+def _number(value: Any) -> int | None:
+    if type(value) is int:
+        return value
+    return int(value) if isinstance(value, str) and _is_number(value.strip()) else None
 
 
 def _is_number(text: str) -> bool:

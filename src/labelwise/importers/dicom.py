@@ -25,7 +25,7 @@ from labelwise.cohort.source import MODALITIES, Modality, value_table
 from labelwise.errors import ConfigError, DataError, warn_about
 from labelwise.formats import Layout, is_dicom, read_geometry, stem, suffix
 from labelwise.importers.described import about
-from labelwise.importers.listing import class_names, existing_folder, files_below
+from labelwise.importers.listing import NOTHING_LABELLED, class_names, existing_folder, files_below
 from labelwise.types import BACKGROUND, Case, LabelSpace
 
 if TYPE_CHECKING:  # at run time the extra may be missing
@@ -189,7 +189,7 @@ def _manifest(
     space = class_names(dict.fromkeys([*class_of.values(), *class_names(numbers.values())]))
     if len(space) < 2:
         raise ConfigError(
-            "no labels were found, so the classes are not known",
+            NOTHING_LABELLED,
             found=f"{len(chosen)} series",
             expected="DICOM-SEG or RTSTRUCT that refer to them",
             do="state the classes of the project: --classes liver=1,spleen=2 (values of NIfTI label files, if any)",

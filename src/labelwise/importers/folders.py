@@ -1,10 +1,14 @@
-"""Plain folders: images here, label files there, paired by name; or images alone.
+"""Plain folders: images here, label files there, paired by name; or a folder for each patient; or images alone.
 
     <folder>/images/<case>.nii.gz          also <case>_0000.nii.gz, _0001, ... for the channels of a case
     <folder>/labels/<case>.nii.gz          an image without a label is an unlabelled case
 
-Both may hold folders of folders. Such a data set does not say which classes its integers mean, nor whether it
-is CT or MR: the user does.
+    <folder>/<case>/ct.nii.gz              any name; several that are the same in every folder are channels
+    <folder>/<case>/seg.nii.gz             a word such as seg, mask or label in its name, or .seg.nrrd
+
+Both may hold folders of folders. Segmentations of 3D Slicer (.seg.nrrd) are labels wherever they lie. Such a data set
+does not say whether it is CT or MR, and which classes its integers mean, unless the label files name them (predictions
+of labelwise, 3D Slicer, TotalSegmentator): else the user does.
 """
 
 from __future__ import annotations
@@ -13,12 +17,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from labelwise.anatomy import canonical
 from labelwise.cohort.manifest import Manifest, Source
-from labelwise.cohort.source import Modality, value_table
-from labelwise.errors import DataError, warn_about
-from labelwise.formats import Layout, suffix
+from labelwise.cohort.source import MODALITIES, Modality, value_table
+from labelwise.errors import ConfigError, DataError, warn_about
+from labelwise.formats import Layout, case_of, suffix, value_names
+from labelwise.formats.naming import recorded_modality
+from labelwise.formats.stored import SEGMENTATION
 from labelwise.importers.described import about
 from labelwise.importers.listing import (
+    NOTHING_LABELLED,
+    Values,
     annotated_organs,
     class_names,
     existing_folder,
@@ -28,7 +37,9 @@ from labelwise.importers.listing import (
 )
 from labelwise.types import Case, LabelSpace
 
-LOOKS_FOR = "images/<case>.nii.gz and labels/<case>.nii.gz, or scans alone"
+LOOKS_FOR = (
+    "images/<case>.nii.gz and labels/<case>.nii.gz, or <case>/<scan> and <case>/<labels>, or scans alone"
+)
 IMAGE_FOLDERS = ("images", "image", "imagestr", "imgs", "img", "scans", "volumes")
 LABEL_FOLDERS = ("labels", "label", "labelstr", "masks", "mask", "segmentations", "segmentation", "seg", "gt")
 MAX_CHANNELS = 8  # more files called _0000, _0001, ... are numbered cases, not channels
@@ -55,8 +66,9 @@ def scan(
 
     Parameters
         classes     class name -> value or values in the label files; "background" and "ignore" may be among
-                    them
-        modality    ct, mr, or normalised for intensities that must not be changed
+                    them. Default: the names in the label files
+        modality    ct, mr, or normalised for intensities that must not be changed. Default: that of the records beside
+                    predictions
         images      folder of the images, if its name is not a usual one; relative to `folder` or absolute
         labels      folder of the labels, likewise
         annotated   the classes that labelled cases are annotated for, if not all
@@ -69,18 +81,16 @@ def scan(
         DataError     no image; no label has an image; two files have the same name; labels lie among the
                       images
     """
-    classes, modality = stated(classes, modality, folder)
     folder = existing_folder(folder)
-    image_folder = _subfolder(folder, images, IMAGE_FOLDERS) or folder
-    label_folder = _subfolder(folder, labels, LABEL_FOLDERS)
-    image_files = [file for file in files_below(image_folder) if label_folder not in file.parents]
-    if not image_files:
-        raise DataError("there are no images", file=image_folder, expected=LOOKS_FOR)
-    label_files = _by_name(label_folder, files_below(label_folder)) if label_folder else {}
-    image_groups = _by_case(image_folder, image_files, label_files)
-    if label_folder is None:
-        _refuse_labels_among(image_files)
-    _report_orphans(image_groups, label_files, label_folder)
+    image_groups, label_files = _files(folder, images, labels)
+    if not classes and not label_files:
+        raise ConfigError(
+            NOTHING_LABELLED,
+            file=folder,
+            found=f"{len(image_groups)} scans",
+            do="import them beside a data set that has labels, or state the classes: --classes liver=1,spleen=2",
+        )
+    classes, modality = stated(classes or _named(label_files), modality or _recorded(label_files), folder)
     names, name = class_names(classes), source or folder.name
     organs = annotated_organs(annotated, names[1:])
     cases = [
@@ -98,6 +108,157 @@ def scan(
     with about(folder):
         table = Source(name, value_table(classes), modality, layout or Layout())
         return Manifest(LabelSpace(names), {name: table}, tuple(cases))
+
+
+# what label files say themselves
+
+
+def _named(label_files: Mapping[str, Path]) -> Values | None:
+    """Class -> value, by the names in all label files; None if a file names nothing.
+
+    Files may number structures differently: each is read by its own names, and the table is that of the first.
+    """
+    found: dict[str, int] = {}
+    taken: set[int] = set()
+    for file in label_files.values():
+        try:
+            named = value_names(file)
+        except DataError:  # damaged: `check` says so
+            continue
+        if not named:
+            return None
+        for value, name in named.items():
+            if value and canonical(name) not in map(canonical, found):
+                free = value if value not in taken else max(taken) + 1
+                found[name] = free
+                taken.add(free)
+    return found or None
+
+
+def _recorded(label_files: Mapping[str, Path]) -> Modality | None:
+    """The one modality that the records beside predictions name."""
+    found = {recorded_modality(file) for file in label_files.values()}
+    return next((known for known in MODALITIES if found == {known}), None)
+
+
+# files
+
+
+def _files(
+    folder: Path, images: Path | str | None, labels: Path | str | None
+) -> tuple[dict[str, tuple[Path, ...]], dict[str, Path]]:
+    """Image files and label file of each case."""
+    image_folder = _subfolder(folder, images, IMAGE_FOLDERS) or folder
+    label_folder = _subfolder(folder, labels, LABEL_FOLDERS)
+    there = files_below(image_folder)
+    passed_over = [file for file in there if _below_labels(file, image_folder, label_folder)]
+    image_files = [file for file in there if file not in passed_over and label_folder not in file.parents]
+    segmentations = [file for file in image_files if suffix(file) == SEGMENTATION]
+    image_files = [file for file in image_files if suffix(file) != SEGMENTATION]
+    if not image_files:
+        raise DataError("there are no images", file=image_folder, expected=LOOKS_FOR)
+    warn_about(
+        "label files in other folders than the labels are passed over (--labels names their folder)",
+        [file.relative_to(folder).as_posix() for file in passed_over],
+    )
+    if label_folder is None:
+        if found := _by_patient(image_folder, image_files, segmentations):
+            return found
+        if not segmentations:
+            _refuse_labels_among(image_files)
+        label_files = _by_name(image_folder, segmentations)
+    else:
+        label_files = _by_name(label_folder, files_below(label_folder))
+        warn_about(
+            "segmentations beside the scans are passed over: the labels lie in another folder",
+            [file.relative_to(folder).as_posix() for file in segmentations],
+        )
+    image_groups = _by_case(image_folder, image_files, label_files)
+    if label_folder is not None:
+        _refuse_choice(folder, label_folder, image_groups, label_files)
+    label_files = _without_channel(image_groups, label_files)
+    _report_orphans(image_groups, label_files, label_folder)
+    return image_groups, label_files
+
+
+def _below_labels(file: Path, image_folder: Path, label_folder: Path | None) -> bool:
+    """Whether a file lies in a folder of labels that is not the one that was chosen."""
+    if label_folder is not None and label_folder in file.parents:
+        return False
+    return any(part.lower() in LABEL_FOLDERS for part in file.relative_to(image_folder).parts[:-1])
+
+
+def _refuse_choice(
+    folder: Path, label_folder: Path, images: Iterable[str], labels: Mapping[str, Path]
+) -> None:
+    """Raise a DataError if folders of label files hold labels of the same cases: which are meant is not known."""
+    images = set(images)
+    if images & set(labels) or not images & {case_of(file) for file in labels.values()}:
+        return
+    choices = sorted({file.parent.relative_to(folder).as_posix() for file in labels.values()})
+    if len(choices) > 1:
+        raise DataError(
+            "several folders hold labels of the same cases",
+            file=label_folder,
+            found=", ".join(choices),
+            do=f"choose one: --labels {choices[0]}",
+        )
+
+
+def _by_patient(
+    folder: Path, images: Sequence[Path], segmentations: Sequence[Path]
+) -> tuple[dict[str, tuple[Path, ...]], dict[str, Path]] | None:
+    """Image files and label file of each case, where each has a folder of its own; None if that is not so."""
+    labels = [*segmentations, *(file for file in images if _words(file) & set(LABEL_FOLDERS))]
+    scans = [file for file in images if file not in labels]
+    of_folder: dict[Path, list[Path]] = {}
+    for file in scans:
+        of_folder.setdefault(file.parent, []).append(file)
+    label_of: dict[Path, list[Path]] = {}
+    for file in labels:
+        label_of.setdefault(file.parent, []).append(file)
+    if not labels or folder in of_folder or folder in label_of or not set(label_of) <= set(of_folder):
+        return None
+    for place, found in label_of.items():
+        if len(found) > 1:
+            raise DataError(
+                "several label files lie in the folder of one case",
+                case=place.name,
+                file=place,
+                found=", ".join(file.name for file in found[:5]),
+                do="keep one of them there",
+            )
+    names = {tuple(sorted(_within(file, place) for file in files)) for place, files in of_folder.items()}
+    if len(names) > 1 and any(len(files) > 1 for files in of_folder.values()):
+        raise DataError(
+            "the folders of cases hold different scans: which of them belong together is not known",
+            file=folder,
+            found="; ".join(", ".join(each) for each in sorted(names)[:3]),
+            expected="one scan in each folder, or the same names in all of them, which are channels",
+            do="rename them, or write a list: --importer csv",
+        )
+    keys = {place: place.relative_to(folder).as_posix() for place in sorted(of_folder)}
+    warn_about("images without a label are unlabelled cases", [keys[p] for p in keys if p not in label_of])
+    return (
+        {key: tuple(sorted(of_folder[place])) for place, key in keys.items()},
+        {keys[place]: found[0] for place, found in label_of.items()},
+    )
+
+
+def _within(file: Path, place: Path) -> str:
+    """The name of a scan without that of its case."""
+    return file.name.replace(place.name, "").strip("_-. ").lower()
+
+
+def _words(file: Path) -> set[str]:
+    return set(re.split(r"[^a-z]+", file.name[: len(file.name) - len(suffix(file))].lower()))
+
+
+def _without_channel(images: Mapping[str, object], labels: Mapping[str, Path]) -> dict[str, Path]:
+    """Label files by case, also where all their names end in _0000 as those of images do."""
+    if labels and not set(labels) & set(images) and all(name.endswith("_0000") for name in labels):
+        return {name.removesuffix("_0000"): file for name, file in labels.items()}
+    return dict(labels)
 
 
 def _subfolder(folder: Path, given: Path | str | None, usual: Sequence[str]) -> Path | None:

@@ -139,6 +139,10 @@ def annotated_organs(annotated: Iterable[str] | None, organs: Sequence[str]) -> 
 Values = Mapping[str, int | Sequence[int]]
 
 
+NOTHING_LABELLED = "no labels were found, so the classes are not known"
+"""What an importer says of a data set without labels, which can be imported beside one that has some."""
+
+
 def stated(classes: Values | None, modality: Modality | None, file: Path | str) -> tuple[Values, Modality]:
     """The classes and the modality, which no file of a plain data set says and the user must.
 

@@ -31,7 +31,14 @@ from labelwise.cohort.manifest import Manifest, Source, absolute
 from labelwise.cohort.source import IGNORE_NAME, Modality, value_table
 from labelwise.errors import ConfigError, DataError, warn_about
 from labelwise.formats import SUFFIXES, stem
-from labelwise.importers.described import about, classes_by_name, label_space, modality_of, read_json
+from labelwise.importers.described import (
+    about,
+    channel_names,
+    classes_by_name,
+    label_space,
+    modality_of,
+    read_json,
+)
 from labelwise.importers.listing import (
     annotated_organs,
     channel_files,
@@ -114,6 +121,9 @@ def _cases(folder: Path, dataset: Mapping[str, Any], ending: str) -> Iterator[Li
         if listed and split == "train":
             continue
         label_files = {stem(file): file for file in _files(folder / labels, ending)}
+        if label_files and all(name.endswith("_0000") for name in label_files):
+            logger.warning("%s: the names of all label files end in _0000, as those of images do", labels)
+            label_files = {name.removesuffix("_0000"): file for name, file in label_files.items()}
         for case_id, files in sorted(channel_files(_files(folder / images, ending)).items()):
             yield case_id, files, label_files.pop(case_id, None), split
         warn_about(f"{labels}: label files without an image are left out", sorted(label_files))
@@ -145,10 +155,10 @@ def _files(folder: Path, ending: str) -> list[Path]:
 
 
 def _channel_names(dataset: Any, file: Path) -> list[str]:
-    names = dataset.get("channel_names", dataset.get("modality")) if isinstance(dataset, dict) else None
-    if not isinstance(names, dict) or not names:
+    found = dataset.get("channel_names", dataset.get("modality")) if isinstance(dataset, dict) else None
+    if not isinstance(found, dict) or not (names := channel_names(found)):
         raise DataError("dataset.json names no channels", file=file, expected='"channel_names": {"0": "CT"}')
-    return [str(name) for name in names.values()]
+    return names
 
 
 def _classes(dataset: Mapping[str, Any], file: Path, regions: Regions) -> dict[str, int | Sequence[int]]:

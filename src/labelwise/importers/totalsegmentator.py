@@ -161,7 +161,7 @@ class _Scan(NamedTuple):
 
 def matches(folder: Path) -> bool:
     """Whether a folder, or a folder in it, holds cases of this data set."""
-    return any(_is_case(entry) for entry in _cases_of(folder))
+    return any(_is_case(entry) and _has_labels(entry) for entry in _cases_of(folder))
 
 
 def scan(
@@ -253,8 +253,11 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _is_case(folder: Path) -> bool:
-    has_image = any((folder / name).is_file() for name in IMAGES)
-    return has_image and any((folder / name).exists() for name in (MASKS, *TOGETHER))
+    return any((folder / name).is_file() for name in IMAGES)
+
+
+def _has_labels(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (MASKS, *TOGETHER))
 
 
 def _scan(folder: Path, task: str | None) -> _Scan:

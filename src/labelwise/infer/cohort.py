@@ -19,18 +19,23 @@ from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from labelwise.atomic import discard_leftovers, write_json, write_text
 from labelwise.engine import Outcome, run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError, naming
 from labelwise.formats import LABEL_FORMATS, is_dicom, read_geometry, write_labels
+from labelwise.infer.doubt import Doubt
+from labelwise.infer.image import as_image
 from labelwise.infer.model import Model
 from labelwise.infer.scans import Scan
 from labelwise.infer.sliding_window import explained_out_of_memory
 from labelwise.preprocess.pipeline import Prepared
+from labelwise.types import Volume
 
 FAILED = "failed.csv"
+Warn = Callable[[Scan, Volume], list[dict[str, str]]]
+"""What is wrong with a scan that was read, as plain values; raises a DataError if it must not be segmented."""
 CohortProgress = Callable[[int, int, float | None], None]  # scans done, scans in all, seconds left if known
 
 
@@ -43,11 +48,13 @@ def predict_cohort(
     binary: bool = False,
     versions: Mapping[str, str | None] = MappingProxyType({}),
     overwrite: bool = False,
+    warn: Warn | None = None,
     progress: CohortProgress | None = None,
 ) -> list[Outcome[Scan, Path]]:
     """Predict every scan into `output_folder`; returns one outcome per scan, those finished before first.
 
-    What `Model.predict` gives for a scan is what its file holds. `versions` of packages stand in the record.
+    What `Model.predict` gives for a scan is what its file holds. `versions` of packages stand in the record, and what
+    `warn` says of the scan.
 
     A result that is there is kept if it is of this model, of settings that give the same labels, and on the
     grid of the scan; else it is an error of that scan, unless `overwrite` replaces all of them.
@@ -76,7 +83,7 @@ def predict_cohort(
     clock.report()
     discard_leftovers(folder / FAILED)
     _write_failures(folder, outcomes)  # a folder that cannot be written to must show before the work
-    with closing(_read_ahead(model, waiting)) as prepared:
+    with closing(_read_ahead(model, waiting, warn)) as prepared:
 
         def predict(scan: Scan) -> Path:
             with naming(scan.id, scan.images[0]):
@@ -94,6 +101,16 @@ def predict_cohort(
     return outcomes
 
 
+def warnings_of(result: Path) -> list[str]:
+    """What was said about the scan of a result when it was segmented."""
+    found = _read_record(_sidecar(result)).get("warnings")
+    return (
+        [str(each.get("what", "")) for each in found if isinstance(each, dict)]
+        if isinstance(found, list)
+        else []
+    )
+
+
 def result_path(scan: Scan, folder: Path, label_format: str = "nifti") -> Path:
     """Where the labels of a scan are written."""
     return folder / f"{scan.id}{LABEL_FORMATS[label_format]}"
@@ -102,22 +119,28 @@ def result_path(scan: Scan, folder: Path, label_format: str = "nifti") -> Path:
 def _predict(
     model: Model,
     scan: Scan,
-    prepared: Future[Prepared],
+    prepared: Future[_Ready],
     target: Path,
     binary: bool,
     versions: Mapping[str, str | None],
 ) -> Path:
     start = time.perf_counter()
+    doubt = Doubt()
     with explained_out_of_memory():  # of the reading too
-        labels = model.segment(prepared.result())
+        ready = prepared.result()
+        labels = model.segment(ready.prepared, doubt=doubt)
+    certainties = dict(zip(model.label_space.names, map(asdict, doubt.certainties()), strict=True))
     record = {
         "case": scan.id,
         "images": [image.name for image in scan.images],
         "classes": dict(enumerate(model.label_space.names)),
+        "modality": scan.modality,
         "model": model.id,
+        "certainty": {name: certainties[name] for name in model.label_space.organs},
         "grid": str(read_geometry(scan.images[0], scan.layout)),
         "inference": asdict(model.config),
         **({"binary": True} if binary else {}),
+        **({"warnings": ready.warnings} if ready.warnings else {}),
         "device": model.device.type,
         "versions": dict(versions),
         "seconds": round(time.perf_counter() - start, 3),
@@ -131,11 +154,22 @@ def _predict(
     return target
 
 
-def _read_ahead(model: Model, scans: Sequence[Scan]) -> Generator[Future[Prepared], None, None]:
+class _Ready(NamedTuple):
+    """A scan that was read and prepared, and what is to be said about it."""
+
+    prepared: Prepared
+    warnings: list[dict[str, str]]
+
+
+def _read_ahead(
+    model: Model, scans: Sequence[Scan], warn: Warn | None
+) -> Generator[Future[_Ready], None, None]:
     """The prepared scans in order; never more than one is read before it is asked for."""
 
-    def prepare(scan: Scan) -> Prepared:
-        return model.prepare(scan.images, modality=scan.modality, layout=scan.layout)
+    def prepare(scan: Scan) -> _Ready:
+        image = as_image(scan.images, layout=scan.layout)
+        warnings = warn(scan, image.volume) if warn else []
+        return _Ready(model.prepare_image(image, scan.modality), warnings)
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         following = pool.submit(prepare, scans[0])

@@ -29,6 +29,7 @@ from labelwise.devices import choose_device, use_fast_layout
 from labelwise.errors import CheckpointError, ConfigError, did_you_mean
 from labelwise.formats import Layout
 from labelwise.formats.tensors import load_tensors, load_weights, save_tensors
+from labelwise.infer.doubt import Doubt
 from labelwise.infer.image import Given, Image, as_image
 from labelwise.infer.sliding_window import (
     InferenceConfig,
@@ -183,8 +184,10 @@ class Model:
         image.check_channels(self.channels)
         return apply(image.volume, self.plan, modality=self.modality(modality))
 
-    def segment(self, prepared: Prepared, progress: WindowProgress | None = None) -> Volume:
-        """The second half of `predict`: labels (X, Y, Z) on the RAS+ grid of the scan."""
+    def segment(
+        self, prepared: Prepared, progress: WindowProgress | None = None, doubt: Doubt | None = None
+    ) -> Volume:
+        """The second half of `predict`: labels (X, Y, Z) on the RAS+ grid of the scan. `doubt` is told the scores."""
         with self._turn, explained_out_of_memory():
             labels = predict_labels(
                 self.predictor,
@@ -194,6 +197,7 @@ class Model:
                 config=self.config,
                 device=self.device,
                 progress=progress,
+                doubt=doubt,
             )
         restored = undo(labels, prepared.undo)
         return Volume(tidy(restored.data, self.config.tidy), restored.affine)

@@ -6,12 +6,13 @@ import csv
 import importlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from labelwise.errors import DataError
+from labelwise.errors import DataError, warn_about
 from labelwise.formats import SUFFIXES, Layout, is_dicom, stem, suffix
+from labelwise.formats.stored import SEGMENTATION
 
 _DICOM_MODALITY = {"ct": "CT", "mr": "MR"}  # rule of the plan -> what DICOM calls such series
 _CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net: CASE_0000.nii.gz is the first channel of CASE
@@ -41,8 +42,9 @@ def find_scans(
     """The scans that a user means by a path, sorted by id.
 
     A file         one scan, named like the file
-    A folder       its image files; ``CASE_0000 ... CASE_000N`` are the N channels of CASE (nnU-Net). Hidden
-                   files, sub-folders and files of unknown formats are passed over.
+    A folder       its image files; ``CASE_0000 ... CASE_000N`` are the N channels of CASE (nnU-Net). Without such files
+                   those in its sub-folders, named after these. Segmentations of 3D Slicer are no scans; what else is
+                   passed over, such as DICOM series beside, is reported.
     DICOM          a folder without such files: of each study below it the series with most slices, named like
                    its folder (see `labelwise.formats.dicom.image.choose`); or a file, which stands for its series
     A .txt list    one scan per line, its channels separated by ``;``; lines starting with ``#`` are comments
@@ -55,8 +57,11 @@ def find_scans(
         DataError   nothing there, wrong number of channels, or two scans with one id
     """
     path = Path(path)
+    if not path.exists():
+        raise DataError("there is no such file or folder", file=path, do="correct its path")
     if path.is_dir():
-        named = _in_folder(path, channels) or _in_dicom(path, modality)
+        named = _in_folder(path, channels) or _in_dicom(path, modality) or _in_subfolders(path, channels)
+        _report_passed_over(path, named)
     elif path.suffix.lower() in (".txt", ".csv"):
         named = list(_in_list(path))
     elif suffix(path) or is_dicom(path):
@@ -83,10 +88,12 @@ def find_scans(
 _Named = tuple[str, tuple[Path, ...]]  # id, images
 
 
+def _is_scan(file: Path) -> bool:
+    return suffix(file) not in ("", SEGMENTATION) and not file.name.startswith(".") and not file.is_dir()
+
+
 def _in_folder(folder: Path, channels: int) -> list[_Named]:
-    files = [
-        file for file in folder.iterdir() if not file.name.startswith(".") and suffix(file) and file.is_file()
-    ]
+    files = [file for file in folder.iterdir() if _is_scan(file)]
     numbered: dict[str, dict[int, Path]] = defaultdict(dict)
     for file in files:
         if match := _CHANNEL.fullmatch(stem(file)):
@@ -99,6 +106,37 @@ def _in_folder(folder: Path, channels: int) -> list[_Named]:
     }
     grouped = {file for group in groups.values() for file in group}
     return [*groups.items(), *((stem(file), (file,)) for file in files if file not in grouped)]
+
+
+def _in_subfolders(folder: Path, channels: int) -> list[_Named]:
+    """The scans of a folder for each patient: named after it, and after the file where there are several."""
+    named: list[_Named] = []
+    for place in sorted({file.parent for file in folder.rglob("*") if _is_scan(file)}):
+        found = _in_folder(place, channels)
+        prefix = "_".join(place.relative_to(folder).parts)
+        named += [(prefix if len(found) == 1 else f"{prefix}_{id}", images) for id, images in sorted(found)]
+    return named
+
+
+def _report_passed_over(folder: Path, named: Sequence[_Named]) -> None:
+    """Name what else lies there: nothing vanishes silently."""
+    taken = {image for _, images in named for image in images}
+    rest = [file for file in sorted(folder.iterdir()) if file not in taken and not file.name.startswith(".")]
+    if any(suffix(image) for image in taken):
+        places = [entry for entry in rest if entry.is_dir() and _has_scans(entry, taken)]
+        loose = any(is_dicom(file) for file in rest if file.is_file() and not suffix(file))
+        names = [f"{place.name}/" for place in places] + (["DICOM files"] if loose else [])
+        warn_about("folders and DICOM files beside the scans are passed over", names)
+    warn_about(
+        "segmentations are no scans, and are passed over",
+        [file.name for file in rest if suffix(file) == SEGMENTATION],
+    )
+
+
+def _has_scans(folder: Path, taken: Collection[Path]) -> bool:
+    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")]
+    inside = any(file in taken for file in files)
+    return not inside and any(_is_scan(file) or (not suffix(file) and is_dicom(file)) for file in files)
 
 
 def _in_dicom(folder: Path, modality: str) -> list[_Named]:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from labelwise.anatomy import named_side
 from labelwise.devices import has_bf16
 from labelwise.errors import CheckpointError, ConfigError, ResourceError
+from labelwise.infer.doubt import Doubt
 from labelwise.infer.tidy import TidyConfig
 from labelwise.infer.windows import Blending, Size, WindowGrid, blending_weight, pad_to_patch
 from labelwise.types import Array, LabelSpace
@@ -68,8 +69,9 @@ def predict_labels(
     config: InferenceConfig,
     device: torch.device | str,
     progress: WindowProgress | None = None,
+    doubt: Doubt | None = None,
 ) -> Array:
-    """Label every voxel of a prepared scan; of equal scores the lowest class wins.
+    """Label every voxel of a prepared scan; of equal scores the lowest class wins. `doubt` is told all scores.
 
     A scan smaller than the patch is padded with zeros on both sides, and the padding is cut off again. With a
     patch of depth 1 the predictor is two-dimensional: windows lie in the slices, batches run across them.
@@ -95,6 +97,8 @@ def predict_labels(
     with torch.inference_mode(), _evaluation_mode(predictor), explained_out_of_memory():
         for planes, sums in _finished_planes(score, padded.to(device), grid, config, progress):
             labels[grid.planes(planes)] = _strongest(sums)
+            if doubt is not None and (seen := _inside(sums, planes, grid, inside)).numel():
+                doubt.add(seen)
     return np.ascontiguousarray(labels[inside])
 
 
@@ -139,6 +143,15 @@ def explained_out_of_memory() -> Iterator[None]:
             do="lower batch_size, or predict with --device cpu",
             code="out-of-memory",
         ) from error
+
+
+def _inside(sums: Tensor, planes: slice, grid: WindowGrid, inside: tuple[slice, ...]) -> Tensor:
+    """The part of finished planes (C, ...) that belongs to the scan, without its padding."""
+    cuts = list(inside)
+    along = cuts[grid.axis]
+    first, last = max(along.start, planes.start), min(along.stop, planes.stop)
+    cuts[grid.axis] = slice(first - planes.start, max(last, first) - planes.start)
+    return sums[:, *cuts]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from scipy import ndimage
 from labelwise.errors import ConfigError, DataError
 from labelwise.preprocess.crop import Crop, body_mask, find_box
 from labelwise.preprocess.intensity import PERCENTILES, IntensityRule
-from labelwise.preprocess.pipeline import Plan
+from labelwise.preprocess.pipeline import Plan, Undo
 from labelwise.types import IGNORE, Array, Volume
 
 Modality = Literal["ct", "mr", "normalised"]
@@ -157,3 +157,13 @@ def _typical_crop(modalities: set[Modality]) -> Crop:
     if "normalised" in modalities:
         return "none"
     return "body" if modalities == {"ct"} else "nonzero"
+
+
+def scan_ranges(scans: Sequence[Undo]) -> dict[str, dict[str, list[float]]]:
+    """Smallest and largest voxel size and extent along x, y, z in mm: what a model has seen."""
+    spacings = np.array([np.linalg.norm(np.array(scan.affine)[:3, :3], axis=0) for scan in scans])
+    extents = spacings * [scan.shape for scan in scans]
+    return {
+        name: {"low": values.min(axis=0).round(4).tolist(), "high": values.max(axis=0).round(4).tolist()}
+        for name, values in (("spacing_mm", spacings), ("extent_mm", extents))
+    }

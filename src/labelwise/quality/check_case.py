@@ -13,6 +13,8 @@ from labelwise.cohort.manifest import Manifest, check_same_grid, read_case_image
 from labelwise.cohort.meaning import losses, shown_organs
 from labelwise.cohort.source import IGNORE_NAME, Source
 from labelwise.errors import DataError, LabelwiseError
+from labelwise.formats import nifti, read_geometry, suffix
+from labelwise.formats.stored import NIFTI
 from labelwise.quality.check_labels import inspect_labels
 from labelwise.quality.check_scan import BodyIntensities, ScanFacts, inspect_scan
 from labelwise.quality.problem import Problem, from_error, of_labels, some
@@ -55,6 +57,7 @@ def inspect_case(single: Manifest) -> CaseFacts:
     labels = _read(read_stored_labels, single, problems) if case.labels else None
     scan = inspect_scan(case, image, single.source_of(case)) if image else ScanFacts(())
     problems += scan.problems
+    problems += _two_places(case)
     if labels is not None:
         single = resolved(single)
         problems += _unfit_for_use(case, single, labels)
@@ -133,7 +136,26 @@ def _not_shown(case: Case, source: Source, labels: StoredLabels) -> Iterator[Pro
         yield of_labels("warning", "annotated-but-not-drawn", case, what, remedy)
 
 
+def _two_places(case: Case) -> Iterator[Problem]:
+    """Files whose header states two places."""
+    for file in (*case.images, *([case.labels] if case.labels else [])):
+        if suffix(file) not in NIFTI or not file.is_file():
+            continue
+        try:
+            grid, other = read_geometry(file), nifti.other_place(file)
+        except LabelwiseError:
+            continue  # said elsewhere
+        if other is not None:
+            what = f"the header states two places: sform, which is read, {grid}; qform {other}"
+            remedy = "write the right one into both: programs differ in which they read"
+            yield Problem("warning", "qform-and-sform-differ", case.id, str(file), what, remedy)
+
+
 def _other_shape(case: Case, image: StoredImage, labels: StoredLabels) -> Problem:
+    if image.grid.place_of(labels.grid) is not None:
+        what = f"the labels cover a part of the image, voxel on voxel: found {labels.grid}; expected {image.grid}"
+        remedy = "`labelwise check --fix FOLDER` writes a copy on the grid of the image, background around it"
+        return of_labels("error", "label-cropped", case, what, remedy)
     try:
         check_same_grid(case, image.volume(), Volume(labels.values, labels.grid.affine))
     except DataError as error:

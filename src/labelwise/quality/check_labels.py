@@ -10,6 +10,7 @@ import numpy as np
 from labelwise import anatomy
 from labelwise.cohort.alignment import on_soft_tissue
 from labelwise.cohort.manifest import Manifest
+from labelwise.cohort.source import IGNORE_NAME
 from labelwise.formats.geometry import orientation_of
 from labelwise.quality.check_scan import ENOUGH_VOXELS, NO_HU, ScanFacts, has_sides, is_unplaced
 from labelwise.quality.organs import (
@@ -25,6 +26,7 @@ from labelwise.quality.organs import (
     left_right_pairs,
     paired_sides,
     touched_faces,
+    unlabelled_slices,
 )
 from labelwise.quality.problem import Problem, of_labels, some
 from labelwise.quality.stored_case import StoredImage, StoredLabels
@@ -52,7 +54,10 @@ def inspect_labels(
     if same_place and has_sides(case, image):
         yield from _sides(case, labels, organs, scan)
     yield from _cut_off(case, labels, organs)
-    yield from _islands(case, labels, organs)
+    sparse = list(_unlabelled_slices(case, manifest, labels, organs))
+    yield from sparse
+    if not sparse:  # slices of an organ that lie apart are no islands
+        yield from _islands(case, labels, organs)
 
 
 # place
@@ -186,6 +191,24 @@ def _cut_off(case: Case, labels: StoredLabels, organs: Sequence[Organ]) -> Itera
         what = f"cut by the field of view: {some(parts)}"
         remedy = "volumes of these organs are too small; leave the case out where that matters"
         yield of_labels("warning", "cut-by-field-of-view", case, what, remedy)
+
+
+def _unlabelled_slices(
+    case: Case, manifest: Manifest, labels: StoredLabels, organs: Sequence[Organ]
+) -> Iterator[Problem]:
+    unknown = [value for value, name in manifest.source_of(case).values.items() if name == IGNORE_NAME]
+    parts = []
+    for organ in organs:
+        gaps = None if is_a(SCATTERED, organ.name) else unlabelled_slices(labels, organ)
+        if gaps and not np.isin(np.moveaxis(labels.values, gaps.axis, 0)[gaps.empty], unknown).any():
+            parts.append(f"'{organ.name}' in {gaps.slices - len(gaps.empty)} of {gaps.slices} slices")
+    if parts:
+        what = f"drawn in some slices only: {some(parts)}; the slices between teach that nothing is there"
+        remedy = (
+            "`labelwise check --fix FOLDER` writes a copy in which what is not labelled in these slices is unknown "
+            "(ignore)"
+        )
+        yield of_labels("warning", "unlabelled-slices", case, what, remedy)
 
 
 def _islands(case: Case, labels: StoredLabels, organs: Sequence[Organ]) -> Iterator[Problem]:

@@ -24,6 +24,8 @@ SPACING_MM = (0.1, 20.0)  # beyond, a header is more often wrong than right
 BODY_HEIGHT_MM = (100.0, 2000.0)
 AIR_HU = (-1100.0, -850.0)  # air around the patient, or in the lungs
 ALMOST_AIR_HU = -700.0
+AIR_SHARE = 0.05  # of the voxels of a CT, at least
+TISSUE_HU = 100.0  # there is more than air, fat and water
 NARROW_HU = 300.0  # fat and bone of any patient are farther apart
 CLIPPED_SHARE = 0.005  # of all voxels at one end of the range
 LARGEST_CLIPPED_HU = 2000.0  # a scanner's own limit (3071) is no window
@@ -71,6 +73,8 @@ def inspect_scan(case: Case, image: StoredImage, source: Source) -> ScanFacts:
         problems += _hounsfield(case, sample) if image.stored.size >= ENOUGH_VOXELS else []
     else:
         inside = sample[sample != sample.min()]
+        if image.stored.size >= ENOUGH_VOXELS and len(image.channels) == 1:  # CT beside MR is scaled by scans
+            problems += _not_hounsfield(case, sample, source)
     centre = affine[:3, :3] @ ((first + last) / 2, shape[1] / 2, shape[2] / 2) + affine[:3, 3]
     low, median, high = np.percentile(inside, (5, 50, 95))
     width = (last - first) * image.grid.spacing_mm[0]
@@ -160,6 +164,17 @@ def _hounsfield(case: Case, sample: Array) -> Iterator[Problem]:
             what = f"the intensities are cut off: {share:.1%} of the voxels have the {name} value, {end:g}"
             remedy = "use the scan before a window was applied; the preparation chooses a window of its own"
             yield of_image("warning", "clipped-intensities", case, what, remedy)
+
+
+def _not_hounsfield(case: Case, sample: Array, source: Source) -> Iterator[Problem]:
+    """Whether what is called MR, or normalised, looks like a CT: a good part of it is air at -1000."""
+    air = (sample >= AIR_HU[0]) & (sample <= AIR_HU[1])
+    if float(air.mean()) >= AIR_SHARE and float(sample.max()) > TISSUE_HU:
+        called = "MR" if source.modality == "mr" else "normalised"
+        what = (
+            f"this looks like a CT, but is called {called}: {air.mean():.0%} of the voxels have the HU of air"
+        )
+        yield of_image("warning", "looks-like-ct", case, what, "correct the modality, or use another scan")
 
 
 def _air(sample: Array) -> float:

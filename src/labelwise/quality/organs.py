@@ -22,6 +22,8 @@ CLEARLY_MM = 15.0  # an organ so far on the wrong side is not there by its shape
 ISLAND_MM = 8.0  # size of the blocks that must lie apart; at least two voxels
 MAIN_PART = 0.1  # of the largest part: a second kidney, the other lobe of a gland
 ISLAND_SHARE = 0.01  # of the organ
+FEWEST_GAPS = 3
+GAP_SHARE = 1 / 3
 _SAMPLES_PER_AXIS = 40
 
 # Organs whose tissue has the HU of soft tissue in any contrast phase, and that lie within an abdominal scan.
@@ -120,6 +122,35 @@ def island_sizes(labels: StoredLabels, organ: Organ) -> list[int]:
             fine = tuple(slice(p.start * step, p.stop * step) for p, step in zip(place, steps, strict=True))
             sizes.append(int(np.count_nonzero(mask[fine])))
     return [size for size in sizes if size < ISLAND_SHARE * organ.voxels]
+
+
+class Gaps(NamedTuple):
+    """Slices in which nothing of an organ is drawn, though it is drawn before and behind them."""
+
+    axis: int  # RAS+ axis across the slices
+    empty: list[int]  # indices on it
+    slices: int  # from the first drawn one to the last
+
+
+def unlabelled_slices(labels: StoredLabels, organ: Organ) -> Gaps | None:
+    """The empty slices of an organ that was drawn in some slices only: every second, every fourth.
+
+    An organ that is there in two parts has one gap; contours that leave out slices have many: at least three, and at
+    least a third of the slices between the first and the last.
+    """
+    box = labels.values[tuple(map(slice, organ.start, organ.stop))]
+    memory, axes, flips = in_memory_order(box)
+    mask = np.isin(memory, organ.values) if len(organ.values) > 1 else memory == organ.values[0]
+    for place, axis in enumerate(axes):
+        drawn = np.asarray(mask.any(axis=tuple(other for other in range(3) if other != place)))
+        drawn = drawn[::-1] if flips[axis] else drawn
+        runs = int(
+            np.count_nonzero(np.diff(drawn.astype(np.int8)) == -1)
+        )  # each gap begins after a drawn slice
+        empty = np.flatnonzero(~drawn)
+        if runs >= FEWEST_GAPS and len(empty) >= len(drawn) * GAP_SHARE:
+            return Gaps(int(axis), (empty + organ.start[axis]).tolist(), len(drawn))
+    return None
 
 
 class PairedSides(NamedTuple):

@@ -9,6 +9,8 @@
 |---|---|
 | not-finite | voxels that are NaN or infinite get the lowest finite value of their file |
 | label-header | the labels get the header of the image, voxel by voxel |
+| label-cropped | labels on a part of the grid of the image are put in their place, background around them |
+| unlabelled-slices | slices between drawn ones in which nothing is drawn are marked as unknown |
 | float-labels | whole numbers are stored as integers |
 | left-right-names | the values of left and right partners are exchanged |
 | duplicate, duplicate-across-splits | one group for cases with one image, and that of their splits that is held out |
@@ -27,7 +29,7 @@ from typing import Any
 
 from labelwise.atomic import write_json
 from labelwise.cohort.manifest import MANIFEST_NAME, Manifest, absolute, write_manifest
-from labelwise.cohort.source import Source
+from labelwise.cohort.source import IGNORE_NAME, Source
 from labelwise.engine import run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError
 from labelwise.formats import Layout, files_of
@@ -36,12 +38,19 @@ from labelwise.quality.check_case import inspect_case
 from labelwise.quality.check_cohort import judge_manifest
 from labelwise.quality.problem import Problem
 from labelwise.quality.repaired_files import Repair, write_copies
-from labelwise.types import Case
+from labelwise.types import IGNORE, Case
 
 __all__ = ["Mended", "Repair", "repair"]
 
 REPAIRS_NAME = "repairs.json"
-_OF_FILES = ("not-finite", "label-header", "float-labels", "left-right-names")
+_OF_FILES = (
+    "not-finite",
+    "label-header",
+    "label-cropped",
+    "unlabelled-slices",
+    "float-labels",
+    "left-right-names",
+)
 # Problems of a case that show only beside the others.
 _OF_ALL_CASES = ("other-channels", "unusual-spacing", "unusual-intensities")
 _HELD_OUT_FIRST = ("test", "validation", "train")
@@ -176,7 +185,8 @@ def _left(problems: Iterable[Problem], done: Mapping[str, _Done], mended: Manife
 
 
 def _mend(job: _Job) -> _Done:
-    case, source = job.single.cases[0], job.single.source_of(job.single.cases[0])
+    whole = _with_ignore(job.single) if "unlabelled-slices" in job.codes else job.single
+    case, source = whole.cases[0], whole.source_of(whole.cases[0])
     record_file = job.folder / "records" / f"{case.id}.json"
     stamps = _stamps(case)
     known = _read_record(record_file)
@@ -184,7 +194,7 @@ def _mend(job: _Job) -> _Done:
         images, labels = [Path(image) for image in known["images"]], known["labels"]
         repairs = [Repair(**each) for each in known["repairs"]]
     else:
-        images, written, repairs = write_copies(job.single, job.codes, job.folder)
+        images, written, repairs = write_copies(whole, job.codes, job.folder)
         labels = str(written) if written else None
     moved = source if source.layout == _PLAIN else replace(
         source, name=f"{source.name}_repaired", layout=_PLAIN
@@ -200,6 +210,16 @@ def _mend(job: _Job) -> _Done:
     }
     write_json(record_file, record)
     return _Done(new, moved, tuple(repairs), inspect_case(single).problems)
+
+
+def _with_ignore(single: Manifest) -> Manifest:
+    """A manifest of one case whose source has a value for voxels about which nothing is known."""
+    case, source = single.cases[0], single.source_of(single.cases[0])
+    if IGNORE_NAME in source.values.values():
+        return single
+    value = next(value for value in range(IGNORE, -1, -1) if value not in source.values)
+    new = replace(source, name=f"{source.name}_slices", values={**source.values, value: IGNORE_NAME})
+    return Manifest(single.label_space, {new.name: new}, (replace(case, source=new.name),))
 
 
 def _stamps(case: Case) -> dict[str, list[int]]:

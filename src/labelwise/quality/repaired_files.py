@@ -13,8 +13,8 @@ from labelwise.cohort.source import IGNORE_NAME, Source
 from labelwise.errors import DataError
 from labelwise.formats import Layout, read_geometry, stored, write_image, write_labels
 from labelwise.formats.geometry import orientation_of
-from labelwise.quality.organs import left_right_pairs
-from labelwise.quality.stored_case import read_stored_labels
+from labelwise.quality.organs import find_organ, left_right_pairs, unlabelled_slices
+from labelwise.quality.stored_case import StoredLabels, read_stored_labels
 from labelwise.types import Array, Case, Volume
 
 _PLAIN = Layout()
@@ -116,12 +116,43 @@ def _mended_labels(case: Case, single: Manifest, codes: Sequence[str]) -> tuple[
         values = orientation_of(on_image.affine).to_ras(labels.stored)
         grid = read_geometry(case.images[0], source.layout)
         did["label-header"] = "the labels got the header of the image"
+    if "label-cropped" in codes:
+        on_image = read_geometry(case.images[0], source.layout)
+        place = on_image.place_of(grid)
+        assert place is not None
+        whole = np.zeros(on_image.shape, values.dtype)
+        whole[place] = values
+        values, grid = whole, on_image
+        did["label-cropped"] = "the labels were put in their place on the grid of the image"
+    if "unlabelled-slices" in codes:
+        values, number = _with_unknown_slices(values, labels, case, single)
+        did["unlabelled-slices"] = f"{number} slices without a label are marked as unknown"
     if "float-labels" in codes:
         did["float-labels"] = "the labels are stored as integers"
     if "left-right-names" in codes:
         values, names = _exchanged(values, case, source)
         did["left-right-names"] = f"exchanged {names}"
     return Volume(np.ascontiguousarray(values), grid.affine), did
+
+
+def _with_unknown_slices(
+    values: Array, labels: StoredLabels, case: Case, single: Manifest
+) -> tuple[Array, int]:
+    """Where a structure was drawn in some slices only, what is not labelled in the others is unknown."""
+    source = single.source_of(case)
+    ignore = next((value for value, name in source.values.items() if name == IGNORE_NAME), None)
+    if ignore is None:
+        raise DataError("the source has no value for what is unknown", case=case.id)
+    marked, slices = values.copy(), set[tuple[int, int]]()
+    for name in sorted(case.annotated):
+        organ = find_organ(name, single, case, labels)
+        gaps = unlabelled_slices(labels, organ) if organ else None
+        if gaps is not None:
+            for index in gaps.empty:
+                plane = np.moveaxis(marked, gaps.axis, 0)[index]
+                plane[plane == 0] = ignore
+                slices.add((gaps.axis, index))
+    return marked, len(slices)
 
 
 def _names(own: Source, source: Source) -> tuple[str, ...]:

@@ -85,8 +85,9 @@ def case_picture(
     window: tuple[float, float] | None = None,
     run: str = "",
     oriented: bool = True,
+    z: int | None = None,
 ) -> CasePicture:
-    """Draw the slice of `choose_slice`, cut out around the organs.
+    """Draw a slice, cut out around the organs.
 
     Args
         image       (M, X, Y, Z); the first modality is shown
@@ -96,6 +97,7 @@ def case_picture(
         annotated   organs of which the reference knows; predictions of others are not drawn. None: all
         window      lowest and highest grey value, such as CT_WINDOW; None fits the slice (0.5 and 99.5 %)
         oriented    False if the file (h5, say) does not tell the sides of the patient: none is written then
+        z           which slice; None: that of `choose_slice`
     """
     if image.shape != reference.shape:
         raise DataError(
@@ -107,7 +109,7 @@ def case_picture(
         )
     shown = label_space.organs if annotated is None else tuple(annotated)
     prediction = _only(prediction, [label_space.index(organ) for organ in shown])
-    z = choose_slice(reference, prediction)
+    z = choose_slice(reference, prediction) if z is None else z
     grey = np.asarray(image.data[0, :, :, z], dtype=np.float32)
     colours = organ_colours(label_space.organs)
     low, high = window or np.percentile(grey, (0.5, 99.5)).tolist()

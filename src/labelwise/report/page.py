@@ -55,16 +55,17 @@ def write_page(
         _section("Annotations in the data", _figure(coverage, "coverage")) if coverage else "",
         _facts(facts),
     ]
-    page = Template(_resource("page.html")).substitute(
+    page = Template(resource("page.html")).substitute(
         title=escape(title),
-        style=_resource("page.css").strip(),
+        style=resource("page.css").strip(),
         lead=_lead(comparison, measured_on),
         sections="\n".join(filter(None, sections)),
     )
     write_text(path, page)
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """A text file of this room."""
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
@@ -151,10 +152,11 @@ def _training(curves: Mapping[str, Sequence[Picture]]) -> str:
 
 def _figure(picture: Picture, style: str = "") -> str:
     caption = f"<figcaption>{escape(picture.caption)}</figcaption>" if picture.caption else ""
-    return f'<figure class="{style}">{_image(picture)}{caption}</figure>'
+    return f'<figure class="{style}">{image_of(picture)}{caption}</figure>'
 
 
-def _image(picture: Picture) -> str:
+def image_of(picture: Picture) -> str:
+    """The HTML element that shows a picture."""
     if picture.kind == "svg":  # inline, so that it takes over the colours and the font of the page
         return f'<div role="img" aria-label="{escape(picture.alt)}">{picture.data.decode()}</div>'
     data = base64.b64encode(picture.data).decode()
@@ -178,7 +180,7 @@ def _case(shown: CasePicture) -> str:
     )
     place = ", ".join(filter(None, [shown.run, shown.picture.caption]))
     return (
-        f"<figure>{_image(shown.picture)}<figcaption><strong>{escape(shown.case)}</strong> {escape(place)}"
+        f"<figure>{image_of(shown.picture)}<figcaption><strong>{escape(shown.case)}</strong> {escape(place)}"
         f'<ul class="organs">{organs}</ul></figcaption></figure>'
     )
 

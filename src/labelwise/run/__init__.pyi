@@ -1,6 +1,7 @@
 from .check import check as check
 from .compare import compare as compare
 from .convert import convert as convert
+from .correct import correct as correct
 from .demo import demo as demo
 from .doctor import doctor as doctor
 from .evaluate import evaluate as evaluate
@@ -11,7 +12,9 @@ from .methods import methods as methods
 from .plan import plan as plan
 from .predict import predict as predict
 from .prepare import prepare as prepare
+from .propose import propose as propose
 from .recipes import recipes as recipes
 from .report import report as report
+from .review import review as review
 from .simulate import simulate as simulate
 from .train import train as train

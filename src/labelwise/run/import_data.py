@@ -17,7 +17,8 @@ from labelwise.console import Progress, silent
 from labelwise.errors import ConfigError, did_you_mean, warn_about
 from labelwise.formats.layout import Overlap
 from labelwise.importers.evidence import FileNames, Reading, Undrawn, believed
-from labelwise.importers.options import plan
+from labelwise.importers.listing import NOTHING_LABELLED
+from labelwise.importers.options import Job, plan
 from labelwise.quality import duplicates as duplicated
 
 __all__ = ["import_data"]
@@ -79,9 +80,9 @@ def import_data(
         raise ConfigError("the test source decides which cases test", do="leave out --test or --test-source")
     reading = Reading(others, overlap, undrawn, file_names)
     parts: dict[str, Manifest] = {}
-    for job in plan(named, importer, options):
+    for job, scanned in _scanned(plan(named, importer, options)):
         known = annotated.get(job.name) if isinstance(annotated, Mapping) else annotated
-        part = believed(job.scan(), reading)
+        part = believed(scanned, reading)
         parts[job.name] = part if known is None else _restricted(part, known)
     manifest = join(_distinct(parts), sides)
     if find_duplicates:
@@ -101,6 +102,27 @@ def import_data(
     warn_about("groups with cases in several splits", cut)
     write_new_manifest(manifest, Path(output))
     return manifest
+
+
+def _scanned(jobs: Sequence[Job]) -> list[tuple[Job, Manifest]]:
+    """Every job with its manifest. A data set without labels gets the classes of the others: it need not invent any."""
+    found: dict[str, Manifest] = {}
+    unlabelled: dict[str, ConfigError] = {}
+    for job in jobs:
+        try:
+            found[job.name] = job.scan()
+        except ConfigError as error:
+            if error.what != NOTHING_LABELLED:
+                raise
+            unlabelled[job.name] = error
+    organs = dict.fromkeys(organ for part in found.values() for organ in part.label_space.organs)
+    classes = {organ: value for value, organ in enumerate(organs, start=1)}
+    for job in jobs:
+        if job.name in unlabelled:
+            if not classes:
+                raise unlabelled[job.name]
+            found[job.name] = job._replace(options={**job.options, "classes": classes}).scan()
+    return [(job, found[job.name]) for job in jobs]
 
 
 def _distinct(parts: Mapping[str, Manifest]) -> list[Manifest]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from labelwise.cohort.manifest import read_manifest
 from labelwise.config import RunConfig
 from labelwise.console import Progress, silent
-from labelwise.errors import ConfigError
 from labelwise.loading.prepare import Jobs
 from labelwise.run.planning import Planned, settle
+from labelwise.run.prepare import read_data
 from labelwise.train.distribute import connect
 
 __all__ = ["Planned", "plan"]
@@ -34,9 +33,7 @@ def plan(
         ConfigError     no manifest is named; the budget is too short for a step; several processes
         DataError       the manifest is wrong, or no training scan can be read
     """
-    if not config.data:
-        raise ConfigError("no data named", do="name the folder of a manifest")
-    manifest = read_manifest(config.data)
+    manifest = read_data(config)
     single = replace(config, device=replace(config.device, processes=1))
     return settle(
         config, manifest, connect(single.device), budget_minutes=budget_minutes,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,16 @@ from labelwise.config import put
 from labelwise.console import Progress, silent
 from labelwise.errors import ConfigError, DataError, did_you_mean
 from labelwise.formats import LABEL_FORMATS
-from labelwise.infer.cohort import predict_cohort
+from labelwise.infer.cohort import predict_cohort, warnings_of
 from labelwise.infer.model import Model, load_model
 from labelwise.infer.scans import Scan, find_scans
 from labelwise.infer.sliding_window import InferenceConfig
 from labelwise.infer.windows import WindowGrid
 from labelwise.lock import only_writer
+from labelwise.quality.check_fit import inspect_for_model
 from labelwise.run.environment import environment
 from labelwise.settings import build_settings
-from labelwise.types import Case
+from labelwise.types import Case, Volume
 
 __all__ = ["PredictionResult", "predict"]
 
@@ -32,12 +34,18 @@ class PredictionResult:
     folder: Path
     written: Mapping[str, Path]  # scan id -> label file
     failed: Mapping[str, str]  # scan id -> message
+    warned: Mapping[str, Sequence[str]] = field(
+        default_factory=dict
+    )  # scan id -> what is wrong with the scan
 
     def to_text(self) -> str:
-        """One line for the whole, and the message of each failure."""
+        """The message of each failure, what is wrong with scans that were segmented, and one line for the whole."""
         scans = "scan" if len(self.written) == 1 else "scans"
         head = f"{self.folder}: {len(self.written)} {scans} segmented, {len(self.failed)} failed"
-        return "\n".join([head, *self.failed.values()])
+        if self.warned:
+            head += f", {len(self.warned)} segmented with warnings"
+        warnings = [f"case '{name}': {what}" for name, found in self.warned.items() for what in found]
+        return "\n".join([*self.failed.values(), *warnings, head])
 
     def facts(self) -> dict[str, Any]:
         """The same as plain values."""
@@ -45,6 +53,7 @@ class PredictionResult:
             "folder": str(self.folder),
             "written": {name: str(path) for name, path in self.written.items()},
             "failed": dict(self.failed),
+            "warnings": {name: list(found) for name, found in self.warned.items()},
         }
 
 
@@ -64,6 +73,9 @@ def predict(
     progress: Progress = silent,
 ) -> PredictionResult:
     """Segment scans with a trained model; results lie on the grid and in the orientation of their scan.
+
+    Every scan is judged by the rules of `check`, and beside the scans of the training: what is wrong stands in the
+    result and in the record of the case. An empty scan, or one of another modality, is a failure.
 
     Arguments
         model       model folder, or the folder of a run
@@ -95,7 +107,7 @@ def predict(
         )
     loaded = load_model(model, device, classifier=classifier)
     items = _scans(Path(scans), split, loaded, modality)
-    config = _changed(loaded.config, settings or {})
+    config = changed_settings(loaded.config, settings or {})
     patch_size = loaded.info.patch_size
     WindowGrid.of(patch_size, patch_size, config.stride, config.overlap)  # refuses gaps, before any work
     chosen = replace(loaded, config=config)
@@ -112,13 +124,31 @@ def predict(
             binary=binary,
             versions=environment()["versions"],
             overwrite=overwrite,
+            warn=partial(_problems, training=loaded.info.training),
             progress=show,
         )
+    written = {outcome.item.id: outcome.result for outcome in outcomes if outcome.result is not None}
+    warned = {name: found for name, path in written.items() if (found := warnings_of(path))}
     return PredictionResult(
         Path(output),
-        {outcome.item.id: outcome.result for outcome in outcomes if outcome.result is not None},
+        written,
         {outcome.item.id: str(outcome.error) for outcome in outcomes if outcome.error is not None},
+        warned,
     )
+
+
+def _problems(scan: Scan, image: Volume, training: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What `check` would say of a scan.
+
+    Errors
+        DataError   it must not be segmented: nothing is in it, or it is of another modality
+    """
+    case = Case(scan.id, scan.images)
+    problems = inspect_for_model(case, image, modality=scan.modality, layout=scan.layout, training=training)
+    for problem in problems:
+        if problem.severity == "error":
+            raise DataError(problem.what, case=scan.id, file=problem.file, do=problem.remedy)
+    return [{"code": problem.code, "what": problem.what, "do": problem.remedy} for problem in problems]
 
 
 def _scans(path: Path, split: str, model: Model, modality: str | None) -> list[Scan]:
@@ -130,7 +160,7 @@ def _scans(path: Path, split: str, model: Model, modality: str | None) -> list[S
         cases = manifest.split(split)
         if not cases:
             raise DataError(f"no case of the manifest is in the split '{split}'", file=file, code="no-case")
-        _check_channels(cases, model.channels)
+        check_channels(cases, model.channels)
         sources = manifest.sources
         return [
             Scan(case.id, case.images, modality or sources[case.source].modality, sources[case.source].layout)
@@ -139,7 +169,8 @@ def _scans(path: Path, split: str, model: Model, modality: str | None) -> list[S
     return find_scans(path, modality=model.modality(modality), channels=model.channels)
 
 
-def _check_channels(cases: Sequence[Case], channels: int) -> None:
+def check_channels(cases: Sequence[Case], channels: int) -> None:
+    """Raise a DataError unless every case has as many images as the model needs."""
     if wrong := [case for case in cases if len(case.images) != channels]:
         raise DataError(
             "the model needs another number of images per scan",
@@ -150,7 +181,8 @@ def _check_channels(cases: Sequence[Case], channels: int) -> None:
         )
 
 
-def _changed(config: InferenceConfig, settings: Mapping[str, Any]) -> InferenceConfig:
+def changed_settings(config: InferenceConfig, settings: Mapping[str, Any]) -> InferenceConfig:
+    """Inference settings with some of them changed: {"overlap": 0.75} or {"inference.overlap": 0.75}."""
     values = asdict(config)
     for key, value in settings.items():
         put(values, key.removeprefix("inference."), value)

@@ -15,8 +15,9 @@ from labelwise.loading import prepare as preparation
 from labelwise.loading.prepare import Jobs, Prepared
 from labelwise.preprocess.fingerprint import make_plan
 from labelwise.preprocess.pipeline import Plan
+from labelwise.run.learnable import learnable
 
-__all__ = ["prepare", "prepare_manifest"]
+__all__ = ["prepare", "prepare_manifest", "read_data"]
 
 
 def prepare(
@@ -28,13 +29,21 @@ def prepare(
         ConfigError     no manifest is named
         DataError       the manifest is wrong; scans that cannot be prepared are in the result's `failures`
     """
+    return prepare_manifest(read_data(config), config, workers=workers, engine=engine, progress=progress)
+
+
+def read_data(config: RunConfig) -> Manifest:
+    """The manifest that the settings name, annotated for what may teach.
+
+    Errors
+        ConfigError     no manifest is named
+        DataError       the manifest is wrong, or a proposal that may teach cannot be read
+    """
     if not config.data:
         raise ConfigError(
             "no data named", do="name the folder of a manifest: --data FOLDER, or data = ... in the recipe"
         )
-    return prepare_manifest(
-        read_manifest(config.data), config, workers=workers, engine=engine, progress=progress
-    )
+    return learnable(read_manifest(config.data), config.learn_from, store_folder(config).parent / "labels")
 
 
 def prepare_manifest(

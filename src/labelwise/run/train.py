@@ -18,7 +18,7 @@ from torch import nn
 
 from labelwise.atomic import discard_leftovers, write_json, write_text
 from labelwise.cohort.coverage import never_annotated
-from labelwise.cohort.manifest import Manifest, read_manifest
+from labelwise.cohort.manifest import Manifest
 from labelwise.config import RunConfig
 from labelwise.console import Progress, silent
 from labelwise.devices import keep_freed_memory
@@ -30,11 +30,12 @@ from labelwise.loading.prepare import Prepared
 from labelwise.lock import only_writer
 from labelwise.methods import find_method
 from labelwise.methods.base import Method
+from labelwise.preprocess.fingerprint import scan_ranges
 from labelwise.run import warm_start
 from labelwise.run.environment import environment
 from labelwise.run.patients import PATIENTS, record_patients
 from labelwise.run.planning import PLAN, settle_run
-from labelwise.run.prepare import prepare_manifest
+from labelwise.run.prepare import prepare_manifest, read_data
 from labelwise.run.stages import RECORD, Stages, plan_stages, settings_of
 from labelwise.run.validation import Validation
 from labelwise.train.checkpoint import check_continues, load_method
@@ -47,7 +48,17 @@ __all__ = ["TrainingResult", "train"]
 logger = logging.getLogger("labelwise")
 
 # Settings that may differ between the parts of a resumed run without changing its result.
-NOT_DECISIVE = ("data", "base", "planned", "device", "inference", "workers", "select", "start_from")
+NOT_DECISIVE = (
+    "data",
+    "base",
+    "planned",
+    "learn_from",
+    "device",
+    "inference",
+    "workers",
+    "select",
+    "start_from",
+)
 WARM_START = "warm_start.json"
 # All that is written into the folder of a run.
 WRITTEN = (
@@ -110,9 +121,9 @@ def train(
     fabric = connect(config.device)
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    manifest = read_manifest(_named(config))
     speaking = progress if fabric.is_global_zero else silent
-    with fabric.rank_zero_first():  # the other ranks find the fingerprint
+    with fabric.rank_zero_first():  # the other ranks find labels and fingerprint
+        manifest = read_data(config)
         begun = None if overwrite else folder / RECORD
         settled = settle_run(config, manifest, fabric, begun, budget_minutes, speaking)
     config = settled.config
@@ -140,14 +151,6 @@ def train(
             trainer.save(method, result, folder)
         fabric.barrier()
     return TrainingResult(folder, result.step, result.interrupted, result.best_score)
-
-
-def _named(config: RunConfig) -> str:
-    if not config.data:
-        raise ConfigError(
-            "no data named", do="name the folder of a manifest: --data FOLDER, or data = ... in the recipe"
-        )
-    return config.data
 
 
 def _begin(folder: Path, config: RunConfig, manifest: Manifest, *, overwrite: bool) -> None:
@@ -351,6 +354,7 @@ class _Trainer:
             "best_validation_dice": result.best_score,
             "cases": len(cases),
             "annotated_cases": {organ: sum(organ in case.annotated for case in cases) for organ in organs},
+            "scans": scan_ranges([self.prepared.store.case(case.id).undo for case in cases]),
             "environment": environment(),
         }
         info = {

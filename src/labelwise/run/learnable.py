@@ -1,0 +1,60 @@
+"""What a training may learn from: the labels of a manifest whose states the settings name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from labelwise.cohort.manifest import Manifest
+from labelwise.cohort.review import learnt, reviewed_source, write_reviewed
+from labelwise.cohort.source import Source
+from labelwise.loading.prepare import hash_file
+from labelwise.types import PREDICTED, Case
+
+
+def learnable(manifest: Manifest, states: Collection[str], folder: Path) -> Manifest:
+    """The manifest in which training cases are annotated for what may be learnt from, and nothing else.
+
+    Validation and test cases are left alone: only what people drew can be a reference. A training case that may teach
+    what a model predicted gets a label file that holds both, in `folder`; files that are there already are not written
+    again.
+
+    Errors
+        DataError   a proposal is missing or damaged
+    """
+    sources: dict[str, Source] = dict(manifest.sources)
+    cases = []
+    for case in manifest.cases:
+        if case.split == "train":
+            known = frozenset(organ for organ in case.annotated if case.states[organ] in states)
+            predicted = (
+                {organ for each in case.proposals for organ in each.organs} if PREDICTED in states else set()
+            )
+            if predicted:
+                source = reviewed_source(manifest, case)
+                sources[source.name] = source
+                file = _with_proposals(case, manifest, source, folder)
+                case = replace(case, labels=file, source=source.name)
+            case = replace(case, annotated=known | predicted)
+        cases.append(case)
+    return replace(manifest, sources=sources, cases=tuple(cases))
+
+
+def _with_proposals(case: Case, manifest: Manifest, source: Source, folder: Path) -> Path:
+    """The label file of what people drew and models propose, named by all that decides about it."""
+    decisive = {
+        "images": [str(path) for path in case.images],
+        "labels": hash_file(case.labels) if case.labels else None,
+        "read": [asdict(manifest.source_of(case).layout), sorted(manifest.source_of(case).values.items())],
+        "annotated": sorted(case.annotated),
+        "proposals": [(hash_file(each.file), sorted(each.organs)) for each in case.proposals],
+        "values": sorted(source.values.items()),
+    }
+    name = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:32]
+    file = folder / f"{name}.nii.gz"
+    if not file.exists():
+        write_reviewed(file, learnt(case, manifest), case, source, manifest.label_space)
+    return file
