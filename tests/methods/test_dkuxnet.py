@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot
 
 from conftest import make_batch, make_method
 from labelwise import load_config
 from labelwise.errors import ConfigError
 from labelwise.methods.dkuxnet.method import DKUXNet
 from labelwise.methods.dkuxnet.network import KMaxUXNet, membership, mixture, query_groups
+from labelwise.methods.dkuxnet.view_contrast import channel_contrast
 from labelwise.nets.factory import NetFactory
 from labelwise.types import IGNORE, Batch, Progress
 
@@ -301,3 +303,20 @@ def test_the_order_of_the_cases_does_not_matter():
     back = Batch(*(part.flip(0) for part in batch[:3]))
     forth = terms_of(method_of(**QUIET), batch)
     assert terms_of(method_of(**QUIET), back) == pytest.approx(forth, rel=1e-4)
+
+
+def test_by_default_the_consistency_has_a_share_of_the_gradient_however_sure_the_network_is():
+    """A term with less than a hundredth of the cross-entropy's gradient could not be seen in any training."""
+    config = DKUXNet.Config()
+    generator = torch.Generator().manual_seed(0)
+    labels = (torch.arange(1000) < 100).long().view(1, 10, 10, 10)
+    for sharpness in (1.0, 4.0):
+        sure = sharpness * one_hot(labels, 2).movedim(-1, 1).double()
+        weak = sure + torch.randn(sure.shape, generator=generator, dtype=torch.float64)
+        strong = weak + 0.3 * torch.randn(sure.shape, generator=generator, dtype=torch.float64)
+        logits = torch.cat([strong, weak]).requires_grad_()
+        contrast = channel_contrast(*logits.softmax(dim=1).chunk(2), temperature=config.temperature)
+        supervised = cross_entropy(logits, labels.repeat(2, 1, 1, 1))
+        terms = (config.segmentation_consistency_weight * contrast, supervised)
+        ours, theirs = (torch.autograd.grad(term, logits, retain_graph=True)[0].norm() for term in terms)
+        assert 0.03 < ours / theirs < 0.3

@@ -68,7 +68,8 @@ class DKUXNetConfig:
     segmentation_consistency_weight: NonNegativeFloat = 0.1  # w_s
     query_consistency_weight: NonNegativeFloat = 0.1  # w_d
     contrast: Literal["channel", "voxel", "mse"] = "channel"
-    temperature: PositiveFloat = 0.1
+    # lower ones silence the consistency as soon as both views are sure: benchmarks/consistency_share.py
+    temperature: PositiveFloat = 0.5
     negatives: Literal["all", "cross_group"] = "all"  # of contrast = "voxel"
     voxels_per_class: PositiveInt = 128  # of contrast = "voxel"
     query_space: Literal["groups", "queries"] = "groups"
