@@ -20,7 +20,8 @@ from labelwise import run
 
 ROOT = Path(__file__).parents[1]
 METHOD_PAGES = ROOT / "docs" / "methods"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", *sorted(METHOD_PAGES.glob("*.md")))
+EXPLANATION = ROOT / "docs" / "explanation" / "what-makes-it-train.md"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", EXPLANATION, *sorted(METHOD_PAGES.glob("*.md")))
 SHORT = (
     *("naive", "supervised", "mean_teacher", "multi_talent", "pl_seg", "ltuda_cda"),
     *("ltuda, linear", "ltuda, unlabelled_prototype", "full_supervision"),
@@ -144,10 +145,10 @@ def organs(name: str, variant: str, metric: str = "dice", unit: str = "") -> str
     return table([heading, *first, "mean over organs", "seeds"], rows)
 
 
-def tries(name: str, row: str) -> str:
-    """What was tried for a row on validation patients, worst first; only settings in which tries differ."""
+def tries(name: str, *names: str) -> str:
+    """What was tried for some rows on validation patients, worst first; only settings in which tries differ."""
     loaded = result(f"{name}_tuning")
-    found = [one for one in loaded["tries"] if one["name"] == row]
+    found = [one for one in loaded["tries"] if one["name"] in names]
     shared = set.intersection(*({*map(json.dumps, one["changes"].items())} for one in found))
     rows = []
     for one in sorted(found, key=lambda one: max(one["dice"].values())):
@@ -155,9 +156,17 @@ def tries(name: str, row: str) -> str:
             (key, value) for key, value in one["changes"].items() if json.dumps((key, value)) not in shared
         ]
         settings = [f"`{key.rpartition('.')[2]} = {json.dumps(value)}`" for key, value in own]
-        scores = [f"{key.rpartition(', ')[2]} {100 * value:.1f}" for key, value in one["dice"].items()]
-        rows.append([", ".join(settings) or "none of these", str(one["seed"]), ", ".join(scores)])
-    return table([row, "seed", "Dice [%]"], rows) + source(f"{name}_tuning", loaded["metadata"])
+        several = len(one["dice"]) > 1
+        scores = [
+            f"{key.rpartition(', ')[2]} {100 * value:.1f}" if several or ", " in key else f"{100 * value:.1f}"
+            for key, value in one["dice"].items()
+        ]
+        told = ", ".join(settings) or "none of these"
+        told = f"{words(one['name'])}: {told}" if len(names) > 1 else told
+        rows.append([told, str(one["seed"]), ", ".join(scores)])
+    return table([" and ".join(names), "seed", "Dice [%]"], rows) + source(
+        f"{name}_tuning", loaded["metadata"]
+    )
 
 
 def demo() -> str:
@@ -426,6 +435,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "tries_their_dice": lambda: tries("acdc_few_labels", "supervised_of_3"),
     "tries_cps_apart": lambda: tries("synthetic_few_labels", "cps_apart"),
     "tries_supervised": lambda: tries("synthetic_few_labels", "supervised"),
+    "tries_long_supervised": lambda: tries("acdc_long", "supervised_of_3", "supervised_of_one"),
+    "tries_long_self_training": lambda: tries("acdc_long", "self_training_of_3", "self_training_of_one"),
     "tries_ltuda": lambda: tries("acdc_one_structure", "ltuda"),
     "long": long,
     "few_labels": few_labels,

@@ -47,6 +47,11 @@ SWEEP = Sweep(
         "naive": Row(RECIPE, "one_organ", {"method.name": "naive"}),
         "supervised": Row(RECIPE, "one_organ", {"method.name": "supervised"}),
         **partial_rows(RECIPE, "one_organ", steps=STEPS, settings=CHOSEN),
+        "self_training": Row(RECIPE, "one_organ", {"method.name": "self_training"}),
+        # Its teacher is believed from the first steps on, also in what it does not know yet.
+        "self_training_without_reliability": Row(
+            RECIPE, "one_organ", {"method.name": "self_training", "method.settings.reliability": False}
+        ),
         "full_supervision": Row(RECIPE, "complete", {"method.name": "supervised"}),
         "quarter_supervised": quarter("supervised"),
         "quarter_mean_teacher": quarter("mean_teacher", labelled_cases=2, incomplete_cases=2),
