@@ -6,7 +6,8 @@
 #   benchmarks/gpu.sh LA2018_FOLDER OUTPUT
 #
 # MINUTES (9.5)     for everything, from the import to the scores
-# DEVICE (cuda)     cpu tests the script: MINUTES=4 DEVICE=cpu SCANS=3 SETTINGS="train.checkpoint_minutes=9" benchmarks/gpu.sh ...
+# DEVICE (cuda)     cpu tests the script: DEVICE=cpu SCANS=3 LABELLED=2 TRAIN_SECONDS=30 benchmarks/gpu.sh ...
+# TRAIN_SECONDS     of both trainings; default: what is left, less PREDICT_SECONDS (100) for predictions and times
 # PYTHON (python3)  with the dependencies of this package; the package itself is taken from this checkout
 # WHEELS            folder of wheels to install the dependencies from, where there is no network
 # SCANS             only so many training and test scans, for a test
@@ -47,11 +48,14 @@ if [ ! -f "$work/recipe.toml" ]; then
         --set prepare.spacing_mm=[0.625,0.625,0.625] "${settings[@]}" \
         > "$work/recipe.toml"
 fi
-labelwise prepare "$work/la8" --recipe "$work/recipe.toml" -q
+if [ ! -f "$work/prepared" ]; then
+    labelwise prepare "$work/la8" --recipe "$work/recipe.toml" -q
+    touch "$work/prepared"
+fi
 
 # Both measure their steps at the same time, so what they get from the device is what they will get in the training.
 predicting=${PREDICT_SECONDS:-100}
-budget=$(left "$predicting")
+budget=${TRAIN_SECONDS:-$(left "$predicting")}
 if [ "$budget" -lt 20 ]; then
     echo "no time is left for the trainings: allow more MINUTES, or repeat the command; what is prepared is kept" >&2
     exit 1
