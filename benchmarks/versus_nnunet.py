@@ -7,9 +7,10 @@ It makes a virtual environment with nnU-Net in the folder `--work`, writes every
 training that was stopped goes on. Use --only to share the rows between cores, and --collect to write the result.
 
 nnU-Net is used as published, by its own commands, with one change: its trainer has so many epochs and iterations as
-fit into the processor time, by the time of its first iterations. An epoch of nnU-Net is a unit of its schedule and of
-its log; 250 iterations of it would be longer than the whole budget on a processor. The validation after the training,
-which trains nothing, is left out. Preprocessing does not count, neither here nor there.
+fit into the processor time, by the time of its first iterations; what it takes in the end, ours gets. An epoch of
+nnU-Net is a unit of its schedule and of its log; 250 iterations of it would be longer than the whole budget on a
+processor. The validation after the training, which trains nothing, is left out. Preprocessing does not count, neither
+here nor there.
 
     complete        every structure of every training patient
     one_structure   each patient is annotated for one of three structures; for nnU-Net the others are (a) background, or
@@ -31,7 +32,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
+from statistics import mean
 from typing import Any
 
 from metadata import RESULTS, metadata
@@ -43,12 +44,14 @@ from labelwise.cohort.manifest import MANIFEST_NAME, read_manifest
 
 NNUNET = "nnunetv2==2.8.1"
 TRAINER = "nnUNetTrainerForTime"
-TRIAL = 3  # iterations whose time is measured; the first does not count
+TRIAL, WARM_UP = 10, 4  # iterations of a trial; the first ones fill the queue of batches
+VALIDATION = 1 / 3  # of an iteration: an epoch validates one batch, which has no backward pass
 MOST_EPOCHS, LEAST_ITERATIONS = 100, 10  # of nnU-Net; iterations of an epoch
 
 # Lies among nnU-Net's own trainers, where it finds them by name.
 TRAINER_CODE = f'''"""nnU-Net's trainer for some epochs and iterations; written by benchmarks/versus_nnunet.py."""
 
+import glob
 import json
 import os
 import time
@@ -56,6 +59,20 @@ import time
 import torch
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+
+def processor_seconds():
+    """Of this process and of those that it started."""
+    total = time.process_time()
+    for stat in glob.glob("/proc/[0-9]*/stat"):
+        try:
+            with open(stat) as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == os.getpid():
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
 
 
 class {TRAINER}(nnUNetTrainer):
@@ -69,9 +86,8 @@ class {TRAINER}(nnUNetTrainer):
         self.seconds = []
 
     def train_step(self, batch):
-        start = time.process_time()
         result = super().train_step(batch)
-        self.seconds.append(time.process_time() - start)
+        self.seconds.append(processor_seconds())  # at the end of each iteration, with the process that makes batches
         return result
 
     def on_train_end(self):
@@ -216,11 +232,12 @@ def _ours(row: Row, seed: int, data: Path, folder: Path, options: argparse.Names
     spacing = planned["prepare"]["spacing_mm"]
     asked = ["--set", f"prepare.spacing_mm={json.dumps(spacing)}"] if spacing else []
     _call([*program, "prepare", str(data), *asked, "-q"])
+    seconds = _processor_seconds_of_nnunet(row, seed, options) or 60 * options.minutes * options.threads
     trained = _timed(
         folder / "time.json",
         [
             *(*program, "train", "--data", str(data), *method, "--seed", str(seed), "-o", str(training)),
-            *("-q", "--budget", f"{options.minutes}m"),
+            *("-q", "--budget", f"{seconds / options.threads:.0f}s"),
         ],
     )
     _call(
@@ -228,6 +245,14 @@ def _ours(row: Row, seed: int, data: Path, folder: Path, options: argparse.Names
     )
     plan = json.loads((training / "plan.json").read_text(encoding="utf-8"))
     return Trained(*trained, {"plan": plan["plan"], "version": version("labelwise")})
+
+
+def _processor_seconds_of_nnunet(row: Row, seed: int, options: argparse.Namespace) -> float | None:
+    """What its trainings with the same labels took, which come first: the time that ours get too."""
+    twins = [one.name for one in ROWS if one.learner == "nnunet" and one.labels == row.labels]
+    files = [options.work / "runs" / f"{name}_seed{seed}" / "result.json" for name in twins]
+    found = [json.loads(file.read_text())["processor_seconds"] for file in files if file.exists()]
+    return mean(found) if found else None
 
 
 # nnU-Net
@@ -320,8 +345,9 @@ def _iterations(
             [program / "nnUNetv2_train", number, "2d", "all", "-tr", TRAINER, "-device", "cpu"],
             _for_time(elsewhere, trial, seconds),
         )
-        each = median(json.loads(seconds.read_text())[1:])
-        total = max(1, int(60 * minutes / each))
+        ends = json.loads(seconds.read_text())
+        each = (ends[-1] - ends[WARM_UP - 1]) / (TRIAL - WARM_UP)
+        total = max(1, int(60 * minutes / (each * (1 + VALIDATION / LEAST_ITERATIONS))))
         epochs = min(MOST_EPOCHS, max(1, total // LEAST_ITERATIONS))
         write_json(record, {"epochs": epochs, "iterations": max(1, total // epochs)})
     found: dict[str, int] = json.loads(record.read_text())
@@ -387,7 +413,8 @@ def _collect(options: argparse.Namespace) -> None:
     protocol = {
         "data": "ACDC, h5 volumes; 70 training patients of train.list, tested on the 10 patients of val.list",
         "organs": list(read_manifest(options.work / "complete").label_space.organs),
-        "time": f"{options.minutes:g} minutes of {options.threads} core(s) a training; preprocessing not counted",
+        "time": f"about {options.minutes:g} minutes of {options.threads} core(s) for nnU-Net, and for ours as much as "
+        "nnU-Net took with the same labels; preprocessing not counted",
         "nnunet": f"{NNUNET}, configuration 2d, all training cases (fold 'all'), last checkpoint",
         "ours": "everything planned (`train --budget`), last iteration",
         "scores": "per volume in 3D, distances in voxels; nothing selected on test patients",

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from conftest import TINY_SETTINGS
-from labelwise import CheckpointError, ConfigError, load_config, read_manifest, run
+from labelwise import CheckpointError, ConfigError, ResourceError, load_config, read_manifest, run
 from labelwise.cli.options import minutes
 from labelwise.config import RunConfig
 from labelwise.loading.prepare import Jobs, training_statistics
@@ -166,6 +166,15 @@ def test_dry_run_prints_plan_forecast_and_a_recipe(command, tiny_cohort, tmp_pat
     facts = json.loads(command("plan", tiny_cohort, *options, "--json").out)
     assert {"plan", "forecast", "structures_mm"} <= set(facts)
     assert facts["forecast"]["training_hours"] > 0
+
+
+def test_a_step_that_does_not_fit_into_memory_is_told_before_the_training(tiny_cohort, monkeypatch):
+    def full(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(forecasting, "fit", full)
+    with pytest.raises(ResourceError, match=r"too small for a step(?s:.*)Tried to allocate(?s:.*)patch_size"):
+        run.plan(open_config(tiny_cohort))
 
 
 def test_the_fingerprint_is_read_once(tiny_cohort, tmp_path, monkeypatch):

@@ -200,8 +200,7 @@ class _Planner:
         if self.on_cpu:
             return CPU_VOXELS[self.dims], f"at most {CPU_VOXELS[self.dims]:,} voxels: a processor computes"
         memory = min(GPU_MEMORY * self.hardware.memory_bytes, MOST_GPU_MEMORY)
-        cases = 2 if self.dims == 3 else 8
-        cases *= 2 if self._uses_incomplete else 1
+        cases = GPU_SLICES if self.dims == 2 else 2 * (1 + self._uses_incomplete)
         probe = (64,) * self.dims
         topology = find_topology(probe, (1.0,) * self.dims)
         nets = self._factory(*self._chosen_net(topology))

@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Generator, Tensor
 
 from labelwise.config import RunConfig
 from labelwise.console import duration
-from labelwise.errors import TrainingError
+from labelwise.errors import ResourceError, TrainingError
 from labelwise.infer.sliding_window import predict_labels
 from labelwise.infer.windows import WindowGrid
 from labelwise.loading.augment import Views, augment
@@ -88,6 +87,9 @@ def measure(config: RunConfig, cohort: Cohort, fabric: Fabric) -> Forecast | Non
     """Try every stage of a training for some steps. None if a loss was not finite before anything could be timed.
 
     Random numbers of the process are left as they were.
+
+    Errors
+        ResourceError   a step does not fit into the memory of the device
     """
     nets = config.nets(in_channels=cohort.facts.channels, num_classes=cohort.label_space.num_classes)
     kinds = stages_of(find_method(config.method.name))
@@ -173,8 +175,16 @@ def _step_seconds(method: Method, config: RunConfig, cohort: Cohort, fabric: Fab
             settings={},
             seed=config.seed,
         )
-        with suppress(_EnoughError, TrainingError):
+        try:
             fit(stage, replace(config.train, log_every=1, checkpoint_minutes=inf), fabric, report)
+        except torch.OutOfMemoryError as error:
+            raise ResourceError(
+                "the memory of the device is too small for a step of this training",
+                found=str(error).partition("\n")[0],
+                do="set a smaller sampling.patch_size, or fewer sampling.labelled_cases and incomplete_cases",
+            ) from error
+        except (_EnoughError, TrainingError):
+            pass
     steps = np.diff(ends)[WARM_UP - 1 :]
     if not len(steps):
         return None
