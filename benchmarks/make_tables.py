@@ -22,21 +22,6 @@ ROOT = Path(__file__).parents[1]
 METHOD_PAGES = ROOT / "docs" / "methods"
 EXPLANATION = ROOT / "docs" / "explanation" / "what-makes-it-train.md"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", EXPLANATION, *sorted(METHOD_PAGES.glob("*.md")))
-SHORT = (
-    *("naive", "supervised", "mean_teacher", "multi_talent", "pl_seg", "ltuda_cda"),
-    *("ltuda, linear", "ltuda, unlabelled_prototype", "full_supervision"),
-)  # rows that the README shows
-SHORT_LA = (
-    *("supervised", "supervised_with_four_patches", "mean_teacher_without_consistency", "mean_teacher"),
-    *("cps", "guidednet", "bcp", "bcp_with_published_batch"),
-    *("supervised_for_dkuxnet", "dkuxnet", "dkuxnet_with_equal_steps", "full_supervision"),
-)
-SHORT_FEW = (
-    *("supervised", "supervised_with_their_dice"),
-    *("unlabelled_in_batch_norm_only", "unlabelled_in_batch_norm_only_apart"),
-    *("mean_teacher", "mean_teacher_apart", "urpc", "cps", "cps_apart", "ss_net", "bcp"),
-    *("guidednet", "guidednet_apart", "full_supervision"),
-)
 # Where the pages of the methods find their numbers: heading -> result file and how names of its rows end.
 COLUMNS = {
     "ACDC, one structure": ("acdc_one_structure", ""),
@@ -51,7 +36,6 @@ LONG = {
     "ACDC, 3 patients": ("acdc_long", "_of_3"),
     "ACDC, 7 patients": ("acdc_long", "_of_7"),
     "ACDC, one structure": ("acdc_long", "_of_one"),
-    "LA, 8 scans": ("la2018_long", "_of_8"),
 }
 # See unlabelled scans, and learn nothing from them.
 CONTROLS = ("unlabelled_in_batch_norm_only", "mean_teacher_without_consistency")
@@ -64,15 +48,11 @@ BASELINES = (
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def sweep(
-    name: str, variant: str, metrics: Sequence[str], unit: str, only: Collection[str] | None = None
-) -> str:
-    """The rows of a sweep, or some of them: mean and spread over seeds."""
+def sweep(name: str, variant: str, metrics: Sequence[str], unit: str) -> str:
+    """The rows of a sweep: mean and spread over seeds."""
     loaded = result(name)
     rows = []
     for row, variants in loaded["rows"].items():
-        if only is not None and row not in only:
-            continue
         cells = [value(variants[variant].get(metric), metric) for metric in metrics]
         seeds = next(iter(variants[variant].values()))["seeds"]
         minutes = [one["training_seconds"] / 60 for one in loaded["runs"] if one["name"] == row]
@@ -82,15 +62,13 @@ def sweep(
     return table(head, rows) + source(name, commits(loaded))
 
 
-def few_labels(numbers: Sequence[int] = (3, 7), only: Collection[str] | None = None) -> str:
+def few_labels(numbers: Sequence[int] = (3, 7)) -> str:
     """ACDC with few labelled patients: a column for each number of them."""
     loaded = result("acdc_few_labels")
     suffixes = tuple(f"_of_{number}" for number in numbers)
     names = dict.fromkeys(name for suffix in suffixes for name in _without(suffix, loaded["rows"]))
     rows = []
     for name in [*names, "full_supervision"]:
-        if only is not None and name not in only:
-            continue
         found = [loaded["rows"].get(name + suffix, loaded["rows"].get(name)) for suffix in suffixes]
         cells = [
             with_seeds(row["scores"][metric] if row else None, metric)
@@ -419,7 +397,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo": demo,
     "methods": methods,
     "la2018": lambda: sweep("la2018_half_resolution", "scores", ("dice", "jaccard", "hd95", "asd"), "mm"),
-    "la2018_short": lambda: sweep("la2018_half_resolution", "scores", ("dice", "hd95"), "mm", only=SHORT_LA),
     "la2018_official": lambda: sweep(
         "la2018_half_resolution", "scores_la_official", ("dice", "jaccard", "hd95", "asd"), "voxels"
     ),
@@ -429,7 +406,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "synthetic": lambda: sweep("synthetic_one_organ", "scores", ("dice", "jaccard", "hd95", "assd"), "mm"),
     "synthetic_organs": lambda: organs("synthetic_one_organ", "scores"),
     "synthetic_distances": lambda: organs("synthetic_one_organ", "scores", "hd95", "mm"),
-    "acdc_short": lambda: sweep("acdc_one_structure", "scores", ("dice", "hd95"), "voxels", only=SHORT),
     "tries_cda": lambda: tries("acdc_one_structure", "ltuda_cda"),
     "tries_cps": lambda: tries("synthetic_few_labels", "cps"),
     "tries_their_dice": lambda: tries("acdc_few_labels", "supervised_of_3"),
@@ -440,7 +416,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "tries_ltuda": lambda: tries("acdc_one_structure", "ltuda"),
     "long": long,
     "few_labels": few_labels,
-    "few_labels_short": lambda: few_labels(only=SHORT_FEW),
     "organs_by_size": organs_by_size,
     "batch_norm": batch_norm,
     "apart": apart,
