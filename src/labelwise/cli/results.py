@@ -13,6 +13,7 @@ from labelwise.atomic import write_text
 from labelwise.cli.options import (
     AsJson,
     Binary,
+    Data,
     Device,
     Engine,
     Overwrite,
@@ -36,6 +37,7 @@ FORMATS = ("text", "markdown", "latex", "csv", "json")  # Comparison.to_...
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this file to the command line."""
     app.command("predict")(predict)
+    app.command("calibrate")(calibrate)
     app.command("evaluate")(evaluate)
     app.command("compare")(compare)
     app.command("report")(report)
@@ -64,6 +66,9 @@ def predict(
         str, typer.Option("--format", help="nifti, nrrd; of DICOM series also dicom-seg, rtstruct.")
     ] = "nifti",
     binary: Binary = False,
+    maps: Annotated[
+        str | None, typer.Option(help="Further files: probabilities, entropy, or both with a comma between.")
+    ] = None,
     device: Device = "auto",
     settings: Annotated[
         list[str] | None,
@@ -74,10 +79,10 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Segment scans; label files lie on the grid of their scan. Finished scans are skipped on repetition."""
-    if into is not None and (scans or output or overwrite or binary or label_format != "nifti"):
+    if into is not None and (scans or output or overwrite or binary or maps or label_format != "nifti"):
         raise ConfigError(
             "--into segments the cases of its manifest and keeps them beside it, as NIfTI",
-            do="leave out SCANS, --output, --overwrite, --format and --binary; choose cases by --split",
+            do="leave out SCANS, --output, --overwrite, --format, --binary and --maps; choose cases by --split",
         )
     shared: dict[str, Any] = {
         "modality": modality, "classifier": classifier, "device": device, "settings": overrides(settings),
@@ -88,7 +93,7 @@ def predict(
         elif scans is not None:
             result = run.predict(
                 model, scans, output or model / "predictions", split=split or "test", label_format=label_format,
-                binary=binary, overwrite=overwrite, progress=progress, **shared,
+                binary=binary, maps=words(maps) or (), overwrite=overwrite, progress=progress, **shared,
             )  # fmt: skip
         else:
             raise ConfigError(
@@ -97,6 +102,22 @@ def predict(
     show(result.to_text(), result.facts(), as_json)
     if result.failed:
         raise typer.Exit(1)
+
+
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="Model folder, or the folder of a run.", show_default=False)],
+    data: Data,
+    split: Annotated[
+        str, typer.Option(help="Annotated cases that the model has not learnt from.")
+    ] = "validation",
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how far a model may be believed when it says how sure it is, and mend that by a temperature."""
+    with console.watch(quiet=quiet, as_json=as_json) as progress:
+        result = run.calibrate(model, data, split=split, device=device, progress=progress)
+    show(result.to_text(), result.facts(), as_json)
 
 
 def evaluate(

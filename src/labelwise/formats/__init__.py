@@ -207,8 +207,17 @@ def write_labels(
         nifti.write(path, voxels, grid.affine, like=header_source, names=names)
 
 
-def write_image(path: Path, image: Volume) -> None:
-    """Write a (1, X, Y, Z) image as NIfTI on its RAS+ grid; 8 and 16 bit integers as such, else float32."""
+def write_image(path: Path, image: Volume, like: Path | None = None, layout: Layout = _PLAIN) -> None:
+    """Write a (1, X, Y, Z) image as NIfTI; 8 and 16 bit integers as such, else float32.
+
+    Parameters
+        like     an image on the same grid: its axis order is restored; None writes the RAS+ grid of `image`
+        layout   how `like` is stored
+
+    Errors
+        DataError       several channels; `image` does not lie on the grid of `like`
+        ResourceError   the file cannot be written
+    """
     _check_target(path)
     if image.data.ndim != 4 or len(image.data) != 1:
         raise DataError(
@@ -216,7 +225,23 @@ def write_image(path: Path, image: Volume) -> None:
         )
     voxels = image.data[0]
     keep = voxels.dtype.kind in "iu" and voxels.itemsize <= 2
-    nifti.write(path, voxels if keep else voxels.astype(np.float32, copy=False), image.affine)
+    voxels = voxels if keep else voxels.astype(np.float32, copy=False)
+    if like is None:
+        nifti.write(path, voxels, image.affine)
+        return
+    grid = stored.geometry(Path(like), layout)
+    orientation = orientation_of(grid.affine)
+    expected, found = orientation.geometry_to_ras(grid), Geometry(image.shape, image.affine)
+    if not expected.matches(found):
+        raise DataError(
+            "the voxels do not lie on the grid of the image",
+            file=like,
+            found=found,
+            expected=expected,
+            code="grids-differ",
+        )
+    header_source = Path(like) if suffix(like) in stored.NIFTI else None
+    nifti.write(path, orientation.from_ras(voxels), grid.affine, like=header_source)
 
 
 def _read_channels(path: Path, layout: Layout) -> tuple[Array, Geometry]:

@@ -4,6 +4,7 @@ output/
     CASE.nii.gz     labels on the grid of the scan; written last, so its presence means finished. Or another of
                     LABEL_FORMATS
     CASE.json       class table, model, settings, versions, seconds
+    probabilities/, entropy/        on request: see `labelwise.infer.maps`
     failed.csv      case, file, message: only if something failed
 """
 
@@ -13,7 +14,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
@@ -27,6 +28,7 @@ from labelwise.errors import ConfigError, DataError, LabelwiseError, naming
 from labelwise.formats import LABEL_FORMATS, is_dicom, read_geometry, write_labels
 from labelwise.infer.doubt import Doubt
 from labelwise.infer.image import as_image
+from labelwise.infer.maps import map_paths, write_maps
 from labelwise.infer.model import Model
 from labelwise.infer.scans import Scan
 from labelwise.infer.sliding_window import explained_out_of_memory
@@ -46,6 +48,7 @@ def predict_cohort(
     *,
     label_format: str = "nifti",
     binary: bool = False,
+    maps: Collection[str] = (),
     versions: Mapping[str, str | None] = MappingProxyType({}),
     overwrite: bool = False,
     warn: Warn | None = None,
@@ -54,7 +57,7 @@ def predict_cohort(
     """Predict every scan into `output_folder`; returns one outcome per scan, those finished before first.
 
     What `Model.predict` gives for a scan is what its file holds. `versions` of packages stand in the record, and what
-    `warn` says of the scan.
+    `warn` says of the scan. `maps` are written too: see `labelwise.infer.maps`.
 
     A result that is there is kept if it is of this model, of settings that give the same labels, and on the
     grid of the scan; else it is an error of that scan, unless `overwrite` replaces all of them.
@@ -73,7 +76,7 @@ def predict_cohort(
     found = (
         _found(scan, result_path(scan, folder, label_format), model, binary)
         for scan in scans
-        if not overwrite
+        if not overwrite and not _maps_missing(scan, folder, model, maps)
     )
     outcomes = [outcome for outcome in found if outcome is not None]
     settled = {outcome.item.id for outcome in outcomes}
@@ -88,7 +91,13 @@ def predict_cohort(
         def predict(scan: Scan) -> Path:
             with naming(scan.id, scan.images[0]):
                 return _predict(
-                    model, scan, next(prepared), result_path(scan, folder, label_format), binary, versions
+                    model,
+                    scan,
+                    next(prepared),
+                    result_path(scan, folder, label_format),
+                    binary,
+                    maps,
+                    versions,
                 )
 
         for outcome in run_jobs(predict, waiting, workers=1):
@@ -122,10 +131,11 @@ def _predict(
     prepared: Future[_Ready],
     target: Path,
     binary: bool,
+    maps: Collection[str],
     versions: Mapping[str, str | None],
 ) -> Path:
     start = time.perf_counter()
-    doubt = Doubt()
+    doubt = Doubt(model.temperature)
     with explained_out_of_memory():  # of the reading too
         ready = prepared.result()
         labels = model.segment(ready.prepared, doubt=doubt)
@@ -137,6 +147,7 @@ def _predict(
         "modality": scan.modality,
         "model": model.id,
         "certainty": {name: certainties[name] for name in model.label_space.organs},
+        "temperature": model.temperature,
         "grid": str(read_geometry(scan.images[0], scan.layout)),
         "inference": asdict(model.config),
         **({"binary": True} if binary else {}),
@@ -147,6 +158,9 @@ def _predict(
     }
     discard_leftovers(target)
     target.unlink(missing_ok=True)  # if this process dies here, no old result stands beside a new record
+    if maps:
+        with explained_out_of_memory():
+            write_maps(target.parent, scan, model, ready.prepared, maps)
     write_json(_sidecar(target), record)
     write_labels(
         target, labels, like=scan.images[0], layout=scan.layout, names=model.label_space.names, binary=binary
@@ -177,6 +191,14 @@ def _read_ahead(
             current, following = following, pool.submit(prepare, scan)
             yield current
         yield following
+
+
+def _maps_missing(scan: Scan, folder: Path, model: Model, maps: Collection[str]) -> bool:
+    """Whether maps that are asked for are not there, or are those of another temperature."""
+    paths = [path for kind in maps for path in map_paths(folder, scan.id, kind, model.label_space.names)]
+    if not all(path.exists() for path in paths):
+        return True
+    return bool(paths) and _read_record(folder / f"{scan.id}.json").get("temperature") != model.temperature
 
 
 def _found(scan: Scan, target: Path, model: Model, binary: bool) -> Outcome[Scan, Path] | None:

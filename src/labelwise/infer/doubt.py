@@ -18,13 +18,10 @@ Source
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
-
-from labelwise.types import Array
 
 NOTICED = (
     0.01  # scores below are the floor of a softmax: in millions of voxels they would outweigh a small organ
@@ -46,11 +43,9 @@ class Certainty:
 
 @dataclass
 class Doubt:
-    """Collects what `Certainty` needs; and, with `keep_entropy`, the entropy of every voxel."""
+    """Collects what `Certainty` needs."""
 
     temperature: float = 1.0
-    keep_entropy: bool = False
-    entropies: list[Array] = field(default_factory=list)  # (planes) float16, in the order in which they came
     _sums: Tensor | None = None  # (4, C) float64: found, mass, hits, entropy
 
     def add(self, scores: Tensor) -> None:
@@ -59,26 +54,23 @@ class Doubt:
             self._sums = torch.zeros(4, len(scores), dtype=torch.float64, device="cpu")
         # In pieces: copies of all scores would take as much memory as the sliding window itself.
         length = max(1, _PIECE // max(scores[:, :1].numel(), 1))
-        entropies = [self._add_piece(self._sums, piece) for piece in torch.split(scores, length, dim=1)]
-        if self.keep_entropy:
-            self.entropies.append(np.concatenate([entropy.half().cpu().numpy() for entropy in entropies]))
-
-    def _add_piece(self, sums: Tensor, scores: Tensor) -> Tensor:
-        chances = as_chances(scores, self.temperature)
-        best, labels = chances.max(dim=0)
-        entropy = entropy_of(chances)
-        piece = torch.zeros(sums.shape, dtype=torch.float32, device=scores.device)
-        of_voxels = torch.stack([torch.ones_like(best).flatten(), best.flatten(), entropy.flatten()])
-        piece[[0, 2, 3]] = piece[[0, 2, 3]].index_add(1, labels.flatten(), of_voxels)
-        piece[1] = (chances * (chances >= NOTICED)).flatten(1).sum(dim=1)
-        sums += piece.cpu()
-        return entropy
+        for piece in torch.split(scores, length, dim=1):
+            self._sums += _sums_of(as_chances(piece, self.temperature)).cpu()
 
     def certainties(self) -> list[Certainty]:
         """One for each class, background first; empty before anything was added."""
         if self._sums is None:
             return []
         return [_certainty(*column) for column in self._sums.T.tolist()]
+
+
+def _sums_of(chances: Tensor) -> Tensor:
+    """(4, C): found, mass, hits and entropy of chances (C, *S)."""
+    best, labels = chances.max(dim=0)
+    of_voxels = torch.stack([torch.ones_like(best), best, entropy_of(chances)]).flatten(1)
+    found, hits, entropy = chances.new_zeros(3, len(chances)).index_add(1, labels.flatten(), of_voxels)
+    mass = (chances * (chances >= NOTICED)).flatten(1).sum(dim=1)
+    return torch.stack([found, mass, hits, entropy])
 
 
 def as_chances(scores: Tensor, temperature: float = 1.0) -> Tensor:

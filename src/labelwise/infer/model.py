@@ -29,6 +29,7 @@ from labelwise.devices import choose_device, use_fast_layout
 from labelwise.errors import CheckpointError, ConfigError, did_you_mean
 from labelwise.formats import Layout
 from labelwise.formats.tensors import load_tensors, load_weights, save_tensors
+from labelwise.infer.calibration import Calibration, read_calibration
 from labelwise.infer.doubt import Doubt
 from labelwise.infer.image import Given, Image, as_image
 from labelwise.infer.sliding_window import (
@@ -93,6 +94,7 @@ class Model:
     predictor: nn.Module  # (B, M, *S) -> scores (B, C, *S), on `device`
     device: torch.device
     id: str  # of all that decides its answers: results of one model are never taken for another's
+    calibration: Calibration | None = None  # how its scores become chances; None: nobody measured it
     _turn: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -103,6 +105,11 @@ class Model:
     def __repr__(self) -> str:
         classes = ", ".join(self.label_space.organs)
         return f"Model('{self.info.name}', {self.info.method}, {classes}, on {self.device})"
+
+    @property
+    def temperature(self) -> float:
+        """What turns its scores into chances: see `labelwise.infer.doubt.as_chances`."""
+        return self.calibration.temperature if self.calibration else 1.0
 
     @property
     def channels(self) -> int:
@@ -164,8 +171,12 @@ class Model:
         """
         image = as_image(scan, affine=affine, spacing_mm=spacing_mm, layout=layout)
         prepared = self.prepare_image(image, modality)
+        return image.back(undo_scores(self.scores_of(prepared).cpu().numpy(), prepared.undo))
+
+    def scores_of(self, prepared: Prepared) -> torch.Tensor:
+        """The scores (C, X, Y, Z) of a prepared scan, on its grid and on the device of the model."""
         with self._turn, explained_out_of_memory():
-            scores = predict_scores(
+            return predict_scores(
                 self.predictor,
                 _tensor(prepared),
                 self.info.patch_size,
@@ -173,7 +184,6 @@ class Model:
                 config=self.config,
                 device=self.device,
             )
-            return image.back(undo_scores(scores.cpu().numpy(), prepared.undo))
 
     def prepare(self, scan: Given, *, modality: str | None = None, layout: Layout | None = None) -> Prepared:
         """A scan as the network sees it: the first half of `predict`, which needs no device and no turn."""
@@ -254,9 +264,7 @@ def load_model(
         ResourceError       no such device here
     """
     where = choose_device(str(device))
-    folder = Path(folder)
-    if not (folder / DESCRIPTION).exists() and (folder / "model" / DESCRIPTION).exists():
-        folder = folder / "model"
+    folder = model_folder(folder)
     with _naming(folder / DESCRIPTION):
         info = _read_description(folder / DESCRIPTION)
     if classifier is not None:
@@ -267,7 +275,16 @@ def load_model(
         predictor = _load_predictor(info, folder / WEIGHTS)
     use_fast_layout(predictor)
     predictor.eval().requires_grad_(False).to(where)
-    return Model(info, label_space, plan, config, predictor, where, _model_id(folder / WEIGHTS, info))
+    name = _model_id(folder / WEIGHTS, info)
+    calibration = read_calibration(folder, name) if classifier is None else None
+    return Model(info, label_space, plan, config, predictor, where, name, calibration)
+
+
+def model_folder(folder: Path | str) -> Path:
+    """The model folder that is meant: itself, or that in the folder of a run."""
+    folder = Path(folder)
+    inside = folder / "model"
+    return inside if not (folder / DESCRIPTION).exists() and (inside / DESCRIPTION).exists() else folder
 
 
 def _model_id(weights: Path, info: ModelInfo) -> str:

@@ -1,3 +1,4 @@
+from .calibrate import calibrate as calibrate
 from .check import check as check
 from .compare import compare as compare
 from .convert import convert as convert

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,9 +11,11 @@ from typing import Any
 from labelwise.cohort.manifest import MANIFEST_NAME, manifest_file, read_manifest
 from labelwise.config import put
 from labelwise.console import Progress, silent
+from labelwise.engine import Outcome
 from labelwise.errors import ConfigError, DataError, did_you_mean
 from labelwise.formats import LABEL_FORMATS
 from labelwise.infer.cohort import predict_cohort, warnings_of
+from labelwise.infer.maps import MAPS
 from labelwise.infer.model import Model, load_model
 from labelwise.infer.scans import Scan, find_scans
 from labelwise.infer.sliding_window import InferenceConfig
@@ -67,6 +69,7 @@ def predict(
     classifier: str | None = None,
     label_format: str = "nifti",
     binary: bool = False,
+    maps: Collection[str] = (),
     device: str = "auto",
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -84,6 +87,7 @@ def predict(
         label_format    nifti, nrrd (``ID.seg.nrrd`` for 3D Slicer), dicom-seg (``ID.seg.dcm``) or rtstruct
                     (``ID.rtstruct.dcm``); the last two for DICOM series
         binary      DICOM-SEG of the type BINARY instead of LABELMAP
+        maps        further files: "probabilities" of each class, "entropy" (see `labelwise.infer.maps`)
         modality    intensity rule to use; needed only if the model knows several
         classifier  which of several classifiers of the model decides, e.g. "linear"; default: the trained setting
         settings    inference settings to change, e.g. {"overlap": 0.75} or {"inference.overlap": 0.75}
@@ -105,6 +109,12 @@ def predict(
             found=label_format,
             do="choose --format dicom-seg, or leave out --binary",
         )
+    if unknown := sorted(set(maps) - set(MAPS)):
+        raise ConfigError(
+            f"unknown map '{unknown[0]}'{did_you_mean(unknown[0], MAPS)}",
+            expected=", ".join(MAPS),
+            code="unknown-name",
+        )
     loaded = load_model(model, device, classifier=classifier)
     items = _scans(Path(scans), split, loaded, modality)
     config = changed_settings(loaded.config, settings or {})
@@ -122,22 +132,28 @@ def predict(
             output,
             label_format=label_format,
             binary=binary,
+            maps=maps,
             versions=environment()["versions"],
             overwrite=overwrite,
-            warn=partial(_problems, training=loaded.info.training),
+            warn=partial(problems_of, training=loaded.info.training),
             progress=show,
         )
+    return result_of(Path(output), outcomes)
+
+
+def result_of(folder: Path, outcomes: Sequence[Outcome[Scan, Path]]) -> PredictionResult:
+    """What became of the scans of a cohort."""
     written = {outcome.item.id: outcome.result for outcome in outcomes if outcome.result is not None}
     warned = {name: found for name, path in written.items() if (found := warnings_of(path))}
     return PredictionResult(
-        Path(output),
+        folder,
         written,
         {outcome.item.id: str(outcome.error) for outcome in outcomes if outcome.error is not None},
         warned,
     )
 
 
-def _problems(scan: Scan, image: Volume, training: Mapping[str, Any]) -> list[dict[str, str]]:
+def problems_of(scan: Scan, image: Volume, training: Mapping[str, Any]) -> list[dict[str, str]]:
     """What `check` would say of a scan.
 
     Errors

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from labelwise.infer.scans import Scan
 from labelwise.infer.windows import WindowGrid
 from labelwise.lock import only_writer
 from labelwise.run.environment import environment
-from labelwise.run.predict import PredictionResult, changed_settings, check_channels
+from labelwise.run.predict import PredictionResult, changed_settings, check_channels, problems_of, result_of
 from labelwise.types import Case, Proposal
 
 __all__ = ["propose"]
@@ -91,14 +92,17 @@ def propose(
         def show(done: int, total: int, seconds_left: float | None) -> None:
             progress("predict", done, total)
 
-        outcomes = predict_cohort(loaded, scans, target, versions=environment()["versions"], progress=show)
-        written = {outcome.item.id: outcome.result for outcome in outcomes if outcome.result is not None}
-        _enter(manifest, folder, loaded.id, wanted, written)
-    return PredictionResult(
-        target,
-        written,
-        {outcome.item.id: str(outcome.error) for outcome in outcomes if outcome.error is not None},
-    )
+        outcomes = predict_cohort(
+            loaded,
+            scans,
+            target,
+            versions=environment()["versions"],
+            warn=partial(problems_of, training=loaded.info.training),
+            progress=show,
+        )
+        result = result_of(target, outcomes)
+        _enter(manifest, folder, loaded.id, wanted, result.written)
+    return result
 
 
 def _wanted(manifest: Manifest, file: Path, split: str, model: Model) -> list[_Wanted]:

@@ -1,0 +1,97 @@
+"""How sure a model is: calibrated on validation cases, as maps on the grid of the scan, and in the record."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from labelwise import run
+from labelwise.errors import ConfigError, DataError
+from labelwise.formats import read_geometry, read_image, read_labels
+from labelwise.infer.model import load_model
+
+
+@pytest.fixture
+def own_run(tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy of the run that may be changed."""
+    return Path(shutil.copytree(tiny_run / "model", tmp_path / "model"))
+
+
+def test_a_calibrated_model_gives_the_same_labels_and_other_chances(own_run, tiny_cohort, tmp_path):
+    before = run.predict(own_run, tiny_cohort, tmp_path / "before", device="cpu")
+    result = run.calibrate(own_run, tiny_cohort, device="cpu")
+    assert result.calibration.loss_after < result.calibration.loss_before
+    assert result.calibration.cases == 1
+    assert load_model(own_run, "cpu").temperature == pytest.approx(result.calibration.temperature)
+    after = run.predict(own_run, tiny_cohort, tmp_path / "after", device="cpu")
+    for case, file in before.written.items():
+        assert np.array_equal(read_labels(file).data, read_labels(after.written[case]).data)
+        old, new = (
+            json.loads(folder.joinpath(f"{case}.json").read_text())
+            for folder in (before.folder, after.folder)
+        )
+        assert (old["temperature"], new["temperature"]) == (1, result.calibration.temperature)
+        assert old["certainty"] != new["certainty"]
+
+
+def test_maps_lie_on_the_grid_of_the_scan_and_are_chances(own_run, tiny_cohort, tmp_path):
+    scan = next((tiny_cohort / "images").glob("test_*.nii.gz"))
+    # Axes in another order and direction than RAS+: maps have to follow.
+    turned = tmp_path / "scans" / "turned.nii.gz"
+    turned.parent.mkdir()
+    image = nibabel.load(scan)
+    data = np.asarray(image.dataobj)[::-1].transpose(1, 0, 2)
+    flip = np.array([[0, -1, 0, data.shape[1] - 1], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    nibabel.save(nibabel.Nifti1Image(data, image.affine @ flip), turned)
+    out = tmp_path / "out"
+    run.predict(own_run, turned, out, device="cpu", maps=["probabilities", "entropy"])
+    model = load_model(own_run, "cpu")
+    names = model.label_space.names
+    maps = [read_image([out / "probabilities/turned" / f"{name}.nii.gz"]).data[0] for name in names]
+    assert read_geometry(out / "entropy/turned.nii.gz").matches(read_geometry(turned))
+    assert nibabel.load(out / "entropy/turned.nii.gz").affine == pytest.approx(nibabel.load(turned).affine)
+    assert np.allclose(np.sum(maps, axis=0), 1, atol=len(names) / 4096)
+    expected = model.predict_scores(turned).data  # of a softmax, which nobody calibrated
+    assert np.allclose(np.stack(maps), expected, atol=1 / 4096)
+    entropy = read_image([out / "entropy/turned.nii.gz"]).data[0]
+    by_hand = -np.sum([each * np.log(np.clip(each, 1e-12, 1)) for each in maps], axis=0) / np.log(len(names))
+    assert np.allclose(entropy, by_hand, atol=0.01)
+
+
+def test_maps_that_are_asked_for_later_are_written_then(own_run, tiny_cohort, tmp_path):
+    run.predict(own_run, tiny_cohort, tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out/entropy").exists()
+    result = run.predict(own_run, tiny_cohort, tmp_path / "out", device="cpu", maps=["entropy"])
+    assert {file.name for file in (tmp_path / "out/entropy").iterdir()} == {
+        f"{case}.nii.gz" for case in result.written
+    }
+    written = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*.nii.gz")}
+    run.predict(own_run, tiny_cohort, tmp_path / "out", device="cpu", maps=["entropy"])
+    assert {file: file.stat().st_mtime_ns for file in written} == written
+
+
+def test_an_unknown_map_is_refused(tiny_run, tiny_cohort, tmp_path):
+    with pytest.raises(ConfigError, match="unknown map 'entropie'; did you mean 'entropy'"):
+        run.predict(tiny_run, tiny_cohort, tmp_path / "out", device="cpu", maps=["entropie"])
+
+
+def test_cases_without_annotation_cannot_calibrate(own_run, tiny_cohort):
+    with pytest.raises(DataError, match="no case of the split ''"):
+        run.calibrate(own_run, tiny_cohort, split="", device="cpu")
+
+
+def test_the_commands(command, own_run, tiny_cohort, tmp_path):
+    answer = command("calibrate", own_run, tiny_cohort, "--device", "cpu")
+    assert answer.code == 0, answer.err
+    assert "temperature" in answer.out
+    assert "expected - true Dice" in answer.out
+    answer = command(
+        "predict", own_run, tiny_cohort, "-o", tmp_path / "out", "--maps", "entropy", "--device", "cpu"
+    )
+    assert answer.code == 0, answer.err
+    assert len(list((tmp_path / "out/entropy").iterdir())) == 2
