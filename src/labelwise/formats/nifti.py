@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from labelwise.atomic import atomic_path
 from labelwise.errors import DataError
 from labelwise.formats.geometry import Geometry, as_geometry, check_size
+from labelwise.formats.once import once_per_file
 from labelwise.types import Array
 
 # Small repairs of headers are many and harmless: seen only by those who ask for them.
@@ -168,6 +169,7 @@ def _open(path: Path) -> BinaryIO:
     return cast("BinaryIO", gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
+@once_per_file
 def _read_header(path: Path) -> nibabel.Nifti1Header:
     try:
         with _open(path) as stream:

@@ -18,6 +18,7 @@ from labelwise.errors import DataError
 from labelwise.formats import h5, masks, nifti
 from labelwise.formats.geometry import Geometry
 from labelwise.formats.layout import Layout
+from labelwise.formats.once import once_per_file
 from labelwise.formats.segments import Tally
 from labelwise.types import Array
 
@@ -51,6 +52,7 @@ def stem(path: Path | str) -> str:
     return name[: len(name) - len(suffix(path))]
 
 
+@once_per_file
 def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM by its first bytes, whatever its name; the preamble may be missing."""
     try:

@@ -14,13 +14,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from labelwise.errors import DataError, ResourceError
+from labelwise.formats.once import once_per_file
 
 try:
     import pydicom
@@ -101,7 +101,6 @@ _OF_PIXELS = (
     "PixelPaddingRangeLimit",
 )
 _TAGS = [*dict.fromkeys((*TELLING, *_OF_SERIES, *_OF_PLACE, *_OF_PIXELS))]
-_KEPT_HEADERS = 20_000  # of a few hundred bytes each
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _ALWAYS_IMAGES = {
@@ -170,23 +169,15 @@ def fingerprint(identifier: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16] if text else ""
 
 
+@once_per_file
 def read_header(file: Path) -> Header:
-    """The facts of a file; kept in memory until the file changes.
+    """The facts of a file.
 
     Errors
         DataError   not a DICOM file, or damaged
     """
-    try:
-        status = file.stat()
-    except OSError as error:
-        raise DataError(
-            "there is no such file", file=file, do="correct its path", code="not-found"
-        ) from error
-    return _read_header(file, status.st_mtime_ns, status.st_size)
-
-
-@lru_cache(maxsize=_KEPT_HEADERS)
-def _read_header(file: Path, changed: int, size: int) -> Header:
+    if not file.exists():
+        raise DataError("there is no such file", file=file, do="correct its path", code="not-found")
     with readable(file):
         data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
         return _header(file, data)
