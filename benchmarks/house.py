@@ -58,6 +58,7 @@ COHORT = SyntheticConfig(cases_per_site=1, unlabelled=1, validation=1, test=1, s
 SLICES = 20
 SETTLED_SECONDS = 2.5  # files that changed a moment ago are read again
 WALKED = ("train", "predict", "evaluate")
+IMPORTED = (*WALKED, "check", "measure", "import_data", "convert", "compare", "methods")
 READ = ("arco", "ltuda", "guidednet", "dkuxnet", "mean_teacher")
 
 
@@ -65,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=5, help="interpreters that are started for each verb")
+    parser.add_argument("--repeats", type=int, default=3, help="interpreters that are started for each verb")
     parser.add_argument(
         "--table", action="store_true", help="write the table from the results that are there"
     )
@@ -190,7 +191,7 @@ def write_series(folder: Path) -> Path:
 
 def imports(repeats: int) -> dict[str, Any]:
     """CPU seconds of the import of each verb, and of what evaluation cannot do without."""
-    modules = {verb: f"labelwise.run.{verb}" for verb in dir(run)}
+    modules = {verb: f"labelwise.run.{verb}" for verb in IMPORTED}
     modules |= {"numpy, scipy and nibabel": "numpy, scipy.ndimage, scipy.spatial, nibabel"}
     modules |= {"torch": "torch"}
     return {"import_seconds": {name: import_seconds(module, repeats) for name, module in modules.items()}}

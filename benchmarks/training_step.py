@@ -33,7 +33,7 @@ from labelwise.losses.partial import supervised
 from labelwise.methods import find_method
 from labelwise.methods.base import NetFactory
 from labelwise.synthetic.generate import SyntheticConfig, make_cohort
-from labelwise.train.distribute import DeviceConfig, connect
+from labelwise.train.distributed import DeviceConfig, connect
 from labelwise.train.loop import LoopConfig, Stage, fit
 from labelwise.types import Batch, LabelSpace
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import pytest
 from pydantic import ConfigDict, Field
@@ -79,3 +80,28 @@ def test_a_wrong_value_names_setting_found_and_expected(values: object, words: l
     text = message(values)
     for word in words:
         assert word in text
+
+
+@dataclass(frozen=True, config=FORBID)
+class Renamed:
+    RENAMED: ClassVar[Mapping[str, str]] = {"forget": "decay", "inside": "inner"}
+
+    decay: float = 0.5
+    inner: Inner = Inner()
+
+
+@dataclass(frozen=True, config=FORBID)
+class Around:
+    part: Renamed = Renamed()
+
+
+def test_older_names_of_settings_are_understood_also_in_nested_tables():
+    assert build_settings(Renamed, {"forget": 0.1}, "[part]") == Renamed(decay=0.1)
+    assert build_settings(Around, {"part": {"forget": 0.1}}, "[]") == Around(Renamed(decay=0.1))
+    both = build_settings(Renamed, {"inner": {"decay": 0.1}, "inside": {"decay": 0.2}}, "[part]")
+    assert both.inner.decay == 0.2  # what somebody adds under the older name counts
+
+
+def test_a_name_that_is_neither_new_nor_old_is_refused():
+    with pytest.raises(ConfigError, match="unknown setting 'forgot'"):
+        build_settings(Renamed, {"forgot": 0.1}, "[part]")

@@ -34,7 +34,7 @@ from labelwise.methods import find_method, stages_of
 from labelwise.nets.factory import NetFactory
 from labelwise.plan.choose import PLANNED
 from labelwise.settings import build_settings, to_toml
-from labelwise.train.distribute import DeviceConfig
+from labelwise.train.distributed import DeviceConfig
 from labelwise.train.loop import LoopConfig
 from labelwise.types import ANNOTATED, CORRECTED, VERIFIED
 

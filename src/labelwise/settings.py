@@ -23,7 +23,8 @@ def build_settings(cls: type[Settings], values: Mapping[str, Any] | Settings, wh
     """An instance of the dataclass `cls`, of pydantic or of Python, with `values` in place of its defaults.
 
     `where` says in error messages which table the values stand in, for example ``"[net.settings] of vnet"``.
-    An instance of `cls` is returned as it is.
+    An instance of `cls` is returned as it is. A dataclass may say in a class variable `RENAMED` which of its settings
+    had other names in older files: {"old": "new"}.
 
     Errors
         ConfigError     a setting is unknown, missing, of a wrong type or out of range
@@ -35,12 +36,30 @@ def build_settings(cls: type[Settings], values: Mapping[str, Any] | Settings, wh
     try:
         # The settings of other packages are as strict as ours, whatever their dataclass allows.
         return TypeAdapter(cls).validate_json(
-            to_json(values, inf_nan_mode="constants"), strict=True, extra="forbid"
+            to_json(_by_new_names(cls, values), inf_nan_mode="constants"), strict=True, extra="forbid"
         )
     except ValidationError as error:
         raise _as_config_error(cls, error, where) from None
     except PydanticSerializationError as error:
         raise ConfigError(f"{where}: a setting is not a plain value", found=error) from None
+
+
+def _by_new_names(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings under the names that they have now, also in tables of tables."""
+    named = dict(values)
+    for old, new in getattr(cls, "RENAMED", {}).items():
+        if old in named:
+            value, known = named.pop(old), named.get(new)
+            if isinstance(value, Mapping) and isinstance(known, Mapping):
+                value = {**known, **value}
+            named[new] = value
+    hints = get_type_hints(cls) if is_dataclass(cls) else {}
+    for name, value in named.items():
+        if isinstance(value, Mapping):
+            kinds = (hints.get(name), *get_args(hints.get(name)))
+            owner = next((kind for kind in kinds if is_dataclass(kind)), None)
+            named[name] = _by_new_names(owner, value) if owner else value
+    return named
 
 
 def to_toml(table: Mapping[str, Any]) -> str:

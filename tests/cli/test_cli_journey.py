@@ -335,12 +335,12 @@ def test_predict_a_list(command, tiny_run, scans, tmp_path):
 def test_predict_a_split_of_a_manifest_with_other_settings(command, tiny_run, tiny_cohort, tmp_path):
     answer = command(
         "predict", tiny_run, tiny_cohort, "-o", tmp_path, "--split", "validation", "-d", "cpu",
-        "--set", "overlap=0.25", "--set", "tidy.largest_component=true",
+        "--set", "overlap=0.25", "--set", "postprocess.largest_component=true",
     )  # fmt: skip
     assert predicted(answer, tmp_path) == ["validation_000.nii.gz"]
     record = json.loads((tmp_path / "validation_000.json").read_text())["inference"]
     assert record["overlap"] == 0.25
-    assert record["tidy"]["largest_component"] is True
+    assert record["postprocess"]["largest_component"] is True
 
 
 def test_one_scan_that_fails_does_not_stop_the_others(command, tiny_run, scans, tmp_path):

@@ -19,9 +19,9 @@ from labelwise.infer import cohort as module
 from labelwise.infer import image as given
 from labelwise.infer.cohort import predict_cohort
 from labelwise.infer.model import Model, ModelInfo
+from labelwise.infer.postprocess import PostprocessConfig
 from labelwise.infer.scans import Scan, find_scans
 from labelwise.infer.sliding_window import InferenceConfig
-from labelwise.infer.tidy import TidyConfig
 from labelwise.preprocess.pipeline import IntensityRule, Plan
 from labelwise.types import Array, LabelSpace, Volume
 
@@ -102,10 +102,10 @@ def test_labels_come_back_on_the_grid_of_the_scan() -> None:
     np.testing.assert_array_equal(labels.affine, image.affine)
 
 
-def test_tidying_is_done_on_the_grid_of_the_scan() -> None:
+def test_postprocessing_is_done_on_the_grid_of_the_scan() -> None:
     image = -np.ones((1, 8, 8, 8), np.float32)
     image[0, 1:4, 1:4, 1:4], image[0, 6, 6, 6] = 1, 1
-    config = replace(FLOAT32, tidy=TidyConfig(largest_component=True))
+    config = replace(FLOAT32, postprocess=PostprocessConfig(largest_component=True))
     labels = thresholding(config=config).predict(Volume(image, np.eye(4)))
     assert labels.data.sum() == 27
 
@@ -203,8 +203,10 @@ def test_results_of_other_settings_are_not_kept_silently(tmp_path: Path, model: 
     predict_cohort(model, scans, tmp_path / "out")
     faster = replace(model, config=replace(FLOAT32, batch_size=4))
     assert predict_cohort(faster, scans, tmp_path / "out")[0].error is None
-    tidier = replace(model, config=replace(FLOAT32, overlap=0.25, tidy=TidyConfig(fill_holes=True)))
-    (outcome,) = predict_cohort(tidier, scans, tmp_path / "out")
+    cleaner = replace(
+        model, config=replace(FLOAT32, overlap=0.25, postprocess=PostprocessConfig(fill_holes=True))
+    )
+    (outcome,) = predict_cohort(cleaner, scans, tmp_path / "out")
     assert isinstance(outcome.error, ConfigError)
     assert "overlap 0.5" in str(outcome.error)
     assert "overlap 0.25" in str(outcome.error)

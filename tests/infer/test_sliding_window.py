@@ -262,10 +262,10 @@ def test_other_errors_of_the_network_are_raised_as_they_are() -> None:
 
 def test_settings_are_read_from_a_table_and_unknown_ones_refused() -> None:
     config = build_settings(
-        InferenceConfig, {"stride": [18, 18, 4], "tidy": {"fill_holes": True}}, "[inference]"
+        InferenceConfig, {"stride": [18, 18, 4], "postprocess": {"fill_holes": True}}, "[inference]"
     )
     assert config.stride == (18, 18, 4)
-    assert config.tidy.fill_holes
+    assert config.postprocess.fill_holes
     with pytest.raises(ConfigError, match="did you mean 'overlap'"):
         build_settings(InferenceConfig, {"overlapp": 0.5}, "[inference]")
     with pytest.raises(ConfigError, match="overlap"):

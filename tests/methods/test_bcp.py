@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from conftest import SPACE, make_batch, make_method
-from labelwise.components.connected import keep_largest
+from labelwise.components.connected import keep_largest_component
 from labelwise.errors import CheckpointError
 from labelwise.losses.partial import dice_with_background
 from labelwise.methods import stages_of
@@ -153,8 +153,8 @@ def test_touching_corners_connect_and_equal_parts_leave_the_first():
     labels[4:6, 0] = 1
     labels[0, 4:6] = labels[5, 4:6] = 2  # two pairs
     labels[3, 3] = 3
-    keep_largest(labels, 1)
-    keep_largest(labels, 2)
+    keep_largest_component(labels, 1)
+    keep_largest_component(labels, 2)
     assert labels.tolist()[0] == [1, 0, 0, 0, 2, 2]
     assert (labels == 1).sum() == 3
     assert (labels == 2).sum() == 2

@@ -443,8 +443,8 @@ def test_unknown_settings_devices_and_modalities_are_refused(tiny_run, tiny_coho
     scan = tiny_cohort / "images" / "test_000.nii.gz"
     with pytest.raises(ConfigError, match="did you mean 'overlap'"):
         run.predict(tiny_run, scan, tmp_path / "out", device="cpu", settings={"inference.overlapp": 0.5})
-    with pytest.raises(ConfigError, match=r"'overlap\.tidy': 'overlap' is a value"):
-        run.predict(tiny_run, scan, tmp_path / "out", device="cpu", settings={"overlap.tidy": 1})
+    with pytest.raises(ConfigError, match=r"'overlap\.postprocess': 'overlap' is a value"):
+        run.predict(tiny_run, scan, tmp_path / "out", device="cpu", settings={"overlap.postprocess": 1})
     with pytest.raises(ConfigError, match="the stride leaves gaps"):
         run.predict(tiny_run, scan, tmp_path / "out", device="cpu", settings={"stride": [32, 32, 17]})
     with pytest.raises(ResourceError, match="device 'tpu' is not available"):

@@ -264,3 +264,8 @@ def test_every_stage_has_the_default_number_of_steps():
     assert load_config(method={"name": "ltuda"}).train.steps == steps * 2
     assert load_config(method={"name": "ltuda"}, start_from="runs/cda").train.steps == steps
     assert load_config(None, {"train.steps": 5}, method={"name": "ltuda"}).train.steps == (5,)
+
+
+def test_a_recipe_of_older_names_still_loads(tmp_path):
+    (tmp_path / "old.toml").write_text("[inference.tidy]\nlargest_component = true\n")
+    assert load_config(tmp_path / "old.toml").inference.postprocess.largest_component

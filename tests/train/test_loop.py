@@ -22,7 +22,7 @@ from labelwise.losses.agreement import squared_difference
 from labelwise.losses.partial import supervised
 from labelwise.methods.base import Card, Method, Softmax
 from labelwise.train.checkpoint import load_method
-from labelwise.train.distribute import DeviceConfig, connect
+from labelwise.train.distributed import DeviceConfig, connect
 from labelwise.train.loop import STATISTICS_BATCHES, LoopConfig, Stage, fit, step_seed
 from labelwise.train.record import read_log
 from labelwise.train.schedule import OptimizerConfig

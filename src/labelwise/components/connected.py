@@ -25,7 +25,7 @@ def connected_parts(mask: Array, neighbours: Neighbours) -> tuple[Array, int]:
     return _parts()(mask, neighbours)
 
 
-def keep_largest(labels: Array, index: int) -> None:
+def keep_largest_component(labels: Array, index: int) -> None:
     """Turn into background, in place, all parts of a class but the largest; of equal parts the first one stays.
 
     Voxels that touch by a corner are connected.

@@ -32,6 +32,7 @@ from labelwise.formats.tensors import load_tensors, load_weights, save_tensors
 from labelwise.infer.calibration import Calibration, read_calibration
 from labelwise.infer.doubt import Doubt
 from labelwise.infer.image import Given, Image, as_image
+from labelwise.infer.postprocess import postprocess
 from labelwise.infer.sliding_window import (
     InferenceConfig,
     WindowProgress,
@@ -40,7 +41,6 @@ from labelwise.infer.sliding_window import (
     predict_labels,
     predict_scores,
 )
-from labelwise.infer.tidy import tidy
 from labelwise.methods import find_method
 from labelwise.methods.base import Method, NetFactory, Softmax
 from labelwise.preprocess.pipeline import Plan, Prepared, apply, undo, undo_scores
@@ -210,7 +210,7 @@ class Model:
                 doubt=doubt,
             )
         restored = undo(labels, prepared.undo)
-        return Volume(tidy(restored.data, self.config.tidy), restored.affine)
+        return Volume(postprocess(restored.data, self.config.postprocess), restored.affine)
 
     def modality(self, asked: str | None) -> str:
         """The rule for the intensities of a scan: the one that is asked for, or the only one.

@@ -13,11 +13,11 @@ by the sum of the weights, because all classes of a voxel share it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from labelwise.anatomy import named_side
 from labelwise.devices import has_bf16
 from labelwise.errors import CheckpointError, ConfigError, ResourceError
 from labelwise.infer.doubt import Doubt
-from labelwise.infer.tidy import TidyConfig
+from labelwise.infer.postprocess import PostprocessConfig
 from labelwise.infer.windows import Blending, Size, WindowGrid, blending_weight, pad_to_patch
 from labelwise.types import Array, LabelSpace
 
@@ -40,13 +40,15 @@ WindowProgress = Callable[[int, int], None]  # windows done, windows in all
 
 @pydantic_dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class InferenceConfig:
+    RENAMED: ClassVar[Mapping[str, str]] = {"tidy": "postprocess"}
+
     stride: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None  # voxels; None: from the overlap
     overlap: float = Field(default=0.5, ge=0, lt=1)  # part of a window that the next one sees again
     blending: Blending = "gaussian"  # weight of a score by its place in the window
     batch_size: int = Field(default=1, ge=1)  # windows per forward pass
     mirror_axes: tuple[Literal[0, 1, 2], ...] = ()  # average over all flips of these axes (X, Y, Z)
     precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 where the hardware has it
-    tidy: TidyConfig = TidyConfig()  # clean-up of the finished label map
+    postprocess: PostprocessConfig = PostprocessConfig()  # clean-up of the finished label map
 
 
 def check_mirroring(label_space: LabelSpace, config: InferenceConfig) -> None:

@@ -9,7 +9,7 @@ from labelwise.console import Progress, silent
 from labelwise.loading.prepare import Jobs
 from labelwise.run.planning import Planned, settle
 from labelwise.run.prepare import read_data
-from labelwise.train.distribute import connect
+from labelwise.train.distributed import connect
 
 __all__ = ["Planned", "plan"]
 

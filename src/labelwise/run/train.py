@@ -39,7 +39,7 @@ from labelwise.run.prepare import prepare_manifest, read_data
 from labelwise.run.stages import RECORD, Stages, plan_stages, settings_of
 from labelwise.run.validation import Validation
 from labelwise.train.checkpoint import check_continues, load_method
-from labelwise.train.distribute import connect
+from labelwise.train.distributed import connect
 from labelwise.train.loop import BEST, LAST, Result, Stage, fit
 from labelwise.types import Batch, Case
 

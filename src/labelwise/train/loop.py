@@ -35,7 +35,7 @@ from labelwise.errors import TrainingError
 from labelwise.methods.base import Method
 from labelwise.train.average import AveragedWeights
 from labelwise.train.checkpoint import check_continues, load_checkpoint, save_checkpoint
-from labelwise.train.distribute import mean_over_ranks, set_up
+from labelwise.train.distributed import mean_over_ranks, set_up
 from labelwise.train.record import Record
 from labelwise.train.schedule import OptimizerConfig, ScheduleConfig, build_optimizers, set_rate
 from labelwise.types import Batch, Progress

@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from labelwise.components.connected import keep_largest
+from labelwise.components.connected import keep_largest_component
 
 
 class LabelsOnHost:
@@ -41,5 +41,5 @@ class LabelsOnHost:
         for case, chosen in zip(self.copy.numpy(), classes, strict=True):
             for index, box in enumerate(ndimage.find_objects(case), start=1):
                 if box is not None and index in chosen:
-                    keep_largest(case[box], index)
+                    keep_largest_component(case[box], index)
         return self.copy.to(self.device, non_blocking=True).long()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from labelwise.errors import ConfigError, ResourceError
-from labelwise.train.distribute import DeviceConfig, connect, mean_over_ranks
+from labelwise.train.distributed import DeviceConfig, connect, mean_over_ranks
 
 # What srun and torchrun set for four processes on two machines.
 SLURM = {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train", "SLURM_NNODES": "2"}
@@ -25,7 +25,7 @@ def asked(monkeypatch):
         def launch(self):
             pass
 
-    monkeypatch.setattr("labelwise.train.distribute.Fabric", Asked)
+    monkeypatch.setattr("labelwise.train.distributed.Fabric", Asked)
     return arguments
 
 

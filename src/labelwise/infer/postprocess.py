@@ -11,18 +11,18 @@ from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 from scipy import ndimage
 
-from labelwise.components.connected import connected_parts, keep_largest
+from labelwise.components.connected import connected_parts, keep_largest_component
 from labelwise.types import Array
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class TidyConfig:
+class PostprocessConfig:
     largest_component: bool = False  # keep only the largest 26-connected part of each class
     fill_holes: bool = False  # background that a class encloses becomes that class
-    classes: tuple[PositiveInt, ...] = ()  # class indices to tidy; none named: every organ
+    classes: tuple[PositiveInt, ...] = ()  # class indices that it concerns; none named: every organ
 
 
-def tidy(labels: Array, config: TidyConfig) -> Array:
+def postprocess(labels: Array, config: PostprocessConfig) -> Array:
     """A cleaned copy of a label map, or the map itself if nothing is switched on.
 
     Shapes
@@ -39,7 +39,7 @@ def tidy(labels: Array, config: TidyConfig) -> Array:
         if box is None or (config.classes and index not in config.classes):
             continue
         if config.largest_component:
-            keep_largest(labels[box], index)
+            keep_largest_component(labels[box], index)
         if config.fill_holes:
             _fill_holes(labels[box], index)
     return labels
