@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from labelwise.train.distribute import connect
 from metadata import metadata
 from sweep import summarise_scores
 
@@ -30,6 +29,7 @@ from labelwise.loading.store import Store
 from labelwise.methods import find_method
 from labelwise.run.prepare import store_folder
 from labelwise.run.stages import settings_of
+from labelwise.train.distributed import connect
 from labelwise.train.loop import Stage, fit
 from labelwise.types import Batch
 
