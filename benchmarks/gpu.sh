@@ -45,7 +45,7 @@ fi
 # One plan for both: that of the method with unlabelled scans, so that nothing but the method differs.
 if [ ! -f "$work/recipe.toml" ]; then
     labelwise train --data "$work/la8" --method self_training --device "$device" -q --dry-run \
-        --set prepare.spacing_mm=[0.625,0.625,0.625] "${settings[@]}" \
+        --set prepare.spacing_mm=[0.625,0.625,0.625] --set train.schedule.warmup_steps=50 "${settings[@]}" \
         > "$work/recipe.toml"
 fi
 if [ ! -f "$work/prepared" ]; then
