@@ -327,10 +327,11 @@ def test_wrong_names_are_refused_with_the_nearest_right_one():
 
 def test_the_worst_cases_come_first():
     found = scores([[0.9, 0.9], [0.1, 0.9], [NAN, NAN], [0.2, NAN]])
-    assert worst_cases(found, 2) == ("case3", "case1")
-    assert worst_cases(found, 9) == ("case3", "case1", "case0")
+    assert worst_cases(compare({"a": found})) == ("case3", "case1", "case0")
     better = scores([[0.9, 0.9], [0.9, 0.9], [0.9, 0.9], [0.9, 0.9]])
-    assert worst_cases(found + better, 1) == ("case3",)
+    assert worst_cases(compare({"a": found, "b": better})) == ("case3", "case1", "case0", "case2")
+    distances = scores([[1.0, 1.0], [9.0, 9.0]], "hd95", unit="mm")
+    assert worst_cases(compare({"a": distances})) == ("case1", "case0")
 
 
 def of_patients(values, patients):

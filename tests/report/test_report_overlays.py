@@ -1,13 +1,13 @@
 import io
 import math
 
-import matplotlib.image
 import numpy as np
 import pytest
 from matplotlib._pylab_helpers import Gcf
+from PIL import Image
 
 from labelwise.errors import DataError
-from labelwise.report.overlays import case_picture, choose_slice, organ_colours
+from labelwise.report.overlays import case_picture, choose_slice, organ_colours, what_differs
 from labelwise.types import IGNORE, LabelSpace, Volume
 
 SPACE = LabelSpace(("background", "liver", "spleen"))
@@ -24,7 +24,14 @@ def draw(image, reference, prediction, **options):
 
 def pixels(shown):
     """(rows, columns, 3) in 0..1"""
-    return matplotlib.image.imread(io.BytesIO(shown.picture.data), format="png")[..., :3]
+    return np.asarray(Image.open(io.BytesIO(shown.picture.data)).convert("RGB"), np.float32) / 255
+
+
+def panel(shown, row, column, rows=3):
+    """One of the panels; right for pictures whose rows are equally high."""
+    whole = pixels(shown)
+    height, width = whole.shape[0] // rows, whole.shape[1] // 3
+    return whole[row * height : (row + 1) * height, column * width : (column + 1) * width]
 
 
 def test_the_slice_with_the_most_wrong_voxels_is_chosen():
@@ -59,51 +66,69 @@ def test_grids_must_agree():
         draw(volume(np.zeros((4, 4, 3))), labels, labels)
 
 
-def test_convention_the_right_of_the_patient_is_on_the_left_and_the_front_on_top():
-    image = np.zeros((60, 60, 1))
-    image[40:, 40:] = 1  # right, front
+def test_convention_the_right_of_the_patient_is_on_the_left_and_front_and_head_are_on_top():
+    """A bright corner at the right, the front and the head, seen in all planes; from the side the front is left."""
+    image = np.zeros((60, 60, 60))
+    image[40:, 40:, 40:] = 1
     nothing = np.zeros(image.shape, np.uint8)
-    grey = pixels(draw(volume(image), nothing, nothing, window=(0, 1))).mean(axis=2)
-    middle, centre = grey.shape[0] // 2, grey.shape[1] // 2
-    brightness = {
-        "top left": grey[:middle, :centre].mean(),
-        "top right": grey[:middle, centre:].mean(),
-        "bottom left": grey[middle:, :centre].mean(),
-        "bottom right": grey[middle:, centre:].mean(),
-    }
-    brightest = brightness.pop("top left")
-    assert brightest > 5 * max(brightness.values())
+    prediction = np.zeros_like(nothing)
+    prediction[45:55, 45:55, 45:55] = 1  # where the slices are taken
+    prediction[20:59, 20:59, 50] = prediction[20:59, 50, 20:59] = prediction[50, 20:59, 20:59] = 1
+    shown = draw(volume(image), nothing, prediction, window=(0, 1), oriented=False)
+    for row in range(3):
+        grey = panel(shown, row, 0).mean(axis=2)
+        middle, centre = grey.shape[0] // 2, grey.shape[1] // 2
+        brightness = {
+            "top left": grey[:middle, :centre].mean(),
+            "top right": grey[:middle, centre:].mean(),
+            "bottom left": grey[middle:, :centre].mean(),
+            "bottom right": grey[middle:, centre:].mean(),
+        }
+        assert max(brightness, key=brightness.get) == "top left"
 
 
 def test_convention_a_millimetre_is_as_long_across_as_upwards():
-    """A square of 40 mm on voxels of 1 x 2 mm stays a square."""
-    image = np.zeros((100, 50, 1))
-    image[30:70, 15:35] = 1
-    nothing = np.zeros(image.shape, np.uint8)
-    bright = pixels(draw(volume(image, (1.0, 2.0, 5.0)), nothing, nothing, window=(0, 1))).mean(axis=2) > 0.5
-    # Measured through the middle, where no sign stands.
-    height, width = bright[100:-100, bright.shape[1] // 2].sum(), bright[bright.shape[0] // 2, 100:-100].sum()
-    assert width > 50
-    assert width == pytest.approx(height, rel=0.05)
+    """A cube of 40 mm on voxels of 1 x 2 x 4 mm is a square in all planes."""
+    image = np.zeros((100, 50, 25))
+    image[30:70, 15:35, 7:17] = 1
+    cube = image.astype(np.uint8)
+    shown = draw(volume(image, (1.0, 2.0, 4.0)), cube, cube, window=(0, 1), oriented=False)
+    for row in range(3):
+        bright = panel(shown, row, 2).mean(axis=2) > 0.5  # nothing differs, so nothing is coloured
+        height = bright[:, bright.shape[1] // 2].sum()
+        width = bright[bright.shape[0] // 2].sum()
+        assert width > 40
+        assert width == pytest.approx(height, rel=0.12)
 
 
 def test_sides_are_not_written_where_the_file_does_not_tell_them():
-    nothing = np.zeros((40, 40, 1), np.uint8)
+    nothing = np.zeros((40, 40, 40), np.uint8)
     told, untold = (draw(volume(nothing), nothing, nothing, oriented=oriented) for oriented in (True, False))
-    assert pixels(told)[180:250, :30].any()
-    assert not pixels(untold)[180:250, :30].any()
-    assert (told.picture.caption, untold.picture.caption) == ("axial slice 1 of 1", "slice 1 of 1")
+    left = np.s_[60:130, :30]
+    assert (panel(told, 0, 0)[left] > 0.5).any()
+    assert not (panel(untold, 0, 0)[left] > 0.5).any()
+    assert told.picture.caption == "axial slice 1 of 40, coronal slice 1 of 40, sagittal slice 1 of 40"
+    assert untold.picture.caption == "Z slice 1 of 40, Y slice 1 of 40, X slice 1 of 40"
 
 
-def test_prediction_is_coloured_and_reference_is_a_line():
-    image = volume(np.zeros((40, 40, 1)))
-    organ = np.zeros((40, 40, 1), np.uint8)
-    organ[10:30, 10:30] = 1
+def test_reference_prediction_and_what_differs_stand_side_by_side():
+    image = volume(np.zeros((40, 40, 40)))
+    organ = np.zeros((40, 40, 40), np.uint8)
+    organ[10:30, 10:30, 10:30] = 1
     nothing = np.zeros_like(organ)
-    lined = np.ptp(pixels(draw(image, organ, nothing)), axis=2) > 0.1
-    filled = np.ptp(pixels(draw(image, nothing, organ)), axis=2) > 0.1
-    assert lined.any()
-    assert filled.sum() > 3 * lined.sum()
+
+    def coloured(shown):
+        return [bool((np.ptp(panel(shown, 0, column), axis=2) > 0.1).mean() > 0.05) for column in range(3)]
+
+    assert coloured(draw(image, organ, nothing)) == [True, False, True]
+    assert coloured(draw(image, nothing, organ)) == [False, True, True]
+    assert coloured(draw(image, organ, organ)) == [True, True, False]
+
+
+def test_what_is_too_much_missing_or_another_structure_is_told_apart():
+    reference = np.array([0, 1, 1, 1, 2, IGNORE])
+    prediction = np.array([1, 0, 2, 1, 2, 1])
+    assert what_differs(reference, prediction).tolist() == [1, 2, 3, 0, 0, 0]
 
 
 def test_predictions_of_organs_that_are_not_annotated_are_not_drawn():
@@ -116,8 +141,8 @@ def test_predictions_of_organs_that_are_not_annotated_are_not_drawn():
         draw(image, reference, prediction, annotated=["liver"]),
         draw(image, reference, prediction),
     )
-    assert partly.picture.caption == "axial slice 1 of 2"
-    assert fully.picture.caption == "axial slice 2 of 2"
+    assert partly.picture.caption.startswith("axial slice 1 of 2")
+    assert fully.picture.caption.startswith("axial slice 2 of 2")
     assert list(partly.colours) == ["liver"]
 
 
@@ -125,15 +150,15 @@ def test_predictions_of_organs_that_are_not_annotated_are_not_drawn():
 def test_empty_full_and_unknown_slices_can_be_drawn(fill):
     labels = np.full((9, 7, 1), fill, np.uint8)
     prediction = np.ones_like(labels)
-    assert draw(volume(np.zeros((9, 7, 1))), labels, prediction).picture.data.startswith(b"\x89PNG")
+    assert draw(volume(np.zeros((9, 7, 1))), labels, prediction).picture.data.startswith(b"RIFF")
 
 
 def test_the_words_beside_the_picture_say_what_is_seen():
     labels = np.ones((9, 7, 3), np.uint8)
     shown = draw(volume(np.zeros((9, 7, 3))), labels, labels, run="mean_teacher")
     assert shown.picture.alt == (
-        "Case case7, axial slice 1 of 3: prediction of mean_teacher as colour, reference as line. "
-        "Dice: liver 90.0 %."
+        "Case case7, axial slice 1 of 3, coronal slice 1 of 7, sagittal slice 1 of 9: reference, prediction of "
+        "mean_teacher, and what differs. Dice: liver 90.0 %."
     )
     assert shown.mean_dice == pytest.approx(0.9)
 

@@ -1,16 +1,26 @@
+import base64
+import gzip
+import hashlib
 import math
 import re
+from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
+from importlib import resources
 
+import numpy as np
 import pytest
 
 from labelwise.evaluate.scores import Score
 from labelwise.report.compare import compare
 from labelwise.report.figures import Picture, coverage_picture, learning_curves
 from labelwise.report.overlays import CasePicture
-from labelwise.report.page import write_page
+from labelwise.report.page import MOST_CURVES, NIIVUE, curves_of, write_page
+from labelwise.report.viewer import viewer_case
+from labelwise.types import LabelSpace, Volume
 
 VOID = {"meta", "link", "img", "br", "wbr"}
+SPACE = LabelSpace(("background", "liver", "spleen"))
 NASTY = '<script>alert("&")</script>'
 
 
@@ -51,7 +61,7 @@ def scores(shift, organs=("liver", "spleen"), cases=6):
 
 
 def overlay(case, dice):
-    picture = Picture(b"\x89PNG", "png", f"Overlay of {case}", "axial slice 1 of 2")
+    picture = Picture(b"RIFF", "webp", f"Overlay of {case}", "axial slice 1 of 2")
     return CasePicture(case, picture, {"liver": dice}, {"liver": "#e69f00"}, "supervised")
 
 
@@ -70,7 +80,7 @@ def page(tmp_path):
             },
             "comparison": compare({"supervised": scores(0), "mean_teacher": scores(0.1)}),
             "curves": {"supervised": learning_curves(records())},
-            "pictures": [overlay("good", 0.9), overlay("undefined", math.nan), overlay("bad", 0.2)],
+            "worst": [overlay("good", 0.9), overlay("undefined", math.nan), overlay("bad", 0.2)],
             "coverage": coverage_picture({"lits": {"liver": 3}}, {"lits": 4}),
             "measured_on": "the test split",
             **options,
@@ -97,10 +107,10 @@ def test_sections_come_in_the_order_of_interest(page):
     assert Outline(page()).headings == [
         "Two organs",
         "Result",
-        "Organ by organ",
+        "Structure by structure",
+        "Cases, worst first",
         "Training",
         "supervised",
-        "Cases, worst first",
         "Annotations in the data",
         "Settings and environment",
         "Settings",
@@ -109,8 +119,8 @@ def test_sections_come_in_the_order_of_interest(page):
 
 def test_what_is_not_there_has_no_section(page):
     one = compare({"only": scores(0, ("atrium",))})
-    text = page(comparison=one, facts={}, curves={"only": ()}, pictures=[], coverage=None, measured_on="")
-    assert Outline(text).headings == ["Two organs", "Result"]
+    text = page(comparison=one, facts={}, curves={"only": ()}, worst=[], coverage=None, measured_on="")
+    assert Outline(text).headings == ["Two organs", "Result", "Structure by structure"]
     assert "Measured on 6 cases of 6 patients, atrium only" in text
 
 
@@ -139,7 +149,8 @@ def test_every_text_is_escaped(page):
                 [{"step": 1, "event": "train", "loss": 1.0, "terms": {NASTY: 1.0, "b": 2.0}}]
             )
         },
-        pictures=[CasePicture(NASTY, Picture(b"", "png", NASTY, NASTY), {NASTY: 1.0}, {NASTY: NASTY}, NASTY)],
+        worst=[CasePicture(NASTY, Picture(b"", "webp", NASTY, NASTY), {NASTY: 1.0}, {NASTY: NASTY}, NASTY)],
+        best=[CasePicture(NASTY, Picture(b"", "webp", NASTY, NASTY), {NASTY: 1.0}, {NASTY: NASTY}, NASTY)],
         coverage=coverage_picture({NASTY: {NASTY: 1}}, {NASTY: 1}),
         measured_on=NASTY,
     )
@@ -223,3 +234,59 @@ def test_a_failed_write_leaves_the_old_page(tmp_path, page):
         page(comparison=None)
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == before
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+
+
+NARROW = np.zeros((12, 10, 6), np.uint8)
+NARROW[3:8, 3:8, 2:4] = 1
+
+
+def seen_case(name="case0", **options):
+    options = {"label_space": SPACE, "annotated": ("liver", "spleen"), **options}
+    image = Volume(np.random.default_rng(0).normal(size=(1, *NARROW.shape)).astype(np.float32), np.eye(4))
+    return viewer_case(name, image, NARROW, {"supervised": np.roll(NARROW, 1, 0)}, **options)
+
+
+def test_a_page_with_a_viewer_runs_only_the_script_that_it_names_by_its_hash(page):
+    text = page(viewer=[seen_case()])
+    policy = unescape(re.search(r'script-src ([^"]*)"', text)[1])
+    script = re.search(r"<script>(.*?)</script>", text, flags=re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy == f"'sha256-{digest}' blob:"
+    assert "default-src 'none'" in text
+    assert "NiiVue (BSD 2-Clause" in text
+
+
+def test_the_licence_of_the_viewer_is_shipped_beside_it():
+    assets = resources.files("labelwise.report").joinpath("assets")
+    assert "BSD 2-Clause License" in assets.joinpath("NIIVUE_LICENSE.txt").read_text()
+    assert gzip.decompress(assets.joinpath(NIIVUE).read_bytes()).startswith(b"(function")
+
+
+def test_names_cannot_break_out_of_the_data_of_the_viewer(page):
+    space = LabelSpace(("background", "</script><b>x"))
+    text = page(viewer=[seen_case("</script><b>x", label_space=space, annotated=())])
+    assert "<b>x" not in text
+
+
+def test_more_runs_than_curves_are_told(page):
+    runs = {f"run{n}": scores(0.01 * n) for n in range(MOST_CURVES + 2)}
+    comparison = compare(runs)
+    assert curves_of(comparison) == tuple(f"run{n}" for n in range(2, MOST_CURVES + 2))
+    curves = {run: learning_curves(records()) for run in curves_of(comparison)}
+    assert f"Of the {MOST_CURVES} best runs." in page(comparison=comparison, curves=curves)
+
+
+def test_the_pictures_of_one_case_stand_together(page):
+    shown = [overlay("a", 0.5), overlay("b", 0.4), overlay("a", 0.1), overlay("b", 0.9)]
+    text = page(worst=shown)
+    assert re.findall(r"<figcaption><strong>(\w)<", text) == ["a", "a", "b", "b"]
+
+
+def test_a_structure_that_vanished_is_told_in_scans(page):
+    lost = [
+        replace(one, value=0.0, status="prediction_empty") if one.case == "case1" else one
+        for one in scores(0)
+    ]
+    text = page(comparison=compare({"a": lost}))
+    assert text.count("5 of 6") == 2
+    assert text.count("1&nbsp;missed") == 2

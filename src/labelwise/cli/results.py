@@ -181,11 +181,21 @@ def report(
     runs: Runs,
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")] = Path("report.html"),
     metrics: Metrics = "dice,hd95",
+    reference: Annotated[
+        str | None, typer.Option(help="Run that the others are compared with; default the first.")
+    ] = None,
+    pictures: Annotated[int, typer.Option(help="Pictures of the worst cases; half as many of the best.")] = 6,
+    viewer_cases: Annotated[
+        int, typer.Option(help="Cases in the viewer, the worst first; 0 for no viewer.")
+    ] = 4,
     title: Annotated[str, typer.Option(help="Headline of the page.")] = "Comparison of runs",
     as_json: AsJson = False,
 ) -> None:
-    """One self-contained HTML page: table, curves, and slices of the worst cases first."""
-    run.report(runs, output, metrics=_metrics(metrics), title=title)
+    """One self-contained HTML page: summary, tables, plots, the worst and the best cases, a viewer, curves."""
+    run.report(
+        runs, output, metrics=_metrics(metrics), reference=reference, title=title, pictures=pictures,
+        viewer_cases=viewer_cases,
+    )  # fmt: skip
     show(f"report: {output}", {"report": str(output)}, as_json)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import math
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,7 +30,7 @@ COLUMNS = ("case", "class", "metric", "value", "unit", "variant", "status")
 GROUP = "group"  # written since cases know their patient; a table without it is read as one case per patient
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a comparison of many runs holds millions
 class Score:
     """One metric of one class in one case."""
 
@@ -122,24 +123,41 @@ def write_scores(path: Path | str, scores: Iterable[Score]) -> None:
     write_text(path, table.getvalue())
 
 
-def read_scores(path: Path | str) -> list[Score]:
+def read_scores(path: Path | str, metrics: Collection[str] | None = None) -> list[Score]:
     """Read a table of `write_scores`; columns in any order, further columns are ignored.
+
+    `metrics` keeps only the rows of these metrics; the others are not even checked.
 
     Errors
         DataError   no such file, no UTF-8, a missing column, a row with too few or too many cells, a value
                     that is neither finite nor nan, an unknown status, an empty name; row and column are named
     """
     path = Path(path)
-    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
     try:
-        if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+        header = next(reader, [])
+        if missing := [name for name in COLUMNS if name not in header]:
             raise DataError(
                 f"the score table has no column {', '.join(missing)}",
                 file=f"{path}, row 1",
-                found=",".join(reader.fieldnames or ()) or "an empty table",
+                found=",".join(header) or "an empty table",
                 expected=",".join(COLUMNS),
             )
-        return [_score(row, path, reader.line_num) for row in reader]
+        places = [header.index(name) for name in COLUMNS]
+        group, metric = header.index(GROUP) if GROUP in header else None, header.index("metric")
+        scores = []
+        for row in reader:
+            if len(row) != len(header):
+                if not row:
+                    continue
+                case = row[places[0]] if len(row) > places[0] else None
+                raise DataError(
+                    "the row has too few or too many cells", case=case, file=f"{path}, row {reader.line_num}"
+                )
+            if metrics is None or row[metric] in metrics:
+                cells = [row[place] for place in places]
+                scores.append(_score(cells, "" if group is None else row[group], path, reader.line_num))
+        return scores
     except csv.Error as error:
         raise DataError(
             f"the score table cannot be read: {error}",
@@ -191,29 +209,25 @@ def _read_text(path: Path) -> str:
         raise DataError("the score table is not UTF-8 text", file=path) from error
 
 
-def _score(row: dict[str | Any, Any], path: Path, number: int) -> Score:
-    def refuse(column: str, what: str, expected: str) -> NoReturn:
-        place = f"{path}, row {number}, column '{column}'"
-        raise DataError(
-            what, case=row["case"] or None, file=place, found=repr(row[column]), expected=expected
-        )
+def _score(cells: Sequence[str], group: str, path: Path, number: int) -> Score:
+    """One row, its cells in the order of COLUMNS; equal words are kept once."""
+    case, class_name, metric, value, unit, variant, status = cells
 
-    if None in row or None in row.values():
-        raise DataError(
-            "the row has too few or too many cells", case=row["case"], file=f"{path}, row {number}"
-        )
-    for column in ("case", "class", "metric"):
-        if not row[column]:
-            refuse(column, f"the {column} is empty", "a name")
-    if row["status"] not in STATUSES:
-        refuse("status", f"unknown status{did_you_mean(row['status'], STATUSES)}", ", ".join(STATUSES))
+    def refuse(column: str, what: str, found: str, expected: str) -> NoReturn:
+        place = f"{path}, row {number}, column '{column}'"
+        raise DataError(what, case=case or None, file=place, found=repr(found), expected=expected)
+
+    for column, name in (("case", case), ("class", class_name), ("metric", metric)):
+        if not name:
+            refuse(column, f"the {column} is empty", name, "a name")
+    if status not in STATUSES:
+        refuse("status", f"unknown status{did_you_mean(status, STATUSES)}", status, ", ".join(STATUSES))
     try:
-        value = float(row["value"])
+        number_read = float(value)
     except ValueError:
-        refuse("value", "the value is not a number", "a number or nan")
-    if math.isinf(value):
-        refuse("value", "the value is infinite", "a number or nan")
-    return Score(
-        row["case"], row["class"], row["metric"], value, row["status"], row["unit"], row["variant"],
-        row.get(GROUP) or "",
-    )  # fmt: skip
+        refuse("value", "the value is not a number", value, "a number or nan")
+    if math.isinf(number_read):
+        refuse("value", "the value is infinite", value, "a number or nan")
+    words = map(sys.intern, (case, class_name, metric, status, unit, variant, group))
+    case, class_name, metric, status, unit, variant, group = words
+    return Score(case, class_name, metric, number_read, status, unit, variant, group)

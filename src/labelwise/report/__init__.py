@@ -1,6 +1,8 @@
 """Tables of numbers become one page.
 
-compare     scores of several runs -> means, spreads, paired differences, as text, CSV, JSON or Markdown
-figures     log records, label volumes and case counts -> pictures, as bytes
+compare     scores of several runs -> means, intervals, paired differences, ranks; comparison tells them as text, CSV,
+            JSON, Markdown or LaTeX
+figures     log records and case counts -> pictures; plots: values, differences and sizes of a comparison
+overlays    a scan and its label maps -> three planes; viewer: the same for the viewer of the page
 page        all of it -> one HTML file that needs nothing else
 """

@@ -11,10 +11,9 @@ Legend: N cases, G patients, C classes, S seeds, W rows (the classes, then their
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
 
 import numpy as np
 
@@ -113,6 +112,15 @@ def compare(
             for run, patients in (seen or {}).items()
             if (known := set(patients) & set(axes.patients))
         },
+        per_case={
+            (run, row, name): column
+            for run, table in values.items()
+            for m, name in enumerate(axes.metrics)
+            for row, column in zip(
+                rows, _with_mean(defined_mean(table.per_seed[:, m], axis=0)).T, strict=True
+            )
+        },
+        presence={(run, name): values[run].presence[name] for run in runs for name in axes.classes},
     )
 
 
@@ -129,13 +137,15 @@ class _Chance:
         return cls(patients, draw_patients(int(patients.max()) + 1, resamples, seed))
 
 
-def worst_cases(scores: Iterable[Score], count: int) -> tuple[str, ...]:
-    """The `count` cases with the lowest mean Dice, the worst first; over all organs and runs in `scores`."""
-    defined: dict[str, list[float]] = defaultdict(list)
-    for score in scores:
-        if score.metric == "dice" and math.isfinite(score.value):
-            defined[score.case].append(score.value)
-    return tuple(sorted(defined, key=lambda case: fmean(defined[case]))[:count])
+def worst_cases(comparison: Comparison) -> tuple[str, ...]:
+    """The cases with a value of the first metric that has a better and a worse, the worst on average first."""
+    judged = next((m for m in comparison.measures if m.higher_is_better is not None), comparison.measures[0])
+    table = np.stack([comparison.per_case[run, comparison.main_row, judged.name] for run in comparison.runs])
+    means = defined_mean(table, axis=0)
+    sign = -1.0 if judged.higher_is_better is False else 1.0
+    return tuple(
+        comparison.cases[n] for n in np.argsort(sign * means, kind="stable") if np.isfinite(means[n])
+    )
 
 
 def _with_mean(by_class: Array) -> Array:

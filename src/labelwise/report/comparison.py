@@ -17,6 +17,7 @@ from labelwise.report.ranks import Rank
 from labelwise.report.sizes import Strata
 from labelwise.report.statistics import FEWEST_PATIENTS, defined_sd
 from labelwise.report.tables import Entry, Table
+from labelwise.types import Array
 
 MEAN = "mean over organs"
 SIGNIFICANT = 0.05
@@ -80,6 +81,8 @@ class Comparison:
     ranks: Mapping[str, tuple[Rank, ...]]  # metric -> runs, the best first
     sizes: Strata | None  # the first metric by the size of the structures
     seen: Mapping[str, tuple[str, ...]]  # run -> patients of these cases that its training has seen
+    per_case: Mapping[Key, Array]  # (N,) values of the cases, seeds averaged; NaN = undefined
+    presence: Mapping[tuple[str, str], Mapping[str, int]]  # run and class -> number of scores by status
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -240,12 +243,24 @@ class Comparison:
         return tuple(self._class_table(m) for m in self.measures)
 
     def _class_table(self, m: Measure) -> Table:
+        """Organs by run, or runs by organ if there are more runs than organs."""
+        if len(self.runs) > len(self.rows):
+            return self._transposed_class_table(m)
         rows = []
         for row in self.rows:
             cells = [self.cells[run, row, m.name] for run in self.runs]
             entries = [self._entry(run, row, m, cells) for run in self.runs]
             rows.append((Entry(row), *entries, Entry(_range([cell.n for cell in cells]))))
         return Table(m.heading, ("organ", *map(self.name, self.runs), "cases"), tuple(rows))
+
+    def _transposed_class_table(self, m: Measure) -> Table:
+        by_row = {row: [self.cells[run, row, m.name] for run in self.runs] for row in self.rows}
+        rows = [
+            (Entry(self.name(run)), *(self._entry(run, row, m, by_row[row]) for row in self.rows))
+            for run in self.runs
+        ]
+        cases = (Entry("cases"), *(Entry(_range([cell.n for cell in cells])) for cells in by_row.values()))
+        return Table(m.heading, ("run", *self.rows), (*rows, cases))
 
     def _entry(self, run: str, row: str, m: Measure, beside: Sequence[Cell], *, seeds: bool = False) -> Entry:
         """Mean and spread; with its own n where a cell beside it has more cases."""
@@ -292,6 +307,30 @@ class Comparison:
         )
         return Table(f"Ranks: {self.main_row}", ("run", *(m.title for m in judged)), tuple(rows), legend)
 
+    def presence_table(self) -> Table:
+        """In how many scans each structure is, and in how many of them each run found it."""
+        rows = []
+        for run in self.runs:
+            entries = []
+            for name in self.classes:
+                counts = self.presence[run, name]
+                inside = counts.get("ok", 0) + counts.get("prediction_empty", 0)
+                outside = counts.get("reference_empty", 0)
+                absent = outside + counts.get("both_empty", 0)
+                missed = counts.get("prediction_empty", 0)
+                details = [f"{missed} missed"] if missed else []
+                details += [f"invented in {outside} of {absent}"] if outside else []
+                text = f"{inside - missed} of {inside}" if inside + absent else UNDEFINED
+                entries.append(
+                    Entry(
+                        text, ", ".join(details) or ("" if inside + absent else "not annotated in any case")
+                    )
+                )
+            rows.append((Entry(self.name(run)), *entries))
+        seeds = " Scans count once for each seed." if max(self.seeds.values()) > 1 else ""
+        legend = f"Scans in which the structure was found, of those whose reference has it.{seeds}"
+        return Table("Structures found", ("run", *self.classes), tuple(rows), legend)
+
     def size_table(self) -> Table | None:
         """The first metric for small, middle and large structures."""
         if self.sizes is None:
@@ -315,8 +354,12 @@ class Comparison:
         extra = (self.difference_table(), self.rank_table())
         sizes = self.size_table()
         return (
-            self.run_table(), *filter(None, extra), *self.class_tables(), *([sizes] if sizes else []),
-        )  # fmt: skip
+            self.run_table(),
+            *filter(None, extra),
+            *self.class_tables(),
+            self.presence_table(),
+            *([sizes] if sizes else []),
+        )
 
     def to_text(self) -> str:
         """Aligned plain tables; the best value carries a star."""

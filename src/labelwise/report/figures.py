@@ -25,11 +25,11 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, NullFormatter
 from labelwise.types import Array
 
 # Colours of Okabe and Ito, which colour-blind readers can tell apart; those that stand out from any page.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _DASHES = ("-", "--", ":", "-.")
-_INK = "#010203"  # stands for the text colour of the page
+INK = "#010203"  # stands for the text colour of the page
 # A page may be light or dark: what the drawing takes over from its style sheet.
-_THEMED = {_INK: "currentColor", _COLOURS[0]: f"var(--blue, {_COLOURS[0]})"}
+_THEMED = {INK: "currentColor", COLOURS[0]: f"var(--blue, {COLOURS[0]})"}
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: it scales, and it can be searched
     "svg.hashsalt": "labelwise",  # equal data give equal bytes
@@ -38,7 +38,7 @@ _STYLE = {
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
 }
 
 
@@ -47,7 +47,7 @@ class Picture:
     """An encoded picture, with the words that explain it and those that replace it."""
 
     data: bytes
-    kind: Literal["svg", "png"]
+    kind: Literal["svg", "webp"]
     alt: str
     caption: str = ""
 
@@ -89,16 +89,16 @@ def _loss_picture(train: Sequence[tuple[int, Mapping[str, Any]]], starts: Sequen
     total = np.array([record["loss"] for _, record in train], dtype=float)
     terms = {name: [record.get("terms", {}).get(name) for _, record in train] for name in names}
     steps = np.array([step for step, _ in train], dtype=float)
-    with _svg_panel() as (figure, axes):
+    with svg_panels() as (figure, (axes,)):
         if len(terms) > 1:  # the sum is broad and pale, because the largest term lies upon it
-            axes.plot(*_thinned(steps, total), label="loss", color=_INK, alpha=0.3, lw=3)
+            axes.plot(*_thinned(steps, total), label="loss", color=INK, alpha=0.3, lw=3)
         for n, (name, values) in enumerate(terms.items() if len(terms) > 1 else [("loss", total)]):
             axes.plot(*_thinned(steps, np.array(values, dtype=float)), label=name, **_line(n))
         _scale(axes)
         if len(terms) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8)
         _finish(axes, "loss", starts)
-        data = _svg(figure)
+        data = finished_svg(figure)
     alt = f"Loss over {steps[-1]:.0f} steps: {total[0]:.3g} at first, {total[-1]:.3g} at the end."
     return Picture(data, "svg", alt, "Loss and its terms" if len(terms) > 1 else "Loss")
 
@@ -115,23 +115,23 @@ def _scale(axes: Axes) -> None:
 
 def _line(n: int) -> dict[str, Any]:
     """Style of the n-th line."""
-    dash = _DASHES[n // len(_COLOURS) % len(_DASHES)]
-    return {"color": _COLOURS[n % len(_COLOURS)], "linestyle": dash, "lw": 1.3}
+    dash = _DASHES[n // len(COLOURS) % len(_DASHES)]
+    return {"color": COLOURS[n % len(COLOURS)], "linestyle": dash, "lw": 1.3}
 
 
 def _score_picture(scores: Sequence[tuple[int, Mapping[str, Any]]], starts: Sequence[int]) -> Picture:
     steps = np.array([step for step, _ in scores])
     values = np.array([record["score"] for _, record in scores], dtype=float)
-    with _svg_panel() as (figure, axes):
-        axes.plot(steps, values, lw=1.3, color=_COLOURS[0], marker="o", ms=3)
+    with svg_panels() as (figure, (axes,)):
+        axes.plot(steps, values, lw=1.3, color=COLOURS[0], marker="o", ms=3)
         if np.isfinite(values).any():
             best = int(np.nanargmax(values))
-            axes.plot(steps[best], values[best], marker="o", ms=7, mfc="none", mec=_COLOURS[1], mew=1.3)
+            axes.plot(steps[best], values[best], marker="o", ms=7, mfc="none", mec=COLOURS[1], mew=1.3)
             alt = f"Validation score: best {values[best]:.3f} at step {steps[best]} of {steps[-1]}."
         else:
             alt = "Validation score: never defined."
         _finish(axes, "validation score", starts)
-        data = _svg(figure)
+        data = finished_svg(figure)
     return Picture(data, "svg", alt, alt.removesuffix("."))
 
 
@@ -148,12 +148,12 @@ def coverage_picture(annotated: Mapping[str, Mapping[str, int]], cases: Mapping[
     sources = list(cases)
     organs = list(dict.fromkeys(organ for source in sources for organ in annotated.get(source, {})))
     size = (1.7 + 1.2 * len(sources), 0.5 + 0.27 * len(organs))
-    with _svg_panel(size) as (figure, axes):
+    with svg_panels(size) as (figure, (axes,)):
         for (column, source), (row, organ) in ((c, r) for c in enumerate(sources) for r in enumerate(organs)):
             count = annotated.get(source, {}).get(organ, 0)
             shade = 0.4 * count / max(cases[source], 1)
             axes.add_patch(
-                Rectangle((column + 0.03, row + 0.06), 0.94, 0.88, fc=_COLOURS[0], alpha=shade, lw=0)
+                Rectangle((column + 0.03, row + 0.06), 0.94, 0.88, fc=COLOURS[0], alpha=shade, lw=0)
             )
             axes.text(column + 0.5, row + 0.5, str(count) if count else "–", ha="center", va="center")
         headings = [
@@ -165,7 +165,7 @@ def coverage_picture(annotated: Mapping[str, Mapping[str, int]], cases: Mapping[
         axes.set(xlim=(0, len(sources)), ylim=(len(organs), 0))
         axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
         axes.spines[:].set_visible(False)
-        data = _svg(figure)
+        data = finished_svg(figure)
     parts = [
         f"{source}: {', '.join(f'{organ} {count}' for organ, count in annotated.get(source, {}).items())}"
         for source in sources
@@ -175,23 +175,26 @@ def coverage_picture(annotated: Mapping[str, Mapping[str, int]], cases: Mapping[
 
 
 @contextmanager
-def _svg_panel(size: tuple[float, float] = (4.7, 2.6)) -> Iterator[tuple[Figure, Axes]]:
+def svg_panels(
+    size: tuple[float, float] = (4.7, 2.6), rows: int = 1, columns: int = 1
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure of this size in inches with its panels, row by row; `finished_svg` ends it."""
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         # Text is left to the browser, which has the glyphs that matplotlib's font lacks.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
         figure = Figure(figsize=size, layout="constrained")
-        yield figure, figure.add_subplot()
+        yield figure, [figure.add_subplot(rows, columns, n + 1) for n in range(rows * columns)]
 
 
 def _finish(axes: Axes, name: str, stage_starts: Sequence[int]) -> None:
     axes.set(xlabel="step", ylabel=name)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.grid(axis="y", color=_INK, alpha=0.15, lw=0.6)
+    axes.grid(axis="y", color=INK, alpha=0.15, lw=0.6)
     for start in stage_starts:
-        axes.axvline(start, color=_INK, alpha=0.5, lw=0.6, ls=":")
+        axes.axvline(start, color=INK, alpha=0.5, lw=0.6, ls=":")
 
 
-def _svg(figure: Figure) -> bytes:
+def finished_svg(figure: Figure) -> bytes:
     """The figure as an SVG element that fits into a page: its colours, its font, and ids of its own."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True)

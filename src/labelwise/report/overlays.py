@@ -1,7 +1,8 @@
-"""One case on one axial slice: the scan in grey, the prediction as colour, the reference as line (PNG).
+"""One case in three planes: the reference, the prediction and what differs (WebP).
 
-Shown as radiologists look at it: the patient's right is on the left of the picture, the front is on top. The
-sides are written into the picture unless the file says nothing about them.
+Shown as radiologists look at it: the patient's right is on the left of the picture, the front or the head is on top,
+and seen from the side the patient looks to the left. The sides are written into the picture unless the file says
+nothing about them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,15 +27,36 @@ CT_WINDOW = (-160.0, 240.0)  # HU: soft tissue, level 40, width 400
 
 # Colours of Okabe and Ito, which colour-blind readers can tell apart; those first that shine on grey.
 _COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2")
-_SIZE = (4.8, 3.6)  # inches; all pictures have one shape, so that they stand in rows
-_DOTS_PER_INCH = 120
-_MARGIN_MM = 15.0
-_SIDES = {"R": (0.025, 0.5), "L": (0.975, 0.5), "A": (0.5, 0.96), "P": (0.5, 0.04)}  # places in the picture
+# What differs: too much, too little, another structure. The three differ in lightness too.
+DIFFERENCES = {"too much": "#e69f00", "missing": "#56b4e9", "another structure": "#cc79a7"}
+_WIDTH = 2.2  # inches of a panel; its height follows from what it shows
+_HEIGHTS = (0.55, 1.9)  # least and largest
+_DOTS_PER_INCH = 110
+_MARGIN_MM = 12.0
+_OPACITY = 0.42
+
+
+class _Plane(NamedTuple):
+    """How one plane of (X, Y, Z) is looked at."""
+
+    name: str
+    through: int  # axis along which the slices are counted
+    across: int  # axis from left to right, shown reversed
+    up: int
+    sides: tuple[str, str, str, str]  # left, right, top, bottom
+
+
+_PLANES = (
+    _Plane("axial", 2, 0, 1, ("R", "L", "A", "P")),
+    _Plane("coronal", 1, 0, 2, ("R", "L", "S", "I")),
+    _Plane("sagittal", 0, 1, 2, ("A", "P", "S", "I")),
+)
+_PLACES = ((0.05, 0.5), (0.95, 0.5), (0.5, 0.93), (0.5, 0.07))
 
 
 @dataclass(frozen=True)
 class CasePicture:
-    """The overlay of one case, with its Dice per organ (0..1, NaN = undefined)."""
+    """The overlays of one case, with its Dice per organ (0..1, NaN = undefined)."""
 
     case: str
     picture: Picture
@@ -52,8 +75,8 @@ def organ_colours(organs: Sequence[str]) -> dict[str, str]:
     return {organ: _tinted(_COLOURS[n % len(_COLOURS)], n // len(_COLOURS)) for n, organ in enumerate(organs)}
 
 
-def choose_slice(reference: Array, prediction: Array) -> int:
-    """Index along Z of the slice with the most wrong voxels; if none is wrong, with the most organ voxels.
+def choose_slice(reference: Array, prediction: Array, axis: int = 2) -> int:
+    """Index along an axis of the slice with the most wrong voxels; if none is wrong, with the most organ voxels.
 
     Shapes
         reference   (X, Y, Z)  integer: class index or IGNORE, which is never wrong
@@ -67,9 +90,10 @@ def choose_slice(reference: Array, prediction: Array) -> int:
             code="grids-differ",
         )
     known = reference != IGNORE
-    per_slice = np.count_nonzero((reference != prediction) & known, axis=(0, 1))
+    others = tuple(other for other in range(3) if other != axis)
+    per_slice = np.count_nonzero((reference != prediction) & known, axis=others)
     if not per_slice.any():
-        per_slice = np.count_nonzero((reference > 0) & known, axis=(0, 1))
+        per_slice = np.count_nonzero((reference > 0) & known, axis=others)
     return int(per_slice.argmax())
 
 
@@ -86,8 +110,9 @@ def case_picture(
     run: str = "",
     oriented: bool = True,
     z: int | None = None,
+    titles: tuple[str, str] = ("reference", "prediction"),
 ) -> CasePicture:
-    """Draw a slice, cut out around the organs.
+    """Draw slices in three planes, cut out around the organs.
 
     Args
         image       (M, X, Y, Z); the first modality is shown
@@ -95,9 +120,10 @@ def case_picture(
         prediction  (X, Y, Z) class index
         dice        organ -> Dice of this case, 0..1 or NaN
         annotated   organs of which the reference knows; predictions of others are not drawn. None: all
-        window      lowest and highest grey value, such as CT_WINDOW; None fits the slice (0.5 and 99.5 %)
+        window      lowest and highest grey value, such as CT_WINDOW; None fits the scan (0.5 and 99.5 %)
         oriented    False if the file (h5, say) does not tell the sides of the patient: none is written then
-        z           which slice; None: that of `choose_slice`
+        z           which axial slice; None: that of `choose_slice`, as in the other planes
+        titles      what the first two columns are called
     """
     if image.shape != reference.shape:
         raise DataError(
@@ -108,30 +134,49 @@ def case_picture(
             code="grids-differ",
         )
     shown = label_space.organs if annotated is None else tuple(annotated)
-    prediction = _only(prediction, [label_space.index(organ) for organ in shown])
-    z = choose_slice(reference, prediction) if z is None else z
-    grey = np.asarray(image.data[0, :, :, z], dtype=np.float32)
+    prediction = only_classes(prediction, [label_space.index(organ) for organ in shown])
     colours = organ_colours(label_space.organs)
-    low, high = window or np.percentile(grey, (0.5, 99.5)).tolist()
-    brightness = np.clip((grey - low) / max(high - low, 1e-6), 0, 1)
-    sides = _SIDES if oriented else {}
-    data = _draw(brightness, reference[:, :, z], prediction[:, :, z], image.spacing_mm[:2], colours, sides)
-    place = f"{'axial ' if oriented else ''}slice {z + 1} of {image.shape[2]}"
-    picture = Picture(data, "png", _alt(case, run, place, dice), place)
+    grey = grey_values(image, window)
+    slices = {plane.name: choose_slice(reference, prediction, plane.through) for plane in _PLANES}
+    if z is not None:
+        slices["axial"] = z
+    data = _draw(
+        grey, reference, prediction, image.spacing_mm, list(colours.values()), slices, oriented, titles
+    )
+    place = ", ".join(
+        f"{plane.name if oriented else 'XYZ'[plane.through]} slice {slices[plane.name] + 1} of "
+        f"{image.shape[plane.through]}"
+        for plane in _PLANES
+    )
+    picture = Picture(data, "webp", _alt(case, run, place, dice), place)
     return CasePicture(case, picture, dict(dice), {organ: colours[organ] for organ in shown}, run)
 
 
-def _only(labels: Array, classes: Sequence[int]) -> Array:
+def grey_values(image: Volume, window: tuple[float, float] | None) -> Array:
+    """(X, Y, Z) float32 brightness of the first modality, 0 to 1 between the limits of the window."""
+    values = np.asarray(image.data[0], dtype=np.float32)
+    low, high = window or np.percentile(values, (0.5, 99.5)).tolist()
+    return np.asarray(np.clip((values - low) / max(high - low, 1e-6), 0, 1))
+
+
+def only_classes(labels: Array, classes: Sequence[int]) -> Array:
     """The label map with all classes but these set to 0."""
     kept = np.zeros(IGNORE + 1, dtype=np.uint8)
-    kept[classes] = classes
-    return kept[labels]
+    kept[list(classes)] = list(classes)
+    return np.asarray(kept[labels])
+
+
+def what_differs(reference: Array, prediction: Array) -> Array:
+    """0 where both agree or nothing is known, else 1 too much, 2 missing, 3 another structure."""
+    wrong = (reference != prediction) & (reference != IGNORE)
+    kind = np.where(reference == 0, 1, np.where(prediction == 0, 2, 3))
+    return np.asarray(np.where(wrong, kind, 0), dtype=np.uint8)
 
 
 def _alt(case: str, run: str, place: str, dice: Mapping[str, float]) -> str:
     values = ", ".join(f"{organ} {100 * value:.1f} %" for organ, value in dice.items() if np.isfinite(value))
     prediction = f"prediction of {run}" if run else "prediction"
-    return f"Case {case}, {place}: {prediction} as colour, reference as line. Dice: {values or 'undefined'}."
+    return f"Case {case}, {place}: reference, {prediction}, and what differs. Dice: {values or 'undefined'}."
 
 
 def _tinted(colour: str, rounds: int) -> str:
@@ -140,61 +185,112 @@ def _tinted(colour: str, rounds: int) -> str:
 
 
 def _draw(
-    brightness: Array,
+    grey: Array,
     reference: Array,
     prediction: Array,
     spacing_mm: Sequence[float],
-    organ_colour: Mapping[str, str],
-    sides: Mapping[str, tuple[float, float]],
+    colours: Sequence[str],
+    slices: Mapping[str, int],
+    oriented: bool,
+    titles: tuple[str, str],
 ) -> bytes:
-    colours = list(organ_colour.values())
-    figure = Figure(figsize=_SIZE, facecolor="black")
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_axis_off()
     organs = np.where(reference == IGNORE, 0, reference)
-    # One voxel of nothing around: it closes the line of an organ that touches the border of the scan.
-    x, y = (np.arange(-1, n + 1) * spacing for n, spacing in zip(organs.shape, spacing_mm, strict=True))
-    left, right, back, front = (float(axis[0] + axis[1]) / 2 for axis in (x, x[::-1], y, y[::-1]))
-    edges = (left, right, back, front)
-    axes.imshow(
-        brightness.T, cmap="gray", vmin=0, vmax=1, origin="lower", extent=edges, interpolation="bilinear"
-    )
-    axes.imshow(_filled(prediction, colours), origin="lower", extent=edges, interpolation="nearest")
-    for index in np.unique(organs[organs > 0]).tolist():
-        mask = np.pad((organs == index).astype(float), 1).T
-        outline = axes.contour(x, y, mask, levels=[0.5], colors=[colours[index - 1]], linewidths=1.4)
-        outline.set_path_effects([withStroke(linewidth=2.6, foreground="black", alpha=0.6)])
-    _frame(axes, (organs > 0) | (prediction > 0), spacing_mm)
-    for side, (across, up) in sides.items():
-        _write(axes, side, across, up)
+    rows = [_Row.of(plane, slices[plane.name], organs, prediction, spacing_mm) for plane in _PLANES]
+    height = sum(row.height for row in rows)
+    figure = Figure(figsize=(3 * _WIDTH, height), facecolor="black")
+    top = height
+    for row in rows:
+        top -= row.height
+        brightness, truth = (row.cut(volume) for volume in (grey, reference))
+        columns = (
+            (titles[0], row.known, colours),
+            (titles[1], row.found, colours),
+            ("what differs", what_differs(truth, row.found), list(DIFFERENCES.values())),
+        )
+        for column, (title, labels, palette) in enumerate(columns):
+            axes = figure.add_axes((column / 3, top / height, 1 / 3, row.height / height))
+            _panel(axes, brightness, labels, palette, row)
+            if column == 0:
+                _scale(axes, row)
+            if oriented and column == 0:
+                for side, place in zip(row.plane.sides, _PLACES, strict=True):
+                    _write(axes, side, *place)
+            if row is rows[0]:
+                _write(axes, title, 0.98, 0.93, align="right")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
+    figure.savefig(buffer, format="webp", dpi=_DOTS_PER_INCH, pil_kwargs={"quality": 80, "method": 4})
     return buffer.getvalue()
 
 
-def _filled(prediction: Array, colours: Sequence[str]) -> Array:
-    """(X, Y) labels -> (Y, X, 4) colour and opacity."""
+class _Row(NamedTuple):
+    """One plane of a case: the maps in its slice, and the part that is shown."""
+
+    plane: _Plane
+    at: int
+    known: Array  # (A, B) reference, 0 where nothing is known
+    found: Array  # (A, B) prediction
+    spacing_mm: tuple[float, float]
+    centre_mm: tuple[float, float]
+    half_mm: tuple[float, float]  # of what is shown, across and up
+    height: float  # inches
+
+    @classmethod
+    def of(
+        cls, plane: _Plane, at: int, organs: Array, prediction: Array, spacing_mm: Sequence[float]
+    ) -> _Row:
+        known, found = (np.take(labels, at, axis=plane.through) for labels in (organs, prediction))
+        spacing = (spacing_mm[plane.across], spacing_mm[plane.up])
+        seen = (known > 0) | (found > 0)
+        places = np.argwhere(seen if seen.any() else np.ones_like(seen)) * spacing
+        centre = (places.max(0) + places.min(0)) / 2
+        size = np.multiply(known.shape, spacing)
+        # No wider than the scan, so that a scan of few slices is no stripe on black.
+        half = np.minimum((places.max(0) - places.min(0)) / 2 + _MARGIN_MM, np.maximum(size / 2, 1e-6))
+        height = float(np.clip(_WIDTH * half[1] / half[0], *_HEIGHTS))
+        across = max(half[0], half[1] * _WIDTH / height)
+        half_mm = (float(across), float(across * height / _WIDTH))
+        return cls(plane, at, known, found, spacing, (float(centre[0]), float(centre[1])), half_mm, height)
+
+    def cut(self, volume: Array) -> Array:
+        """The slice of another volume."""
+        return np.asarray(np.take(volume, self.at, axis=self.plane.through))
+
+
+def _panel(axes: Axes, brightness: Array, labels: Array, colours: Sequence[str], row: _Row) -> None:
+    axes.set_axis_off()
+    ends = [n * size - size / 2 for n, size in zip(labels.shape, row.spacing_mm, strict=True)]
+    edges = (-row.spacing_mm[0] / 2, ends[0], -row.spacing_mm[1] / 2, ends[1])
+    axes.imshow(
+        brightness.T, cmap="gray", vmin=0, vmax=1, origin="lower", extent=edges, interpolation="bilinear"
+    )
+    axes.imshow(_filled(labels, colours), origin="lower", extent=edges, interpolation="nearest")
+    (x, y), (across, up) = row.centre_mm, row.half_mm
+    axes.set(xlim=(x + across, x - across), ylim=(y - up, y + up))
+    axes.set_aspect("auto")  # panel and limits have one shape, so a mm is as long across as upwards
+
+
+def _scale(axes: Axes, row: _Row) -> None:
+    """A line of a round number of mm."""
+    length = max((n for n in (5, 10, 20, 50, 100) if n <= row.half_mm[0]), default=1)
+    low = 0.06 / row.height
+    axes.plot(
+        [0.04, 0.04 + length / (2 * row.half_mm[0])],
+        [low, low],
+        lw=2,
+        color="white",
+        transform=axes.transAxes,
+    )
+    _write(axes, f"{length} mm", 0.04, low + 0.11 / row.height, align="left")
+
+
+def _filled(labels: Array, colours: Sequence[str]) -> Array:
+    """(A, B) labels -> (B, A, 4) colour and opacity."""
     table = np.zeros((IGNORE + 1, 4))
     table[1 : len(colours) + 1, :3] = [to_rgb(colour) for colour in colours]
-    table[1 : len(colours) + 1, 3] = 0.38
-    return np.asarray(table[prediction.T])
+    table[1 : len(colours) + 1, 3] = _OPACITY
+    return np.asarray(table[labels.T])
 
 
-def _frame(axes: Axes, organs: Array, spacing_mm: Sequence[float]) -> None:
-    """Set the limits, in mm, to a box of the picture's shape around the organs, and draw a scale."""
-    seen = organs if organs.any() else np.ones_like(organs)
-    places = np.argwhere(seen) * spacing_mm
-    centre, half = (places.max(0) + places.min(0)) / 2, (places.max(0) - places.min(0)) / 2 + _MARGIN_MM
-    width = max(half[0], half[1] * _SIZE[0] / _SIZE[1])
-    height = width * _SIZE[1] / _SIZE[0]
-    axes.set(xlim=(centre[0] + width, centre[0] - width), ylim=(centre[1] - height, centre[1] + height))
-    axes.set_aspect("auto")  # figure and limits have one shape, so a mm is as long across as upwards
-    length = max(n for n in (5, 10, 20, 50, 100) if n <= width)
-    ends = [0.03, 0.03 + length / (2 * width)]
-    axes.plot(ends, [0.05, 0.05], lw=2, color="white", transform=axes.transAxes)
-    _write(axes, f"{length} mm", 0.09, 0.1)
-
-
-def _write(axes: Axes, text: str, across: float, up: float) -> None:
-    written = axes.text(across, up, text, ha="center", va="center", transform=axes.transAxes, color="white")
-    written.set(fontsize=9, path_effects=[withStroke(linewidth=2, foreground="black")])
+def _write(axes: Axes, text: str, across: float, up: float, *, align: str = "center") -> None:
+    written = axes.text(across, up, text, ha=align, va="center", transform=axes.transAxes, color="white")
+    written.set(fontsize=7, path_effects=[withStroke(linewidth=1.6, foreground="black")])

@@ -1,27 +1,34 @@
-"""One report, one HTML file: no request, no script, light and dark, readable on paper and aloud."""
+"""One report, one HTML file: no request leaves it; light and dark, readable on a phone, on paper and aloud.
+
+Every text goes through the automatic escaping of the template. The only script is the viewer, which the page knows
+by its hash; a page without cases to view has none.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from string import Template
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup, escape
 
 from labelwise.atomic import write_text
 from labelwise.report.comparison import MEAN, Comparison
 from labelwise.report.figures import Picture
 from labelwise.report.measures import measure
-from labelwise.report.overlays import CasePicture
-from labelwise.report.tables import Entry, Table
+from labelwise.report.overlays import DIFFERENCES, CasePicture
+from labelwise.report.plots import best_runs, paired_plot, size_plot, value_plot
+from labelwise.report.statistics import defined_mean
+from labelwise.report.viewer import ViewerCase
 
-_READING = (
-    "Colour is the prediction, the line is the reference: colour outside a line is too much, a line without "
-    "colour too little. The patient's right (R) is on the left of the picture; no letters are written where the "
-    "file does not tell the sides. Slices are counted from below. Numbers: Dice of the whole case in percent."
-)
+NIIVUE = "niivue-0.69.0.umd.js.gz"
+MOST_CURVES = 8  # runs whose learning curves are drawn
 
 
 def write_page(
@@ -31,7 +38,10 @@ def write_page(
     facts: Mapping[str, object],
     comparison: Comparison,
     curves: Mapping[str, Sequence[Picture]],
-    pictures: Sequence[CasePicture],
+    worst: Sequence[CasePicture],
+    best: Sequence[CasePicture] = (),
+    viewer: Sequence[ViewerCase] = (),
+    oriented: bool = True,
     coverage: Picture | None = None,
     measured_on: str = "",
 ) -> None:
@@ -40,162 +50,141 @@ def write_page(
     Args
         facts           settings and environment: name -> value, or heading -> {name -> value}, however deep
         curves          run -> pictures of `figures.learning_curves`
-        pictures        overlays, in any order; they are shown with the lowest mean Dice first
+        worst, best     overlays, in any order; the worst are shown with the lowest mean Dice first
+        viewer          cases for the viewer
+        oriented        False if the scans of the viewer do not tell the sides of the patient
         coverage        picture of `figures.coverage_picture`
         measured_on     on which data the runs were scored, such as "test split of LA 2018"
 
     Errors
         ResourceError   the file cannot be written
     """
-    sections = [
-        _results(comparison),
-        _classes(comparison),
-        _training(curves),
-        _cases(pictures),
-        _section("Annotations in the data", _figure(coverage, "coverage")) if coverage else "",
-        _facts(facts),
-    ]
-    page = Template(resource("page.html")).substitute(
-        title=escape(title),
-        style=resource("page.css").strip(),
-        lead=_lead(comparison, measured_on),
-        sections="\n".join(filter(None, sections)),
+    first = comparison.measures[0]
+    script = _resource("viewer.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    plots = (value_plot(comparison, first), paired_plot(comparison, first))
+    page = template("page.html").render(
+        title=title,
+        style=style(),
+        script=Markup(script) if viewer else None,
+        script_sources=f"'sha256-{digest}' blob:" if viewer else "'none'",
+        comparison=comparison,
+        measured_on=measured_on,
+        plots=[plot for plot in plots if plot],
+        sizes=size_plot(comparison),
+        curves={run: pictures for run, pictures in curves.items() if pictures},
+        worst=_ordered(worst),
+        best=list(reversed(_ordered(best))),
+        viewer=[_embedded(number, case) for number, case in enumerate(viewer)],
+        niivue=base64.b64encode(_bytes(NIIVUE)).decode() if viewer else "",
+        oriented=oriented,
+        coverage=coverage,
+        facts=_blocks(facts),
+        differences=DIFFERENCES,
+        MEAN=MEAN,
     )
     write_text(path, page)
 
 
-def resource(name: str) -> str:
-    """A text file of this room."""
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+def style() -> Markup:
+    """The style sheet of all pages."""
+    return Markup(_resource("page.css").strip())
 
 
-def _section(heading: str, *parts: str) -> str:
-    return "\n".join(["<section>", f"<h2>{escape(heading)}</h2>", *parts, "</section>"])
+def curves_of(comparison: Comparison) -> tuple[str, ...]:
+    """The runs whose learning curves a page shows: all, or the best ones."""
+    return best_runs(comparison, MOST_CURVES)
 
 
-def _lead(comparison: Comparison, measured_on: str) -> str:
-    source = f"Measured on {measured_on}: " if measured_on else "Measured on "
-    return (
-        f'<p class="answer">{escape(comparison.answer())}</p>\n'
-        f'<p class="quiet">{escape(source + comparison.description())}</p>'
+def _bytes(name: str) -> bytes:
+    return resources.files(__package__).joinpath("assets", name).read_bytes()
+
+
+def _resource(name: str) -> str:
+    return _bytes(name).decode("utf-8")
+
+
+@cache
+def template(name: str) -> Template:
+    """A template of this room: every text is escaped; ``picture`` shows a Picture."""
+    environment = Environment(
+        loader=PackageLoader("labelwise.report", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
+    environment.filters |= {
+        "breaking": _breaking,
+        "apart": _apart,
+        "picture": _picture,
+        "dice": measure("dice").number,
+    }
+    return environment.get_template(name)
 
 
-def _results(comparison: Comparison) -> str:
-    difference = comparison.difference_table()
-    definitions = [
-        f"<dt>{escape(head)}</dt><dd>{escape(text)}</dd>" for head, text in comparison.definitions()
-    ]
-    excluded = [f"<li>{escape(line)}</li>" for line in comparison.exclusions()]
-    return _section(
-        "Result",
-        _table(comparison.run_table(), "stacked"),
-        _table(difference, "stacked") if difference else "",
-        f'<dl class="definitions">{"".join(definitions)}</dl>' if definitions else "",
-        f'<ul class="left-out">{"".join(excluded)}</ul>'
-        if excluded
-        else '<p class="left-out">No value was undefined.</p>',
-    )
-
-
-def _classes(comparison: Comparison) -> str:
-    tables = [_table(table) for table in comparison.class_tables()]
-    return _section("Organ by organ", '<div class="tables">', *tables, "</div>") if tables else ""
-
-
-def _table(table: Table, style: str = "") -> str:
-    legend = f"<span>{escape(table.legend)}</span>" if table.legend else ""
-    head = "".join(f'<th scope="col">{_name(text)}</th>' for text in table.header)
-    return "\n".join(
-        [
-            f'<div class="scroll {style}" tabindex="0" role="region" aria-label="{escape(table.title)}">',
-            "<table>",
-            f"<caption>{escape(table.title)}{legend}</caption>",
-            f"<thead><tr>{head}</tr></thead>",
-            "<tbody>",
-            *map(_row, table.rows),
-            "</tbody>",
-            "</table>",
-            "</div>",
-        ]
-    )
-
-
-def _row(entries: Sequence[Entry]) -> str:
-    total = ' class="total"' if entries[0].text == MEAN else ""
-    cells = "".join(map(_cell, entries[1:]))
-    return f'<tr{total}><th scope="row">{_name(entries[0].text)}</th>{cells}</tr>'
-
-
-def _name(text: str) -> str:
+def _breaking(text: str) -> Markup:
     """A name that may be long: its lines break after an underscore."""
-    return f"<span>{escape(text).replace('_', '_<wbr>')}</span>"
+    return Markup(str(escape(text)).replace("_", "_<wbr>"))
 
 
-def _cell(entry: Entry) -> str:
-    parts = escape(entry.detail).replace(", ", ",\n").replace(" ", "&nbsp;")  # lines break at commas only
-    detail = f" <small>{parts}</small>" if entry.detail else ""
-    if entry.best:
-        value = f'<strong>{escape(entry.text)}</strong><span class="unseen"> best</span>'
-        return f'<td class="best">{value}{detail}</td>'
-    return f"<td>{escape(entry.text)}{detail}</td>"
+def _apart(text: str) -> Markup:
+    """Details of a number: their lines break at commas only."""
+    return Markup(str(escape(text)).replace(", ", ",\n").replace(" ", "&nbsp;"))
 
 
-def _training(curves: Mapping[str, Sequence[Picture]]) -> str:
-    parts = []
-    for run, pictures in curves.items():
-        if pictures:
-            figures = "\n".join(_figure(picture) for picture in pictures)
-            parts.append(f'<h3>{escape(run)}</h3>\n<div class="curves">\n{figures}\n</div>')
-    return _section("Training", *parts) if parts else ""
-
-
-def _figure(picture: Picture, style: str = "") -> str:
-    caption = f"<figcaption>{escape(picture.caption)}</figcaption>" if picture.caption else ""
-    return f'<figure class="{style}">{image_of(picture)}{caption}</figure>'
-
-
-def image_of(picture: Picture) -> str:
-    """The HTML element that shows a picture."""
+def _picture(picture: Picture) -> Markup:
     if picture.kind == "svg":  # inline, so that it takes over the colours and the font of the page
-        return f'<div role="img" aria-label="{escape(picture.alt)}">{picture.data.decode()}</div>'
+        return Markup('<div role="img" aria-label="{}">{}</div>').format(
+            picture.alt, Markup(picture.data.decode())
+        )
     data = base64.b64encode(picture.data).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="{escape(picture.alt)}">'
-
-
-def _cases(pictures: Sequence[CasePicture]) -> str:
-    if not pictures:
-        return ""
-    ordered = sorted(pictures, key=lambda shown: (math.isnan(shown.mean_dice), shown.mean_dice))
-    figures = ['<div class="cases">', *map(_case, ordered), "</div>"]
-    return _section("Cases, worst first", f'<p class="quiet">{_READING}</p>', *figures)
-
-
-def _case(shown: CasePicture) -> str:
-    number = measure("dice").number
-    organs = "".join(
-        f'<li><i style="background:{escape(shown.colours.get(organ, "transparent"))}"></i>'
-        f"{escape(organ)} {number(value)}</li>"
-        for organ, value in shown.dice.items()
-    )
-    place = ", ".join(filter(None, [shown.run, shown.picture.caption]))
-    return (
-        f"<figure>{image_of(shown.picture)}<figcaption><strong>{escape(shown.case)}</strong> {escape(place)}"
-        f'<ul class="organs">{organs}</ul></figcaption></figure>'
+    return Markup('<img src="data:image/{};base64,{}" alt="{}" loading="lazy">').format(
+        picture.kind, data, picture.alt
     )
 
 
-def _facts(facts: Mapping[str, object]) -> str:
-    blocks = {name: value for name, value in facts.items() if isinstance(value, Mapping)}
-    single = {name: value for name, value in facts.items() if name not in blocks}
-    parts = [_fact_list("", single)] if single else []
-    parts += [_fact_list(name, block) for name, block in blocks.items() if block]
-    return _section("Settings and environment", '<div class="facts">', *parts, "</div>") if parts else ""
+def _ordered(pictures: Sequence[CasePicture]) -> list[CasePicture]:
+    """Pictures of one case together, the case with the lowest mean Dice first; undefined ones last."""
+    values: dict[str, list[float]] = {}
+    for shown in pictures:
+        values.setdefault(shown.case, []).append(shown.mean_dice)
+    means = {case: float(defined_mean(np.array(found), axis=0)) for case, found in values.items()}
+    places = {case: place for place, case in enumerate(values)}
+
+    def order(shown: CasePicture) -> tuple[bool, float, int]:
+        mean = means[shown.case]
+        return (math.isnan(mean), 0.0 if math.isnan(mean) else mean, places[shown.case])
+
+    return sorted(pictures, key=order)
 
 
-def _fact_list(heading: str, facts: Mapping[str, object]) -> str:
-    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in _flat(facts))
-    return f"<section>{f'<h3>{escape(heading)}</h3>' if heading else ''}<dl>{rows}</dl></section>"
+def _embedded(number: int, shown: ViewerCase) -> dict[str, object]:
+    """What the script needs of a case, and its files as base64 under names of their own."""
+    files = {f"scan-{number}": shown.scan}
+    files |= {f"map-{number}-{n}": data for n, data in enumerate(shown.maps.values())}
+    return {
+        "about": {
+            "case": shown.case,
+            "note": shown.note,
+            "scan": f"scan-{number}",
+            "names": list(shown.maps),
+            "maps": {str(n): f"map-{number}-{n}" for n in range(len(shown.maps))},
+            "colours": list(shown.colours.items()),
+            "annotated": [n for n, name in enumerate(shown.colours, start=1) if name in shown.annotated],
+            "centre": list(shown.centre),
+        },
+        "files": {name: base64.b64encode(data).decode() for name, data in files.items()},
+    }
+
+
+def _blocks(facts: Mapping[str, object]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Heading and lines of each list of facts; single facts first, under no heading."""
+    nested = {name: value for name, value in facts.items() if isinstance(value, Mapping) and value}
+    single = {name: value for name, value in facts.items() if not isinstance(value, Mapping)}
+    blocks = [("", list(_flat(single)))] if single else []
+    return blocks + [(name, list(_flat(block))) for name, block in nested.items()]
 
 
 def _flat(facts: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -44,6 +44,7 @@ class RunValues:
 
     per_seed: Array
     excluded: Mapping[tuple[str, str], Counter[str]]
+    presence: Mapping[str, Counter[str]]  # class -> scores of the first metric by status
 
 
 def seed_lists(run: str, scores: Sequence[Score] | Sequence[Sequence[Score]]) -> list[list[Score]]:
@@ -182,6 +183,7 @@ def tabulate(run: str, lists: Sequence[Sequence[Score]], axes: Axes) -> RunValue
     values = np.full((len(lists), *map(len, places)), np.nan)
     seen = np.zeros(values.shape, dtype=bool)
     excluded = {(c, m): Counter[str]() for c in axes.classes for m in axes.metrics}
+    presence = {name: Counter[str]() for name in axes.classes}
     for seed, scores in enumerate(lists):
         for score in scores:
             if score.metric not in places[0] or score.variant != axes.variant:
@@ -194,8 +196,10 @@ def tabulate(run: str, lists: Sequence[Sequence[Score]], axes: Axes) -> RunValue
                     do="pass the scores of several seeds as several lists",
                 )
             seen[place], values[place] = True, score.value
+            if place[1] == 0:
+                presence[score.class_name][score.status] += 1
             if not np.isfinite(score.value):
                 excluded[score.class_name, score.metric][score.status] += 1
     for m, c in zip(*np.nonzero((~seen).any(axis=(0, 2))), strict=True):
         excluded[axes.classes[c], axes.metrics[m]][MISSING] += int((~seen[:, m, :, c]).sum())
-    return RunValues(np.where(np.isfinite(values), values, np.nan), excluded)
+    return RunValues(np.where(np.isfinite(values), values, np.nan), excluded, presence)

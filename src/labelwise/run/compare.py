@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from labelwise.errors import ConfigError, DataError
@@ -34,7 +34,9 @@ def compare(
         DataError       a run without scores.csv; runs on other cases or classes
     """
     named = runs_by_name(runs)
-    scores = {name: [scores_of(folder) for folder in folders] for name, folders in named.items()}
+    scores = _read(named, {*metrics, "reference_volume"})
+    if not set(metrics) <= {score.metric for lists in scores.values() for one in lists for score in one}:
+        scores = _read(named, None)  # so that the refusal names what there is
     seen = {name: set[str]().union(*map(patients_of, folders)) for name, folders in named.items()}
     return compare_scores(scores, tuple(metrics), reference=reference, seen=seen)
 
@@ -56,10 +58,16 @@ def runs_by_name(runs: Sequence[Path | str]) -> dict[str, list[Path]]:
     return named
 
 
-def scores_of(folder: Path) -> list[Score]:
+def _read(
+    named: Mapping[str, Sequence[Path]], metrics: Collection[str] | None
+) -> dict[str, list[list[Score]]]:
+    return {name: [scores_of(folder, metrics) for folder in folders] for name, folders in named.items()}
+
+
+def scores_of(folder: Path, metrics: Collection[str] | None = None) -> list[Score]:
     file = folder / SCORES
     if not file.exists():
         raise DataError(
             "the run has no scores", file=file, do="run `labelwise predict` and `labelwise evaluate` first"
         )
-    return read_scores(file)
+    return read_scores(file, metrics)

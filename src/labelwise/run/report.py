@@ -15,18 +15,23 @@ from labelwise.cohort.manifest import (
     read_manifest,
 )
 from labelwise.config import read_recipe
-from labelwise.evaluate.cases import Score
-from labelwise.formats import read_labels, suffix
+from labelwise.errors import ConfigError
+from labelwise.formats import read_labels, suffix, value_names
 from labelwise.report.compare import worst_cases
+from labelwise.report.comparison import Comparison
 from labelwise.report.figures import Picture, coverage_picture, learning_curves
 from labelwise.report.overlays import CT_WINDOW, CasePicture, case_picture
-from labelwise.report.page import write_page
-from labelwise.run.compare import compare, runs_by_name, scores_of
-from labelwise.run.pairing import PREDICTIONS
+from labelwise.report.page import curves_of, write_page
+from labelwise.report.plots import best_runs
+from labelwise.report.viewer import ViewerCase, viewer_case
+from labelwise.run.compare import compare, runs_by_name
+from labelwise.run.pairing import PREDICTIONS, in_space
 from labelwise.train.record import read_log
-from labelwise.types import Case
+from labelwise.types import Array, Case
 
 __all__ = ["report"]
+
+_SHOWN_RUNS = 4  # runs in the pictures and in the viewer: the best ones
 
 
 def report(
@@ -34,31 +39,51 @@ def report(
     output: Path | str,
     *,
     metrics: Sequence[str] = ("dice", "hd95"),
+    reference: str | None = None,
     title: str = "Comparison of runs",
     pictures: int = 6,
+    viewer_cases: int = 4,
 ) -> Path:
-    """Write one self-contained HTML page about evaluated runs: table, curves, worst cases first, settings.
+    """Write one self-contained HTML page about evaluated runs: summary, tables, plots, cases, viewer, curves, settings.
 
-    `pictures` cases are shown: those in which the runs are worst on average.
+    Arguments
+        pictures        how many pictures of the worst cases there are; half as many of the best ones follow
+        viewer_cases    how many cases can be looked at in the viewer, the worst first; 0 leaves the viewer out. The
+                        more there are, the coarser they are, for the page stays small
+
+    Errors
+        ConfigError, DataError      those of `compare`
+        ResourceError               the page cannot be written
     """
-    comparison = compare(runs, metrics=metrics)
+    if pictures < 0 or viewer_cases < 0:
+        raise ConfigError("a number of cases cannot be negative", found=min(pictures, viewer_cases))
+    comparison = compare(runs, metrics=metrics, reference=reference)
     first_of = {name: folders[0] for name, folders in runs_by_name(runs).items()}
     curves: dict[str, Sequence[Picture]] = {
-        name: learning_curves([event for log in _logs(folder) for event in read_log(log)])
-        for name, folder in first_of.items()
-        if _logs(folder)
+        name: learning_curves([event for log in _logs(first_of[name]) for event in read_log(log)])
+        for name in curves_of(comparison)
+        if _logs(first_of[name])
     }
     settings = {
         name: read_recipe(folder / "run.toml") if (folder / "run.toml").exists() else {}
         for name, folder in first_of.items()
     }
+    shown = best_runs(comparison, _SHOWN_RUNS)
+    cases = Cases({name: first_of[name] for name in shown}, settings)
+    ordered = worst_cases(comparison)
+    each = max(1, pictures // len(shown)) if pictures else 0
+    worst, best = ordered[:each], ordered[each:][-(each // 2 or 1) :] if each else ()
+    looked_at = [case for case in ordered if cases.readable(case)][:viewer_cases]
     write_page(
         Path(output),
         title=title,
         facts=_facts(first_of, settings),
         comparison=comparison,
         curves=curves,
-        pictures=_pictures(first_of, settings, pictures),
+        worst=[picture for case in worst for picture in cases.pictures(case, comparison)],
+        best=[picture for case in best for picture in cases.pictures(case, comparison)],
+        viewer=[cases.in_viewer(case, len(looked_at)) for case in looked_at],
+        oriented=all(cases.oriented(case) for case in looked_at),
         coverage=_coverage(settings),
     )
     return Path(output)
@@ -101,45 +126,92 @@ def _facts(runs: Mapping[str, Path], settings: Mapping[str, Mapping[str, Any]]) 
     return facts
 
 
-def _pictures(
-    runs: Mapping[str, Path], settings: Mapping[str, Mapping[str, Any]], count: int
-) -> list[CasePicture]:
-    """The worst cases of all runs together, each shown for every run that has its prediction."""
-    shown = []
-    manifests = {name: _manifest(str(table.get("data", ""))) for name, table in settings.items()}
-    scores = {name: scores_of(folder) for name, folder in runs.items()}
-    everything = [score for of_run in scores.values() for score in of_run]
-    for case_id in worst_cases(everything, max(1, count // max(len(runs), 1))):
-        for name, folder in runs.items():
-            prediction = folder / PREDICTIONS / f"{case_id}.nii.gz"
-            manifest = manifests[name]
-            if manifest is None or not prediction.exists():
+class Cases:
+    """The scans of the compared cases, as far as they can still be read: a report must outlive the data."""
+
+    def __init__(self, runs: Mapping[str, Path], settings: Mapping[str, Mapping[str, Any]]):
+        self.runs = runs
+        manifests = {str(settings[name].get("data", "")) for name in runs}
+        known = {data: _manifest(data) for data in manifests}
+        self.manifests = {name: known[str(settings[name].get("data", ""))] for name in runs}
+
+    def readable(self, case_id: str) -> bool:
+        """Whether the scan and a prediction of it are there."""
+        return bool(self._found(case_id))
+
+    def oriented(self, case_id: str) -> bool:
+        """Whether the files tell the sides of the patient: arrays without a header (h5) do not."""
+        case, _ = self._first(case_id)
+        return suffix(case.images[0]) not in (".h5", ".hdf5")
+
+    def pictures(self, case_id: str, comparison: Comparison) -> list[CasePicture]:
+        """One picture for each run that has predicted the case."""
+        found = self._found(case_id)
+        if not found:
+            return []
+        case, manifest = self._first(case_id)
+        image, labels = read_case_image(case, manifest), read_case_labels(case, manifest).data
+        place = comparison.cases.index(case_id)
+        return [
+            case_picture(
+                case.id,
+                image,
+                labels,
+                prediction,
+                label_space=manifest.label_space,
+                dice={
+                    name: float(comparison.per_case[run, name, "dice"][place])
+                    for name in comparison.classes
+                    if (run, name, "dice") in comparison.per_case
+                },
+                annotated=case.annotated,
+                window=_window(case, manifest),
+                run=run,
+                oriented=self.oriented(case_id),
+            )
+            for run, prediction in self._predictions(case_id).items()
+        ]
+
+    def in_viewer(self, case_id: str, share: int) -> ViewerCase:
+        """The case for the viewer, with the predictions of all runs that have one."""
+        case, manifest = self._first(case_id)
+        return viewer_case(
+            case.id,
+            read_case_image(case, manifest),
+            read_case_labels(case, manifest).data,
+            self._predictions(case_id),
+            label_space=manifest.label_space,
+            annotated=case.annotated,
+            window=_window(case, manifest),
+            share=share,
+        )
+
+    def _first(self, case_id: str) -> tuple[Case, Manifest]:
+        return next(iter(self._found(case_id).values()))
+
+    def _found(self, case_id: str) -> dict[str, tuple[Case, Manifest]]:
+        """Run -> case and manifest, for the runs whose prediction, scan and labels exist."""
+        found = {}
+        for name, folder in self.runs.items():
+            manifest = self.manifests[name]
+            if manifest is None or not (folder / PREDICTIONS / f"{case_id}.nii.gz").exists():
                 continue
             case = next((case for case in manifest.cases if case.id == case_id), None)
             # Unknown if it was evaluated against another manifest than it was trained on.
             if case is not None and all(file.exists() for file in (*case.images, case.labels) if file):
-                shown.append(_picture(case, name, manifest, prediction, scores[name]))
-    return shown
+                found[name] = (case, manifest)
+        return found
+
+    def _predictions(self, case_id: str) -> dict[str, Array]:
+        """Run -> prediction with the indices of the first manifest's classes."""
+        space = self._first(case_id)[1].label_space
+        found = {}
+        for name, (_, manifest) in self._found(case_id).items():
+            file = self.runs[name] / PREDICTIONS / f"{case_id}.nii.gz"
+            values = value_names(file) or dict(enumerate(manifest.label_space.names))
+            found[name] = in_space(read_labels(file).data, values, space)
+        return found
 
 
-def _picture(
-    case: Case, run: str, manifest: Manifest, prediction: Path, scores: Sequence[Score]
-) -> CasePicture:
-    dice = {
-        score.class_name: score.value for score in scores if score.case == case.id and score.metric == "dice"
-    }
-    window = CT_WINDOW if manifest.source_of(case).modality == "ct" else None
-    # Arrays without a header (h5) do not tell the sides of the patient.
-    oriented = suffix(case.images[0]) not in (".h5", ".hdf5")
-    return case_picture(
-        case.id,
-        read_case_image(case, manifest),
-        read_case_labels(case, manifest).data,
-        read_labels(prediction).data,
-        label_space=manifest.label_space,
-        dice=dice,
-        annotated=case.annotated,
-        window=window,
-        run=run,
-        oriented=oriented,
-    )
+def _window(case: Case, manifest: Manifest) -> tuple[float, float] | None:
+    return CT_WINDOW if manifest.source_of(case).modality == "ct" else None

@@ -283,6 +283,7 @@ def _picture(row: _Row, manifest: Manifest, image: Volume, labels: Array) -> Cas
         row.case.id, image, np.where(people == IGNORE, 0, people), labels, label_space=manifest.label_space, dice={},
         window=CT_WINDOW if source.modality == "ct" else None,
         oriented=suffix(row.case.images[0]) not in (".h5", ".hdf5"), z=int(per_slice.argmax()),
+        titles=("drawn", "proposed"),
     )  # fmt: skip
 
 
