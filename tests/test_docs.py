@@ -23,6 +23,7 @@ from labelwise.infer.model import ModelInfo
 from labelwise.loading.augment import PRESETS, AugmentConfig
 from labelwise.methods import METHODS
 from labelwise.nets.factory import NETS, find_net
+from labelwise.run.sweep import read_plan
 from labelwise.settings import build_settings
 
 ROOT = Path(__file__).parents[1]
@@ -202,12 +203,17 @@ TABLES = [block for block in BLOCKS if block.language == "toml"]
 
 
 @pytest.mark.parametrize("block", TABLES, ids=str)
-def test_every_toml_block_is_a_recipe_or_a_class_table(block, tmp_path):
+def test_every_toml_block_is_a_recipe_a_plan_or_a_class_table(block, tmp_path):
     content = tomllib.loads(block.text)
     file = tmp_path / "block.toml"
     file.write_text(block.text, encoding="utf-8")
     if "schema" in content:
         read_class_table(file)
+    elif "methods" in content:
+        plan = read_plan(file)
+        for method in plan.rows:
+            changes = plan.settings | plan.settings_of.get(method, {}) | {"method.name": method}
+            load_config(None, changes, data="data")
     elif "project" not in content:  # an excerpt of somebody's pyproject.toml
         load_config(file, data="data")
 

@@ -39,6 +39,7 @@ def add_commands(app: typer.Typer) -> None:
     """Add the commands of this file to the command line."""
     app.command("plan")(plan)
     app.command("train")(train)
+    app.command("sweep")(sweep)
 
 
 def plan(
@@ -156,3 +157,26 @@ def _show_plan(chosen: RunConfig, budget_minutes: float | None, *, quiet: bool, 
     comments = "".join(f"# {line}".rstrip() + "\n" for line in planned.to_text().splitlines())
     resolved = planned.config
     show(f"{comments}\n{resolved.to_toml()}", {**asdict(resolved), **planned.facts()}, as_json)
+
+
+def sweep(
+    plan: Annotated[
+        Path, typer.Argument(help="Plan (TOML): methods, budgets of labels, seeds.", show_default=False)
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the runs; default runs/PLAN.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what is done and what is to do.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train, score and compare methods x budgets x seeds. Repeat the command to go on; a failed run stops no other."""
+    with console.watch(quiet=quiet, as_json=as_json) as progress:
+        result = run.sweep(plan, output or Path("runs") / plan.stem, dry_run=dry_run, progress=progress)
+    show(result.to_text(), result.facts(), as_json)
+    if result.interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if result.failed:
+        raise typer.Exit(1)

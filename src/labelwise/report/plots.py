@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from labelwise.report.comparison import Comparison
 from labelwise.report.figures import COLOURS, INK, Picture, finished_svg, svg_panels
@@ -104,7 +104,7 @@ def size_plot(comparison: Comparison) -> Picture | None:
     runs = _best_first(comparison, m)[:_MOST_SIZED]
     columns = min(3, len(classes))
     rows = -(-len(classes) // columns)
-    with svg_panels((2.5 * columns + 0.4, 1.9 * rows + 0.5), rows, columns) as (figure, panels):
+    with svg_panels((max(5.6, 2.5 * columns + 0.4), 1.9 * rows + 0.5), rows, columns) as (figure, panels):
         for axes, name in zip(panels, classes, strict=False):
             volumes = sizes.volumes_ml[name]
             for n, run in enumerate(runs):
@@ -116,6 +116,7 @@ def size_plot(comparison: Comparison) -> Picture | None:
                 )  # fmt: skip
             axes.set_title(name, fontsize=9)
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda volume, _: f"{volume:g}"))
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.grid(color=INK, alpha=0.15, lw=0.6)

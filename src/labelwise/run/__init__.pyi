@@ -18,4 +18,5 @@ from .recipes import recipes as recipes
 from .report import report as report
 from .review import review as review
 from .simulate import simulate as simulate
+from .sweep import sweep as sweep
 from .train import train as train
