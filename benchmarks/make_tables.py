@@ -393,6 +393,15 @@ def false_positives() -> str:
     return table(head, body) + source("interval_coverage", loaded["metadata"])
 
 
+def consistency_share() -> str:
+    """What part of the gradient DKUXNet's contrast has, by temperature."""
+    loaded = result("consistency_share")
+    forms = loaded["rows"][0]["share"]
+    rows = [[form, *(f"{100 * row['share'][form]:.1f}" for row in loaded["rows"])] for form in forms]
+    head = [f"{row['classes']} classes, {row['network']} network [%]" for row in loaded["rows"]]
+    return table(["form, temperature", *head], rows) + source("consistency_share", loaded["metadata"])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "demo": demo,
     "methods": methods,
@@ -422,6 +431,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "labelled_or_not": labelled_or_not,
     "semi_costs": semi_costs,
     "shortcut": shortcut,
+    "consistency_share": consistency_share,
     "coverage": coverage,
     "false_positives": false_positives,
     "speed": speed,

@@ -1,0 +1,242 @@
+"""Faults put into the methods one at a time: which of them do the tests of that method find?
+
+    python benchmarks/mutation.py                                      # ten faults in each of the four systems
+    python benchmarks/mutation.py --only guidednet --per-file 50
+    python benchmarks/mutation.py --all                                # every file of every method
+
+A fault changes one place of a method's file: a number is halved, plus and minus are exchanged, times and divided, a
+comparison is turned, `not` is left out. The tests of the method run against it until the first that fails. A process is
+forked for each fault from one that has imported torch already. Without a failure the fault survived; it is listed with
+its line. Drawn with a fixed seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import importlib
+import importlib.util
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from metadata import write_result
+
+ROOT = Path(__file__).parents[1]
+METHODS = ROOT / "src" / "labelwise" / "methods"
+TESTS = ROOT / "tests" / "methods"
+SYSTEMS = ("ltuda", "pl_seg", "guidednet", "dkuxnet")
+NEVER_RUN = {"base", "__init__"}
+# What every test needs and no fault is put into: imported once, before the processes part.
+SHARED = ("labelwise.cli.main", "labelwise.run.train", "labelwise.synthetic.generate", "labelwise.testing")
+LONGEST_S = 300.0  # of the tests of one fault; a fault that makes them hang is found
+FOUND, SURVIVED, HUNG = 1, 0, 124
+
+SWAPS: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.Gt: ast.LtE,
+    ast.GtE: ast.Lt,
+    ast.Lt: ast.GtE,
+    ast.LtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One changed place."""
+
+    file: str  # within methods/
+    line: int
+    what: str
+    text: str  # the line as it was
+
+
+class _Place(ast.NodeTransformer):
+    """Counts the places that can be changed, and changes one of them."""
+
+    def __init__(self, wanted: int = -1):
+        self.wanted, self.seen, self.what, self.line = wanted, 0, "", 0
+
+    def _is_wanted(self, node: ast.AST, what: str) -> bool:
+        chosen = self.seen == self.wanted
+        self.seen += 1
+        if chosen:
+            self.what, self.line = what, getattr(node, "lineno", 0)
+        return chosen
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.body = [self.visit(part) for part in node.body]  # neither annotations nor defaults
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        if node.value is not None:
+            node.value = self.visit(node.value)
+        return node
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        number = isinstance(node.value, float) and node.value != 0
+        if number and self._is_wanted(node, f"{node.value!r} halved"):
+            return ast.copy_location(ast.Constant(float(node.value) / 2), node)  # type: ignore[arg-type]
+        return node
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        swap = SWAPS.get(type(node.op))
+        types = isinstance(node.op, ast.BitOr) and isinstance(node.right, ast.Constant | ast.Name)
+        if swap and not types and self._is_wanted(node, f"{type(node.op).__name__} to {swap.__name__}"):
+            node.op = swap()  # type: ignore[assignment]
+        return node
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        self.generic_visit(node)
+        swap = SWAPS.get(type(node.ops[0]))
+        if swap and self._is_wanted(node, f"{type(node.ops[0]).__name__} to {swap.__name__}"):
+            node.ops[0] = swap()  # type: ignore[call-overload]
+        return node
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.op, ast.Not | ast.Invert | ast.USub) and self._is_wanted(node, "left out"):
+            return node.operand
+        return node
+
+
+def places(source: str) -> int:
+    """How many places of a file can be changed."""
+    counter = _Place()
+    counter.visit(ast.parse(source))
+    return counter.seen
+
+
+def changed(source: str, place: int) -> tuple[ast.Module, str, int]:
+    """The tree with one place changed, what was changed, and its line."""
+    change = _Place(place)
+    tree = change.visit(ast.parse(source))
+    return ast.fix_missing_locations(tree), change.what, change.line
+
+
+class _Faulty(MetaPathFinder, Loader):
+    """Imports one module from a changed tree."""
+
+    def __init__(self, name: str, path: Path, tree: ast.Module):
+        self.name, self.path, self.tree = name, path, tree
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        if fullname != self.name:
+            return None
+        return importlib.util.spec_from_file_location(fullname, self.path, loader=self)
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(compile(self.tree, str(self.path), "exec"), vars(module))
+
+
+def tests_of(path: Path) -> list[str]:
+    """The files that test a method: those named by it or by its parts, and the assembled objectives."""
+    relative = path.relative_to(METHODS)
+    names = {relative.parts[0].removesuffix(".py"), path.stem}
+    if names & {"mean_teacher", "ua_mt"}:
+        names.add("mean_teachers")
+    files = [TESTS / f"test_{name}.py" for name in sorted(names)]
+    return [str(file) for file in [*files, TESTS / "test_objectives.py"] if file.exists()]
+
+
+def verdict(path: Path, tree: ast.Module) -> int:
+    """Run the tests of a file against a changed tree, in a process of its own: FOUND, SURVIVED or HUNG."""
+    child = os.fork()
+    if child == 0:
+        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+            os.dup2(nowhere.fileno(), 1)
+            os.dup2(nowhere.fileno(), 2)
+            parts = path.relative_to(ROOT / "src").with_suffix("").parts
+            for name in [name for name in sys.modules if name.startswith("labelwise.methods.")]:
+                if name != "labelwise.methods.base":
+                    del sys.modules[name]
+            sys.meta_path.insert(0, _Faulty(".".join(parts), path, tree))
+            options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore", "--rootdir", str(ROOT)]
+            os._exit(FOUND if pytest.main([*options, *tests_of(path)]) else SURVIVED)
+    until = time.monotonic() + LONGEST_S
+    while time.monotonic() < until:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status) and FOUND
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return HUNG
+
+
+def files_of(systems: Sequence[str]) -> Iterator[Path]:
+    """The files of some methods, or of all."""
+    for path in sorted(METHODS.rglob("*.py")):
+        owner = path.relative_to(METHODS).parts[0].removesuffix(".py")
+        if path.stem not in NEVER_RUN and (not systems or owner in systems) and tests_of(path)[:-1]:
+            yield path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", default=SYSTEMS, help="methods whose files are changed")
+    parser.add_argument("--all", action="store_true", help="every method")
+    parser.add_argument("--per-file", type=int, default=10, help="faults in each file")
+    parser.add_argument("--minutes", type=float, default=60.0, help="after which no more faults are begun")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in SHARED:
+        importlib.import_module(name)
+    until, draw = time.monotonic() + 60 * arguments.minutes, random.Random(0)
+    planned = []
+    for path in files_of(() if arguments.all else arguments.only):
+        source = path.read_text(encoding="utf-8")
+        numbers = range(places(source))
+        planned += [(path, place) for place in draw.sample(numbers, min(arguments.per_file, len(numbers)))]
+    draw.shuffle(planned)
+    counts, survivors = {FOUND: 0, SURVIVED: 0, HUNG: 0}, []
+    for path, place in planned:
+        if time.monotonic() > until:
+            break
+        source = path.read_text(encoding="utf-8")
+        tree, what, line = changed(source, place)
+        result = verdict(path, tree)
+        counts[result] += 1
+        text = source.splitlines()[line - 1].strip()
+        fault = Fault(str(path.relative_to(METHODS)), line, what, text)
+        if result == SURVIVED:
+            survivors.append(asdict(fault))
+        word = {FOUND: "found", SURVIVED: "SURVIVED", HUNG: "found (hung)"}[result]
+        print(f"{word:9} {fault.file}:{line} {what}: {text}", flush=True)
+    tried = sum(counts.values())
+    found = counts[FOUND] + counts[HUNG]
+    payload = {
+        "methods": "all" if arguments.all else list(arguments.only),
+        "places": len(planned),
+        "tried": tried,
+        "found": found,
+        "share": round(found / max(tried, 1), 3),
+        "survivors": sorted(survivors, key=lambda fault: (fault["file"], fault["line"])),
+    }
+    print(write_result("mutation", payload))
+
+
+if __name__ == "__main__":
+    main()
