@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
 from math import prod
@@ -164,3 +165,25 @@ def check_size(path: Path, needed_bytes: int, *, compressed: bool) -> None:
             do="copy or export the file again",
             code="unreadable",
         )
+
+
+def check_inside(path: Path, named: Iterable[str]) -> None:
+    """Refuse a file that names others, in which its voxels lie, outside of its folder.
+
+    A scan from a stranger must not read the files of its reader.
+
+    Errors
+        DataError   the name of such a file
+    """
+    folder = os.path.abspath(path.parent)  # noqa: PTH100 - links of versioned data sets are not followed
+    for name in named:
+        place = os.path.abspath(os.path.join(folder, name))  # noqa: PTH100, PTH118
+        if not Path(place).is_relative_to(folder):
+            raise DataError(
+                "the file names another one, outside of its folder, for its voxels",
+                file=path,
+                found=name,
+                expected=f"a file in {folder}",
+                do="put both into one folder, and name the file without a path",
+                code="unreadable",
+            )

@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 
 from labelwise.errors import DataError, did_you_mean
-from labelwise.formats.geometry import Geometry, as_geometry, check_size
+from labelwise.formats.geometry import Geometry, as_geometry, check_inside, check_size
 from labelwise.formats.layout import Layout
 from labelwise.types import Array
 
@@ -56,7 +56,18 @@ def _open(path: Path) -> Iterator[h5py.File]:
         ) from error
 
 
+def _check_inside(path: Path, file: h5py.File, key: str) -> None:
+    """Refuse voxels that lie in files elsewhere."""
+    link = file.get(key, getlink=True) if key in file.keys() else None  # noqa: SIM118 - membership follows links
+    named = [link.filename] if isinstance(link, h5py.ExternalLink) else []
+    if not named and isinstance(found := file.get(key), h5py.Dataset):
+        named += [str(name) for name, _, _ in found.external or []]
+        named += [source.file_name for source in found.virtual_sources()] if found.is_virtual else []
+    check_inside(path, (name for name in named if name != "."))
+
+
 def _data_set(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
+    _check_inside(path, file, key)
     found = file.get(key)
     if not isinstance(found, h5py.Dataset):
         keys = sorted(str(name) for name in file)

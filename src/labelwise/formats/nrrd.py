@@ -19,7 +19,7 @@ import SimpleITK
 from numpy.typing import NDArray
 
 from labelwise.errors import DataError
-from labelwise.formats.geometry import Geometry, as_geometry, check_size
+from labelwise.formats.geometry import Geometry, as_geometry, check_inside, check_size
 from labelwise.formats.layout import Overlap
 from labelwise.formats.segments import Canvas, Tally, empty, in_order, values_of
 from labelwise.types import Array
@@ -107,28 +107,33 @@ def read_segments(
 
 def data_files(path: Path) -> list[Path]:
     """The files beside a .nhdr or .mhd that hold its voxels, as far as they are there; none for other files."""
-    if path.suffix.lower() not in _WITH_SEPARATE_DATA:
-        return []
+    named = _named_files(path) if path.suffix.lower() in _WITH_SEPARATE_DATA else []
+    return [file for file in named if file.is_file()]
+
+
+def _named_files(path: Path) -> list[Path]:
+    """The files that a header names as those of its voxels, there or not; none if they follow the header."""
     with path.open("rb") as file:
-        header = file.read(_LONGEST_HEADER).decode("utf-8", "replace")
+        begin = file.read(_LONGEST_HEADER)
+    if begin.startswith(b"NRRD"):
+        begin = re.split(rb"\r?\n\r?\n", begin, maxsplit=1)[0]
+    header = begin.decode("utf-8", "replace")
     entry = re.search(
         r"^(?:ElementDataFile[ \t]*=|data ?file:)[ \t]*(.*)$", header, re.MULTILINE | re.IGNORECASE
     )
-    if entry is None:
+    if entry is None or (named := entry[1].strip()).upper() == "LOCAL":
         return []
-    named = entry[1].strip()
     if named.startswith("LIST"):
-        files = [path.parent / line.strip() for line in header[entry.end() :].splitlines() if line.strip()]
-    elif "%" in named:  # slice_%03d.raw 1 40 1
+        return [path.parent / line.strip() for line in header[entry.end() :].splitlines() if line.strip()]
+    if "%" in named:  # slice_%03d.raw 1 40 1
         pattern = path.parent / re.sub(r"(%\d*d)+", "*", named.split()[0])
-        files = sorted(pattern.parent.glob(pattern.name))
-    else:
-        files = [path.parent / named]
-    return [file for file in files if file.is_file()]
+        return sorted(pattern.parent.glob(pattern.name)) or [pattern]
+    return [path.parent / named]
 
 
 def _read_header(path: Path) -> SimpleITK.ImageFileReader:
     _check_dimensions(path)
+    check_inside(path, map(str, _named_files(path)))
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     try:

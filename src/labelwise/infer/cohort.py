@@ -26,6 +26,7 @@ from labelwise.atomic import discard_leftovers, write_json, write_text
 from labelwise.engine import Outcome, run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError, naming
 from labelwise.formats import LABEL_FORMATS, is_dicom, read_geometry, write_labels
+from labelwise.formats.stored import hash_file
 from labelwise.infer.doubt import Doubt
 from labelwise.infer.image import as_image
 from labelwise.infer.maps import map_paths, write_maps
@@ -144,6 +145,7 @@ def _predict(
         "case": scan.id,
         "images": [image.name for image in scan.images],
         "classes": dict(enumerate(model.label_space.names)),
+        "contents": [hash_file(image) for image in scan.images],
         "modality": scan.modality,
         "model": model.id,
         "certainty": {name: certainties[name] for name in model.label_space.organs},
@@ -222,12 +224,23 @@ def _found(scan: Scan, target: Path, model: Model, binary: bool) -> Outcome[Scan
     elif grids := _different_grids(scan, target, record):
         what = "the result does not lie on the grid of this scan"
         found, expected = grids
+    elif _replaced(scan, record):
+        what = "the scan was replaced since this result was written"
+        found, expected = "a result of other voxels on the same grid", "the result of this scan"
     else:
         return Outcome(scan, result=target)
     do = "choose another output folder, or predict again with --overwrite"
     return Outcome(
         scan, error=ConfigError(what, case=scan.id, file=target, found=found, expected=expected, do=do)
     )
+
+
+def _replaced(scan: Scan, record: Mapping[str, Any]) -> bool:
+    """Whether the files of a scan are others than those that the record knows; those that are gone are not."""
+    known = record.get("contents")
+    if not isinstance(known, list) or not all(image.exists() for image in scan.images):
+        return False
+    return known != [hash_file(image) for image in scan.images]
 
 
 def _read_record(file: Path) -> dict[str, Any]:

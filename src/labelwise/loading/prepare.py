@@ -25,6 +25,7 @@ from labelwise.cohort.meaning import source_of_file
 from labelwise.engine import run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError, ResourceError, naming
 from labelwise.formats import files_of
+from labelwise.formats.stored import hash_file
 from labelwise.loading.store import FORMAT, Store, write_case
 from labelwise.preprocess import pipeline
 from labelwise.preprocess.fingerprint import ScanStatistics, make_plan, scan_statistics
@@ -184,7 +185,7 @@ def training_statistics(
     Errors
         DataError   there is no training scan, or none can be read
     """
-    cases = manifest.split("train")
+    cases = sorted(manifest.split("train"), key=lambda case: case.id)  # sums depend on the order
     if not cases:
         raise DataError(
             "no case of the manifest is in the split 'train'", do="fill the column 'split'", code="no-case"
@@ -233,26 +234,6 @@ def _statistics_key(case: Case, manifest: Manifest) -> str:
         "classes": manifest.label_space.names,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file; of the names and contents of all its files, if a scan consists of several.
-
-    Those are a header with the files that hold its voxels (.mhd, .nhdr), and a folder (a DICOM series).
-    """
-    files = files_of(path)
-    if files == [path]:
-        return _digest(path)
-    parts = [
-        f"{file.relative_to(path).as_posix() if path.is_dir() else file.name} {_digest(file)}"
-        for file in files
-    ]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _hash_files(

@@ -81,9 +81,11 @@ class Sampler:
         organs = frozenset(label_space.organs)
         self.config = config
         self.seed = seed
-        self.labelled = tuple(number for number, case in enumerate(cases) if case.annotated)
+        # By id: the order of the rows of a manifest decides nothing.
+        numbered = sorted(enumerate(cases), key=lambda pair: pair[1].id)
+        self.labelled = tuple(number for number, case in numbered if case.annotated)
         self.incomplete = tuple(
-            number for number, case in enumerate(cases) if not organs <= case.annotated or case.id in sparse
+            number for number, case in numbered if not organs <= case.annotated or case.id in sparse
         )
         if config.labelled_cases and not self.labelled:
             raise DataError(

@@ -19,6 +19,7 @@ from torch import nn
 from labelwise.atomic import discard_leftovers, write_json, write_text
 from labelwise.cohort.coverage import never_annotated
 from labelwise.cohort.manifest import Manifest
+from labelwise.cohort.split import cut_groups
 from labelwise.config import RunConfig
 from labelwise.console import Progress, silent
 from labelwise.devices import keep_freed_memory
@@ -187,6 +188,15 @@ def _check_trainable(manifest: Manifest, config: RunConfig) -> None:
                 found=f"{len(case.images)} image(s)",
                 expected=f"{len(cases[0].images)}, as in case '{cases[0].id}'",
             )
+    if cut := cut_groups(manifest):
+        group, splits = next(iter(cut.items()))
+        raise DataError(
+            f"patient '{group}' is in {' and '.join(splits)}: scores would be those of scans that were seen",
+            file=config.data,
+            found=f"{len(cut)} such patient{'' if len(cut) == 1 else 's'} (column 'group')",
+            do="put all cases of a patient into one split; see what `labelwise check` says",
+            code="patients-cut",
+        )
     if missing := never_annotated(manifest):
         raise DataError(
             f"no training case annotates {', '.join(missing)}, so it cannot be learnt",
