@@ -82,9 +82,29 @@ def test_partners_point_at_each_other_and_at_one_whole():
         assert structure.whole == "" or structure.whole in structures()
 
 
-def test_colours_differ():
-    colours = [structure.colour for structure in structures().values()]
-    assert len(set(colours)) == len(colours)
+def test_colours_are_those_that_users_of_slicer_know():
+    colours = {name: structure.colour for name, structure in structures().items()}
+    assert colours["liver"] == (221, 130, 101)
+    assert colours["spleen"] == (157, 108, 162)
+    assert colours["left kidney"] == colours["right kidney"] == colours["kidneys"] == (185, 102, 83)
+    assert colours["inferior vena cava"] == (0, 151, 206)
+    assert colours["left rib 3"] == (253, 232, 158)
+
+
+def test_the_organs_of_an_abdomen_have_colours_of_their_own():
+    organs = (
+        "liver",
+        "spleen",
+        "pancreas",
+        "gallbladder",
+        "stomach",
+        "kidneys",
+        "aorta",
+        "bladder",
+        "lungs",
+        "heart",
+    )
+    assert len({structures()[name].colour for name in organs}) == len(organs)
 
 
 def test_codes_are_those_of_snomed_ct():

@@ -2,12 +2,12 @@
 
 The table is anatomy.csv beside this file. Codes are SNOMED CT; a structure without a verified code has none. A code
 says nothing of the side: `laterality` does, as in DICOM. Class names that the table does not know are used as they are.
-New rows go to the end: a colour follows from the place in the table.
+Colours are those of 3D Slicer (GenericAnatomyColors), in which both of a pair, and
+all vertebrae of one region, look alike.
 """
 
 from __future__ import annotations
 
-import colorsys
 import csv
 import re
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,6 @@ _SIDES: Mapping[str, Side] = {
     **dict.fromkeys(("right", "rt", "r"), "right"),
 }
 _TABLE = Path(__file__).with_suffix(".csv")
-_GOLDEN_RATIO = 0.618033988749895  # neighbours in the table get hues that are far apart
 
 
 @dataclass(frozen=True)
@@ -108,11 +107,11 @@ def structures() -> Mapping[str, Structure]:
     """All structures by canonical name, in the order of the table."""
     with _TABLE.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    return {row["name"]: _structure(row, number) for number, row in enumerate(rows)}
+    return {row["name"]: _structure(row) for row in rows}
 
 
-def _structure(row: Mapping[str, str], number: int) -> Structure:
-    red, green, blue = colorsys.hsv_to_rgb((number * _GOLDEN_RATIO) % 1, 0.65, 0.9)
+def _structure(row: Mapping[str, str]) -> Structure:
+    red, green, blue = bytes.fromhex(row["colour"])
     return Structure(
         name=row["name"],
         synonyms=tuple(filter(None, row["synonyms"].split(";"))),
@@ -121,7 +120,7 @@ def _structure(row: Mapping[str, str], number: int) -> Structure:
         laterality=cast("Side", row["laterality"]),
         whole=row["whole"],
         side=cast("Side", row["side"]),
-        colour=(round(255 * red), round(255 * green), round(255 * blue)),
+        colour=(red, green, blue),
     )
 
 

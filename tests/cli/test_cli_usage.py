@@ -22,7 +22,7 @@ from labelwise.errors import ConfigError, LabelwiseError, TrainingError
 
 VERBS = (
     "check", "compare", "convert", "demo", "doctor", "evaluate", "export", "import", "measure", "methods", "plan",
-    "predict", "prepare", "recipes", "report", "simulate", "train",
+    "predict", "prepare", "recipes", "report", "show", "simulate", "train",
 )  # fmt: skip
 HEAVY = ("torch", "monai", "numpy", "nibabel", "scipy", "pydantic", "matplotlib")
 

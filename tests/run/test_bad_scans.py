@@ -67,7 +67,11 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "not a scan": ("images", lambda file: file.write_text("hello"), "NIfTI"),
     "truncated label": ("labels", cut, "cannot be read"),
     "missing label": ("labels", Path.unlink, ""),
-    "label of another shape": ("labels", lambda file: rewrite(file, lambda v, a: (v[1:], a)), "shape"),
+    "label of another shape": (
+        "labels",
+        lambda file: rewrite(file, lambda v, a: (np.concatenate([v, v]), a)),
+        "shape",
+    ),
     "label of another affine": ("labels", lambda file: rewrite(file, shifted), "different places"),
     "unknown label value": ("labels", lambda file: rewrite(file, with_value_9), "value 9"),
     "label with fractions": (

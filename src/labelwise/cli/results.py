@@ -41,6 +41,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command("evaluate")(evaluate)
     app.command("compare")(compare)
     app.command("report")(report)
+    app.command("show")(show_result)
 
 
 def predict(
@@ -203,3 +204,27 @@ def _metrics(text: str) -> list[str]:
     if not (names := words(text)):
         raise ConfigError("--metrics names no metric", expected="names separated by commas, e.g. dice,hd95")
     return names
+
+
+def show_result(
+    labels: Annotated[
+        Path,
+        typer.Argument(
+            help="A label file, a folder with a mask per organ, or a folder of label files.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="PNG file, or a folder for several.", show_default=False)
+    ],
+    image: Annotated[
+        Path | None, typer.Option(help="Scan that the labels belong to, or folder of scans.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Values in label files that do not name them: liver=1,spleen=2.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Pictures of results without a reference: three planes, the structures in space, and their volumes."""
+    result = run.show(labels, output, image=image, classes=class_values(classes) if classes else None)
+    show(result.to_text(), result.facts(), as_json)

@@ -92,6 +92,12 @@ def _concept(name: str, value: int) -> Concept:
     )
 
 
+def colours_of(named: Mapping[int, str]) -> dict[int, tuple[int, int, int]]:
+    """Label value -> red, green, blue, as 3D Slicer paints a structure of that name; others have a hue apart."""
+    known = {value: anatomy.find(name) for value, name in named.items()}
+    return {value: found.colour if found else _colour(value) for value, found in known.items()}
+
+
 def _side(known: anatomy.Structure) -> str:
     is_pair = any(other.whole == known.name for other in anatomy.structures().values())
     return known.laterality or ("both" if is_pair else "")

@@ -17,6 +17,7 @@ from .propose import propose as propose
 from .recipes import recipes as recipes
 from .report import report as report
 from .review import review as review
+from .show import show as show
 from .simulate import simulate as simulate
 from .sweep import sweep as sweep
 from .train import train as train

@@ -115,7 +115,7 @@ def convert(
         )
     if not source.exists():
         raise DataError("there is no such file", file=source, do="correct its path", code="not-found")
-    files = _label_files(source)
+    files = label_files(source)
     if not files:
         scan = None if like is None else Path(like)
         return _one(
@@ -128,7 +128,7 @@ def convert(
             found=f"{len(files)} label files in {source}",
             do="name a folder for the results, and the format by --format",
         )
-    pairs = [(file, _scan_of(file, like)) for file in files]  # all of them, before anything is written
+    pairs = [(file, scan_of(file, like)) for file in files]  # all of them, before anything is written
     kind = label_format or "nifti"
     return Conversions(
         tuple(
@@ -196,7 +196,7 @@ def _report(source: Path, names: Mapping[int, str], tally: Tally) -> None:
 # files
 
 
-def _label_files(source: Path) -> list[Path]:
+def label_files(source: Path) -> list[Path]:
     """The label files in a folder, if each is one of a scan; none for a file, and for masks of organs of one scan."""
     if not source.is_dir():
         return []
@@ -212,7 +212,7 @@ def _is_of_a_scan(file: Path) -> bool:
     return bool(value_names(file) or segment_names(file))
 
 
-def _scan_of(file: Path, like: Path | str | None) -> Path | None:
+def scan_of(file: Path, like: Path | str | None) -> Path | None:
     if like is None:
         return None
     folder, case = Path(like), case_of(file)

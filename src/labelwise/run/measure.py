@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,7 +18,7 @@ from labelwise.cohort.source import value_table
 from labelwise.console import Progress, silent
 from labelwise.engine import run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError
-from labelwise.formats import stem, suffix
+from labelwise.formats import stem, suffix, value_names
 from labelwise.quality.measure import Measures, measure_case
 from labelwise.types import BACKGROUND, Case, LabelSpace
 
@@ -166,7 +165,7 @@ def _of_folder(folder: Path, classes: Mapping[str, int] | None, images: Path | s
     cases: list[Case] = []
     sources: dict[str, Source] = {}
     for name, file in files.items():
-        values = value_table(classes) if classes else _recorded(folder / f"{name}.json")
+        values = value_table(classes) if classes else _named(file)
         source = next((key for key, known in sources.items() if known.values == values), None)
         if source is None:
             source = absolute(folder).name + (f"_{len(sources)}" if sources else "")
@@ -196,17 +195,15 @@ def _files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _recorded(record: Path) -> dict[int, str]:
-    """Label value -> class name, from the record that `predict` writes."""
-    try:
-        classes = json.loads(record.read_text(encoding="utf-8"))["classes"]
-        return {int(value): str(name) for value, name in classes.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            "the classes of these label files are not known",
-            file=record,
-            do="name them: --classes liver=1,spleen=2; or keep the .json records that `labelwise predict` writes",
-        ) from error
+def _named(file: Path) -> dict[int, str]:
+    """Label value -> class name, from the header of a label file or the record beside it."""
+    if named := value_names(file):
+        return {0: BACKGROUND, **named}
+    raise DataError(
+        "the classes of these label files are not known",
+        file=file,
+        do="name them: --classes liver=1,spleen=2; or keep the .json records that `labelwise predict` writes",
+    )
 
 
 def _to_row(row: Measures) -> Sequence[object]:
