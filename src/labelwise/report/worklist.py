@@ -28,13 +28,19 @@ class Entry:
     picture: CasePicture | None
 
 
-def write_worklist(path: Path, *, title: str, lead: str, entries: Sequence[Entry]) -> None:
-    """Write the page, atomically, in the order of the entries.
+def write_worklist(path: Path, *, title: str, lead: str, command: str, entries: Sequence[Entry]) -> None:
+    """Write the page, atomically, in the order of the entries; `command` takes back what was corrected.
 
     Errors
         ResourceError   the file cannot be written
     """
     page = template("worklist.html").render(
-        title=title, lead=lead, reading=_READING, entries=entries, style=style(), script_sources="'none'"
+        title=title,
+        lead=lead,
+        command=command,
+        reading=_READING,
+        entries=entries,
+        style=style(),
+        script_sources="'none'",
     )
     write_text(path, page)

@@ -151,9 +151,13 @@ def review(
                 failed[row.case.id] = str(error)
             progress("review", done, len(rows))
         write_text(temporary / TABLE, _table(written, manifest))
-        back = f"labelwise import {target} --into {data}"
-        lead = f"{len(written)} cases to review. Correct the files in {LABELS}, then: {back}"
-        write_worklist(temporary / PAGE, title="Review", lead=lead, entries=entries)
+        write_worklist(
+            temporary / PAGE,
+            title="Review",
+            lead=f"{len(written)} cases to review. Correct the files in {LABELS}, then take them back:",
+            command=f"labelwise import {shlex.quote(str(target))} --into {shlex.quote(str(data))}",
+            entries=entries,
+        )
     return ReviewResult(target, tuple(row.case.id for row in written), failed)
 
 
