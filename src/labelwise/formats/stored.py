@@ -5,6 +5,7 @@ A path is a file, or a folder: of a DICOM series (an image), or of one mask for 
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import re
 from dataclasses import replace
@@ -77,6 +78,33 @@ def files_of(path: Path) -> list[Path]:
         return [path]
     dicom = _module("dicom.image")
     return [path] if dicom.modality(path) in DICOM_LABELS else list(dicom.files_of(path))
+
+
+def is_flat(path: Path) -> bool:
+    """Whether a file holds an image of two axes: other programs want labels with as many."""
+    if suffix(path) in NIFTI:
+        return nifti.is_flat(path)
+    return suffix(path) in ITK and bool(itk().is_flat(path))
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file; of the names and contents of all its files, if a scan consists of several.
+
+    Those are a header with the files that hold its voxels (.mhd, .nhdr), and a folder (a DICOM series).
+    """
+    files = files_of(path)
+    if files == [path]:
+        return _digest(path)
+    parts = [
+        f"{file.relative_to(path).as_posix() if path.is_dir() else file.name} {_digest(file)}"
+        for file in files
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def geometry(path: Path, layout: Layout) -> Geometry:

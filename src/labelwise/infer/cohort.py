@@ -11,6 +11,7 @@ output/
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import time
@@ -23,9 +24,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from labelwise.atomic import discard_leftovers, write_json, write_text
+from labelwise.documents import cells, read_json
 from labelwise.engine import Outcome, run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError, naming
-from labelwise.formats import LABEL_FORMATS, is_dicom, read_geometry, write_labels
+from labelwise.formats import LABEL_FORMATS, hash_file, is_dicom, read_geometry, write_labels
 from labelwise.infer.doubt import Doubt
 from labelwise.infer.image import as_image
 from labelwise.infer.maps import map_paths, write_maps
@@ -112,7 +114,7 @@ def predict_cohort(
 
 def warnings_of(result: Path) -> list[str]:
     """What was said about the scan of a result when it was segmented."""
-    found = _read_record(_sidecar(result)).get("warnings")
+    found = record_of(result).get("warnings")
     return (
         [str(each.get("what", "")) for each in found if isinstance(each, dict)]
         if isinstance(found, list)
@@ -149,6 +151,7 @@ def _predict(
         "certainty": {name: certainties[name] for name in model.label_space.organs},
         "temperature": model.temperature,
         "grid": str(read_geometry(scan.images[0], scan.layout)),
+        "content": _content(scan),
         "inference": asdict(model.config),
         **({"binary": True} if binary else {}),
         **({"warnings": ready.warnings} if ready.warnings else {}),
@@ -205,9 +208,9 @@ def _found(scan: Scan, target: Path, model: Model, binary: bool) -> Outcome[Scan
     """The outcome of a scan whose result is there already: done, or an error if it is not what is asked for."""
     if not target.exists():
         return None
-    record = _read_record(_sidecar(target))
-    writer, settings = record.get("model"), _deciding(record.get("inference"))
-    wanted = _deciding(json.loads(json.dumps(asdict(model.config))))
+    record = record_of(target)
+    writer, settings = record.get("model"), deciding(record.get("inference"))
+    wanted = deciding(json.loads(json.dumps(asdict(model.config))))
     if writer != model.id:
         what = "the result was not written by this model"
         found = f"model '{writer}'" if writer else "no record of a model"
@@ -222,6 +225,9 @@ def _found(scan: Scan, target: Path, model: Model, binary: bool) -> Outcome[Scan
     elif grids := _different_grids(scan, target, record):
         what = "the result does not lie on the grid of this scan"
         found, expected = grids
+    elif images := _different_images(scan, record):
+        what = "the scan was replaced since it was predicted"
+        found, expected = images
     else:
         return Outcome(scan, result=target)
     do = "choose another output folder, or predict again with --overwrite"
@@ -230,16 +236,22 @@ def _found(scan: Scan, target: Path, model: Model, binary: bool) -> Outcome[Scan
     )
 
 
+def record_of(target: Path) -> dict[str, Any]:
+    """What was written beside a label file; nothing if that cannot be read, or if it is none of ours."""
+    if not any(target.name.endswith(end) for end in LABEL_FORMATS.values()):
+        return {}
+    return _read_record(_sidecar(target))
+
+
 def _read_record(file: Path) -> dict[str, Any]:
-    """What was written beside a result; nothing if that cannot be read."""
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = read_json(file)
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
 
 
-def _deciding(settings: Any) -> dict[str, Any]:
+def deciding(settings: Any) -> dict[str, Any]:
     """The settings that decide what is predicted; the others are for speed and memory."""
     chosen = settings if isinstance(settings, dict) else {}
     return {name: value for name, value in chosen.items() if name not in ("batch_size", "precision")}
@@ -259,6 +271,21 @@ def _different_grids(scan: Scan, target: Path, record: Mapping[str, Any]) -> tup
     except DataError:
         return "a damaged file", str(expected)
     return None if expected.matches(found) else (str(found), str(expected))
+
+
+def _different_images(scan: Scan, record: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The content of a scan when it was predicted and now, if they differ."""
+    noted = record.get("content")
+    try:
+        now = _content(scan)
+    except (DataError, OSError):
+        return None  # what was predicted before the scan was moved away is still right
+    return None if noted == now else (f"content {noted}", f"content {now}")
+
+
+def _content(scan: Scan) -> str:
+    """A digest of the files of a scan."""
+    return hashlib.sha256("".join(map(hash_file, scan.images)).encode()).hexdigest()[:16]
 
 
 def _check_format(scans: Sequence[Scan], label_format: str) -> None:
@@ -302,7 +329,9 @@ def _write_failures(folder: Path, outcomes: Sequence[Outcome[Scan, Path]]) -> No
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(("case", "file", "message"))
-    writer.writerows((scan.id, error.file or scan.images[0], _one_line(error)) for scan, error in failed)
+    writer.writerows(
+        cells((scan.id, error.file or scan.images[0], _one_line(error))) for scan, error in failed
+    )
     write_text(folder / FAILED, table.getvalue())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from labelwise.atomic import write_json, write_text
 from labelwise.cohort.manifest import Manifest, Source, absolute, manifest_file, read_manifest
 from labelwise.cohort.source import value_table
 from labelwise.console import Progress, silent
+from labelwise.documents import cells, read_json
 from labelwise.engine import run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError
 from labelwise.formats import stem, suffix
@@ -98,7 +98,7 @@ class Measured:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows(map(_to_row, self.rows))
+        writer.writerows(cells(_to_row(row)) for row in self.rows)
         write_text(Path(folder) / FILES[0], text.getvalue())
         write_json(Path(folder) / FILES[1], self.facts())
 
@@ -199,7 +199,7 @@ def _files(folder: Path) -> dict[str, Path]:
 def _recorded(record: Path) -> dict[int, str]:
     """Label value -> class name, from the record that `predict` writes."""
     try:
-        classes = json.loads(record.read_text(encoding="utf-8"))["classes"]
+        classes = read_json(record)["classes"]
         return {int(value): str(name) for value, name in classes.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
