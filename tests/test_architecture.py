@@ -12,7 +12,19 @@ from labelwise import run
 
 ROOT = Path(labelwise.__file__).parent
 FLOORS = [
-    {"types", "errors", "anatomy", "atomic", "engine", "settings", "console", "devices", "lock", "plugins"},
+    {
+        "types",
+        "errors",
+        "anatomy",
+        "atomic",
+        "engine",
+        "settings",
+        "console",
+        "devices",
+        "lock",
+        "plugins",
+        "documents",
+    },
     {"formats", "losses", "nets"},
     {"preprocess", "components"},
     {"cohort", "methods", "evaluate"},

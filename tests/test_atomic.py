@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from labelwise.atomic import atomic_path, discard_leftovers, explained, write_json, write_text
+from labelwise.atomic import atomic_path, discard_leftovers, explained, write_json, write_new_json, write_text
 from labelwise.errors import ResourceError
 
 
@@ -89,20 +91,62 @@ def test_json_is_for_people_and_strict(tmp_path):
     assert not (tmp_path / "b.json").exists()
 
 
-def test_leftovers_of_killed_processes_are_removed(tmp_path):
-    for name in (".0123abcd.a.txt", ".0123abcd.b.txt", "a.txt", ".hidden"):
+WRITER = """
+import os, signal, sys
+from labelwise.atomic import atomic_path, discard_leftovers, explained, write_json, write_new_json, write_text
+with atomic_path(sys.argv[1]) as temporary:
+    temporary.mkdir() if sys.argv[2] == "folder" else temporary.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_program_left_is_removed_and_what_others_write_now_stays(tmp_path, kind):
+    subprocess.run([sys.executable, "-c", WRITER, tmp_path / "a.txt", kind], check=False)
+    left = [path.name for path in tmp_path.iterdir()]
+    assert len(left) == 1
+    for name in ("a.txt", ".hidden", ".tmpAbCdEf"):
         (tmp_path / name).touch()
-    (tmp_path / ".abcdefgh.a.txt").mkdir()
-    discard_leftovers(tmp_path / "a.txt")
-    assert {path.name for path in tmp_path.iterdir()} == {".0123abcd.b.txt", "a.txt", ".hidden"}
+    with atomic_path(tmp_path / "a.txt") as mine:
+        mine.touch()
+        alive = mine.name.replace(f"{os.getpid():06x}", f"{os.getppid():06x}", 1)
+        (tmp_path / alive).touch()
+        discard_leftovers(tmp_path / "b.txt")
+        assert left[0] in {path.name for path in tmp_path.iterdir()}, "of another file"
+        discard_leftovers(tmp_path / "*")
+        assert {path.name for path in tmp_path.iterdir()} == {
+            mine.name,
+            alive,
+            "a.txt",
+            ".hidden",
+            ".tmpAbCdEf",
+        }
 
 
-def test_young_leftovers_may_belong_to_a_process_at_work(tmp_path):
-    for name in (".0123abcd.one", ".89abcdef.two", "one"):
+def test_what_another_machine_left_stays_for_a_day(tmp_path):
+    for name in (".00abcd01ffff.one", ".00abcd02ffff.two", "one"):
         (tmp_path / name).mkdir()
-    os.utime(tmp_path / ".89abcdef.two", (0, 0))
-    discard_leftovers(tmp_path / "*", days=1)
-    assert {path.name for path in tmp_path.iterdir()} == {".0123abcd.one", "one"}
+    os.utime(tmp_path / ".00abcd02ffff.two", (0, 0))
+    discard_leftovers(tmp_path / "*")
+    assert {path.name for path in tmp_path.iterdir()} == {".00abcd01ffff.one", "one"}
+
+
+def test_the_next_text_tidies_what_the_writer_of_weights_left_only_with_weights(tmp_path):
+    (tmp_path / ".tmpAbCdEf").touch()
+    os.utime(tmp_path / ".tmpAbCdEf", (0, 0))
+    write_text(tmp_path / "a.txt", "a")
+    assert (tmp_path / ".tmpAbCdEf").exists()
+    discard_leftovers(tmp_path / "last.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_of_several_processes_that_begin_a_file_one_does(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda number: write_new_json(tmp_path / "plan.json", number), range(8)))
+    assert won.count(True) == 1
+    assert json.loads((tmp_path / "plan.json").read_text()) == won.index(True)
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
 
 def test_folders_of_several_writers_replace_each_other(tmp_path):

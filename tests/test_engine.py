@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
+import subprocess
+import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -86,7 +89,7 @@ def test_dask_without_its_package_names_the_extra(monkeypatch):
 
 def test_dask_hands_jobs_to_the_cluster(monkeypatch):
     class Client:
-        def __init__(self, address: str):
+        def __init__(self, address: str, timeout: int):
             assert address == "tcp://host:8786"
 
         def __enter__(self):
@@ -176,3 +179,135 @@ def test_an_item_that_needs_too_much_memory_is_an_outcome():
     (outcome,) = run_jobs(hoard, [1], workers=1)
     assert isinstance(outcome.error, ResourceError)
     assert "memory ran out: Unable to allocate 9 TiB" in str(outcome.error)
+
+
+# clusters and processes that die
+
+
+class Cluster:
+    """Stands in for the client of Dask: what its workers do is what a test says."""
+
+    def __init__(self, execute, workers=1, unseen=()):
+        self.execute, self.workers, self.unseen = execute, workers, list(unseen)
+
+    def __call__(self, address, timeout):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *arguments):
+        return None
+
+    def get_executor(self):
+        return self
+
+    @property
+    def _client(self):
+        return self
+
+    def submit(self, function, item):
+        future = Future()
+        self.execute(future, function, item)
+        return future
+
+    def scheduler_info(self):
+        return {"workers": {str(number): {} for number in range(self.workers)}}
+
+    def run(self, function, *arguments):
+        return {"tcp://worker": self.unseen}
+
+
+def on(monkeypatch, cluster):
+    monkeypatch.setattr(
+        "labelwise.engine.importlib.import_module", lambda name: type("M", (), {"Client": cluster})
+    )
+
+
+@pytest.mark.parametrize("name", ["KilledWorker", "CancelledError", "CommClosedError"])
+def test_an_item_over_which_workers_die_is_an_outcome_and_the_others_go_on(monkeypatch, name):
+    def execute(future, function, item):
+        error = type(name, (Exception,), {})("attempted 4 times")
+        future.set_exception(error) if item == 2 else future.set_result(function(item))
+
+    on(monkeypatch, Cluster(execute))
+    found = {outcome.item: outcome for outcome in run_jobs(halve, [1, 2, 3], engine="dask://host:1")}
+    assert (found[1].result, found[3].result) == (0.5, 1.5)
+    assert isinstance(found[2].error, ResourceError)
+    assert "memory-limit" in str(found[2].error)
+
+
+def test_without_a_worker_the_command_says_that_it_waits(monkeypatch, caplog):
+    monkeypatch.setattr("labelwise.engine._SCHEDULER_SECONDS", 0.01)
+    kept = []
+    cluster = Cluster(lambda *arguments: kept.append(arguments), workers=0)
+    on(monkeypatch, cluster)
+
+    class Worker(logging.Handler):
+        """Comes when it is called."""
+
+        def emit(self, record):
+            cluster.workers = 1
+            for future, function, item in kept:
+                if not future.done():
+                    future.set_result(function(item))
+
+    logger, worker = logging.getLogger("labelwise"), Worker()
+    logger.addHandler(worker)
+    try:
+        with caplog.at_level("WARNING", logger="labelwise"):
+            assert [outcome.result for outcome in run_jobs(halve, [4], engine="dask://host:1")] == [2.0]
+    finally:
+        logger.removeHandler(worker)
+    assert "no worker is connected" in caplog.text
+
+
+@pytest.mark.parametrize("error", [OSError("timed out"), TimeoutError(), ValueError("bad address")])
+def test_a_missing_scheduler_is_told_with_its_address(monkeypatch, error):
+    def refuse(address, timeout):
+        raise error
+
+    on(monkeypatch, refuse)
+    with pytest.raises(ResourceError, match="no Dask scheduler") as caught:
+        list(run_jobs(halve, [1], engine="dask://host:8786"))
+    assert "tcp://host:8786" in str(caught.value)
+
+
+def test_a_worker_that_does_not_see_the_shared_folder_is_refused(monkeypatch, tmp_path):
+    on(monkeypatch, Cluster(None, unseen=[str(tmp_path)]))
+    with pytest.raises(ResourceError, match="does not see a folder") as caught:
+        list(run_jobs(halve, [1], engine="dask://host:1", shared=[tmp_path]))
+    assert "tcp://worker" in str(caught.value)
+
+
+PARENT = """
+import os, sys, time
+from labelwise.engine import executor
+
+def tell(folder):
+    open(os.path.join(folder, str(os.getpid())), "w").close()
+    time.sleep(3600)
+
+if __name__ == "__main__":
+    with executor(workers=2) as pool:
+        jobs = [pool.submit(tell, sys.argv[1]) for _ in range(2)]
+        jobs[0].result()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
+def test_workers_end_with_the_process_that_started_them_however_it_ends(tmp_path):
+    (tmp_path / "parent.py").write_text(PARENT)
+    (tmp_path / "told").mkdir()
+    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py", tmp_path / "told"])
+    while len(list((tmp_path / "told").iterdir())) < 2:
+        assert parent.poll() is None
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    for process in (int(file.name) for file in (tmp_path / "told").iterdir()):
+        while (
+            Path(f"/proc/{process}").exists()
+            and "(zombie)" not in Path(f"/proc/{process}/status").read_text()
+        ):
+            time.sleep(0.05)  # for ever, if they stay

@@ -15,7 +15,6 @@ dataclass of its owner; an unknown key is an error with a suggestion.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Collection, Mapping
 from copy import deepcopy
 from dataclasses import asdict, field, replace
@@ -25,6 +24,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, NonNegativeInt
 from pydantic.dataclasses import dataclass
 
+from labelwise.documents import decode, parse_toml
 from labelwise.errors import ConfigError, did_you_mean
 from labelwise.infer.sliding_window import InferenceConfig
 from labelwise.infer.windows import WindowGrid
@@ -317,14 +317,14 @@ def read_recipe(path: Path, names: Mapping[str, Any] = NAMES) -> dict[str, Any]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(decode(path.read_bytes()))
     except IsADirectoryError as error:
         raise ConfigError(
             "a folder is no recipe", file=path, do=f"name it as the data set: --data {path}"
         ) from error
     except FileNotFoundError as error:
         raise ConfigError("the recipe does not exist", file=path, code="not-found") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"the recipe cannot be read: {error}", file=path, expected="TOML, UTF-8", code="unreadable"
         ) from error

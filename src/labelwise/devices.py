@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -72,6 +74,34 @@ def keep_freed_memory() -> bool:
         return False
     library = ctypes.CDLL(None)
     return all(library.mallopt(*setting) == 1 for setting in KEEP_MEMORY.values())
+
+
+# How torch and its libraries say on a CPU that memory ran out: only the text tells it from a defect.
+OUT_OF_MEMORY = (
+    *("DefaultCPUAllocator", "out of memory", "bad_alloc", "bad allocation", "Cannot allocate memory"),
+    *("ALLOC_FAILED", "Unable to allocate", "could not create a memory"),
+)
+
+
+@contextmanager
+def memory_explained(what: str, *, do: str) -> Iterator[None]:
+    """Turn the memory errors of torch, NumPy and the system into a ResourceError that says what to do.
+
+    Errors
+        ResourceError   memory ran out within the context
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        known = known or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        if not known and not (
+            isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
+        ):
+            raise
+        raise ResourceError(
+            what, found=str(error).partition("\n")[0] or None, do=do, code="out-of-memory"
+        ) from error
 
 
 CONVOLUTIONS_3D = (torch.conv3d, torch.conv_transpose3d)  # the same objects as in torch.nn.functional

@@ -8,16 +8,39 @@ fails is an outcome, not the end of the job.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
+from labelwise.atomic import explained
 from labelwise.errors import ConfigError, LabelwiseError, ResourceError
+
+logger = logging.getLogger("labelwise")
+
+_SCHEDULER_SECONDS = 10  # to find a scheduler, and between two words about missing workers
+_WATCH_SECONDS = 1.0
+_LOST = (
+    "KilledWorker",
+    "CancelledError",
+    "FutureCancelledError",
+    "CommClosedError",
+)  # of the package distributed
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -62,8 +85,17 @@ def default_workers() -> int:
 
 
 @contextmanager
-def executor(engine: str = "local", workers: int | None = None) -> Iterator[Executor]:
-    """The executor for `engine`: ``local`` (processes; this process if workers is 1) or ``dask://host:port``."""
+def executor(
+    engine: str = "local", workers: int | None = None, shared: Sequence[Path] = ()
+) -> Iterator[Executor]:
+    """The executor for `engine`: ``local`` (processes; this process if workers is 1) or ``dask://host:port``.
+
+    `shared` are folders that workers on other machines must see under the same paths.
+
+    Errors
+        ConfigError     no such engine
+        ResourceError   no package or no scheduler for Dask; a worker that does not see a shared folder
+    """
     if engine.startswith("dask://"):
         try:
             distributed = importlib.import_module("distributed")
@@ -73,7 +105,8 @@ def executor(engine: str = "local", workers: int | None = None) -> Iterator[Exec
                 do="pip install 'labelwise[cluster]'",
                 code="extra-missing",
             ) from error
-        with distributed.Client("tcp://" + engine.removeprefix("dask://")) as client:
+        with _client(distributed, "tcp://" + engine.removeprefix("dask://")) as client:
+            _check_shared(client, shared)
             yield client.get_executor()
         return
     if engine != "local":
@@ -86,9 +119,7 @@ def executor(engine: str = "local", workers: int | None = None) -> Iterator[Exec
         return
     # Spawned, not forked: torch's and blosc2's threads do not survive a fork.
     # Ctrl-C reaches all processes at once: this one decides what it means.
-    with ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-    ) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin_worker) as pool:
         try:
             yield pool
         except BaseException:  # nobody waits for the rest any more: only what has begun is finished
@@ -102,6 +133,7 @@ def run_jobs(
     *,
     engine: str = "local",
     workers: int | None = None,
+    shared: Sequence[Path] = (),
 ) -> Iterator[Outcome[Item, Result]]:
     """Apply `function` to every item and yield outcomes as they finish.
 
@@ -112,13 +144,13 @@ def run_jobs(
     if not items:
         return
     workers = min(workers or default_workers(), len(items))
-    with executor(engine, workers) as pool:
+    with executor(engine, workers, shared) as pool:
         if isinstance(pool, InThisProcess):  # one by one, so that progress is seen while it is made
             for item in items:
                 yield _outcome(item, pool.submit(function, item))
             return
         futures = {pool.submit(function, item): item for item in items}
-        for future in as_completed(futures):
+        for future in _as_completed(futures, getattr(pool, "_client", None)):
             yield _outcome(futures[future], future)
 
 
@@ -139,3 +171,75 @@ def _outcome(item: Item, future: Future[Result]) -> Outcome[Item, Result]:
         ) from error
     except OSError as error:
         return Outcome(item, error=ResourceError.from_os_error(error))
+    except Exception as error:  # of a package that is not always there
+        if type(error).__name__ not in _LOST:
+            raise
+        return Outcome(
+            item,
+            error=ResourceError(
+                "the workers of the cluster died over this item, most often because memory ran out",
+                found=f"{type(error).__name__}: {error}".partition("\n")[0],
+                do="give the workers more memory (dask worker --memory-limit) and repeat the command",
+            ),
+        )
+
+
+def follow_parent(parent: int) -> None:
+    """End this process as soon as the one that started it is gone, however it ended: else it would wait for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the first one decides
+    follow_parent(os.getppid())
+
+
+def _client(distributed: Any, address: str) -> Any:
+    try:
+        return distributed.Client(address, timeout=_SCHEDULER_SECONDS)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise ResourceError(
+            "there is no Dask scheduler at this address",
+            found=address,
+            expected="dask://HOST:PORT of a running `dask scheduler`",
+            do="start one, or leave out --engine",
+        ) from error
+
+
+def _check_shared(client: Any, shared: Sequence[Path]) -> None:
+    """Refuse a worker that does not see what the others see: it would write beneath itself, or find nothing."""
+    if not shared:
+        return
+    for path in shared:
+        with explained(path):
+            path.mkdir(parents=True, exist_ok=True)
+    for worker, unseen in client.run(_unseen, [str(path) for path in shared]).items():
+        if unseen:
+            raise ResourceError(
+                "a worker of the cluster does not see a folder that all must share",
+                file=unseen[0],
+                found=f"worker {worker}",
+                do="mount the folder on every machine under the same path, or move the data to where all see it",
+            )
+
+
+def _unseen(paths: Sequence[str]) -> list[str]:
+    return [path for path in paths if not Path(path).is_dir()]
+
+
+def _as_completed(futures: Iterable[Future[Result]], client: Any) -> Iterator[Future[Result]]:
+    """As `as_completed`; while a cluster has no worker, it says so instead of waiting in silence."""
+    waiting, patience = set(futures), _SCHEDULER_SECONDS if client is not None else None
+    while waiting:
+        done, waiting = wait(waiting, timeout=patience, return_when=FIRST_COMPLETED)
+        yield from done
+        if not done and client is not None and not client.scheduler_info()["workers"]:
+            logger.warning(
+                "waiting: no worker is connected to the Dask scheduler; start one: dask worker ADDRESS"
+            )

@@ -26,6 +26,9 @@ from torch import Tensor
 from labelwise.errors import ConfigError, DataError, did_you_mean
 
 IGNORE = 255
+# A case is annotated in parts only (every eighth slice, scribbles) if IGNORE is so much of it; less is a border that
+# somebody left out.
+SPARSE_FROM = 0.1
 BACKGROUND = "background"
 SPLITS = ("train", "validation", "test", "")
 # What is known about a class of a case: drawn by the makers of the data set, said by a model, drawn anew by a person

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 import torch
 from torch import Tensor, nn
 
@@ -342,3 +344,42 @@ def test_at_most_one_scan_is_read_ahead(
 
 def test_no_scan_is_no_work(tmp_path: Path, model: Model) -> None:
     assert predict_cohort(model, [], tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("same_time", [True, False])
+def test_a_result_of_a_scan_that_was_replaced_is_not_kept(
+    tmp_path: Path, model: Model, same_time: bool
+) -> None:
+    write_scan(tmp_path / "in" / "a.nii.gz", (9, 8, 7))
+    scans = find_scans(tmp_path / "in", modality="mr")
+    predict_cohort(model, scans, tmp_path / "out")
+    assert predict_cohort(model, scans, tmp_path / "out")[0].error is None
+    before = (tmp_path / "in" / "a.nii.gz").stat()
+    expected = write_scan(tmp_path / "in" / "a.nii.gz", (9, 8, 7), seed=1)
+    if same_time:
+        os.utime(tmp_path / "in" / "a.nii.gz", ns=(before.st_atime_ns, before.st_mtime_ns))
+    (outcome,) = predict_cohort(model, scans, tmp_path / "out")
+    assert "replaced" in str(outcome.error)
+    assert "--overwrite" in str(outcome.error)
+    predict_cohort(model, scans, tmp_path / "out", overwrite=True)
+    found = np.asanyarray(nibabel.load(tmp_path / "out" / "a.nii.gz").dataobj)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("suffix", ["nii", "nii.gz", "nrrd", "mha"])
+@pytest.mark.parametrize("depth", [None, 1, 3])
+def test_labels_have_as_many_axes_as_their_scan(tmp_path: Path, suffix: str, depth: int | None) -> None:
+    """An image of two axes gives labels of two axes, a volume of one slice a volume of one slice."""
+    shape = (12, 10) if depth is None else (12, 10, depth)
+    image = np.random.default_rng(depth).normal(size=shape).astype(np.float32)
+    (tmp_path / "in").mkdir()
+    file = tmp_path / "in" / f"a.{suffix}"
+    if suffix.startswith("nii"):
+        nibabel.save(nibabel.Nifti1Image(image, np.diag([2.0, 2, 3, 1])), file)
+    else:
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(image.T), str(file))
+    flat = thresholding(patch_size=(8, 8, 1))
+    predict_cohort(flat, find_scans(tmp_path / "in", modality="mr"), tmp_path / "out")
+    written = nibabel.load(tmp_path / "out" / "a.nii.gz")
+    assert written.shape == shape
+    np.testing.assert_array_equal(np.asanyarray(written.dataobj), image > 0)

@@ -262,3 +262,36 @@ def test_the_plan_of_the_process_that_began_the_store_first_counts(manifest, tmp
 
     monkeypatch.setattr(module, "training_statistics", slow)
     assert prepare(manifest, tmp_path / "store", workers=1).plan == earlier
+
+
+@pytest.mark.parametrize("kind", ["in place", "replaced"])
+def test_a_file_that_changed_at_equal_size_and_time_is_prepared_anew(tmp_path, kind):
+    manifest, first = make_store(tmp_path)
+    file = manifest.cases[0].images[0]
+    before = file.stat()
+    content = bytearray(file.read_bytes())
+    content[4] ^= 1  # when it was compressed
+    if kind == "replaced":
+        file.unlink()
+    file.write_bytes(content)
+    assert file.stat().st_size == before.st_size
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert prepare(manifest, first.store.folder, workers=1).written == (manifest.cases[0].id,)
+
+
+def test_two_programs_that_begin_a_store_use_one_plan(tmp_path, monkeypatch):
+    """Each has a manifest of its own; what the slower one would have planned counts for nobody."""
+    manifest, _ = make_store(tmp_path / "files")
+    few = manifest.replace_cases(case for case in manifest.cases if case.id != "full")
+    begin, plans = Store.begin, []
+
+    def slower(store, plan):
+        if not plans:
+            plans.append(plan)
+            plans.append(prepare(few, tmp_path / "store", workers=1).plan)
+        return begin(store, plan)
+
+    monkeypatch.setattr(Store, "begin", slower)
+    prepared = prepare(manifest, tmp_path / "store", workers=1)
+    assert prepared.plan == plans[1] == Store(tmp_path / "store").plan
+    assert prepare(manifest, tmp_path / "store", workers=1).keys == prepared.keys

@@ -7,7 +7,7 @@ import pytest
 
 from labelwise.errors import ConfigError, DataError
 from labelwise.preprocess.crop import Box, find_box
-from labelwise.preprocess.intensity import IntensityRule, normalise
+from labelwise.preprocess.intensity import IntensityRule, is_mask, normalise
 from labelwise.types import Volume
 
 MR = IntensityRule("mr")
@@ -139,3 +139,48 @@ def test_the_input_is_not_changed_and_the_output_is_float32(rule):
 def test_impossible_rules_are_refused(wrong):
     with pytest.raises(ConfigError):
         IntensityRule(**wrong)
+
+
+# masks beside or instead of scans
+
+MASKS = {
+    "0 and 1": (0, 1), "0 and 255": (0, 255), "organs": (0, 1, 2, 7), "halves": (0, 0.5), "ones and twos": (1, 2),
+    "20 organs": tuple(range(21)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.999])
+@pytest.mark.parametrize("rule", ["mr", "ct"])
+@pytest.mark.parametrize("name", MASKS)
+def test_the_values_of_a_mask_stay_apart_alone_and_beside_a_scan(name, rule, share):
+    rng, values = np.random.default_rng(5), np.array(MASKS[name], np.float32)
+    shape = (24, 20, 16)
+    mask = np.where(rng.random(shape) < share, rng.choice(values[1:], shape), values[0]).astype(np.float32)
+    scan = rng.normal(300, 100, shape).astype(np.float32)
+    chosen = MR if rule == "mr" else CT
+    for image, place in ((mask[None], 0), (np.stack([scan, mask]), 1), (np.stack([mask, scan]), 0)):
+        prepared = normalise(image, chosen)[place]
+        top = mask.max()
+        np.testing.assert_allclose(prepared, mask / (top if top > 10 else 1), rtol=1e-6)
+    # The same value in another scan, with fewer of its kind, is the same number.
+    np.testing.assert_array_equal(
+        normalise(scan[None], chosen)[0], normalise(np.stack([scan, mask]), chosen)[0]
+    )
+
+
+@pytest.mark.parametrize("values", [(-1000, 0, 60), (0.1,), range(200)])
+def test_what_is_no_mask_is_normalised(values):
+    image = np.random.default_rng(1).choice(np.array(list(values), np.float32), (1, 24, 20, 16))
+    assert not is_mask(image[0])
+
+
+@pytest.mark.parametrize("voxels", [1, 8, 500])
+@pytest.mark.parametrize("value", [1e30, -1e30, 3e6, -3e38])
+def test_normalised_scans_with_absurd_voxels_are_refused(value, voxels):
+    image = np.random.default_rng(2).normal(size=(1, 12, 12, 12)).astype(np.float32)
+    assert np.array_equal(normalise(image, IntensityRule("none")), image)
+    image.reshape(-1)[:voxels] = value
+    with pytest.raises(DataError, match="not normalised") as caught:
+        normalise(image, IntensityRule("none"))
+    assert f"{voxels:,} voxels beyond" in str(caught.value)
+    assert np.isfinite(normalise(image, MR)).all(), "this rule clips"

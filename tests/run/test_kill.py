@@ -47,7 +47,7 @@ def test_a_run_killed_while_it_saves_resumes_bit_equal(tiny_cohort, tmp_path):
     assert ended.returncode == -signal.SIGKILL
     assert load_header(killed / "last.safetensors")["facts"]["step"] == 1
     assert [step for step, _ in losses(killed)] == [1, 2]  # the log is ahead of the checkpoint
-    assert [path.name[9:] for path in killed.glob(".?*.?*")] == [".last.safetensors"]
+    assert [path.name[13:] for path in killed.glob(".?*.?*")] == [".last.safetensors"]
 
     assert run.train(config, killed).steps == 4
     run.train(config, whole)

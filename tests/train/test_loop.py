@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import itertools
 import os
 import signal
@@ -15,7 +16,7 @@ from torch import nn
 
 from conftest import make_batch
 from labelwise.components.teachers import Decay, EmaTeacher, renew_statistics
-from labelwise.devices import choose_device
+from labelwise.devices import choose_device, memory_explained
 from labelwise.errors import CheckpointError, ResourceError, TrainingError
 from labelwise.formats.tensors import load_tensors
 from labelwise.losses.agreement import squared_difference
@@ -247,6 +248,80 @@ class Exploding(Toy):
         return terms
 
 
+class Poisoned(Toy):
+    """Running statistics, here a buffer, that are not finite while loss and weights are: as after one voxel of 1e30."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.register_buffer("running_var", torch.ones(3))
+        self.value = value
+
+    def after_step(self, progress):
+        super().after_step(progress)
+        if progress.step == 2:
+            self.running_var[1] = self.value
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -float("inf")])
+@pytest.mark.parametrize("minutes", [60, 1e-9])
+def test_buffers_that_are_not_finite_reach_no_checkpoint(tmp_path, value, minutes):
+    config = replace(CONFIG, checkpoint_minutes=minutes)
+    with pytest.raises(TrainingError, match="the buffers are not finite") as caught:
+        fit(stage(tmp_path, method=Poisoned(value)), config, connect(PRECISE), quiet)
+    assert "buffer running_var" in str(caught.value)
+    assert "labelwise check" in str(caught.value)
+    if (tmp_path / "last.safetensors").exists():
+        assert load_tensors(tmp_path / "last.safetensors")[1]["facts"]["step"] == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 9 TiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("could not create a memory object"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
+def test_memory_that_runs_out_is_told_with_a_remedy_and_a_defect_is_raised(error):
+    with pytest.raises(ResourceError, match="too small") as caught, memory_explained("too small", do="lower"):
+        raise error
+    assert str(caught.value.found) in str(error)
+    for defect in (
+        RuntimeError("shapes do not fit"),
+        OSError(errno.ENOENT, "missing"),
+        ValueError("out of memory"),
+    ):
+        with pytest.raises(type(defect)), memory_explained("too small", do="lower"):
+            raise defect
+
+
+@pytest.mark.parametrize("minutes", [60, 1e-9])
+@pytest.mark.parametrize("breaks", [(), (4,), (2, 5)])
+def test_the_log_has_the_same_lines_whatever_the_clock_and_the_breaks(tmp_path, breaks, minutes):
+    fabric, config = connect(PRECISE), replace(CONFIG, steps=(9,), log_every=3)
+
+    def lines(folder):
+        return [(e["step"], e["loss"], e["terms"]) for e in read_log(folder / "log.jsonl")]
+
+    fit(stage(tmp_path / "whole", steps=9), config, fabric, quiet)
+    for stop in (*breaks, 9):
+
+        def stop_here(start, stop=stop):
+            for number, batch in zip(itertools.count(start), forever(start), strict=False):
+                if number + 1 == stop < 9:
+                    signal.raise_signal(signal.SIGTERM)
+                yield batch
+
+        hasty = replace(config, checkpoint_minutes=minutes)
+        assert fit(stage(tmp_path / "parts", batches=stop_here, steps=9), hasty, fabric, quiet).step == stop
+    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
+    assert [step for step, *_ in lines(tmp_path / "whole")] == [3, 6, 9]
+
+
 @pytest.mark.parametrize(("steps", "minutes"), [(4, 60), (6, 1e-9)])
 def test_weights_that_are_not_finite_reach_no_checkpoint(tmp_path, steps, minutes):
     config = replace(CONFIG, steps=(steps,), checkpoint_minutes=minutes, log_every=1)
@@ -289,6 +364,17 @@ def test_a_best_checkpoint_does_not_put_off_the_last_one(tmp_path, monkeypatch):
     assert saved.count("last.safetensors") >= 3
 
 
+class Agreed:
+    """Stands in for `Agreement`: what the ranks decide together, whatever this one says."""
+
+    def __init__(self, said, save):
+        self.said, self.save = said, save
+
+    def any(self, *here):
+        self.said.append(len(here))
+        return (False, self.save)[: len(here)]
+
+
 class Ranks:
     """One rank of two, whose words to the other are written down. The other always agrees."""
 
@@ -303,7 +389,8 @@ class Ranks:
         return value
 
 
-def test_ranks_with_different_clocks_do_the_same_at_every_step(tmp_path, monkeypatch):
+@pytest.mark.parametrize("save", [True, False])
+def test_ranks_with_different_clocks_do_the_same_at_every_step(tmp_path, monkeypatch, save):
     """One rank is late with its checkpoint and the other is not: both must talk at the same steps."""
     conversations = []
     for name, tick in (("slow", 0), ("fast", 1e6)):
@@ -311,6 +398,7 @@ def test_ranks_with_different_clocks_do_the_same_at_every_step(tmp_path, monkeyp
         monkeypatch.setattr("labelwise.train.loop.time.monotonic", lambda clock=clock: float(next(clock)))
         said = []
         conversations.append(said)
+        monkeypatch.setattr("labelwise.train.loop.Agreement", lambda fabric, said=said: Agreed(said, save))
 
         def watched(start, said=said):
             for number, batch in zip(itertools.count(start), forever(start), strict=False):

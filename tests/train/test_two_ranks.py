@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from conftest import SMALL_NETS, net_of, tiny_config
-from labelwise import load_model
+from labelwise import load_config, load_model, run
+from labelwise.formats.tensors import load_header
 from labelwise.methods import METHODS, find_method
 from labelwise.train.record import read_log
 
 HANGS = 3600  # seconds; a rank that waits for the other waits for ever, and no machine is so slow
+LONGER = {"train.steps": [6], "train.log_every": 1000}
 
 DRIVER = """
-import hashlib, importlib, json, sys, warnings
+import hashlib, importlib, json, signal, sys, warnings
 from pathlib import Path
 import torch
 from labelwise import load_config, run
+from labelwise.train import loop
 
 training = importlib.import_module("labelwise.run.train")  # `run.train` is the function
 warnings.simplefilter("ignore")
@@ -43,12 +47,29 @@ def train(recipe, output):
     training.fit = fit
     return [*trained[-1], result.steps]
 
+def stop_on_the_second_rank(recipe, output):
+    # Only one of two processes gets the notice of the cluster, at its third step; the next line of the log is far.
+    optimise, steps = loop._Training._optimise, []
+
+    def watched(training, *arguments):
+        steps.append(1)
+        if training.fabric.global_rank == 1 and len(steps) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return optimise(training, *arguments)
+
+    loop._Training._optimise = watched
+    result = run.train(load_config(recipe, json.loads(sys.argv[2])), output)
+    loop._Training._optimise = optimise
+    return [result.interrupted, result.steps]
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     facts = {}
     for recipe in sorted(folder.glob("*.toml")):
         facts[recipe.stem] = train(recipe, folder / recipe.stem)
         (folder / f"rank{facts[recipe.stem][0]}.json").write_text(json.dumps(facts))
+    facts["stopped"] = stop_on_the_second_rank(folder / "supervised.toml", folder / "stopped")
+    (folder / f"rank{torch.distributed.get_rank()}.json").write_text(json.dumps(facts))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 """
@@ -73,7 +94,10 @@ def trained(tiny_cohort, tmp_path_factory):
     (folder / "driver.py").write_text(DRIVER)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     ended = subprocess.run(
-        [*torchrun, folder / "driver.py", folder], capture_output=True, text=True, timeout=HANGS
+        [*torchrun, folder / "driver.py", folder, json.dumps(LONGER)],
+        capture_output=True,
+        text=True,
+        timeout=HANGS,
     )
     assert ended.returncode == 0, ended.stderr
     return folder, [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
@@ -85,6 +109,19 @@ def test_the_parameters_of_all_ranks_are_equal(trained, method):
     assert (first[method][0], second[method][0]) == (0, 1)
     assert first[method][1:] == second[method][1:]
     assert first[method][1] == first[method][3] == 2  # ranks, steps
+
+
+def test_all_ranks_stop_at_the_step_at_which_one_of_them_is_told_to(trained):
+    folder, ranks = trained
+    assert [facts["stopped"] for facts in ranks] == [[True, 3]] * 2
+    assert load_header(folder / "stopped" / "last.safetensors")["facts"]["step"] == 3
+
+
+def test_a_run_of_two_processes_is_continued_by_one_with_a_warning(trained, caplog):
+    config = load_config(trained[0] / "supervised.toml", LONGER)
+    with caplog.at_level("WARNING", logger="labelwise"):
+        assert run.train(config, shutil.copytree(trained[0] / "stopped", trained[0] / "continued")).steps == 6
+    assert "begun by 2 processes and is continued by 1" in caplog.text
 
 
 @pytest.mark.parametrize("method", METHODS)

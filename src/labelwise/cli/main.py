@@ -20,6 +20,7 @@ import typer.core
 
 import labelwise
 from labelwise.cli import about, cohort, converting, results, training
+from labelwise.console import is_first_process
 from labelwise.errors import LabelwiseError, ResourceError
 
 
@@ -86,12 +87,20 @@ def main(arguments: list[str] | None = None) -> None:
         _refuse(error, as_json="--json" in arguments)
     except OSError as error:
         _refuse(ResourceError.from_os_error(error), as_json="--json" in arguments)
+    except MemoryError as error:
+        what = ResourceError(
+            "memory ran out", found=str(error) or None, do="close other programs, or take less at once"
+        )
+        _refuse(what, as_json="--json" in arguments)
 
 
 def _refuse(error: LabelwiseError, *, as_json: bool) -> NoReturn:
+    first = is_first_process()
     try:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        if as_json:
+        sys.stderr.write(
+            f"{type(error).__name__}: {error}\n" if first else f"another process: {error.what}\n"
+        )
+        if as_json and first:
             typer.echo(json.dumps({"error": type(error).__name__, "code": error.code, "message": str(error)}))
     except OSError:  # nobody reads any more: what is left must not be flushed at the end either
         for stream in (sys.stdout, sys.stderr):

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from labelwise.cohort.manifest import Manifest
+from labelwise.documents import cells
 
 State = Literal["present", "absent", "unreadable", "not annotated", "unlabelled"]
 CASE_COLUMNS = ("case", "source", "split", "class", "annotated", "present", "voxels")
@@ -122,7 +123,7 @@ class CaseCoverage:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(CASE_COLUMNS)
-        writer.writerows(self._rows())
+        writer.writerows(map(cells, self._rows()))
         return text.getvalue()
 
     def _rows(self) -> Iterator[tuple[str | int, ...]]:

@@ -34,6 +34,7 @@ from labelwise.cohort.source import (
 )
 from labelwise.cohort.states import proposals_cell, read_states, states_cell
 from labelwise.cohort.text import Row, convert, read_rows
+from labelwise.documents import cells
 from labelwise.errors import ConfigError, DataError, did_you_mean, naming
 from labelwise.formats import Geometry, Tally, read_geometry, read_image, read_labels
 from labelwise.types import IGNORE, SPLITS, Case, LabelSpace, Volume
@@ -364,7 +365,7 @@ def write_manifest(manifest: Manifest, folder: Path | str) -> Path:
         if reviewed:
             files = {each.model: _path_cell(each.file, folder, case) for each in case.proposals}
             row += [states_cell(case, manifest.label_space), proposals_cell(files)]
-        writer.writerow(row)
+        writer.writerow(cells(row))
     write_class_table(folder / FILE_NAME, manifest.label_space, manifest.sources)
     file = folder / MANIFEST_NAME
     write_text(file, text.getvalue())

@@ -14,7 +14,6 @@ dataset.toml                              read by people, by tomllib and by nobo
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -27,6 +26,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from labelwise.atomic import write_text
 from labelwise.cohort.text import read_text
+from labelwise.documents import parse_toml
 from labelwise.errors import ConfigError, DataError, did_you_mean
 from labelwise.formats import Layout
 from labelwise.settings import build_settings, to_toml
@@ -263,8 +263,8 @@ def _read_toml(file: Path) -> dict[str, Any]:
         do="copy it from where the manifest was made, or import the data set again",
     )
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return parse_toml(text)
+    except ValueError as error:
         raise DataError(
             f"the class table cannot be read: {error}", file=file, expected="TOML", code="unreadable"
         ) from error

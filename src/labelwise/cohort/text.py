@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+from labelwise.documents import cell, decode
 from labelwise.errors import DataError, did_you_mean
 
 Result = TypeVar("Result")
@@ -18,7 +19,7 @@ _SAVE = "save it as 'CSV UTF-8 (comma delimited)'"
 
 
 def read_text(file: Path, *, missing: str, do: str | None = None, encoding_do: str | None = None) -> str:
-    """The text of a UTF-8 file, without the byte order mark that some editors put first.
+    """The text of a UTF-8 file, or of what its byte order mark says, without the mark.
 
     Parameters
         missing       what to say if there is no such file
@@ -35,7 +36,7 @@ def read_text(file: Path, *, missing: str, do: str | None = None, encoding_do: s
     except OSError as error:
         raise DataError(f"the file cannot be read: {error.strerror}", file=file, code="unreadable") from error
     try:
-        return data.decode("utf-8-sig")
+        return decode(data)
     except UnicodeDecodeError as error:
         row = data.count(b"\n", 0, error.start) + 1
         raise DataError("the file is not UTF-8 text", file=f"{file}, row {row}", do=encoding_do) from error
@@ -108,7 +109,7 @@ def _read_lines(file: Path) -> list[tuple[int, list[str]]]:
     text = read_text(file, missing="there is no such table", do=_IMPORT, encoding_do=_SAVE)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        return [(reader.line_num, [cell.strip() for cell in line]) for line in reader]
+        return [(reader.line_num, [cell(text.strip()) for text in line]) for line in reader]
     except csv.Error as error:
         raise DataError(
             f"the table cannot be read: {error}", file=f"{file}, row {reader.line_num}", code="unreadable"
@@ -162,7 +163,7 @@ def read_row(file: Path, number: int, header: Sequence[str], line: Sequence[str]
             do=do,
         )
     row = Row(file, number, dict(zip(header, line, strict=False)))
-    for column, cell in row.cells.items():
-        if not cell.isprintable() or "\ufffd" in cell:
+    for column, text in row.cells.items():
+        if not text.isprintable() or "\ufffd" in text:
             row.refuse(column, "the cell holds characters that cannot be printed", do="type the cell again")
     return row

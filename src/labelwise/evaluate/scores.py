@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from labelwise.atomic import write_text
+from labelwise.documents import cell, cells, decode
 from labelwise.errors import DataError, did_you_mean
 
 STATUSES = (
@@ -117,7 +118,7 @@ def write_scores(path: Path | str, scores: Iterable[Score]) -> None:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow((*COLUMNS, GROUP))
     writer.writerows(
-        (s.case, s.class_name, s.metric, repr(float(s.value)), s.unit, s.variant, s.status, s.group)
+        cells((s.case, s.class_name, s.metric, repr(float(s.value)), s.unit, s.variant, s.status, s.group))
         for s in scores
     )
     write_text(path, table.getvalue())
@@ -155,8 +156,9 @@ def read_scores(path: Path | str, metrics: Collection[str] | None = None) -> lis
                     "the row has too few or too many cells", case=case, file=f"{path}, row {reader.line_num}"
                 )
             if metrics is None or row[metric] in metrics:
-                cells = [row[place] for place in places]
-                scores.append(_score(cells, "" if group is None else row[group], path, reader.line_num))
+                cells = [_plain(row[place]) for place in places]
+                of_group = "" if group is None else _plain(row[group])
+                scores.append(_score(cells, of_group, path, reader.line_num))
         return scores
     except csv.Error as error:
         raise DataError(
@@ -198,9 +200,13 @@ def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
 
 
+def _plain(text: Any) -> Any:
+    return cell(text) if isinstance(text, str) else text
+
+
 def _read_text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return decode(path.read_bytes())
     except FileNotFoundError as error:
         raise DataError(
             "there is no such score table", file=path, do="run the evaluation first", code="not-found"

@@ -20,7 +20,7 @@ from labelwise.formats.geometry import Geometry, orientation_of
 from labelwise.formats.layout import Layout
 from labelwise.formats.naming import case_of, record_of, value_names
 from labelwise.formats.segments import Tally
-from labelwise.formats.stored import SUFFIXES, files_of, is_dicom, stem, suffix
+from labelwise.formats.stored import SUFFIXES, files_of, hash_file, is_dicom, stem, suffix
 from labelwise.types import Array, Volume
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Tally",
     "case_of",
     "files_of",
+    "hash_file",
     "is_dicom",
     "placed_on",
     "read_geometry",
@@ -204,7 +205,8 @@ def write_labels(
         _writer("slicer").write(path, voxels, grid.affine, names)
     else:
         header_source = Path(like) if like is not None and suffix(like) in stored.NIFTI else None
-        nifti.write(path, voxels, grid.affine, like=header_source, names=names)
+        flat = like is not None and stored.is_flat(Path(like))
+        nifti.write(path, voxels, grid.affine, like=header_source, names=names, flat=flat)
 
 
 def write_image(path: Path, image: Volume, like: Path | None = None, layout: Layout = _PLAIN) -> None:

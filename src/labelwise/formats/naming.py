@@ -6,12 +6,12 @@ file names is known by the value table of its data set (`labelwise.cohort.source
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from labelwise.documents import read_json
 from labelwise.errors import DataError
 from labelwise.formats import stored
 
@@ -71,7 +71,7 @@ def _read(file: Path) -> Mapping[str, Any]:
     try:
         if not file.is_file() or file.stat().st_size > _LARGEST_RECORD:
             return {}
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = read_json(file)
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

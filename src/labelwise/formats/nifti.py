@@ -83,6 +83,11 @@ def other_place(path: Path) -> Geometry | None:
     return None if not np.isfinite(affine).all() or grid.matches(other) else other
 
 
+def is_flat(path: Path) -> bool:
+    """Whether a file holds an image of two axes, and not a volume of one slice."""
+    return len(_read_header(path).get_data_shape()) == 2
+
+
 def read(path: Path, *, channels: bool = False) -> tuple[Array, Geometry]:
     """Voxels (I, J, K) with the header's slope and intercept applied, axes as stored, and their grid.
 
@@ -147,8 +152,9 @@ def write(
     *,
     like: Path | None = None,
     names: Sequence[str] = (),
+    flat: bool = False,
 ) -> None:
-    """Write (I, J, K) voxels in their own dtype, whole or not at all.
+    """Write (I, J, K) voxels in their own dtype, whole or not at all; `flat` (I, J, 1) voxels as an image of two axes.
 
     Parameters
         affine   voxel index -> mm in RAS+; becomes qform and sform
@@ -157,6 +163,8 @@ def write(
     """
     header = _new_header(affine) if like is None else _header_like(_read_header(like))
     header.set_data_dtype(voxels.dtype)
+    if flat:
+        voxels = voxels[..., 0]
     if names:
         classes = {"classes": {str(value): name for value, name in enumerate(names) if name}}
         header.extensions.append(Nifti1Extension("comment", json.dumps(classes, ensure_ascii=False).encode()))

@@ -38,6 +38,11 @@ def read_geometry(path: Path) -> Geometry:
     return _geometry(path, _read_header(path))
 
 
+def is_flat(path: Path) -> bool:
+    """Whether a file holds an image of two axes, and not a volume of one slice."""
+    return bool(_read_header(path).GetDimension() == 2)
+
+
 def read(path: Path) -> tuple[Array, Geometry]:
     """Voxels (I, J, K), axes as stored, and their grid.
 

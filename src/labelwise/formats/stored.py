@@ -80,6 +80,13 @@ def files_of(path: Path) -> list[Path]:
     return [path] if dicom.modality(path) in DICOM_LABELS else list(dicom.files_of(path))
 
 
+def is_flat(path: Path) -> bool:
+    """Whether a file holds an image of two axes: other programs want labels with as many."""
+    if suffix(path) in NIFTI:
+        return nifti.is_flat(path)
+    return suffix(path) in ITK and bool(itk().is_flat(path))
+
+
 def hash_file(path: Path) -> str:
     """SHA-256 of a file; of the names and contents of all its files, if a scan consists of several.
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from labelwise.atomic import atomic_path
+from labelwise.documents import parse_json
 from labelwise.errors import CheckpointError
 
 # What torch raises for a file that needs more than tensors and plain values.
@@ -93,6 +94,12 @@ def _plain_name(name: str) -> str:
     return name
 
 
+def load_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors of such a file, which are not read."""
+    with _opened(path, "cpu") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
+
+
 def load_header(path: Path) -> dict[str, Any]:
     """Only the JSON header of such a file."""
     with _opened(path, "cpu") as file:
@@ -115,7 +122,7 @@ def _opened(path: Path, device: str) -> Iterator[Any]:
 
 
 def _header(file: Any) -> dict[str, Any]:
-    header: dict[str, Any] = json.loads((file.metadata() or {}).get("labelwise", "{}"))
+    header: dict[str, Any] = parse_json((file.metadata() or {}).get("labelwise", "{}"))
     return header
 
 

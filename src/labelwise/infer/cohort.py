@@ -23,10 +23,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from labelwise.atomic import discard_leftovers, write_json, write_text
+from labelwise.documents import cells, read_json
 from labelwise.engine import Outcome, run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError, naming
-from labelwise.formats import LABEL_FORMATS, is_dicom, read_geometry, write_labels
-from labelwise.formats.stored import hash_file
+from labelwise.formats import LABEL_FORMATS, hash_file, is_dicom, read_geometry, write_labels
 from labelwise.infer.doubt import Doubt
 from labelwise.infer.image import as_image
 from labelwise.infer.maps import map_paths, write_maps
@@ -113,7 +113,7 @@ def predict_cohort(
 
 def warnings_of(result: Path) -> list[str]:
     """What was said about the scan of a result when it was segmented."""
-    found = _read_record(_sidecar(result)).get("warnings")
+    found = record_of(result).get("warnings")
     return (
         [str(each.get("what", "")) for each in found if isinstance(each, dict)]
         if isinstance(found, list)
@@ -151,6 +151,7 @@ def _predict(
         "certainty": {name: certainties[name] for name in model.label_space.organs},
         "temperature": model.temperature,
         "grid": str(read_geometry(scan.images[0], scan.layout)),
+        "content": _content(scan),
         "inference": asdict(model.config),
         **({"binary": True} if binary else {}),
         **({"warnings": ready.warnings} if ready.warnings else {}),
@@ -207,9 +208,9 @@ def _found(scan: Scan, target: Path, model: Model, binary: bool) -> Outcome[Scan
     """The outcome of a scan whose result is there already: done, or an error if it is not what is asked for."""
     if not target.exists():
         return None
-    record = _read_record(_sidecar(target))
-    writer, settings = record.get("model"), _deciding(record.get("inference"))
-    wanted = _deciding(json.loads(json.dumps(asdict(model.config))))
+    record = record_of(target)
+    writer, settings = record.get("model"), deciding(record.get("inference"))
+    wanted = deciding(json.loads(json.dumps(asdict(model.config))))
     if writer != model.id:
         what = "the result was not written by this model"
         found = f"model '{writer}'" if writer else "no record of a model"
@@ -243,16 +244,22 @@ def _replaced(scan: Scan, record: Mapping[str, Any]) -> bool:
     return known != [hash_file(image) for image in scan.images]
 
 
+def record_of(target: Path) -> dict[str, Any]:
+    """What was written beside a label file; nothing if that cannot be read, or if it is none of ours."""
+    if not any(target.name.endswith(end) for end in LABEL_FORMATS.values()):
+        return {}
+    return _read_record(_sidecar(target))
+
+
 def _read_record(file: Path) -> dict[str, Any]:
-    """What was written beside a result; nothing if that cannot be read."""
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = read_json(file)
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
 
 
-def _deciding(settings: Any) -> dict[str, Any]:
+def deciding(settings: Any) -> dict[str, Any]:
     """The settings that decide what is predicted; the others are for speed and memory."""
     chosen = settings if isinstance(settings, dict) else {}
     return {name: value for name, value in chosen.items() if name not in ("batch_size", "precision")}
@@ -315,7 +322,9 @@ def _write_failures(folder: Path, outcomes: Sequence[Outcome[Scan, Path]]) -> No
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(("case", "file", "message"))
-    writer.writerows((scan.id, error.file or scan.images[0], _one_line(error)) for scan, error in failed)
+    writer.writerows(
+        cells((scan.id, error.file or scan.images[0], _one_line(error))) for scan, error in failed
+    )
     write_text(folder / FAILED, table.getvalue())
 
 

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,10 +26,11 @@ from pydantic import dataclasses as pydantic_dataclasses
 from torch import nn
 
 from labelwise.atomic import atomic_path, write_json
-from labelwise.devices import choose_device, use_fast_layout
+from labelwise.devices import choose_device, memory_explained, use_fast_layout
+from labelwise.documents import read_json
 from labelwise.errors import CheckpointError, ConfigError, did_you_mean
 from labelwise.formats import Layout
-from labelwise.formats.tensors import load_tensors, load_weights, save_tensors
+from labelwise.formats.tensors import load_shapes, load_tensors, load_weights, save_tensors
 from labelwise.infer.calibration import Calibration, read_calibration
 from labelwise.infer.doubt import Doubt
 from labelwise.infer.image import Given, Image, as_image
@@ -49,6 +51,9 @@ from labelwise.types import Array, LabelSpace, Volume
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
+MOST_UNSAVED = (
+    2  # a method may keep only a part of the network that its description builds, but no smaller one
+)
 
 
 @pydantic_dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -272,7 +277,10 @@ def load_model(
     with _naming(folder / DESCRIPTION):
         config = build_settings(InferenceConfig, info.inference, "inference")
         label_space, plan = LabelSpace(info.classes), Plan.from_json(info.plan)
-        predictor = _load_predictor(info, folder / WEIGHTS)
+        with memory_explained(
+            "the memory is too small for this model", do="compare model.json with a copy of the model folder"
+        ):
+            predictor = _load_predictor(info, folder / WEIGHTS)
     use_fast_layout(predictor)
     predictor.eval().requires_grad_(False).to(where)
     name = _model_id(folder / WEIGHTS, info)
@@ -285,6 +293,18 @@ def model_folder(folder: Path | str) -> Path:
     folder = Path(folder)
     inside = folder / "model"
     return inside if not (folder / DESCRIPTION).exists() and (inside / DESCRIPTION).exists() else folder
+
+
+def model_ids(folder: Path) -> tuple[str, ...]:
+    """`Model.id` of the model in a folder or a run, with its own classifier and with each that could be chosen.
+
+    Errors
+        CheckpointError     not a model
+    """
+    folder = model_folder(folder)
+    info = _read_description(folder / DESCRIPTION)
+    kinds = [info, *(_with_classifier(info, name, folder) for name in find_method(info.method).classifiers)]
+    return tuple(_model_id(folder / WEIGHTS, kind) for kind in kinds)
 
 
 def _model_id(weights: Path, info: ModelInfo) -> str:
@@ -318,6 +338,7 @@ def _with_classifier(info: ModelInfo, classifier: str, folder: Path) -> ModelInf
 
 def _load_predictor(info: ModelInfo, file: Path) -> nn.Module:
     nets = NetFactory.from_description(info.net)
+    _check_size(nets, file)
     weights, _ = load_tensors(file)
     if info.predictor == "softmax":
         network = nets.network()
@@ -328,6 +349,26 @@ def _load_predictor(info: ModelInfo, file: Path) -> nn.Module:
     predictor = method.predictor()
     load_weights(predictor, weights, file)
     return predictor
+
+
+def _check_size(nets: NetFactory, file: Path) -> None:
+    """Refuse a description whose network has more numbers than the file of its weights, before it is built.
+
+    Errors
+        CheckpointError     the weights are of another network
+    """
+    there = sum(prod(shape) for shape in load_shapes(file).values())
+    with torch.device("meta"):  # sizes without memory
+        network = nets.network()
+    needed = sum(parameter.numel() for parameter in network.parameters())
+    if needed > there * MOST_UNSAVED:
+        raise CheckpointError(
+            "the weights belong to another network or method",
+            file=file,
+            found=f"{there:,} numbers",
+            expected=f"{needed:,} for the network of {DESCRIPTION}",
+            do="restore a copy of the model folder, or train it again",
+        )
 
 
 @contextmanager
@@ -358,7 +399,7 @@ def _same_network(network: nn.Module, plain: nn.Module) -> bool:
 
 def _read_description(file: Path) -> ModelInfo:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = read_json(file)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             "this is not a model folder",

@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from labelwise.documents import cell as plain
+from labelwise.documents import decode
 from labelwise.errors import DataError, warn_about
 from labelwise.formats import SUFFIXES, Layout, is_dicom, stem, suffix
 from labelwise.formats.stored import SEGMENTATION
@@ -180,7 +182,7 @@ def _id_of(first: Path) -> str:
 
 def _in_list(file: Path) -> Iterator[_Named]:
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = decode(file.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"the list of scans cannot be read: {error}", file=file, expected="UTF-8 text", code="unreadable"
@@ -193,7 +195,7 @@ def _in_list(file: Path) -> Iterator[_Named]:
             raise DataError(
                 "the list has no column 'images'", file=file, found=", ".join(table.fieldnames or ())
             )
-        rows = ((row.get("id") or "", row["images"] or "") for row in table)
+        rows = ((plain(row.get("id") or ""), plain(row["images"] or "")) for row in table)
     for id, cell in rows:
         images = tuple(file.parent / part.strip() for part in cell.split(";") if part.strip())
         if not images:

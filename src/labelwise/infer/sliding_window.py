@@ -14,7 +14,7 @@ by the sum of the weights, because all classes of a voxel share it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from typing import ClassVar, Literal
@@ -26,8 +26,8 @@ from pydantic import dataclasses as pydantic_dataclasses
 from torch import Tensor, nn
 
 from labelwise.anatomy import named_side
-from labelwise.devices import has_bf16
-from labelwise.errors import CheckpointError, ConfigError, ResourceError
+from labelwise.devices import has_bf16, memory_explained
+from labelwise.errors import CheckpointError, ConfigError
 from labelwise.infer.doubt import Doubt
 from labelwise.infer.postprocess import PostprocessConfig
 from labelwise.infer.windows import Blending, Size, WindowGrid, blending_weight, pad_to_patch
@@ -129,22 +129,11 @@ def predict_scores(
         return (sums(score) / sums(_one_everywhere))[:, *inside]
 
 
-@contextmanager
-def explained_out_of_memory() -> Iterator[None]:
-    """Turn the memory errors of torch and NumPy into a ResourceError that says what to do."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        # On the CPU torch raises a plain RuntimeError, which only its text tells from a defect.
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not known and "DefaultCPUAllocator" not in str(error):
-            raise
-        raise ResourceError(
-            "the memory is too small for this scan",
-            found=str(error).partition("\n")[0] or None,
-            do="lower batch_size, or predict with --device cpu",
-            code="out-of-memory",
-        ) from error
+def explained_out_of_memory() -> AbstractContextManager[None]:
+    """The memory that runs out over a scan becomes a ResourceError that says what to do."""
+    return memory_explained(
+        "the memory is too small for this scan", do="lower batch_size, or predict with --device cpu"
+    )
 
 
 def _inside(sums: Tensor, planes: slice, grid: WindowGrid, inside: tuple[slice, ...]) -> Tensor:

@@ -79,8 +79,8 @@ def _iterate(dataset: StepDataset, steps: range, workers: int, device: torch.dev
     with warnings.catch_warnings():
         # The user says how many; torch advises no more than CPUs, but workers also wait for disks.
         warnings.filterwarnings("ignore", message="This DataLoader will create")
-        loader = _loader(dataset, steps, workers, device)
-    for step, item in zip(steps, _answers(loader), strict=True):
+        items = iter(_loader(dataset, steps, workers, device))
+    for step, item in zip(steps, _answers(items), strict=True):
         if isinstance(item, LabelwiseError):
             raise item
         reading = item if dataset.augments else dataset.augment(_travelled(item, device), step)
@@ -111,10 +111,10 @@ def _loader(
     )
 
 
-def _answers(loader: DataLoader[Reading | LabelwiseError]) -> Iterator[Reading | LabelwiseError]:
+def _answers(items: Iterator[Reading | LabelwiseError]) -> Iterator[Reading | LabelwiseError]:
     """What the workers send; a worker that ended, or could not send, is told as what it is."""
     try:
-        yield from loader
+        yield from items
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

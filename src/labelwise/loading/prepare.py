@@ -24,8 +24,7 @@ from labelwise.cohort.manifest import Manifest, check_same_grid, read_case_image
 from labelwise.cohort.meaning import source_of_file
 from labelwise.engine import run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError, ResourceError, naming
-from labelwise.formats import files_of
-from labelwise.formats.stored import hash_file
+from labelwise.formats import files_of, hash_file
 from labelwise.loading.store import FORMAT, Store, write_case
 from labelwise.preprocess import pipeline
 from labelwise.preprocess.fingerprint import ScanStatistics, make_plan, scan_statistics
@@ -36,7 +35,7 @@ from labelwise.types import Case
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 ProgressCallback = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
-Stamped = tuple[int, int, str]  # size of a file, its time of change in ns, SHA-256 of its content
+Stamped = tuple[int, int, int, str]  # see `_stamp`, and the SHA-256 of the content
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,7 @@ class Jobs(NamedTuple):
     workers: int | None = None
     engine: str = "local"
     progress: ProgressCallback | None = None
+    shared: tuple[Path, ...] = ()  # what every worker must see, wherever it runs
 
     def run(
         self, what: str, function: Callable[[Item], Result], items: Sequence[Item]
@@ -72,7 +72,7 @@ class Jobs(NamedTuple):
         """Items with their results, and items with the errors that stopped them, in the order of `items`."""
         results: dict[Item, Result] = {}
         errors: dict[Item, LabelwiseError] = {}
-        outcomes = run_jobs(function, items, engine=self.engine, workers=self.workers)
+        outcomes = run_jobs(function, items, engine=self.engine, workers=self.workers, shared=self.shared)
         for done, outcome in enumerate(outcomes, start=1):
             if outcome.error is None:
                 results[outcome.item] = cast(Result, outcome.result)
@@ -107,12 +107,15 @@ def prepare(
                         no error: see `Prepared.failures`
         ResourceError   the store cannot be written
     """
-    store, jobs = Store(folder), Jobs(workers, engine, progress)
+    # Absolute, because the workers of a cluster have another working directory.
+    store, jobs = Store(Path(folder).absolute()), Jobs(workers, engine, progress, (Path(folder).absolute(),))
     cases = [case for case in manifest.cases if case.split]
     hashes, failures = _hash_files(cases, store.folder / "hashes.json", jobs)
-    plan = plan or _stored_plan(store) or _new_plan(store, manifest, jobs)
-    store.set_plan(plan)
-    discard_leftovers(store.case_folder("*"), days=1)  # younger ones may be another process at work
+    if plan is not None:
+        store.set_plan(plan)
+    else:
+        plan = _stored_plan(store) or _new_plan(store, manifest, jobs)
+    discard_leftovers(store.case_folder("*"))
 
     keys = {
         case.id: content_key(case, manifest, plan, hashes.__getitem__)
@@ -226,6 +229,7 @@ def _statistics_key(case: Case, manifest: Manifest) -> str:
     """What the fingerprint of a scan depends on: its files, how they are read, and what is annotated."""
     source = manifest.source_of(case)
     content = {
+        "format": 2,
         "files": [[_name(path), *_stamp(path)] for path in _paths(case)],
         "annotated": sorted(case.annotated),
         "modality": source.modality,
@@ -248,7 +252,7 @@ def _hash_files(
         for _, stamped in results:
             memo |= stamped
         write_json(memo_file, memo)
-    hashes = {path: memo[_name(path)][2] for case in cases for path in _paths(case) if _name(path) in memo}
+    hashes = {path: memo[_name(path)][-1] for case in cases for path in _paths(case) if _name(path) in memo}
     return hashes, {case.id: error for case, error in errors}
 
 
@@ -268,13 +272,21 @@ def _hash_case(case: Case) -> dict[str, Stamped]:
 
 def _is_known(path: Path, memo: Mapping[str, Stamped]) -> bool:
     known = memo.get(_name(path))
-    return known is not None and path.exists() and list(_stamp(path)) == list(known[:2])
+    return known is not None and path.exists() and list(_stamp(path)) == list(known[:-1])
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    """Size and time of the last change: cheap signs that a file is still the same."""
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """Size and two times of change, in ns: cheap signs that a file is still the same.
+
+    The time of its content can be set, and copying programs do; that of its entry cannot, so a file that was replaced
+    by another one of equal size and time is noticed.
+    """
     states = [file.stat() for file in files_of(path)]
-    return sum(state.st_size for state in states), max((state.st_mtime_ns for state in states), default=0)
+    return (
+        sum(state.st_size for state in states),
+        max((state.st_mtime_ns for state in states), default=0),
+        max((state.st_ctime_ns for state in states), default=0),
+    )
 
 
 def _paths(case: Case) -> list[Path]:
@@ -304,7 +316,7 @@ def _stored_plan(store: Store) -> Plan | None:
 
 def _new_plan(store: Store, manifest: Manifest, jobs: Jobs) -> Plan:
     made = make_plan(training_statistics(manifest, jobs))
-    return _stored_plan(store) or made  # another process may have begun the same store meanwhile
+    return store.begin(made)
 
 
 def _without_cases(manifest: Manifest) -> Manifest:

@@ -24,7 +24,6 @@ are images whose contrast is small beside their values, or that are so small tha
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -38,10 +37,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from labelwise.atomic import atomic_path, write_json
+from labelwise.atomic import atomic_path, write_json, write_new_json
+from labelwise.documents import read_json
 from labelwise.errors import DataError
 from labelwise.preprocess.pipeline import Plan, Undo
-from labelwise.types import IGNORE, Array, Volume
+from labelwise.types import IGNORE, SPARSE_FROM, Array, Volume
 
 FORMAT = 2
 POINTS_PER_CLASS = 1000
@@ -57,9 +57,6 @@ FLOAT16_WHOLE_NUMBERS = 2048.0
 MOST_ROUNDING = 0.01  # mean error of float16, as a part of the standard deviation of the scan
 # An open case holds two file descriptors, and 1024 per process is a usual limit.
 MAX_OPEN_CASES = 200
-# A scan is annotated in parts only (every eighth slice, scribbles) if so much of it says nothing; less is a border
-# that somebody left out.
-SPARSE_FROM = 0.1
 
 Corner = tuple[int, int, int]
 
@@ -223,6 +220,10 @@ class Store:
         if not path.exists() or self.plan != plan:
             write_json(path, plan.to_json())
 
+    def begin(self, plan: Plan) -> Plan:
+        """Say how the scans of a new store are prepared; of several programs that begin it, the first decides."""
+        return plan if write_new_json(self.folder / "plan.json", plan.to_json()) else self.plan
+
     def add_keys(self, keys: Mapping[str, str]) -> None:
         """Enter prepared scans into the index."""
         known = self.keys if (self.folder / "index.json").exists() else {}
@@ -240,7 +241,7 @@ class Store:
 
     def _read_json(self, name: str) -> Any:
         try:
-            return json.loads((self.folder / name).read_text(encoding="utf-8"))
+            return read_json(self.folder / name)
         except (OSError, ValueError) as error:
             raise DataError(
                 "this is not a store of prepared scans, or it is not finished",
@@ -279,7 +280,7 @@ def write_case(folder: Path, image: Volume, labels: Volume | None, undo: Undo) -
 
 def read_facts(folder: Path) -> dict[str, Any]:
     """The content of case.json; a ValueError or OSError if a file beside it is missing or cut."""
-    facts: dict[str, Any] = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+    facts: dict[str, Any] = read_json(folder / "case.json")
     if facts["format"] != FORMAT:
         raise ValueError(f"format {facts['format']}, this version of labelwise reads format {FORMAT}")
     for name, size in facts["sizes"].items():

@@ -34,7 +34,7 @@ class Facts:
     organs: tuple[str, ...]
     cases: int
     labelled: int  # something is annotated
-    complete: int  # everything is
+    complete: int  # everything is, all over the scan
     shape: Sizes  # voxels of the typical (median) scan after cropping
     largest: Sizes  # of the largest one along each axis
     spacing_mm: Triple  # of these voxels
@@ -76,13 +76,14 @@ def gather(
         for index, size_mm in scan.structures_mm.items():
             boxes.setdefault(int(index), []).append(size_mm)
     organs = frozenset(label_space.organs)
+    sparse = sum(scan.is_sparse for scan in statistics)  # annotated, but in parts of the scan only
     return Facts(
         modalities=tuple(sorted({scan.modality for scan in statistics})),
         channels=statistics[0].channels,
         organs=label_space.organs,
         cases=len(cases),
         labelled=sum(bool(case.annotated) for case in cases),
-        complete=sum(organs <= case.annotated for case in cases),
+        complete=max(0, sum(organs <= case.annotated for case in cases) - sparse),
         shape=_whole(np.median(prepared, axis=0)),
         largest=_whole(prepared.max(axis=0)),
         spacing_mm=_triple(typical_mm),

@@ -13,9 +13,9 @@ from scipy import ndimage
 
 from labelwise.errors import ConfigError, DataError
 from labelwise.preprocess.crop import Crop, body_mask, find_box
-from labelwise.preprocess.intensity import PERCENTILES, IntensityRule
+from labelwise.preprocess.intensity import PERCENTILES, IntensityRule, is_mask
 from labelwise.preprocess.pipeline import Plan, Undo
-from labelwise.types import IGNORE, Array, Volume
+from labelwise.types import IGNORE, SPARSE_FROM, Array, Volume
 
 Modality = Literal["ct", "mr", "normalised"]
 
@@ -38,6 +38,14 @@ class ScanStatistics:
     channels: int = 1
     # class index -> size along x, y, z in mm of the box around its voxels; annotated structures that are there
     structures_mm: dict[int, tuple[float, float, float]] = field(default_factory=dict)
+    known: float = (
+        1.0  # share of the voxels that its labels speak of; less in every eighth slice, or in scribbles
+    )
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether a good part of the scan is left open by its labels."""
+        return self.known <= 1 - SPARSE_FROM
 
 
 def scan_statistics(image: Volume, modality: str, labels: Volume | None = None) -> ScanStatistics:
@@ -65,6 +73,7 @@ def scan_statistics(image: Volume, modality: str, labels: Volume | None = None) 
     return ScanStatistics(
         kind, image.shape, image.spacing_mm, intensities, box.shape, len(image.data),
         {} if labels is None else _structures_mm(labels),
+        1.0 if labels is None else float((labels.data != IGNORE).mean()),
     )  # fmt: skip
 
 
@@ -118,6 +127,9 @@ def make_plan(
 
 
 def _values_that_count(image: Volume, labels: Volume | None) -> Array:
+    scans = [channel for channel in image.data if not is_mask(channel)]
+    if scans and len(scans) < len(image.data):  # a mask beside a scan has no HU
+        image = Volume(np.stack(scans), image.affine)
     if labels is not None:
         organs = (labels.data != 0) & (labels.data != IGNORE)
         if organs.any():

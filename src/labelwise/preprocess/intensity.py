@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from labelwise.errors import ConfigError
+from labelwise.errors import ConfigError, DataError
 from labelwise.types import Array
 
 PERCENTILES = (0.5, 99.5)
@@ -17,7 +17,12 @@ PERCENTILES = (0.5, 99.5)
 
 Source: nnU-Net (Isensee et al., Nature Methods 2021)."""
 
+FEW_VALUES = 32  # a scan has more; a mask, a label map or a binarised scan has fewer
+LARGEST_LABEL = 10  # masks with larger values (0 and 255) are scaled to 0..1
+LARGEST_NORMALISED = 1e6  # beyond it float32 cannot hold the squares of a scan's sums
 _CONSTANT_BELOW = 1e-6  # of the largest magnitude: less variation than this is rounding
+_SAMPLES_PER_AXIS = 64
+_VOXELS_PER_VALUE = 50  # fewer say nothing about how many values there are
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -28,6 +33,9 @@ class IntensityRule:
     mr      each channel of each scan by its own numbers: clip to the 0.5 and 99.5 percentiles of its nonzero
             voxels, then subtract the mean of these voxels and divide by their standard deviation
     none    unchanged: already normalised by whoever made the files
+
+    A channel that is a mask (see `is_mask`) has no intensities: under ct and mr it keeps its values, divided by the
+    largest if that is above LARGEST_LABEL.
     """
 
     scheme: Literal["ct", "mr", "none"] = "none"
@@ -48,16 +56,48 @@ class IntensityRule:
 
 
 def normalise(image: Array, rule: IntensityRule) -> NDArray[np.float32]:
-    """Apply a rule to an image (M, X, Y, Z), which is not changed; the result is contiguous float32."""
+    """Apply a rule to an image (M, X, Y, Z), which is not changed; the result is contiguous float32.
+
+    Errors
+        DataError   intensities that are said to be normalised are beyond LARGEST_NORMALISED
+    """
     if rule.scheme == "none":
+        _check_normalised(image)
         return np.ascontiguousarray(image, dtype=np.float32)
     normalised = np.array(image, dtype=np.float32, order="C")
-    if rule.scheme == "mr":
-        for channel in normalised:
+    for channel in normalised:
+        if is_mask(channel):
+            top = float(channel.max())
+            channel /= np.float32(top if top > LARGEST_LABEL else 1.0)
+        elif rule.scheme == "mr":
             _standardise(channel, *_own_numbers(channel))
-    elif rule.clip is not None and rule.mean is not None and rule.std is not None:
-        _standardise(normalised, rule.clip, rule.mean, rule.std)
+        elif rule.clip is not None and rule.mean is not None and rule.std is not None:
+            _standardise(channel, rule.clip, rule.mean, rule.std)
     return normalised
+
+
+def is_mask(channel: Array) -> bool:
+    """Whether a channel (X, Y, Z) is a mask, a label map or a binarised scan: few values, 0 and above."""
+    x, y, z = (max(1, size // _SAMPLES_PER_AXIS) for size in channel.shape)
+    some = np.unique(channel[::x, ::y, ::z])
+    if len(some) > FEW_VALUES or some[0] < 0:
+        return False
+    values = np.unique(channel)
+    return bool(
+        2 <= len(values) <= FEW_VALUES and values[0] >= 0 and channel.size >= _VOXELS_PER_VALUE * len(values)
+    )
+
+
+def _check_normalised(image: Array) -> None:
+    far = max(abs(float(image.min())), abs(float(image.max())))
+    if far > LARGEST_NORMALISED:
+        raise DataError(
+            "the intensities of this scan are not normalised",
+            found=f"{int((np.abs(image) > LARGEST_NORMALISED).sum()):,} voxels beyond {LARGEST_NORMALISED:g}, "
+            f"the farthest {far:g}",
+            expected="values near 0, as the modality 'normalised' says",
+            do="correct these voxels, or name the modality (ct, mr), whose rules clip what is far off",
+        )
 
 
 def _standardise(voxels: NDArray[np.float32], clip: tuple[float, float], mean: float, std: float) -> None:

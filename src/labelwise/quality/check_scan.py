@@ -15,6 +15,7 @@ from labelwise.errors import DataError
 from labelwise.formats import Geometry, suffix
 from labelwise.formats.stored import H5
 from labelwise.preprocess.crop import body_mask
+from labelwise.preprocess.intensity import LARGEST_NORMALISED
 from labelwise.quality.problem import Problem, from_error, of_image
 from labelwise.quality.stored_case import StoredImage
 from labelwise.types import Array, Case
@@ -30,6 +31,7 @@ NARROW_HU = 300.0  # fat and bone of any patient are farther apart
 CLIPPED_SHARE = 0.005  # of all voxels at one end of the range
 LARGEST_CLIPPED_HU = 2000.0  # a scanner's own limit (3071) is no window
 NO_HU = ("rescaled-intensities", "no-air", "air-not-at-minus-1000")  # codes after which HU mean nothing
+OUTLIERS_FROM = 100.0  # times the range of nearly all voxels beyond it
 _SAMPLES_PER_AXIS = 64
 
 
@@ -54,7 +56,7 @@ class ScanFacts:
 
 def inspect_scan(case: Case, image: StoredImage, source: Source) -> ScanFacts:
     """Problems of the image of a case, and its intensities."""
-    problems = list(_constant_channels(case, image))
+    problems = [*_constant_channels(case, image), *_outliers(case, image, source)]
     problems += _geometry(case, image, source)
     if any(problem.code == "constant-image" for problem in problems):
         return ScanFacts(tuple(problems))
@@ -115,6 +117,21 @@ def _constant_channels(case: Case, image: StoredImage) -> Iterator[Problem]:
             file = case.images[min(number, len(case.images) - 1)]
             remedy = "replace the file, or remove the case"
             yield Problem("error", "constant-image", case.id, str(file), what, remedy)
+
+
+def _outliers(case: Case, image: StoredImage, source: Source) -> Iterator[Problem]:
+    """Single voxels so far off that they decide sums and means: a damaged file, or a fill value such as 1e30."""
+    for number, channel in enumerate(image.channels):
+        low, high = float(channel.min()), float(channel.max())
+        usual_low, usual_high = np.percentile(_sample(channel), (0.1, 99.9))
+        room = OUTLIERS_FROM * max(float(usual_high - usual_low), 1e-6)
+        too_far = source.modality == "normalised" and max(-low, high) > LARGEST_NORMALISED
+        if not too_far and (low >= usual_low - room and high <= usual_high + room):
+            continue
+        what = f"voxels far from all others: {low:g} to {high:g}, while most lie in {usual_low:g} to {usual_high:g}"
+        file = case.images[min(number, len(case.images) - 1)]
+        remedy = "replace these voxels by the background intensity, or export the scan again"
+        yield Problem("error" if too_far else "warning", "outliers", case.id, str(file), what, remedy)
 
 
 def _geometry(case: Case, image: StoredImage, source: Source) -> Iterator[Problem]:

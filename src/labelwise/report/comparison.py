@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from labelwise.documents import cells
 from labelwise.report.measures import UNDEFINED, VARIANTS, Measure, p_text
 from labelwise.report.ranks import Rank
 from labelwise.report.sizes import Strata
@@ -384,7 +385,10 @@ class Comparison:
     def to_csv(self) -> str:
         """One line for each run, row and metric. Values are as scored: Dice in 0..1, distances with unit."""
         text = io.StringIO()
-        records = [{name: _csv_field(value) for name, value in record.items()} for record in self._records()]
+        records = [
+            dict(zip(record, cells(map(_csv_field, record.values())), strict=True))
+            for record in self._records()
+        ]
         writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(records)

@@ -12,6 +12,7 @@ from labelwise.report.compare import compare as compare_scores
 from labelwise.report.comparison import Comparison
 from labelwise.run.pairing import SCORES
 from labelwise.run.patients import patients_of
+from labelwise.run.provenance import check_scores
 
 __all__ = ["compare"]
 
@@ -31,7 +32,8 @@ def compare(
 
     Errors
         ConfigError     no run named, or runs scored by different rules
-        DataError       a run without scores.csv; runs on other cases or classes
+        DataError       a run without scores.csv, or with scores of earlier predictions or of another model; runs on
+                        other cases or classes
     """
     named = runs_by_name(runs)
     scores = _read(named, {*metrics, "reference_volume"})
@@ -70,4 +72,6 @@ def scores_of(folder: Path, metrics: Collection[str] | None = None) -> list[Scor
         raise DataError(
             "the run has no scores", file=file, do="run `labelwise predict` and `labelwise evaluate` first"
         )
-    return read_scores(file, metrics)
+    scores = read_scores(file, metrics)
+    check_scores(folder, sorted({score.case for score in scores}))
+    return scores

@@ -16,6 +16,7 @@ from labelwise.evaluate.cases import VARIANTS, Score, Summary, Variant, evaluate
 from labelwise.formats import Geometry, placed_on, read_labels
 from labelwise.report.compare import compare
 from labelwise.run.pairing import PREDICTIONS, SCORES, Pair, find_pairs, in_space
+from labelwise.run.provenance import check_predictions, record_scores
 from labelwise.types import LabelSpace, Volume
 
 __all__ = ["EvaluationResult", "evaluate"]
@@ -69,7 +70,7 @@ def evaluate(
     Errors
         DataError       a prediction is missing, what its values mean is not known, its model does not know an
                         annotated class, or prediction and reference lie on different grids; every problem is listed,
-                        and no file is written
+                        and no file is written; label files of two models, or not of the model of their run
     """
     if unit not in ("mm", "voxels"):
         raise ConfigError(f"unknown unit '{unit}'", expected="mm or voxels", code="unknown-name")
@@ -89,6 +90,8 @@ def evaluate(
         )
     stated = {value: name for name, value in classes.items()} if classes else None
     manifest, space, pairs = find_pairs(folder, Path(reference), split, stated)
+    files = {pair.case: pair.prediction.file for pair in pairs}
+    model = check_predictions(files)
     job = partial(
         _score, manifest=manifest, label_space=space, in_mm=unit == "mm", variant=cast(Variant, variant)
     )
@@ -101,6 +104,7 @@ def evaluate(
     by_case = {outcome.item.case: outcome.result or [] for outcome in outcomes}
     scores = tuple(score for pair in pairs for score in by_case[pair.case])
     write_scores(target, scores)
+    record_scores(target, files, split, model)
     return EvaluationResult(scores, summarise(scores), target)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from labelwise.cohort.manifest import Manifest
 from labelwise.cohort.review import learnt, reviewed_source, write_reviewed
 from labelwise.cohort.source import Source
-from labelwise.formats.stored import hash_file
+from labelwise.formats import hash_file
 from labelwise.types import PREDICTED, Case
 
 

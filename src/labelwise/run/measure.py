@@ -16,6 +16,7 @@ from labelwise.atomic import write_json, write_text
 from labelwise.cohort.manifest import Manifest, Source, absolute, manifest_file, read_manifest
 from labelwise.cohort.source import value_table
 from labelwise.console import Progress, silent
+from labelwise.documents import cells
 from labelwise.engine import run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError
 from labelwise.formats import stem, suffix, value_names
@@ -97,7 +98,7 @@ class Measured:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows(map(_to_row, self.rows))
+        writer.writerows(cells(_to_row(row)) for row in self.rows)
         write_text(Path(folder) / FILES[0], text.getvalue())
         write_json(Path(folder) / FILES[1], self.facts())
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from labelwise.atomic import write_json
 from labelwise.cohort.manifest import Manifest
+from labelwise.documents import read_json
 from labelwise.errors import DataError
 
 PATIENTS = "patients.json"
@@ -24,7 +24,7 @@ def patients_of(folder: Path | str) -> set[str]:
     if not file.exists():
         return set()
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = read_json(file)
         return {str(patient) for patients in record.values() for patient in patients}
     except (ValueError, AttributeError, TypeError) as error:
         raise DataError(

@@ -10,9 +10,10 @@ from pathlib import Path
 from labelwise.cohort.manifest import Manifest, read_manifest
 from labelwise.config import RunConfig
 from labelwise.console import Progress, silent
-from labelwise.errors import ConfigError
+from labelwise.errors import ConfigError, ResourceError
 from labelwise.loading import prepare as preparation
 from labelwise.loading.prepare import Jobs, Prepared
+from labelwise.loading.store import Store
 from labelwise.preprocess.fingerprint import make_plan
 from labelwise.preprocess.pipeline import Plan
 from labelwise.run.learnable import learnable
@@ -60,10 +61,21 @@ def prepare_manifest(
     def show(task: str, done: int, total: int) -> None:
         progress(task, done, total)
 
-    plan = None
-    if not (folder / "plan.json").exists():
-        plan = _plan(manifest, config, Jobs(workers, engine, show))
-    return preparation.prepare(manifest, folder, plan, workers=workers, engine=engine, progress=show)
+    try:
+        if not (folder / "plan.json").exists():
+            Store(folder).begin(_plan(manifest, config, Jobs(workers, engine, show)))
+        return preparation.prepare(manifest, folder, workers=workers, engine=engine, progress=show)
+    except ResourceError as error:
+        if error.file is None or not Path(str(error.file)).absolute().is_relative_to(
+            folder.parent.absolute()
+        ):
+            raise
+        raise ResourceError(
+            f"the prepared scans have no place: {error.what}",
+            file=error.file,
+            found=error.found,
+            do="name a folder with room that can be written to: --set prepare.store=FOLDER",
+        ) from error
 
 
 def store_folder(config: RunConfig) -> Path:

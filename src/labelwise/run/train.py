@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from labelwise.cohort.manifest import Manifest
 from labelwise.cohort.split import cut_groups
 from labelwise.config import RunConfig
 from labelwise.console import Progress, silent
-from labelwise.devices import keep_freed_memory
+from labelwise.devices import keep_freed_memory, memory_explained
 from labelwise.errors import ConfigError, DataError, TrainingError
 from labelwise.infer.model import save_model
 from labelwise.infer.sliding_window import check_mirroring
@@ -34,6 +34,7 @@ from labelwise.methods.base import Method
 from labelwise.preprocess.fingerprint import scan_ranges
 from labelwise.run import warm_start
 from labelwise.run.environment import environment
+from labelwise.run.pairing import PREDICTIONS
 from labelwise.run.patients import PATIENTS, record_patients
 from labelwise.run.planning import PLAN, settle_run
 from labelwise.run.prepare import prepare_manifest, read_data
@@ -74,6 +75,7 @@ WRITTEN = (
     "model",
     "predictions",
     "scores.csv",
+    "scores.json",
 )
 
 
@@ -91,6 +93,11 @@ class TrainingResult:
         return {**vars(self), "folder": str(self.folder)}
 
 
+@memory_explained(
+    "the memory is too small for this training",
+    do="lower sampling.patch_size, sampling.labelled_cases and sampling.incomplete_cases, or the width of the network "
+    "(net.settings); the last checkpoint is kept",
+)
 def train(
     config: RunConfig,
     output: Path | str,
@@ -157,8 +164,11 @@ def train(
 def _begin(folder: Path, config: RunConfig, manifest: Manifest, *, overwrite: bool) -> None:
     """Say in the folder what is trained there."""
     if overwrite and (folder / RECORD).exists():
-        for path in [path for pattern in WRITTEN for path in folder.glob(pattern)]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        predictions = folder / PREDICTIONS
+        # Not beneath a program that writes there.
+        with only_writer(predictions) if predictions.is_dir() else nullcontext():
+            for path in [path for pattern in WRITTEN for path in folder.glob(pattern)]:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     # Absolute: a report of this run may be made in another folder, and the run resumed from there.
     start, warm = (
         None if path is None else str(Path(path).absolute())
@@ -240,10 +250,15 @@ class _Trainer:
         self.nets = config.nets(in_channels=first.modalities, num_classes=manifest.label_space.num_classes)
         decisive = {key: value for key, value in asdict(config).items() if key not in NOT_DECISIVE}
         del decisive["prepare"]["store"]  # the same scans may lie elsewhere
-        ranks = {"precision": config.device.precision, "ranks": fabric.world_size}
         if config.warm_start is not None:  # by whatever name
             decisive["warm_start"] = str(Path(config.warm_start).absolute())
-        self.settings = {"run": replace_tuples(decisive), "device": ranks, "cases": self._digest()}
+        self.settings = {
+            "run": replace_tuples(decisive),
+            "device": {"precision": config.device.precision},
+            "cases": self._digest(manifest.split("train")),
+            # Scores of other scans cannot be compared: the best one would be of the easier scans.
+            "validation": self._digest(_scored(manifest)),
+        }
 
     def run(self, stages: Stages, folder: Path) -> tuple[Method, Result]:
         """Train every stage, each from where the one before ended."""
@@ -304,9 +319,8 @@ class _Trainer:
 
         return fit(stage, self.config.train, self.fabric, report)
 
-    def _digest(self) -> list[list[Any]]:
-        """What the run learns from: a resumed run must see the same scans with the same annotation."""
-        cases = self.manifest.split("train")
+    def _digest(self, cases: Sequence[Case]) -> list[list[Any]]:
+        """What the run learns from, or is judged by: a resumed run must see the same scans with the same annotation."""
         return [[self.prepared.keys[case.id], sorted(case.annotated)] for case in cases]
 
     def _batches(self, method: Method, number: int, total: int) -> Callable[[int], Iterable[Batch]]:

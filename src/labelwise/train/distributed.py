@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from labelwise.devices import choose_device, has_bf16, use_fast_layout
+from labelwise.engine import follow_parent
 from labelwise.errors import ConfigError, ResourceError
 
 # Fabric announces its precision at every start; the run's settings say it already.
@@ -74,6 +75,12 @@ def connect(config: DeviceConfig) -> Fabric:
         precision="bf16-mixed" if bf16 else "32-true",
     )
     fabric.launch()
+    if (
+        fabric.global_rank
+        and not torch.distributed.is_torchelastic_launched()
+        and not SLURMEnvironment.detect()
+    ):
+        follow_parent(os.getppid())  # the first process started this one
     return fabric
 
 
@@ -92,6 +99,25 @@ def set_up(
     use_fast_layout(method)
     wrapped, *wrapped_optimizers = fabric.setup(method, *optimizers)
     return cast(nn.Module, wrapped), cast("list[Optimizer]", wrapped_optimizers)
+
+
+class Agreement:
+    """Ranks tell each other at every step what each of them alone knows: a signal, a clock.
+
+    Signals and clocks differ between ranks, which must do the same at the same step or wait for each other for ever.
+    They speak over the CPU, so that nobody waits for a device: a few tenths of a millisecond.
+    """
+
+    def __init__(self, fabric: Fabric):
+        self.group = torch.distributed.new_group(backend="gloo") if fabric.world_size > 1 else None
+
+    def any(self, *here: bool) -> tuple[bool, ...]:
+        """Whether each of some facts holds on any rank."""
+        if self.group is None:
+            return here
+        votes = torch.tensor(here, dtype=torch.uint8)
+        torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX, group=self.group)
+        return tuple(bool(vote) for vote in votes)
 
 
 def mean_over_ranks(fabric: Fabric, value: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ stateless sampler this makes a resumed run equal to an uninterrupted one, bit by
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import threading
@@ -35,13 +36,17 @@ from labelwise.errors import TrainingError
 from labelwise.methods.base import Method
 from labelwise.train.average import AveragedWeights
 from labelwise.train.checkpoint import check_continues, load_checkpoint, save_checkpoint
-from labelwise.train.distributed import mean_over_ranks, set_up
+from labelwise.train.distributed import Agreement, mean_over_ranks, set_up
 from labelwise.train.record import Record
 from labelwise.train.schedule import OptimizerConfig, ScheduleConfig, build_optimizers, set_rate
 from labelwise.types import Batch, Progress
 
 STATISTICS_BATCHES = 16  # of which an averaged network takes its statistics of batch norm
+logger = logging.getLogger("labelwise")
+
 LAST, BEST = "last.safetensors", "best.safetensors"
+GENTLER = "lower train.optimizer.rate, set train.clip_gradient = 12, or device.precision = 'float32'"
+TAMER = "run `labelwise check`: most often a scan has intensities far from all others; or " + GENTLER
 
 
 @pydantic_dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -113,6 +118,8 @@ class _Training:
             self.average = AveragedWeights(stage.method, stage.method.predictor(), half_life=config.average)
         self.best_score: float | None = None
         self.best_step: int | None = None
+        self.sums: dict[str, Tensor] = {}
+        self.counted = 0
         self.step = self._resume()
         if fabric.is_global_zero:
             discard_leftovers(self.last)
@@ -120,14 +127,14 @@ class _Training:
         log = stage.folder / "log.jsonl" if fabric.is_global_zero else None
         self.record = Record(log, keep_until=(stage.number, self.step))
         self.saved_at = time.monotonic()
-        self.sums: dict[str, Tensor] = {}
-        self.counted = 0
+        self.agreement = Agreement(fabric)
 
     def run(self) -> Result:
         total, batches = self.stage.steps, iter(self.stage.batches(self.step))
         self.wrapped.train()
         with stop_signal() as stopped:
-            while self.step < total and not self._on_any_rank(stopped.is_set()):
+            (stop,) = self.agreement.any(stopped.is_set())
+            while self.step < total and not stop:
                 self._optimise(next(batches), Progress(self.step, total))
                 self.step += 1
                 if self.step % self.config.log_every == 0 or self.step == total:
@@ -136,7 +143,9 @@ class _Training:
                     self._renew_statistics()
                 if self._validation_is_due():
                     self._validate()
-                if self._on_any_rank(time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes):
+                is_late = time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes
+                stop, save = self.agreement.any(stopped.is_set(), is_late)
+                if save:
                     self._require_finite()
                     self._save(self.last)
             interrupted = self.step < total
@@ -144,18 +153,6 @@ class _Training:
             self._save(self.last)
         self.fabric.barrier()  # all ranks may read the checkpoint now
         return Result(self.step, interrupted, self.best_score, self.best_step)
-
-    def _on_any_rank(self, here: bool) -> bool:
-        """Whether something is so on any rank; several ranks ask each other at the steps of the log only.
-
-        Signals and clocks differ between ranks, which must do the same at the same step or wait for each other forever.
-        """
-        if self.fabric.world_size == 1:
-            return here
-        if self.step % self.config.log_every:
-            return False
-        votes = torch.tensor(float(here), device=self.fabric.device)
-        return bool(mean_over_ranks(self.fabric, votes) > 0)
 
     def _optimise(self, batch: Batch, progress: Progress) -> None:
         torch.manual_seed(
@@ -183,42 +180,57 @@ class _Training:
     def _log(self) -> None:
         if not self.counted:
             return
-        names = sorted(self.sums)
-        means = (
-            mean_over_ranks(self.fabric, torch.stack([self.sums[name].float() for name in names]))
-            / self.counted
-        )
-        terms = dict(zip(names, means.tolist(), strict=True))
+        terms = {name: value / self.counted for name, value in self._finite_sums().items()}
         self.sums, self.counted = {}, 0
         loss = sum(terms.values())
-        if not math.isfinite(loss):
-            guilty = ", ".join(name for name, value in terms.items() if not math.isfinite(value))
-            raise self._not_finite("the loss is", f"term {guilty}")
         rate = self.optimizers[0].param_groups[0]["lr"]
         facts = {"stage": self.stage.number, "loss": loss, "terms": terms, "rate": rate}
         self.record.write("train", self.step, **facts)
         shown = "  ".join(f"{name} {value:z.4f}" for name, value in terms.items())
         self.report(self.step, self.stage.steps, f"loss {loss:.4f}  ({shown})")
 
-    def _require_finite(self) -> None:
-        """Refuse a loss and weights that are not finite: they must not reach a checkpoint.
+    def _finite_sums(self) -> dict[str, float]:
+        """The terms, summed over the steps since the last line of the log: the mean over all ranks.
 
-        A finite loss may have a gradient that is not; then the next loss would tell, but after the checkpoint.
+        Errors
+            TrainingError   a term is not finite; on every rank, because all see the mean
         """
-        self._log()
-        weights = dict(self.stage.method.named_parameters())
-        if not torch.stack([weight.isfinite().all() for weight in weights.values()]).all():
-            guilty = next(name for name, weight in weights.items() if not weight.isfinite().all())
-            raise self._not_finite("the weights are", f"weight {guilty}")
+        if not self.sums:
+            return {}
+        names = sorted(self.sums)
+        means = mean_over_ranks(self.fabric, torch.stack([self.sums[name].float() for name in names]))
+        sums = dict(zip(names, means.tolist(), strict=True))
+        if guilty := ", ".join(name for name, value in sums.items() if not math.isfinite(value)):
+            raise self._not_finite("the loss is", f"term {guilty}", GENTLER)
+        return sums
 
-    def _not_finite(self, subject: str, found: str) -> TrainingError:
+    def _require_finite(self) -> None:
+        """Refuse a loss, weights and running statistics that are not finite: they must not reach a checkpoint.
+
+        A finite loss may have a gradient that is not; then the next loss would tell, but after the checkpoint. Running
+        statistics have no gradient: a loss may stay finite while they make every prediction the background.
+        """
+        self._finite_sums()
+        method = self.stage.method
+        parts: dict[str, dict[str, Tensor]] = {
+            "weights": dict(method.named_parameters()),
+            "buffers": dict(method.named_buffers()),
+        }
+        for kind, tensors in parts.items():
+            numbers = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+            if not numbers or torch.stack([tensor.isfinite().all() for tensor in numbers.values()]).all():
+                continue
+            guilty = next(name for name, tensor in numbers.items() if not tensor.isfinite().all())
+            do = GENTLER if kind == "weights" else TAMER
+            raise self._not_finite(f"the {kind} are", f"{kind.removesuffix('s')} {guilty}", do)
+
+    def _not_finite(self, subject: str, found: str, do: str) -> TrainingError:
         kept = "; the last checkpoint before this is kept" if self.last.exists() else ""
         return TrainingError(
             f"{subject} not finite within the steps up to {self.step}",
             found=found,
             file=self.last if kept else None,
-            do="lower train.optimizer.rate, set train.clip_gradient = 12, or device.precision = 'float32'"
-            + kept,
+            do=do + kept,
             code="loss-not-finite",
         )
 
@@ -258,6 +270,7 @@ class _Training:
             self._save(self.best)
 
     def _save(self, path: Path) -> None:
+        sums = self._finite_sums()
         if self.fabric.is_global_zero:
             facts = {
                 "stage": self.stage.number,
@@ -265,6 +278,10 @@ class _Training:
                 "best_score": self.best_score,
                 "best_step": self.best_step,
                 "settings": self.stage.settings,
+                "ranks": self.fabric.world_size,
+                # So that the log of a resumed run is that of an uninterrupted one.
+                "sums": sums,
+                "counted": self.counted,
             }
             average = self.average.tensors() if self.average is not None else {}
             save_checkpoint(path, self.stage.method, self.optimizers, facts, average)
@@ -277,6 +294,15 @@ class _Training:
         check_continues(self.last, self.stage.settings)
         facts = load_checkpoint(self.last, self.stage.method, self.optimizers, self.average)
         self.best_score, self.best_step = facts["best_score"], facts["best_step"]
+        device = self.fabric.device
+        self.sums = {name: torch.tensor(value, device=device) for name, value in facts["sums"].items()}
+        self.counted = int(facts["counted"])
+        if facts["ranks"] != self.fabric.world_size and self.fabric.is_global_zero:
+            logger.warning(
+                "the run was begun by %d processes and is continued by %d: its batches are composed in another way, so "
+                "the result is not that of one training without a break",
+                facts["ranks"], self.fabric.world_size,
+            )  # fmt: skip
         return int(facts["step"])
 
 

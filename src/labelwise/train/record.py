@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from labelwise.atomic import explained, write_text
+from labelwise.documents import parse_json
 
 
 class Record:
@@ -41,8 +42,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     events = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
+            event = parse_json(line)
+        except ValueError:
             continue
         if isinstance(event, dict) and "step" in event:
             events.append(event)
