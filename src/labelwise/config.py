@@ -33,7 +33,7 @@ from labelwise.loading.sampling import SamplingConfig
 from labelwise.methods import find_method, stages_of
 from labelwise.nets.factory import NetFactory
 from labelwise.plan.choose import PLANNED
-from labelwise.settings import build_settings, to_toml
+from labelwise.settings import build_settings, merged, put, to_toml
 from labelwise.train.distributed import DeviceConfig
 from labelwise.train.loop import LoopConfig
 from labelwise.types import ANNOTATED, CORRECTED, VERIFIED
@@ -145,7 +145,7 @@ def load_config(
     top: dict[str, Any] = {}
     for key, value in [*values.items(), *(overrides or {}).items()]:
         put(top, key, deepcopy(value))  # what the caller holds stays as it is
-    tree = _merged(read_recipe(find_recipe(recipe)) if recipe else NAMES, top)
+    tree = merged(read_recipe(find_recipe(recipe)) if recipe else NAMES, top)
     where = str(recipe) if recipe else "the settings of this run"
     train = tree.setdefault("train", {})
     if isinstance(train, dict) and isinstance(train.get("steps"), int):
@@ -187,7 +187,7 @@ def with_settings(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     if "augment.preset" in values:  # all else follows from it, but what was planned only beside a preset
         tree["augment"] = {name: tree["augment"][name] for name in ("sides", "mirror_axes")}
     tree["planned"] = [name for name in config.planned if name not in values]
-    return _with_checked_choices(build_settings(RunConfig, _merged(tree, top), "the settings of this run"))
+    return _with_checked_choices(build_settings(RunConfig, merged(tree, top), "the settings of this run"))
 
 
 def _open_settings(recipe: Mapping[str, Any], top: Mapping[str, Any]) -> tuple[str, ...]:
@@ -312,7 +312,7 @@ def read_recipe(path: Path, names: Mapping[str, Any] = NAMES) -> dict[str, Any]:
         base = _read_toml(path.parent / str(tree.pop("extends")))
         if "extends" in base:
             raise ConfigError("a recipe that is extended may not extend another one", file=path)
-    return _merged(_merged(names, base), tree)
+    return merged(merged(names, base), tree)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -328,25 +328,3 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"the recipe cannot be read: {error}", file=path, expected="TOML, UTF-8", code="unreadable"
         ) from error
-
-
-def put(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set ``"train.steps"`` in a table of tables; ConfigError if ``train`` is a value."""
-    *tables, name = dotted.split(".")
-    for table in tables:
-        tree = tree.setdefault(table, {})
-        if not isinstance(tree, dict):
-            raise ConfigError(f"'{dotted}': '{table}' is a value, not a table")
-    both = isinstance(value, Mapping) and isinstance(tree.get(name), Mapping)
-    tree[name] = _merged(tree[name], value) if both else value
-
-
-def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in top.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        # Settings belong to one method or network: under another name the base's settings mean nothing.
-        name = merged[key].get("name") if both else None
-        renamed = key in NAMES and both and value.get("name", name) != name
-        merged[key] = _merged(merged[key], value) if both and not renamed else value
-    return merged

@@ -18,6 +18,8 @@ from labelwise.errors import ConfigError, did_you_mean
 
 Settings = TypeVar("Settings")
 
+CHOICES = ("net", "method")  # tables that choose something by name, with the settings of that
+
 
 def build_settings(cls: type[Settings], values: Mapping[str, Any] | Settings, where: str) -> Settings:
     """An instance of the dataclass `cls`, of pydantic or of Python, with `values` in place of its defaults.
@@ -105,3 +107,26 @@ def _owner(cls: type, location: Sequence[int | str]) -> Any:
 
 def _known(cls: Any) -> str:
     return "a table of " + ", ".join(field.name for field in fields(cls)) if fields(cls) else "no settings"
+
+
+def put(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set ``"train.steps"`` in a table of tables; ConfigError if ``train`` is a value."""
+    *tables, name = dotted.split(".")
+    for table in tables:
+        tree = tree.setdefault(table, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"'{dotted}': '{table}' is a value, not a table")
+    both = isinstance(value, Mapping) and isinstance(tree.get(name), Mapping)
+    tree[name] = merged(tree[name], value) if both else value
+
+
+def merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """Two nested tables as one; where both have a value, that of `top`."""
+    together = dict(base)
+    for key, value in top.items():
+        both = isinstance(value, Mapping) and isinstance(together.get(key), Mapping)
+        # Settings belong to one method or network: under another name the base's settings mean nothing.
+        name = together[key].get("name") if both else None
+        renamed = key in CHOICES and both and value.get("name", name) != name
+        together[key] = merged(together[key], value) if both and not renamed else value
+    return together

@@ -13,17 +13,20 @@ What a label voxel says (checked where batches are made, by `check_batch`):
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from labelwise.errors import ConfigError, DataError, did_you_mean
+
+# Whoever checks or scores files speaks these words too, and waits for no torch.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IGNORE = 255
 # A case is annotated in parts only (every eighth slice, scribbles) if IGNORE is so much of it; less is a border that
@@ -90,12 +93,16 @@ class LabelSpace:
             )
         return self.names.index(name)
 
-    def annotated(self, organs: Iterable[str]) -> Tensor:
+    def annotated_row(self, organs: Iterable[str]) -> NDArray[np.bool_]:
         """(C,) bool: which classes are annotated; the background only if every organ is."""
-        row = torch.zeros(self.num_classes, dtype=torch.bool)
+        row = np.zeros(self.num_classes, dtype=np.bool_)
         row[[self.index(organ) for organ in organs]] = True
-        row[0] = bool(row[1:].all())
+        row[0] = row[1:].all()
         return row
+
+    def annotated(self, organs: Iterable[str]) -> Tensor:
+        """The same row as a tensor, as a `Batch` holds one for each case."""
+        return cast("Tensor", importlib.import_module("torch").from_numpy(self.annotated_row(organs)))
 
 
 @dataclass(frozen=True)
@@ -220,7 +227,7 @@ class Batch(NamedTuple):
         every_organ = self.annotated[:, 1:].all(dim=1)
         if not any(self.sparse):
             return every_organ
-        sparse = torch.tensor(self.sparse, pin_memory=every_organ.is_cuda)
+        sparse = every_organ.new_tensor(self.sparse, device="cpu", pin_memory=every_organ.is_cuda)
         return every_organ & ~sparse.to(every_organ.device, non_blocking=True)
 
     @property
@@ -261,7 +268,7 @@ def check_batch(batch: Batch) -> None:
         annotated = batch.annotated[row]
         if bool(annotated[0]) != bool(annotated[1:].all()):
             raise DataError("annotated[0] must be True exactly if all organs are annotated", case=case)
-        counts = torch.bincount(case_labels.flatten(), minlength=IGNORE + 1)
+        counts = case_labels.flatten().bincount(minlength=IGNORE + 1)
         if len(counts) > IGNORE + 1 or bool(counts[num_classes:IGNORE].any()):
             raise DataError(
                 "a label is outside the label space", case=case, expected=f"0..{num_classes - 1} or {IGNORE}"

@@ -16,9 +16,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from labelwise.atomic import write_text
 from labelwise.cohort.meaning import refuse_hidden, source_of_file
@@ -38,6 +38,9 @@ from labelwise.documents import cells
 from labelwise.errors import ConfigError, DataError, did_you_mean, naming
 from labelwise.formats import Geometry, Tally, read_geometry, read_image, read_labels
 from labelwise.types import IGNORE, SPLITS, Case, LabelSpace, Volume
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "Manifest",

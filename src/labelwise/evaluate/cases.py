@@ -99,7 +99,7 @@ def evaluate_case(
     """
     official = _known("variant", variant, VARIANTS) == "la_official"
     chosen = LA_METRICS if official else tuple(_known("metric", name, METRICS) for name in metrics)
-    delineated = label_space.annotated(annotated).numpy()
+    delineated = label_space.annotated_row(annotated)
     counts = count_voxels(reference, prediction, label_space.num_classes, case=case_id)
     if delineated.any() and counts.ignored == np.size(reference):
         raise DataError(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from labelwise.errors import DataError
-from labelwise.formats import h5, masks, nifti
+from labelwise.formats import masks, nifti
 from labelwise.formats.geometry import Geometry
 from labelwise.formats.layout import Layout
 from labelwise.formats.once import once_per_file
@@ -111,7 +111,8 @@ def geometry(path: Path, layout: Layout) -> Geometry:
     """The grid of an image with its axes as stored, from headers only."""
     kind = _kind(path)
     if kind in H5:
-        return h5.read_geometry(path, layout)
+        stored: Geometry = _module("h5").read_geometry(path, layout)
+        return stored
     if kind in NIFTI:
         return corrected(nifti.read_geometry(path, channels=layout.channels), layout)
     reader = itk() if kind in ITK else _module("dicom.image")
@@ -197,12 +198,14 @@ def itk() -> ModuleType:
 
 def _voxels(path: Path, layout: Layout, key: str) -> tuple[Array, Geometry]:
     kind = _kind(path)
+    found: tuple[Array, Geometry]
     if kind in H5:
-        return h5.read(path, layout, key)
+        found = _module("h5").read(path, layout, key)
+        return found
     if kind in NIFTI:
         voxels, grid = nifti.read(path)
         return voxels, corrected(grid, layout)
-    found: tuple[Array, Geometry] = (itk() if kind in ITK else _module("dicom.image")).read(path)
+    found = (itk() if kind in ITK else _module("dicom.image")).read(path)
     return found
 
 

@@ -151,7 +151,6 @@ def _predict(
         "certainty": {name: certainties[name] for name in model.label_space.organs},
         "temperature": model.temperature,
         "grid": str(read_geometry(scan.images[0], scan.layout)),
-        "content": _content(scan),
         "inference": asdict(model.config),
         **({"binary": True} if binary else {}),
         **({"warnings": ready.warnings} if ready.warnings else {}),

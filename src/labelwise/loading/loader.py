@@ -177,7 +177,7 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
                 do="take 0 out of augment.mirror_axes, or choose another method",
             )
         self.augments = augments
-        rows = [label_space.annotated(case.annotated).numpy() for case in self.cases]
+        rows = [label_space.annotated_row(case.annotated) for case in self.cases]
         self.annotated = np.stack(rows) if rows else np.zeros((0, label_space.num_classes), bool)
         self.tables = [annotated_table(row) for row in rows]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
+import scipy  # loads its statistics when they are asked for
 
 from labelwise.report.statistics import Clusters, defined_mean
 from labelwise.types import Array
@@ -43,9 +43,9 @@ def rank_runs(
         each = [defined_mean(Clusters.of(one, patients).resampled_means(draws), axis=1) for one in values]
         seeds = generator.multinomial(len(each), np.full(len(each), 1 / len(each)), size=len(draws))
         resampled.append((seeds * np.stack(each, axis=1)).sum(axis=1) / len(each))
-    ranks = rankdata(np.round(sign * np.array(means), 12), method="average")
+    ranks = scipy.stats.rankdata(np.round(sign * np.array(means), 12), method="average")
     table = np.round(sign * np.stack(resampled, axis=1), 12)
-    places = rankdata(table[np.isfinite(table).all(axis=1)], method="average", axis=1)
+    places = scipy.stats.rankdata(table[np.isfinite(table).all(axis=1)], method="average", axis=1)
     low, high = np.quantile(places, [0.025, 0.975], axis=0, method="inverted_cdf")
     first = (places == places.min(axis=1, keepdims=True)).mean(axis=0)
     found = [

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import t as student
-from scipy.stats import wilcoxon
+import scipy  # loads its statistics when they are asked for
 
 from labelwise.types import Array
 
@@ -157,7 +156,7 @@ def with_seeds(mean: float, interval: Interval, seeds: SeedError) -> Interval:
     """
     if not math.isfinite(seeds.error):
         return interval
-    reach = seeds.error * float(student.ppf((1 + CONFIDENCE) / 2, seeds.freedom))
+    reach = seeds.error * float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, seeds.freedom))
     return Interval(
         mean - math.hypot(mean - interval.low, reach), mean + math.hypot(interval.high - mean, reach)
     )
@@ -173,7 +172,7 @@ def two_level_p(estimate: Estimate, seeds: SeedError) -> float:
     parts = estimate.error**4 / max(estimate.patients - 1, 1) + (
         seeds.error**4 / seeds.freedom if seeds.error else 0.0
     )
-    return float(2 * student.sf(abs(estimate.mean) / error, error**4 / parts))
+    return float(2 * scipy.stats.t.sf(abs(estimate.mean) / error, error**4 / parts))
 
 
 def patient_means(values: Array, patients: Array) -> Array:
@@ -211,7 +210,7 @@ def signed_rank_p(differences: Array) -> float:
     if not len(finite):
         return float("nan")
     moved = finite[finite != 0]
-    return float(wilcoxon(moved).pvalue) if len(moved) else 1.0
+    return float(scipy.stats.wilcoxon(moved).pvalue) if len(moved) else 1.0
 
 
 def holm(p_values: Array) -> Array:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from labelwise.cohort.manifest import MANIFEST_NAME, manifest_file, read_manifest
-from labelwise.config import put
 from labelwise.console import Progress, silent
 from labelwise.engine import Outcome
 from labelwise.errors import ConfigError, DataError, did_you_mean
@@ -23,7 +22,7 @@ from labelwise.infer.windows import WindowGrid
 from labelwise.lock import only_writer
 from labelwise.quality.check_fit import inspect_for_model
 from labelwise.run.environment import environment
-from labelwise.settings import build_settings
+from labelwise.settings import build_settings, put
 from labelwise.types import Case, Volume
 
 __all__ = ["PredictionResult", "predict"]

@@ -43,7 +43,7 @@ class Validation:
     def _dice(self, predictor: nn.Module, case: Case) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
         """(C - 1,) Dice per organ; NaN if the organ is not annotated, or absent from both maps."""
         stored = self.store.case(case.id)
-        annotated = self.label_space.annotated(case.annotated).numpy()
+        annotated = self.label_space.annotated_row(case.annotated)
         prediction = predict_labels(
             predictor,
             torch.from_numpy(stored.image()),
