@@ -50,8 +50,8 @@ def read_json(path: Path) -> Any:
 
 
 def cells(row: Iterable[object]) -> list[str]:
-    """The cells of a row of a table, none of which a spreadsheet computes; numbers stay numbers."""
-    return [_escaped(str(value)) for value in row]
+    """The cells of a row of a table, none of which a spreadsheet computes; numbers stay numbers, None is empty."""
+    return ["" if value is None else _escaped(str(value)) for value in row]
 
 
 def cell(text: str) -> str:

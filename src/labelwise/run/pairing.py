@@ -152,7 +152,7 @@ def _in_folder(
                 "what the values of these label files mean is not known",
                 case=case,
                 file=path if reference is None else found[case],
-                found="no names in its header, and no record beside it",
+                found="no names in its header, and no readable record beside it",
                 do=f"{_DO}; or give a manifest as reference",
             )
         organs = tuple(name for name in dict.fromkeys(reference.values.values()) if name not in _NO_ORGANS)
