@@ -222,8 +222,8 @@ def hide(manifest: Manifest, mode: str | Mode, /, **settings: Any) -> Manifest:
         DataError     a published list names cases that the manifest does not have
 
     Example
-        >>> hide(manifest, "keep_labelled", n=8)                       # the first 8 of the list
-        >>> hide(manifest, "organs_per_case", k=2, seed=1)
+        ``hide(manifest, "keep_labelled", n=8)`` keeps the labels of the first 8 scans of the list;
+        ``hide(manifest, "organs_per_case", k=2, seed=1)`` those of two organs in each scan.
     """
     chosen = _settings(mode, settings) if isinstance(mode, str) else mode
     return chosen.apply(manifest)

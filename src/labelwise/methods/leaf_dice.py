@@ -99,6 +99,7 @@ def leaf_dice(
                                 if there are none
 
     Example
+        >>> import torch
         >>> logits = torch.zeros(1, 3, 2)  # p = 1/3 for each class
         >>> liver_alone = torch.tensor([[[True, False], [False, True], [True, False]]])
         >>> leaf_dice(logits, liver_alone)  # liver: 1 - 2 (1/3) / (2/9 + 1) = 5/11; the others 1
