@@ -275,6 +275,6 @@ def test_a_network_that_breaks_a_check_is_refused_by_it(check):
 
 def test_a_network_is_built_as_the_factory_builds_it():
     nets = NetFactory("unet", SMALL, dims=2, in_channels=1, num_classes=2)
-    assert nets.stride == UNET(nets.settings, 2, 1).stride
+    assert set(nets.strides) == {UNET(nets.settings, 2, 1).stride}
     with pytest.raises(ConfigError, match="unknown check"):
         check_network(UNET, settings=SMALL, only=["nothing"])

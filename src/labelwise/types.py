@@ -227,7 +227,8 @@ class Batch(NamedTuple):
         every_organ = self.annotated[:, 1:].all(dim=1)
         if not any(self.sparse):
             return every_organ
-        sparse = every_organ.new_tensor(self.sparse, device="cpu", pin_memory=every_organ.is_cuda)
+        sparse = every_organ.new_tensor(self.sparse, device="cpu")
+        sparse = sparse.pin_memory() if every_organ.is_cuda else sparse
         return every_organ & ~sparse.to(every_organ.device, non_blocking=True)
 
     @property

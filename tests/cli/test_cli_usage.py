@@ -21,8 +21,8 @@ from labelwise.console import Bars, Lines, duration, watch
 from labelwise.errors import ConfigError, LabelwiseError, TrainingError
 
 VERBS = (
-    "check", "compare", "convert", "demo", "doctor", "evaluate", "export", "import", "measure", "methods", "plan",
-    "predict", "prepare", "recipes", "report", "show", "simulate", "train",
+    "calibrate", "check", "compare", "convert", "demo", "doctor", "evaluate", "export", "import", "measure", "methods",
+    "plan", "predict", "prepare", "recipes", "report", "review", "show", "simulate", "sweep", "train",
 )  # fmt: skip
 HEAVY = ("torch", "monai", "numpy", "nibabel", "scipy", "pydantic", "matplotlib")
 
@@ -261,7 +261,8 @@ def test_every_error_has_the_documented_code():
 
 
 def test_the_functions_behind_the_verbs_are_those_of_labelwise_run():
-    assert {verb.replace("import", "import_data") for verb in VERBS} == set(run.__all__)
+    behind_options = {"correct", "propose"}  # import --into and predict --into
+    assert {verb.replace("import", "import_data") for verb in VERBS} == set(run.__all__) - behind_options
     with pytest.raises(AttributeError, match="trian"):
         run.trian  # noqa: B018
 

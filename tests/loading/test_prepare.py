@@ -137,7 +137,7 @@ def test_the_fingerprint_counts_unlabelled_scans_and_skips_unreadable_ones(manif
     assert len(training_statistics(manifest, Jobs(workers=1))) == 5
     manifest.cases[0].images[0].write_bytes(b"not a scan")
     shapes = [found.shape for found in training_statistics(manifest, Jobs(workers=1))]
-    assert shapes == [scan(number).shape for number in range(1, 5)]
+    assert sorted(shapes) == sorted(scan(number).shape for number in range(1, 5))
     testing = manifest.replace_cases(replace(case, split="test") for case in manifest.cases)
     with pytest.raises(DataError, match="no case of the manifest is in the split 'train'"):
         training_statistics(testing)

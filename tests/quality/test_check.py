@@ -83,12 +83,14 @@ def test_a_folder_in_the_place_of_a_file_is_an_error_not_a_crash(tmp_path: Path)
 def test_labels_of_another_shape_are_an_error(tmp_path: Path):
     case = make_case(tmp_path, "a", *EVERYTHING)
     write_map(tmp_path / "a_labels.nii.gz", *EVERYTHING, shape=(6, 5, 3))
-    only(
+    found = only(
         problems(case),
-        "differ in shape; found 6 x 5 x 3 voxels",
+        "cover a part of the image",
+        "found 6 x 5 x 3 voxels",
         "expected 6 x 5 x 4 voxels",
         "a_labels.nii.gz",
     )
+    assert found.code == "label-cropped"
 
 
 def test_labels_at_another_place_are_an_error_but_rounding_is_not(tmp_path: Path):

@@ -151,13 +151,13 @@ def test_labels_beside_the_image_whose_voxels_fit_have_a_wrong_header_only(tmp_p
 
 
 def test_labels_without_a_header_have_a_wrong_header_only_in_any_modality(tmp_path: Path):
-    assert codes(painted(tmp_path, label_affine=np.eye(4)), modality="mr")[0] == "label-header"
+    assert "label-header" in codes(painted(tmp_path, label_affine=np.eye(4)), modality="mr")
 
 
 def test_labels_elsewhere_are_not_believed_without_evidence(tmp_path: Path):
     moved = AFFINE.copy()
     moved[0, 3] += 30
-    assert codes(painted(tmp_path, label_affine=moved), modality="mr")[0] == "label-elsewhere"
+    assert "label-elsewhere" in codes(painted(tmp_path, label_affine=moved), modality="mr")
     shifted = np.roll(LABELS, 14, axis=1)
     assert codes(painted(tmp_path, labels=shifted, label_affine=moved))[0] == "label-elsewhere"
 

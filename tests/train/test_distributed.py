@@ -19,6 +19,8 @@ def asked(monkeypatch):
     arguments = {}
 
     class Asked:
+        global_rank = 0
+
         def __init__(self, **given):
             arguments.update(given)
 

@@ -23,7 +23,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from labelwise.atomic import discard_leftovers, write_json, write_text
-from labelwise.documents import cells, read_json
+from labelwise.documents import cells
 from labelwise.engine import Outcome, run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError, naming
 from labelwise.formats import LABEL_FORMATS, hash_file, is_dicom, read_geometry, write_labels
@@ -31,6 +31,7 @@ from labelwise.infer.doubt import Doubt
 from labelwise.infer.image import as_image
 from labelwise.infer.maps import map_paths, write_maps
 from labelwise.infer.model import Model
+from labelwise.infer.record import deciding, read_record, record_of, sidecar
 from labelwise.infer.scans import Scan
 from labelwise.infer.sliding_window import explained_out_of_memory
 from labelwise.preprocess.pipeline import Prepared
@@ -163,7 +164,7 @@ def _predict(
     if maps:
         with explained_out_of_memory():
             write_maps(target.parent, scan, model, ready.prepared, maps)
-    write_json(_sidecar(target), record)
+    write_json(sidecar(target), record)
     write_labels(
         target, labels, like=scan.images[0], layout=scan.layout, names=model.label_space.names, binary=binary
     )
@@ -200,7 +201,7 @@ def _maps_missing(scan: Scan, folder: Path, model: Model, maps: Collection[str])
     paths = [path for kind in maps for path in map_paths(folder, scan.id, kind, model.label_space.names)]
     if not all(path.exists() for path in paths):
         return True
-    return bool(paths) and _read_record(folder / f"{scan.id}.json").get("temperature") != model.temperature
+    return bool(paths) and read_record(folder / f"{scan.id}.json").get("temperature") != model.temperature
 
 
 def _found(scan: Scan, target: Path, model: Model, binary: bool) -> Outcome[Scan, Path] | None:
@@ -241,27 +242,6 @@ def _replaced(scan: Scan, record: Mapping[str, Any]) -> bool:
     if not isinstance(known, list) or not all(image.exists() for image in scan.images):
         return False
     return known != [hash_file(image) for image in scan.images]
-
-
-def record_of(target: Path) -> dict[str, Any]:
-    """What was written beside a label file; nothing if that cannot be read, or if it is none of ours."""
-    if not any(target.name.endswith(end) for end in LABEL_FORMATS.values()):
-        return {}
-    return _read_record(_sidecar(target))
-
-
-def _read_record(file: Path) -> dict[str, Any]:
-    try:
-        record = read_json(file)
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def deciding(settings: Any) -> dict[str, Any]:
-    """The settings that decide what is predicted; the others are for speed and memory."""
-    chosen = settings if isinstance(settings, dict) else {}
-    return {name: value for name, value in chosen.items() if name not in ("batch_size", "precision")}
 
 
 def _different_grids(scan: Scan, target: Path, record: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -329,11 +309,6 @@ def _write_failures(folder: Path, outcomes: Sequence[Outcome[Scan, Path]]) -> No
 
 def _one_line(error: LabelwiseError) -> str:
     return "; ".join(" ".join(line.split()) for line in str(error).splitlines())
-
-
-def _sidecar(target: Path) -> Path:
-    ending = next(end for end in LABEL_FORMATS.values() if target.name.endswith(end))
-    return target.with_name(target.name.removesuffix(ending) + ".json")
 
 
 class _Clock:

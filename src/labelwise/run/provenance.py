@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import lazy_loader
+
 from labelwise.atomic import write_json
 from labelwise.documents import read_json
 from labelwise.errors import DataError, LabelwiseError
 from labelwise.formats import LABEL_FORMATS, case_of, hash_file
-from labelwise.infer.cohort import deciding, record_of
-from labelwise.infer.model import model_ids
+from labelwise.infer.record import deciding, record_of
 from labelwise.run.pairing import PREDICTIONS, SCORES
 
+models = lazy_loader.load("labelwise.infer.model")  # imports torch, which only the scores of a run need
 _AGAIN = "repeat `labelwise predict` with --overwrite, then `labelwise evaluate`"
 
 
@@ -104,7 +106,7 @@ def _check_model(folder: Path, model: str) -> None:
     if folder.name != PREDICTIONS:
         return
     try:
-        now = model_ids(folder.parent)
+        now: tuple[str, ...] = models.model_ids(folder.parent)
     except (LabelwiseError, OSError):  # no model, or one that only its plug-in knows
         return
     if now and model not in now:
