@@ -82,14 +82,18 @@ def few_labels(numbers: Sequence[int] = (3, 7)) -> str:
 
 def long() -> str:
     """Long trainings on one strong base: a column for each setting of labels, a row for each method."""
-    found = {heading: (result(name)["rows"], suffix) for heading, (name, suffix) in LONG.items()}
+    found = {
+        heading: (rows, suffix)
+        for heading, (name, suffix) in LONG.items()
+        if _without(suffix, rows := result(name)["rows"])
+    }
     names = dict.fromkeys(row for rows, suffix in found.values() for row in _without(suffix, rows))
     lines = []
     for name in [*names, "full_supervision"]:
         cells = [rows.get(name + suffix, rows.get(name)) for rows, suffix in found.values()]
         lines.append([words(name), *(with_seeds(cell and cell["scores"]["dice"]) for cell in cells)])
     sources = dict.fromkeys(name for name, _ in LONG.values())
-    return table(["Dice [%], mean ± spread (seeds)", *LONG], lines) + "".join(
+    return table(["Dice [%], mean ± spread (seeds)", *found], lines) + "".join(
         source(name, commits(result(name))) for name in sources
     )
 
