@@ -15,7 +15,8 @@ from labelwise.formats import LABEL_FORMATS, case_of, hash_file
 from labelwise.infer.record import deciding, record_of
 from labelwise.run.pairing import PREDICTIONS, SCORES
 
-models = lazy_loader.load("labelwise.infer.model")  # imports torch, which only the scores of a run need
+# Imports torch, which only the scores of a run need.
+models = lazy_loader.load("labelwise.infer.model", suppress_warning=True)
 _AGAIN = "repeat `labelwise predict` with --overwrite, then `labelwise evaluate`"
 
 
