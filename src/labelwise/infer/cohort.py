@@ -26,12 +26,12 @@ from labelwise.atomic import discard_leftovers, write_json, write_text
 from labelwise.documents import cells
 from labelwise.engine import Outcome, run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError, naming
-from labelwise.formats import LABEL_FORMATS, hash_file, is_dicom, read_geometry, write_labels
+from labelwise.formats import LABEL_FORMATS, hash_file, is_dicom, read_geometry, record_of, write_labels
 from labelwise.infer.doubt import Doubt
 from labelwise.infer.image import as_image
 from labelwise.infer.maps import map_paths, write_maps
 from labelwise.infer.model import Model
-from labelwise.infer.record import deciding, read_record, record_of, sidecar
+from labelwise.infer.record import deciding, read_record, told_beside
 from labelwise.infer.scans import Scan
 from labelwise.infer.sliding_window import explained_out_of_memory
 from labelwise.preprocess.pipeline import Prepared
@@ -114,7 +114,7 @@ def predict_cohort(
 
 def warnings_of(result: Path) -> list[str]:
     """What was said about the scan of a result when it was segmented."""
-    found = record_of(result).get("warnings")
+    found = told_beside(result).get("warnings")
     return (
         [str(each.get("what", "")) for each in found if isinstance(each, dict)]
         if isinstance(found, list)
@@ -164,7 +164,7 @@ def _predict(
     if maps:
         with explained_out_of_memory():
             write_maps(target.parent, scan, model, ready.prepared, maps)
-    write_json(sidecar(target), record)
+    write_json(record_of(target), record)
     write_labels(
         target, labels, like=scan.images[0], layout=scan.layout, names=model.label_space.names, binary=binary
     )
@@ -208,7 +208,7 @@ def _found(scan: Scan, target: Path, model: Model, binary: bool) -> Outcome[Scan
     """The outcome of a scan whose result is there already: done, or an error if it is not what is asked for."""
     if not target.exists():
         return None
-    record = record_of(target)
+    record = told_beside(target)
     writer, settings = record.get("model"), deciding(record.get("inference"))
     wanted = deciding(json.loads(json.dumps(asdict(model.config))))
     if writer != model.id:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from labelwise.documents import read_json
-from labelwise.formats import LABEL_FORMATS
+from labelwise.formats import LABEL_FORMATS, record_of
 
 
-def record_of(target: Path) -> dict[str, Any]:
+def told_beside(target: Path) -> dict[str, Any]:
     """What was written beside a label file; nothing if that cannot be read, or if it is none of ours."""
     if not any(target.name.endswith(end) for end in LABEL_FORMATS.values()):
         return {}
-    return read_record(sidecar(target))
+    return read_record(record_of(target))
 
 
 def read_record(file: Path) -> dict[str, Any]:
@@ -29,9 +29,3 @@ def deciding(settings: Any) -> dict[str, Any]:
     """The settings that decide what is predicted; the others are for speed and memory."""
     chosen = settings if isinstance(settings, dict) else {}
     return {name: value for name, value in chosen.items() if name not in ("batch_size", "precision")}
-
-
-def sidecar(target: Path) -> Path:
-    """Where the record of a label file stands."""
-    ending = next(end for end in LABEL_FORMATS.values() if target.name.endswith(end))
-    return target.with_name(target.name.removesuffix(ending) + ".json")

@@ -12,7 +12,7 @@ from labelwise.atomic import write_json
 from labelwise.documents import read_json
 from labelwise.errors import DataError, LabelwiseError
 from labelwise.formats import LABEL_FORMATS, case_of, hash_file
-from labelwise.infer.record import deciding, record_of
+from labelwise.infer.record import deciding, told_beside
 from labelwise.run.pairing import PREDICTIONS, SCORES
 
 # Imports torch, which only the scores of a run need.
@@ -28,7 +28,7 @@ def check_predictions(files: Mapping[str, Path]) -> str | None:
     """
     kinds: dict[str, tuple[str, Any]] = {}
     for case, file in files.items():
-        record = record_of(file)
+        record = told_beside(file)
         if "model" in record:
             kinds[case] = (str(record["model"]), deciding(record.get("inference")))
     if not kinds:
