@@ -197,3 +197,39 @@ def test_facts_are_medians_of_the_cropped_scans_and_of_what_is_annotated():
     fixed = gather(statistics, cases, space, spacing_mm=None, shape=(10, 10, None))
     assert fixed.shape == (10, 10, 10)
     assert fixed.spacing_mm == (4.0, 4.0, 4.0)
+
+
+def test_of_organs_that_are_one_component_in_every_scan_the_largest_component_is_kept():
+    facts = replace(CT, organs=("liver", "kidney tumour", "spleen"), connected=("kidney tumour", "spleen"))
+    config, plan = planned(facts)
+    assert config.inference.postprocess.largest_component
+    assert config.inference.postprocess.classes == (3,)  # a second lesion is a lesion too
+    (why,) = (line.why for line in plan.lines if line.setting == "inference.postprocess")
+    assert "spleen" in why
+    assert "tumour" not in why
+    config, _ = planned(replace(facts, connected=("kidney tumour",)))
+    assert not config.inference.postprocess.largest_component
+
+
+@pytest.mark.parametrize(
+    ("stray", "ignored", "scans", "connected"),
+    [
+        (0, 0, 3, ("liver",)),
+        (1, 0, 3, ("liver",)),  # one voxel of a thousand: a slip of the pen
+        (200, 0, 3, ()),
+        (0, 0, 2, ()),  # too few scans
+        (0, 9, 3, ()),  # nothing is known between the annotated slices
+    ],
+)
+def test_one_component_is_what_every_scan_shows(stray, ignored, scans, connected):
+    labels = np.zeros((20, 20, 20), np.uint8)
+    labels[:10, :10, :10] = 1
+    labels[15, :10, :20].flat[:stray] = 1
+    labels[..., 11 : 11 + ignored] = IGNORE
+    image = np.random.default_rng(0).normal(size=(1, 20, 20, 20)).astype(np.float32)
+    one = scan_statistics(Volume(image, np.eye(4)), "mr", Volume(labels, np.eye(4)))
+    cases = [
+        Case(str(number), (Path("s.nii"),), Path("l.nii"), frozenset({"liver"})) for number in range(scans)
+    ]
+    facts = gather([one] * scans, cases, LabelSpace(("background", "liver")), spacing_mm=None, shape=None)
+    assert facts.connected == connected

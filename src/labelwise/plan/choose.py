@@ -36,6 +36,7 @@ PLANNED = (
     "train.schedule.warmup_steps",
     "train.clip_gradient",
     "train.average",
+    "inference.postprocess",
     "workers",
 )
 
@@ -122,7 +123,8 @@ class _Planner:
 
     def plan(self) -> Plan:
         for decide in (
-            self._method, self._patch, self._batch, self._augmentation, self._training, self._workers,
+            self._method, self._patch, self._batch, self._augmentation, self._training, self._prediction,
+            self._workers,
         ):  # fmt: skip
             decide()
         order = {setting: number for number, setting in enumerate(PLANNED)}
@@ -366,6 +368,18 @@ class _Planner:
             "train.average",
             0.01,
             "the averaged weights of the last hundredths are steadier than the last ones",
+        )
+
+    def _prediction(self) -> None:
+        # Of an organ a second component is a slip of the network; of a lesion it is a second lesion.
+        connected = [name for name in self.facts.connected if (kind := find(name)) and kind.code]
+        indices = tuple(self.facts.organs.index(name) + 1 for name in connected)
+        self._set(
+            "inference.postprocess",
+            {"largest_component": bool(connected), "classes": indices},
+            f"one component in every annotated scan: {', '.join(connected)}; smaller ones are dropped"
+            if connected
+            else "no organ is known to be one component in every annotated scan",
         )
 
     def _workers(self) -> None:

@@ -15,6 +15,9 @@ from labelwise.types import Case, LabelSpace
 Triple = tuple[float, float, float]
 Sizes = tuple[int, int, int]
 
+CONNECTED = 0.99  # share of a structure's voxels in its largest component; the rest are slips of the pen
+CONNECTED_SCANS = 3  # that must show it: fewer are no evidence
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -39,6 +42,9 @@ class Facts:
     largest: Sizes  # of the largest one along each axis
     spacing_mm: Triple  # of these voxels
     structures_mm: Mapping[str, Triple]  # median size along x, y, z of the structures that have voxels
+    connected: tuple[
+        str, ...
+    ] = ()  # structures that are one component in all scans that show and annotate them
 
     @property
     def incomplete(self) -> int:
@@ -72,9 +78,13 @@ def gather(
             prepared[:, axis] = fixed
     typical_mm = np.median(sizes * spacings / prepared, axis=0)
     boxes: dict[int, list[Triple]] = {}
+    components: dict[int, list[float]] = {}
     for scan in statistics:
         for index, size_mm in scan.structures_mm.items():
             boxes.setdefault(int(index), []).append(size_mm)
+        if not scan.is_sparse:  # labels in some slices only are never connected
+            for index, share in scan.largest_components.items():
+                components.setdefault(int(index), []).append(share)
     organs = frozenset(label_space.organs)
     sparse = sum(scan.is_sparse for scan in statistics)  # annotated, but in parts of the scan only
     return Facts(
@@ -91,6 +101,11 @@ def gather(
             label_space.names[index]: _triple(np.median(np.array(found), axis=0))
             for index, found in sorted(boxes.items())
         },
+        connected=tuple(
+            label_space.names[index]
+            for index, shares in sorted(components.items())
+            if len(shares) >= CONNECTED_SCANS and min(shares) >= CONNECTED
+        ),
     )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field
-from typing import Literal, cast, get_args
+from dataclasses import field, replace
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from pydantic import ConfigDict
@@ -38,6 +38,8 @@ class ScanStatistics:
     channels: int = 1
     # class index -> size along x, y, z in mm of the box around its voxels; annotated structures that are there
     structures_mm: dict[int, tuple[float, float, float]] = field(default_factory=dict)
+    # class index -> share of its voxels in its largest 26-connected component; of the same structures
+    largest_components: dict[int, float] = field(default_factory=dict)
     known: float = (
         1.0  # share of the voxels that its labels speak of; less in every eighth slice, or in scribbles
     )
@@ -70,24 +72,31 @@ def scan_statistics(image: Volume, modality: str, labels: Volume | None = None) 
         intensities = _quantiles(_values_that_count(image, labels))
     kind = cast(Modality, modality)
     box = find_box(image, _typical_crop({kind}))
-    return ScanStatistics(
-        kind, image.shape, image.spacing_mm, intensities, box.shape, len(image.data),
-        {} if labels is None else _structures_mm(labels),
-        1.0 if labels is None else float((labels.data != IGNORE).mean()),
-    )  # fmt: skip
+    measured = ScanStatistics(kind, image.shape, image.spacing_mm, intensities, box.shape, len(image.data))
+    return measured if labels is None else replace(measured, **_of_labels(labels))
 
 
-def _structures_mm(labels: Volume) -> dict[int, tuple[float, float, float]]:
+def _of_labels(labels: Volume) -> dict[str, Any]:
+    """What the labels of a scan say about its structures."""
     organs = np.where(labels.data == IGNORE, 0, labels.data)
-    sizes = {}
-    for index, box in enumerate(ndimage.find_objects(organs), start=1):
-        if box is not None:
-            x, y, z = (
-                float((part.stop - part.start) * size)
-                for part, size in zip(box, labels.spacing_mm, strict=True)
-            )
-            sizes[index] = (x, y, z)
-    return sizes
+    boxes = {index: box for index, box in enumerate(ndimage.find_objects(organs), start=1) if box is not None}
+    return {
+        "structures_mm": {index: _size_mm(box, labels.spacing_mm) for index, box in boxes.items()},
+        "largest_components": {
+            index: _largest_component(organs[box] == index) for index, box in boxes.items()
+        },
+        "known": float((labels.data != IGNORE).mean()),
+    }
+
+
+def _size_mm(box: tuple[slice, ...], spacing_mm: tuple[float, float, float]) -> tuple[float, float, float]:
+    x, y, z = (float((part.stop - part.start) * size) for part, size in zip(box, spacing_mm, strict=True))
+    return x, y, z
+
+
+def _largest_component(mask: Array) -> float:
+    components, _ = ndimage.label(mask, np.ones((3, 3, 3)))
+    return float(np.bincount(components[mask]).max() / mask.sum())
 
 
 def make_plan(
