@@ -76,6 +76,7 @@ class Sweep:
     import_options: Mapping[str, Any] = field(default_factory=dict)  # of the importer of --source
     # Facts of the complete data, for its result file.
     describe: Callable[[Path], Mapping[str, Any]] | None = None
+    prediction: Mapping[str, Any] = field(default_factory=dict)  # inference settings of every row
     held_out: int = 0  # training patients that --tune sets aside, where the data has no validation of its own
 
     def main(self, description: str) -> None:
@@ -90,12 +91,12 @@ class Sweep:
             for seed in options.seeds
             for name, row in rows.items()
         ]
-        earlier = [] if options.tune or options.again else earlier_runs(self.name, jobs)
+        earlier = [] if options.tune or options.again else earlier_runs(self.name, jobs, self.prediction)
         known = {(one["name"], one["seed"]) for one in earlier}
         for job in jobs:
             wanted = job.name in options.only and not options.collect
             if wanted and not all((name, job.seed) in known for name in job.names):
-                perform(job, work, variants=self.variants)
+                perform(job, work, variants=self.variants, prediction=self.prediction)
         if options.tune:
             collect_tries(self.name, work)
         else:
@@ -144,11 +145,37 @@ def settings_of(words: Sequence[str]) -> dict[str, Any]:
     return {key: json.loads(value) for key, _, value in (word.partition("=") for word in words)}
 
 
-def perform(job: Job, work: Path, *, variants: Mapping[str, Mapping[str, Any]]) -> None:
-    """Train, predict and evaluate one job; `variants` names the evaluations (unit and rules)."""
+def perform(
+    job: Job, work: Path, *, variants: Mapping[str, Mapping[str, Any]], prediction: Mapping[str, Any]
+) -> None:
+    """Train, predict and evaluate one job; `variants` names the evaluations (unit and rules).
+
+    A finished job is not trained again; if it was scored with other settings of `prediction`, it is scored again.
+    """
     folder = work / job.run
     if (folder / "result.json").exists():
-        return
+        facts = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        if facts.get("prediction", {}) == dict(prediction):
+            return
+        facts |= {"scored": metadata()}
+    else:
+        facts = train(job, folder)
+    facts["prediction"] = dict(prediction)
+    if job.row.classifiers:
+        found = {
+            name: scored(job, folder, variants, prediction, classifier=name) for name in job.row.classifiers
+        }
+        facts["scores_of_classifiers"] = found
+    else:
+        facts["scores"] = scored(job, folder, variants, prediction)
+    write_json(folder / "result.json", facts)
+    for one in by_classifier(facts):
+        dice = {name: table["dice"][MEAN] for name, table in one["scores"].items()}
+        print(f"{job.run}  {one['name']}  Dice {dice}")
+
+
+def train(job: Job, folder: Path) -> dict[str, Any]:
+    """Train one job, or go on with it; what its result says of the training."""
     config = load_config(job.row.recipe, dict(job.row.changes), data=str(job.data), seed=job.seed)
     with console.watch() as progress:
         start = time.perf_counter()
@@ -156,7 +183,7 @@ def perform(job: Job, work: Path, *, variants: Mapping[str, Mapping[str, Any]]) 
         seconds = time.perf_counter() - start
         if trained.interrupted:
             raise KeyboardInterrupt
-    facts = {
+    return {
         "name": job.name,
         "seed": job.seed,
         "recipe": job.row.recipe.name,
@@ -165,26 +192,22 @@ def perform(job: Job, work: Path, *, variants: Mapping[str, Mapping[str, Any]]) 
         "training_seconds": round(seconds, 1),
         "metadata": metadata(),
     }
-    if job.row.classifiers:
-        found = {name: scored(job, folder, variants, classifier=name) for name in job.row.classifiers}
-        facts["scores_of_classifiers"] = found
-    else:
-        facts["scores"] = scored(job, folder, variants)
-    write_json(folder / "result.json", facts)
-    for one in by_classifier(facts):
-        dice = {name: table["dice"][MEAN] for name, table in one["scores"].items()}
-        print(f"{job.run}  {one['name']}  Dice {dice}")
 
 
 def scored(
-    job: Job, folder: Path, variants: Mapping[str, Mapping[str, Any]], classifier: str | None = None
+    job: Job,
+    folder: Path,
+    variants: Mapping[str, Mapping[str, Any]],
+    prediction: Mapping[str, Any],
+    classifier: str | None = None,
 ) -> dict[str, Any]:
     """Predict the scans of the job's split, and what each evaluation says of them."""
     target = folder / (f"predictions_{classifier}" if classifier else "predictions")
     with console.watch() as progress:
         predicted = run.predict(
-            folder, job.data, target, split=job.split, classifier=classifier, progress=progress
-        )
+            folder, job.data, target, split=job.split, classifier=classifier, settings=prediction,
+            overwrite=True, progress=progress,
+        )  # fmt: skip
     assert not predicted.failed, predicted.failed
     return {
         name: summarise_scores(
@@ -205,7 +228,7 @@ def summarise_scores(scores: Sequence[Score]) -> dict[str, dict[str, float | Non
     return table
 
 
-def earlier_runs(name: str, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+def earlier_runs(name: str, jobs: Sequence[Job], prediction: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Runs of the present result file that these jobs would only repeat: a sweep can go on on another machine."""
     file = RESULTS / f"{name}.json"
     if not file.exists():
@@ -218,7 +241,8 @@ def earlier_runs(name: str, jobs: Sequence[Job]) -> list[dict[str, Any]]:
     return [
         one
         for one in json.loads(file.read_text(encoding="utf-8"))["runs"]
-        if same.get((one["name"], one["seed"])) == {"recipe": one["recipe"], "changes": one["changes"]}
+        if one.get("prediction", {}) == dict(prediction)
+        and same.get((one["name"], one["seed"])) == {"recipe": one["recipe"], "changes": one["changes"]}
     ]
 
 
