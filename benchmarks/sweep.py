@@ -82,7 +82,7 @@ class Sweep:
     def main(self, description: str) -> None:
         """Read the command line, run what is not finished yet, and write the result file."""
         options = self._options(description)
-        work = options.work / "tune" if options.tune else options.work
+        work = options.work / f"tune_{options.held_out}" if options.tune else options.work
         self._make_manifests(work, options)
         rows = {name: row.with_changes(settings_of(options.set)) for name, row in self.rows.items()}
         suffix = "".join(f"_{setting}" for setting in options.set)
@@ -98,7 +98,7 @@ class Sweep:
             if wanted and not all((name, job.seed) in known for name in job.names):
                 perform(job, work, variants=self.variants, prediction=self.prediction)
         if options.tune:
-            collect_tries(self.name, work)
+            collect_tries(self.name, options.work)
         else:
             facts = self.describe(work / "complete") if self.describe else {}
             collect(self.name, jobs, work, {**self.protocol, **facts}, earlier)
@@ -110,7 +110,7 @@ class Sweep:
                 self.make_complete(complete)
             else:
                 run.import_data([options.source], complete, **self.import_options)
-        held_out = self.held_out if options.tune else 0
+        held_out = options.held_out if options.tune else 0
         for name, (mode, settings) in self.scarce.items():
             if not (work / name / MANIFEST_NAME).exists():
                 run.simulate(complete, work / name, mode, held_out=held_out, **settings)
@@ -132,6 +132,8 @@ class Sweep:
         parser.add_argument("--again", action="store_true", help=again)
         tune = "score validation patients instead, to choose settings: writes NAME_tuning.json"
         parser.add_argument("--tune", action="store_true", help=tune)
+        aside = "training patients that --tune sets aside, where the data has no validation of its own"
+        parser.add_argument("--held-out", type=int, default=self.held_out, help=aside)
         trial = "a setting to try, with --tune: train.optimizer.rate=1e-3"
         parser.add_argument("--set", action="append", default=[], help=trial)
         options = parser.parse_args()
@@ -279,12 +281,17 @@ def collect(
 def collect_tries(name: str, work: Path) -> None:
     """Write benchmarks/results/NAME_tuning.json: every setting that was tried, and its Dice on validation patients."""
     tries: dict[str, dict[str, Any]] = {}
-    for file in sorted(work.rglob("result.json")):
+    for file in sorted(work.glob("tune_*/*/result.json")):
+        held_out = int(file.parents[1].name.removeprefix("tune_"))
         run = json.loads(file.read_text(encoding="utf-8"))
         changes = {
             key: Path(value).name if key == "start_from" else value for key, value in run["changes"].items()
         }
-        one = {key: run[key] for key in ("name", "seed", "steps")} | {"changes": changes}
+        changes |= {f"inference.{key}": value for key, value in run.get("prediction", {}).items()}
+        one = {key: run[key] for key in ("name", "seed", "steps")} | {
+            "changes": changes,
+            "held_out": held_out,
+        }
         tries[json.dumps(one)] = one | {
             "dice": {each["name"]: each["scores"]["scores"]["dice"][MEAN] for each in by_classifier(run)},
             "commit": run["metadata"]["commit"],
