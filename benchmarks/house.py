@@ -252,7 +252,7 @@ def write_table() -> None:
     lines = [f"| {what} | {before.get(what, '')} | {value} |" for what, value in now.items()]
     table = "\n".join(["| | before | now |", "|---|---|---|", *lines])
     page = PAGE.read_text(encoding="utf-8")
-    written = re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n{table}\n{END}", page, flags=re.DOTALL)
+    written = re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n\n{table}\n\n{END}", page, flags=re.DOTALL)
     PAGE.write_text(written, encoding="utf-8")
 
 

@@ -22,7 +22,7 @@ from labelwise.errors import ConfigError, LabelwiseError, TrainingError
 
 VERBS = (
     "calibrate", "check", "compare", "convert", "demo", "doctor", "evaluate", "export", "import", "measure", "methods",
-    "plan", "predict", "prepare", "recipes", "report", "review", "show", "simulate", "sweep", "train",
+    "plan", "predict", "prepare", "recipes", "report", "review", "show", "simulate", "split", "sweep", "train",
 )  # fmt: skip
 HEAVY = ("torch", "monai", "numpy", "nibabel", "scipy", "pydantic", "matplotlib")
 

@@ -1,4 +1,4 @@
-"""``import``, ``check``, ``measure``, ``simulate``, ``prepare``: from folders of scans to prepared data."""
+"""``import``, ``check``, ``measure``, ``split``, ``simulate``, ``prepare``: from folders of scans to prepared data."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command("review")(review)
     app.command("check")(check)
     app.command("measure")(measure)
+    app.command("split")(split)
     app.command("simulate")(simulate)
     app.command("prepare")(prepare)
 
@@ -293,6 +294,28 @@ def measure(
     show(measured.to_text(), measured.facts(), as_json)
     if measured.failures:
         raise typer.Exit(DATA_CHECK_FAILED)
+
+
+def split(
+    data: Data,
+    output: Output,
+    folds: Annotated[
+        int | None, typer.Option(help="Folds of a cross-validation: each annotated patient tests once.")
+    ] = None,
+    validation: Annotated[
+        float | None,
+        typer.Option(help="Patients (or part below 1) that validate; of each fold, with --folds."),
+    ] = None,
+    test: Annotated[float, typer.Option(help="Patients (or part below 1) that test; without --folds.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides the draw.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Draw who trains, validates and tests; or the folds of a cross-validation. Scans are not copied."""
+    result = run.split(
+        data, output, folds=folds, validation=None if validation is None else _share(validation),
+        test=_share(test), seed=seed,
+    )  # fmt: skip
+    show(result.to_text(), result.facts(), as_json)
 
 
 def simulate(

@@ -45,11 +45,15 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="Model folder, or the folder of a run.", show_default=False)],
-    scans: Annotated[
-        Path | None,
-        typer.Argument(help="A scan, a folder, a list (.txt, .csv) or a manifest.", show_default=False),
-    ] = None,
+    model: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="MODEL... SCANS",
+            help="Folder of a model or of a run, or several, whose mean decides; then a scan, a folder, a list (.txt, "
+            ".csv) or a manifest.",
+            show_default=False,
+        ),
+    ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for label files.")] = None,
     into: Annotated[
         Path | None, typer.Option(help="Manifest that gets the results as proposals; see `labelwise review`.")
@@ -80,7 +84,9 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Segment scans; label files lie on the grid of their scan. Finished scans are skipped on repetition."""
-    if into is not None and (scans or output or overwrite or binary or maps or label_format != "nifti"):
+    models, scans = (model, None) if into is not None else (model[:-1], model[-1])
+    strange = [path for path in models[1:] if not _is_model(path)]
+    if into is not None and (strange or output or overwrite or binary or maps or label_format != "nifti"):
         raise ConfigError(
             "--into segments the cases of its manifest and keeps them beside it, as NIfTI",
             do="leave out SCANS, --output, --overwrite, --format, --binary and --maps; choose cases by --split",
@@ -90,10 +96,10 @@ def predict(
     }  # fmt: skip
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         if into is not None:
-            result = run.propose(model, into, split=split or "train", progress=progress, **shared)
-        elif scans is not None:
+            result = run.propose(models, into, split=split or "train", progress=progress, **shared)
+        elif scans is not None and models:
             result = run.predict(
-                model, scans, output or model / "predictions", split=split or "test", label_format=label_format,
+                models, scans, output or _beside(models), split=split or "test", label_format=label_format,
                 binary=binary, maps=words(maps) or (), overwrite=overwrite, progress=progress, **shared,
             )  # fmt: skip
         else:
@@ -103,6 +109,16 @@ def predict(
     show(result.to_text(), result.facts(), as_json)
     if result.failed:
         raise typer.Exit(1)
+
+
+def _is_model(path: Path) -> bool:
+    return any((folder / "model.json").exists() for folder in (path, path / "model"))
+
+
+def _beside(models: list[Path]) -> Path:
+    if len(models) > 1:
+        raise ConfigError("predictions of several models need a place", do="name a folder: --output FOLDER")
+    return models[0] / "predictions"
 
 
 def calibrate(

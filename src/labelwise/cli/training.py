@@ -80,6 +80,9 @@ def train(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the manifest.")] = None,
     method: Annotated[str | None, typer.Option(help="Name of the method; see `labelwise methods`.")] = None,
+    fold: Annotated[
+        int | None, typer.Option(help="Which fold of --data trains; see `labelwise split --folds`.")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Decides the weights, the batches and their augmentation.")
     ] = None,
@@ -101,6 +104,8 @@ def train(
     speaks = console.is_first_process()  # of a training on several GPUs; all say their errors
     if not speaks:
         logging.getLogger("labelwise").setLevel(logging.ERROR)
+    if fold is not None:
+        data = _fold(data, fold)
     chosen = _config(
         recipe,
         data,
@@ -109,7 +114,8 @@ def train(
         **{"base": base, "seed": seed, "device.device": device, "warm_start": warm_start},
     )
     budget_minutes = _budget(budget, settings)
-    folder = output or Path("runs") / chosen.method.name
+    default = chosen.method.name if fold is None else f"{chosen.method.name}_fold{fold}"
+    folder = output or Path("runs") / default
     if dry_run:
         if speaks:
             _show_plan(chosen, budget_minutes, quiet=quiet, as_json=as_json)
@@ -139,6 +145,23 @@ def _config(
     }
     given = {key: value for key, value in values.items() if value is not None}
     return labelwise.load_config(recipe, overrides(settings), **given)
+
+
+def _fold(data: Path | None, number: int) -> Path:
+    """The manifest of a fold in what `labelwise split` wrote."""
+    if data is None:
+        raise ConfigError(
+            "--fold belongs to --data", do="name the folder that `labelwise split` wrote: --data FOLDS"
+        )
+    folder = data / f"fold_{number}"
+    if not folder.is_dir():
+        raise ConfigError(
+            "there is no such fold",
+            file=folder,
+            found=", ".join(sorted(path.name for path in data.glob("fold_*"))) or "no fold in this folder",
+            do="make folds: labelwise split DATA -o FOLDS --folds 5",
+        )
+    return folder
 
 
 def _budget(budget: str | None, settings: list[str] | None) -> float | None:

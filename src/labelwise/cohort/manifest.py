@@ -54,6 +54,7 @@ __all__ = [
 ]
 
 MANIFEST_NAME = "manifest.csv"
+FOLDS = "folds.json"  # in a folder of folds: how many there are, and how they were drawn
 COLUMNS = ("id", "images", "labels", "annotated", "group", "source", "split")
 REVIEW_COLUMNS = ("states", "proposals")  # only where there is something to say
 ALL = "all"
@@ -269,6 +270,12 @@ def read_manifest(path: Path | str) -> Manifest:
                     twice; a class, source or split is unknown. The message names file, row and column.
     """
     file = manifest_file(absolute(path))
+    if not file.exists() and (file.parent / FOLDS).exists():
+        raise DataError(
+            "this folder holds the folds of a cross-validation, each with a manifest of its own",
+            file=file.parent,
+            do=f"name one of them: {file.parent / 'fold_0'}",
+        )
     rows = read_rows(file, COLUMNS, REVIEW_COLUMNS)
     label_space, sources = read_class_table(file.with_name(FILE_NAME))
     first: dict[str, int] = {}

@@ -149,6 +149,7 @@ def _predict(
         "contents": [hash_file(image) for image in scan.images],
         "modality": scan.modality,
         "model": model.id,
+        **({"models": {member.id: member.name for member in model.members}} if model.members else {}),
         "certainty": {name: certainties[name] for name in model.label_space.organs},
         "temperature": model.temperature,
         "grid": str(read_geometry(scan.images[0], scan.layout)),

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -33,8 +34,10 @@ from labelwise.formats import Layout
 from labelwise.formats.tensors import load_shapes, load_tensors, load_weights, save_tensors
 from labelwise.infer.calibration import Calibration, read_calibration
 from labelwise.infer.doubt import Doubt
+from labelwise.infer.ensemble import Average, common_patch, common_plan, joined_training, require_equal
 from labelwise.infer.image import Given, Image, as_image
 from labelwise.infer.postprocess import postprocess
+from labelwise.infer.record import deciding
 from labelwise.infer.sliding_window import (
     InferenceConfig,
     WindowProgress,
@@ -48,6 +51,8 @@ from labelwise.methods.base import Method, NetFactory, Softmax
 from labelwise.preprocess.pipeline import Plan, Prepared, apply, undo, undo_scores
 from labelwise.settings import build_settings
 from labelwise.types import Array, LabelSpace, Volume
+
+logger = logging.getLogger("labelwise")
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
@@ -76,9 +81,19 @@ class ModelInfo:
     format: int = FORMAT
 
 
+class Member(NamedTuple):
+    """One model of an ensemble."""
+
+    name: str
+    id: str
+    plan: Plan  # its intensities
+
+
 @dataclass(frozen=True)
 class Model:
-    """A trained model: loaded once, asked for any number of scans.
+    """A trained model, or several that answer as one by the mean of their scores.
+
+    Loaded once, it is asked for any number of scans.
 
     Several threads may ask the same model; it answers one after the other. `dataclasses.replace` with another
     `config` gives a model of other inference settings that shares the weights.
@@ -100,6 +115,7 @@ class Model:
     device: torch.device
     id: str  # of all that decides its answers: results of one model are never taken for another's
     calibration: Calibration | None = None  # how its scores become chances; None: nobody measured it
+    members: tuple[Member, ...] = ()  # of an ensemble
     _turn: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -197,7 +213,18 @@ class Model:
     def prepare_image(self, image: Image, modality: str | None = None) -> Prepared:
         """The same for a scan that is in memory."""
         image.check_channels(self.channels)
-        return apply(image.volume, self.plan, modality=self.modality(modality))
+        prepared = apply(image.volume, self.plan, modality=self.modality(modality))
+        if not self.own_images:
+            return prepared
+        others = [replace(self.plan, intensity=member.plan.intensity) for member in self.members[1:]]
+        images = [apply(image.volume, plan, modality=self.modality(modality)).image.data for plan in others]
+        together = Volume(np.concatenate([prepared.image.data, *images]), prepared.image.affine)
+        return prepared._replace(image=together)
+
+    @property
+    def own_images(self) -> bool:
+        """Whether each model of an ensemble sees the scan with intensities of its own."""
+        return any(member.plan.intensity != self.plan.intensity for member in self.members)
 
     def segment(
         self, prepared: Prepared, progress: WindowProgress | None = None, doubt: Doubt | None = None
@@ -255,19 +282,26 @@ def save_model(folder: Path, info: Mapping[str, Any], method: Method, nets: NetF
 
 
 def load_model(
-    folder: Path | str, device: torch.device | str = "auto", *, classifier: str | None = None
+    folder: Path | str | Sequence[Path | str],
+    device: torch.device | str = "auto",
+    *,
+    classifier: str | None = None,
 ) -> Model:
-    """Load a model folder, or the folder of a run that contains one.
+    """Load a model folder, or the folder of a run that contains one; several of them as an ensemble.
 
     Arguments
+        folder      of the model; of several, the mean of their scores decides (see `labelwise.infer.ensemble`)
         device      auto (a GPU if there is one), cpu, cuda, cuda:1 or mps
         classifier  another way to decide than the model was trained to use, where its method has several
 
     Errors
         CheckpointError     not a model, written by a newer version, or weights that do not fit
-        ConfigError         the model has no such classifier
+        ConfigError         the model has no such classifier; models that cannot answer together, with the difference
         ResourceError       no such device here
     """
+    if not isinstance(folder, str | Path):
+        models = [load_model(each, device, classifier=classifier) for each in folder]
+        return models[0] if len(models) == 1 else _ensemble(models)
     where = choose_device(str(device))
     folder = model_folder(folder)
     with _naming(folder / DESCRIPTION):
@@ -286,6 +320,56 @@ def load_model(
     name = _model_id(folder / WEIGHTS, info)
     calibration = read_calibration(folder, name) if classifier is None else None
     return Model(info, label_space, plan, config, predictor, where, name, calibration)
+
+
+def _ensemble(models: Sequence[Model]) -> Model:
+    """Several models as one; the order in which they are named does not matter.
+
+    Errors
+        ConfigError     none, one of them twice, or models that cannot answer together
+    """
+    if not models:
+        raise ConfigError("no model named")
+    named = {f"{model.info.name} ({model.id})": model for model in sorted(models, key=lambda model: model.id)}
+    if len(named) < len(models):
+        raise ConfigError("a model is named twice", found=", ".join(f"'{m.info.name}'" for m in models))
+    alike: dict[str, dict[str, Any]] = {
+        "their classes": {name: model.label_space.names for name, model in named.items()},
+        "the modalities that they know": {name: model.info.modalities for name, model in named.items()},
+        "the number of channels of a scan": {name: model.channels for name, model in named.items()},
+        "the settings of their prediction": {name: _deciding(model) for name, model in named.items()},
+    }
+    for what, values in alike.items():
+        require_equal(what, values)
+    first = next(iter(named.values()))
+    plan = common_plan({name: model.plan for name, model in named.items()})
+    strides = [NetFactory.from_description(model.info.net).strides for model in named.values()]
+    patch = common_patch({name: model.info.patch_size for name, model in named.items()}, strides)
+    for name, model in named.items():
+        if (model.plan.spacing_mm, model.info.patch_size) != (plan.spacing_mm, patch):
+            logger.info(
+                "%s answers at %s mm in windows of %s; it was trained at %s mm in %s",
+                name, plan.spacing_mm, patch, model.plan.spacing_mm, model.info.patch_size,
+            )  # fmt: skip
+    if any(model.calibration for model in named.values()):
+        logger.info("the models were calibrated one by one; the certainty of their mean is not")
+    members = tuple(Member(model.info.name, model.id, model.plan) for model in named.values())
+    own_images = any(member.plan.intensity != plan.intensity for member in members)
+    average = Average([model.predictor for model in named.values()], own_images=own_images).eval()
+    info = replace(
+        first.info,
+        name=" + ".join(member.name for member in members),
+        plan=plan.to_json(),
+        patch_size=patch,
+        training=joined_training([model.info.training for model in named.values()]),
+    )
+    decisive = json.dumps([[member.id for member in members], info.plan, patch], sort_keys=True)
+    name = hashlib.sha256(decisive.encode()).hexdigest()[:16]
+    return Model(info, first.label_space, plan, first.config, average, first.device, name, members=members)
+
+
+def _deciding(model: Model) -> dict[str, Any]:
+    return deciding(vars(model.config))
 
 
 def model_folder(folder: Path | str) -> Path:

@@ -47,6 +47,7 @@ def compare(
     reference: str | None = None,
     variant: str | None = None,
     seen: Mapping[str, Collection[str]] | None = None,
+    notes: Sequence[str] = (),
     resamples: int = 2_000,
     seed: int = 0,
 ) -> Comparison:
@@ -66,6 +67,7 @@ def compare(
         variant         variant of the evaluation; None takes the only one in the scores
         seen            run -> patients that its training or its choice of a checkpoint has seen; a run that has seen
                         a patient of the comparison is marked
+        notes           further cautions, as sentences
         resamples       of the bootstrap; `seed` makes them repeatable
 
     Errors
@@ -112,6 +114,7 @@ def compare(
             for run, patients in (seen or {}).items()
             if (known := set(patients) & set(axes.patients))
         },
+        notes=tuple(notes),
         per_case={
             (run, row, name): column
             for run, table in values.items()

@@ -82,6 +82,7 @@ class Comparison:
     ranks: Mapping[str, tuple[Rank, ...]]  # metric -> runs, the best first
     sizes: Strata | None  # the first metric by the size of the structures
     seen: Mapping[str, tuple[str, ...]]  # run -> patients of these cases that its training has seen
+    notes: tuple[str, ...]  # further cautions, as sentences
     per_case: Mapping[Key, Array]  # (N,) values of the cases, seeds averaged; NaN = undefined
     presence: Mapping[tuple[str, str], Mapping[str, int]]  # run and class -> number of scores by status
 
@@ -161,6 +162,7 @@ class Comparison:
                 f"of its checkpoint ({', '.join(patients[:3])}{' ...' if len(patients) > 3 else ''}): its scores are "
                 "no test."
             )
+        lines += self.notes
         first = self.measures[0].name
         never = [row for row in self.classes if self.cells[self.runs[0], row, first].never_annotated]
         if never:

@@ -19,5 +19,6 @@ from .report import report as report
 from .review import review as review
 from .show import show as show
 from .simulate import simulate as simulate
+from .split import split as split
 from .sweep import sweep as sweep
 from .train import train as train

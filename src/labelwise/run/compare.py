@@ -1,4 +1,8 @@
-"""`compare`: from evaluated runs to a table."""
+"""`compare`: from evaluated runs to a table.
+
+``NAME_seed0``, ``NAME_seed1`` ... are repetitions of one run; ``NAME_fold0``, ``NAME_fold1`` ... are the folds of one
+cross-validation, whose scores are looked at together. A run may have both: ``NAME_seed0_fold1``.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from labelwise.documents import decode, parse_toml
 from labelwise.errors import ConfigError, DataError
 from labelwise.evaluate.cases import Score, read_scores
 from labelwise.report.compare import compare as compare_scores
@@ -13,10 +18,13 @@ from labelwise.report.comparison import Comparison
 from labelwise.run.pairing import SCORES
 from labelwise.run.patients import patients_of
 from labelwise.run.provenance import check_scores
+from labelwise.run.split import missing_folds
 
 __all__ = ["compare"]
 
-SEED = re.compile(r"_seed\d+$")
+_PARTS = re.compile(r"(?P<name>.+?)(?P<parts>(?:_(?:seed|fold)\d+)+)")
+_FOLD = re.compile(r"_fold(\d+)")
+Folds = list[Path]  # the runs of one repetition: its folds, or the only one
 
 
 def compare(
@@ -27,43 +35,103 @@ def compare(
 ) -> Comparison:
     """Compare evaluated runs; ``NAME_seed0``, ``NAME_seed1`` ... are repetitions of one.
 
-    `reference` is the run of the paired differences, by default the first. A run whose training or validation cases
-    hold a patient of the scores is marked.
+    The folds of a cross-validation, ``NAME_fold0``, ``NAME_fold1`` ..., are one run, scored on the cases that were
+    tested in any of them; folds that were scored on the same cases are repetitions. `reference` is the run of the
+    paired differences, by default the first. A run whose training or validation cases hold a patient of its scores is
+    marked; folds that are missing are said.
 
     Errors
         ConfigError     no run named, or runs scored by different rules
         DataError       a run without scores.csv, or with scores of earlier predictions or of another model; runs on
-                        other cases or classes
+                        other cases or classes; folds that share a part of their cases
     """
     named = runs_by_name(runs)
-    scores = _read(named, {*metrics, "reference_volume"})
+    scores, seen = _read(named, {*metrics, "reference_volume"})
     if not set(metrics) <= {score.metric for lists in scores.values() for one in lists for score in one}:
-        scores = _read(named, None)  # so that the refusal names what there is
-    seen = {name: set[str]().union(*map(patients_of, folders)) for name, folders in named.items()}
-    return compare_scores(scores, tuple(metrics), reference=reference, seen=seen)
+        scores, seen = _read(named, None)  # so that the refusal names what there is
+    notes = [note for name, repetitions in named.items() for note in _notes(name, repetitions)]
+    return compare_scores(scores, tuple(metrics), reference=reference, seen=seen, notes=notes)
 
 
-def runs_by_name(runs: Sequence[Path | str]) -> dict[str, list[Path]]:
+def runs_by_name(runs: Sequence[Path | str]) -> dict[str, list[Folds]]:
+    """Name -> repetitions, each of them as its folds."""
     if not runs:
         raise ConfigError("no run named", do="name at least one folder of a run")
-    named: dict[str, list[Path]] = {}
     folders = [Path(run).resolve() for run in runs]
     if twice := [
         folder.name for folder in folders if [other.name for other in folders].count(folder.name) > 1
     ]:
         raise ConfigError(
             f"two runs are called '{twice[0]}'",
-            do="rename one of the folders, or name each run once; seeds of one run end in _seed0, _seed1, ...",
+            do="rename one of the folders, or name each run once; seeds of one run end in _seed0, _seed1, ..., folds "
+            "in _fold0, _fold1, ...",
         )
+    named: dict[str, dict[str, Folds]] = {}
     for run in map(Path, runs):
-        named.setdefault(SEED.sub("", run.resolve().name), []).append(run)
-    return named
+        found = _PARTS.fullmatch(run.resolve().name)
+        name, parts = (found["name"], found["parts"]) if found else (run.resolve().name, "")
+        named.setdefault(name, {}).setdefault(_FOLD.sub("", parts), []).append(run)
+    return {name: list(repetitions.values()) for name, repetitions in named.items()}
 
 
 def _read(
-    named: Mapping[str, Sequence[Path]], metrics: Collection[str] | None
-) -> dict[str, list[list[Score]]]:
-    return {name: [scores_of(folder, metrics) for folder in folders] for name, folders in named.items()}
+    named: Mapping[str, Sequence[Folds]], metrics: Collection[str] | None
+) -> tuple[dict[str, list[list[Score]]], dict[str, set[str]]]:
+    """The scores of each run, one list for each repetition, and the patients of its scores that it has seen."""
+    lists: dict[str, list[list[Score]]] = {}
+    seen: dict[str, set[str]] = {}
+    for name, repetitions in named.items():
+        lists[name], seen[name] = [], set()
+        for folds in repetitions:
+            scores = {folder: scores_of(folder, metrics) for folder in folds}
+            for folder, found in scores.items():
+                seen[name] |= patients_of(folder) & {score.patient for score in found}
+            lists[name] += _together(name, scores)
+    return lists, seen
+
+
+def _together(name: str, scores: Mapping[Path, list[Score]]) -> list[list[Score]]:
+    """The scores of the folds as one list; those of folds that were scored on the same cases as one list each."""
+    cases = {folder: {score.case for score in found} for folder, found in scores.items()}
+    (first, known), *others = cases.items()
+    if others and all(found == known for _, found in others):
+        return list(scores.values())
+    owner = dict.fromkeys(known, first)
+    for folder, found in others:
+        if twice := sorted(found & owner.keys()):
+            raise DataError(
+                f"two folds of '{name}' have scores of the same case",
+                case=twice[0],
+                found=f"{owner[twice[0]].name} and {folder.name}",
+                do="evaluate each fold on the cases that it tests: labelwise evaluate RUN FOLDS/fold_K",
+            )
+        owner |= dict.fromkeys(found, folder)
+    return [[score for found in scores.values() for score in found]]
+
+
+def _notes(name: str, repetitions: Sequence[Folds]) -> list[str]:
+    """What a reader must know of the folds of a run: which are missing."""
+    missing: set[int] = set()
+    for folds in repetitions:
+        found = {
+            int(number[1]): folder for folder in folds if (number := _FOLD.search(folder.resolve().name))
+        }
+        learnt = {number: data for number, folder in found.items() if (data := _data_of(folder)) is not None}
+        missing |= set(missing_folds(learnt)) - found.keys()
+    return (
+        [f"Of the folds of {name} these are missing: {', '.join(map(str, sorted(missing)))}."]
+        if missing
+        else []
+    )
+
+
+def _data_of(run: Path) -> Path | None:
+    """The manifest that a run learnt from, as its record says."""
+    try:
+        table = parse_toml(decode((run / "run.toml").read_bytes()))
+    except (OSError, ValueError):
+        return None
+    return Path(str(table["data"])) if table.get("data") else None
 
 
 def scores_of(folder: Path, metrics: Collection[str] | None = None) -> list[Score]:

@@ -1,4 +1,4 @@
-"""`predict`: from a model and scans to label files."""
+"""`predict`: from a model, or several that answer as one, and scans to label files."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from labelwise.cohort.manifest import MANIFEST_NAME, manifest_file, read_manifest
+from labelwise.cohort.manifest import MANIFEST_NAME, Manifest, manifest_file, read_manifest
 from labelwise.console import Progress, silent
 from labelwise.engine import Outcome
 from labelwise.errors import ConfigError, DataError, did_you_mean
 from labelwise.formats import LABEL_FORMATS
 from labelwise.infer.cohort import predict_cohort, warnings_of
 from labelwise.infer.maps import MAPS
-from labelwise.infer.model import Model, load_model
+from labelwise.infer.model import DESCRIPTION, Model, load_model, model_folder
 from labelwise.infer.scans import Scan, find_scans
 from labelwise.infer.sliding_window import InferenceConfig
 from labelwise.infer.windows import WindowGrid
 from labelwise.lock import only_writer
 from labelwise.quality.check_fit import inspect_for_model
 from labelwise.run.environment import environment
+from labelwise.run.pairing import PREDICTIONS
+from labelwise.run.patients import record_seen
 from labelwise.settings import build_settings, put
 from labelwise.types import Case, Volume
 
@@ -59,7 +61,7 @@ class PredictionResult:
 
 
 def predict(
-    model: Path | str,
+    model: Path | str | Sequence[Path | str],
     scans: Path | str,
     output: Path | str,
     *,
@@ -80,7 +82,7 @@ def predict(
     result and in the record of the case. An empty scan, or one of another modality, is a failure.
 
     Arguments
-        model       model folder, or the folder of a run
+        model       model folder, or the folder of a run; of several the mean of their scores decides
         scans       a file, a folder, a list (.txt, .csv), or a manifest, of which `split` is predicted
         output      folder for ``ID.nii.gz`` and ``ID.json``; results of this model and these settings are kept
         label_format    nifti, nrrd (``ID.seg.nrrd`` for 3D Slicer), dicom-seg (``ID.seg.dcm``) or rtstruct
@@ -93,7 +95,8 @@ def predict(
 
     Errors
         CheckpointError     not a model
-        ConfigError         unknown modality, classifier, format or setting; DICOM labels of a scan that is not DICOM
+        ConfigError         unknown modality, classifier, format or setting; DICOM labels of a scan that is not DICOM;
+                            models that cannot answer together; a model in the place of the scans
         DataError           no scan found; a scan that cannot be read is a failure in the result instead
     """
     if label_format not in LABEL_FORMATS:
@@ -114,8 +117,10 @@ def predict(
             expected=", ".join(MAPS),
             code="unknown-name",
         )
+    _refuse_model(Path(scans))
     loaded = load_model(model, device, classifier=classifier)
-    items = _scans(Path(scans), split, loaded, modality)
+    cases = _cases(Path(scans), split)
+    items = _scans(Path(scans), cases, loaded, modality)
     config = changed_settings(loaded.config, settings or {})
     patch_size = loaded.info.patch_size
     WindowGrid.of(patch_size, patch_size, config.stride, config.overlap)  # refuses gaps, before any work
@@ -125,6 +130,11 @@ def predict(
         progress("predict", done, total)
 
     with only_writer(output):
+        if cases is not None:
+            kept = Path(output).absolute()
+            models = [model] if isinstance(model, str | Path) else model
+            target = kept.parent if kept.name == PREDICTIONS else kept
+            record_seen(target, models, [case.group for case in cases.cases])
         outcomes = predict_cohort(
             chosen,
             items,
@@ -166,22 +176,38 @@ def problems_of(scan: Scan, image: Volume, training: Mapping[str, Any]) -> list[
     return [{"code": problem.code, "what": problem.what, "do": problem.remedy} for problem in problems]
 
 
-def _scans(path: Path, split: str, model: Model, modality: str | None) -> list[Scan]:
+def _refuse_model(scans: Path) -> None:
+    """A model where scans should be: its folder holds label files, which could be taken for scans."""
+    if (model_folder(scans) / DESCRIPTION).exists():
+        raise ConfigError(
+            "a model stands in the place of the scans",
+            file=scans,
+            expected="MODEL... SCANS: one or several models, then a scan, a folder, a list or a manifest",
+        )
+
+
+def _cases(path: Path, split: str) -> Manifest | None:
+    """The cases of a split, if a manifest is named."""
+    file = manifest_file(path)
+    if file.name != MANIFEST_NAME or not file.exists():
+        return None
+    manifest = read_manifest(file)
+    if not (cases := manifest.split(split)):
+        raise DataError(f"no case of the manifest is in the split '{split}'", file=file, code="no-case")
+    return manifest.replace_cases(cases)
+
+
+def _scans(path: Path, manifest: Manifest | None, model: Model, modality: str | None) -> list[Scan]:
     if modality is not None:
         model.modality(modality)  # refuses an unknown one
-    file = manifest_file(path)
-    if file.name == MANIFEST_NAME and file.exists():
-        manifest = read_manifest(file)
-        cases = manifest.split(split)
-        if not cases:
-            raise DataError(f"no case of the manifest is in the split '{split}'", file=file, code="no-case")
-        check_channels(cases, model.channels)
-        sources = manifest.sources
-        return [
-            Scan(case.id, case.images, modality or sources[case.source].modality, sources[case.source].layout)
-            for case in cases
-        ]
-    return find_scans(path, modality=model.modality(modality), channels=model.channels)
+    if manifest is None:
+        return find_scans(path, modality=model.modality(modality), channels=model.channels)
+    check_channels(manifest.cases, model.channels)
+    sources = manifest.sources
+    return [
+        Scan(case.id, case.images, modality or sources[case.source].modality, sources[case.source].layout)
+        for case in manifest.cases
+    ]
 
 
 def check_channels(cases: Sequence[Case], channels: int) -> None:

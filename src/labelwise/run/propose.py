@@ -40,7 +40,7 @@ class _Wanted:
 
 
 def propose(
-    model: Path | str,
+    model: Path | str | Sequence[Path | str],
     data: Path | str,
     *,
     split: str = "train",
@@ -57,7 +57,7 @@ def propose(
     was when. Proposals teach nobody unless `learn_from` of a training names "predicted".
 
     Arguments
-        model       model folder, or the folder of a run
+        model       model folder, or the folder of a run; of several the mean of their scores decides
         data        folder of the manifest
         split       which cases
         modality, classifier, device, settings      as in `labelwise.run.predict`

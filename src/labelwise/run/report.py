@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from labelwise.cohort.coverage import coverage
 from labelwise.cohort.manifest import (
@@ -58,7 +58,8 @@ def report(
     if pictures < 0 or viewer_cases < 0:
         raise ConfigError("a number of cases cannot be negative", found=min(pictures, viewer_cases))
     comparison = compare(runs, metrics=metrics, reference=reference)
-    first_of = {name: folders[0] for name, folders in runs_by_name(runs).items()}
+    folds_of = {name: repetitions[0] for name, repetitions in runs_by_name(runs).items()}
+    first_of = {name: folds[0] for name, folds in folds_of.items()}
     curves: dict[str, Sequence[Picture]] = {
         name: learning_curves([event for log in _logs(first_of[name]) for event in read_log(log)])
         for name in curves_of(comparison)
@@ -69,7 +70,7 @@ def report(
         for name, folder in first_of.items()
     }
     shown = best_runs(comparison, _SHOWN_RUNS)
-    cases = Cases({name: first_of[name] for name in shown}, settings)
+    cases = Cases({name: folds_of[name] for name in shown})
     ordered = worst_cases(comparison)
     each = max(1, pictures // len(shown)) if pictures else 0
     worst, best = ordered[:each], ordered[each:][-(each // 2 or 1) :] if each else ()
@@ -106,6 +107,12 @@ def _coverage(settings: Mapping[str, Mapping[str, Any]]) -> Picture | None:
     )
 
 
+def _data(run: Path) -> str:
+    """The folder of the manifest that a run learnt from; empty if it does not say."""
+    record = run / "run.toml"
+    return str(read_recipe(record).get("data", "")) if record.exists() else ""
+
+
 def _manifest(data: str) -> Manifest | None:
     """The manifest of a run; None if it is not there any more, for a report must outlive the data."""
     file = manifest_file(data)
@@ -126,14 +133,25 @@ def _facts(runs: Mapping[str, Path], settings: Mapping[str, Mapping[str, Any]]) 
     return facts
 
 
+class _Place(NamedTuple):
+    """A case, the manifest that describes it, and what a run says of it."""
+
+    case: Case
+    manifest: Manifest
+    prediction: Path
+
+
 class Cases:
     """The scans of the compared cases, as far as they can still be read: a report must outlive the data."""
 
-    def __init__(self, runs: Mapping[str, Path], settings: Mapping[str, Mapping[str, Any]]):
-        self.runs = runs
-        manifests = {str(settings[name].get("data", "")) for name in runs}
-        known = {data: _manifest(data) for data in manifests}
-        self.manifests = {name: known[str(settings[name].get("data", ""))] for name in runs}
+    def __init__(self, runs: Mapping[str, Sequence[Path]]):
+        # Run -> its folder, or those of its folds, with the manifest that each learnt from.
+        known = {folder: _data(folder) for folders in runs.values() for folder in folders}
+        manifests = {data: _manifest(data) for data in known.values()}
+        self.runs = {
+            name: [(folder, manifest) for folder in folders if (manifest := manifests[known[folder]])]
+            for name, folders in runs.items()
+        }
 
     def readable(self, case_id: str) -> bool:
         """Whether the scan and a prediction of it are there."""
@@ -141,7 +159,7 @@ class Cases:
 
     def oriented(self, case_id: str) -> bool:
         """Whether the files tell the sides of the patient: arrays without a header (h5) do not."""
-        case, _ = self._first(case_id)
+        case = self._first(case_id).case
         return suffix(case.images[0]) not in (".h5", ".hdf5")
 
     def pictures(self, case_id: str, comparison: Comparison) -> list[CasePicture]:
@@ -149,7 +167,7 @@ class Cases:
         found = self._found(case_id)
         if not found:
             return []
-        case, manifest = self._first(case_id)
+        case, manifest, _ = self._first(case_id)
         image, labels = read_case_image(case, manifest), read_case_labels(case, manifest).data
         place = comparison.cases.index(case_id)
         return [
@@ -174,7 +192,7 @@ class Cases:
 
     def in_viewer(self, case_id: str, share: int) -> ViewerCase:
         """The case for the viewer, with the predictions of all runs that have one."""
-        case, manifest = self._first(case_id)
+        case, manifest, _ = self._first(case_id)
         return viewer_case(
             case.id,
             read_case_image(case, manifest),
@@ -186,30 +204,31 @@ class Cases:
             share=share,
         )
 
-    def _first(self, case_id: str) -> tuple[Case, Manifest]:
+    def _first(self, case_id: str) -> _Place:
         return next(iter(self._found(case_id).values()))
 
-    def _found(self, case_id: str) -> dict[str, tuple[Case, Manifest]]:
-        """Run -> case and manifest, for the runs whose prediction, scan and labels exist."""
+    def _found(self, case_id: str) -> dict[str, _Place]:
+        """Run -> where it has the case, for the runs whose prediction, scan and labels exist."""
         found = {}
-        for name, folder in self.runs.items():
-            manifest = self.manifests[name]
-            if manifest is None or not (folder / PREDICTIONS / f"{case_id}.nii.gz").exists():
-                continue
-            case = next((case for case in manifest.cases if case.id == case_id), None)
-            # Unknown if it was evaluated against another manifest than it was trained on.
-            if case is not None and all(file.exists() for file in (*case.images, case.labels) if file):
-                found[name] = (case, manifest)
+        for name, folders in self.runs.items():
+            for folder, manifest in folders:
+                file = folder / PREDICTIONS / f"{case_id}.nii.gz"
+                if not file.exists():
+                    continue
+                case = next((case for case in manifest.cases if case.id == case_id), None)
+                # Unknown if it was evaluated against another manifest than it was trained on.
+                if case is not None and all(file.exists() for file in (*case.images, case.labels) if file):
+                    found[name] = _Place(case, manifest, file)
+                    break
         return found
 
     def _predictions(self, case_id: str) -> dict[str, Array]:
         """Run -> prediction with the indices of the first manifest's classes."""
-        space = self._first(case_id)[1].label_space
+        space = self._first(case_id).manifest.label_space
         found = {}
-        for name, (_, manifest) in self._found(case_id).items():
-            file = self.runs[name] / PREDICTIONS / f"{case_id}.nii.gz"
-            values = value_names(file) or dict(enumerate(manifest.label_space.names))
-            found[name] = in_space(read_labels(file).data, values, space)
+        for name, place in self._found(case_id).items():
+            values = value_names(place.prediction) or dict(enumerate(place.manifest.label_space.names))
+            found[name] = in_space(read_labels(place.prediction).data, values, space)
         return found
 
 

@@ -1,0 +1,147 @@
+"""`split`: who trains, validates and tests, drawn anew; also as the folds of a cross-validation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labelwise.atomic import write_json
+from labelwise.cohort.coverage import never_annotated
+from labelwise.cohort.folds import FOLDS, fold_name, make_folds
+from labelwise.cohort.manifest import MANIFEST_NAME, Manifest, read_manifest, write_new_manifest
+from labelwise.cohort.split import split_cases
+from labelwise.documents import read_json
+from labelwise.errors import ConfigError, DataError
+
+__all__ = ["SplitResult", "split"]
+
+logger = logging.getLogger("labelwise")
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """The manifests that were written, by the name of their folder in `folder`; "" is `folder` itself."""
+
+    folder: Path
+    manifests: Mapping[str, Manifest]
+
+    def to_text(self) -> str:
+        """One line for each manifest, and how often each class is annotated in what tests there."""
+        return "\n".join(_line(self.folder / name, manifest) for name, manifest in self.manifests.items())
+
+    def facts(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return {
+            "folder": str(self.folder),
+            "manifests": {name or ".": _facts(manifest) for name, manifest in self.manifests.items()},
+        }
+
+
+def split(
+    data: Path | str,
+    output: Path | str,
+    *,
+    folds: int | None = None,
+    validation: int | float | None = None,
+    test: int | float = 0,
+    seed: int = 0,
+) -> SplitResult:
+    """Draw who trains, validates and tests. Patients stay whole; scans are not copied.
+
+    With `folds` the output holds a manifest for each fold, ``fold_0``, ``fold_1``, ..., in which its part of the
+    annotated patients tests (see `labelwise.cohort.folds`), and ``folds.json``. Else it holds one manifest, in which
+    so many annotated training patients more validate and test.
+
+    Arguments
+        data            folder of the manifest
+        output          folder to write to; other manifests there are not replaced
+        folds           of a cross-validation
+        validation      patients: a number, or a part below 1; with folds by default as many as validate in the manifest
+        test            as `validation`, without folds
+
+    Errors
+        ConfigError     nothing to draw, numbers that do not fit the patients, other manifests in the output folder
+        DataError       the manifest is wrong; a patient of two splits; a class that nobody would be left to learn from
+    """
+    folder = Path(output)
+    if folds is None and not validation and not test:
+        raise ConfigError("nothing to draw", do="say --folds, or --validation and --test")
+    if folds is not None and test:
+        raise ConfigError(
+            "each fold tests its part of the patients", found=f"test = {test}", do="leave out --test"
+        )
+    manifest = read_manifest(data)
+    if folds is None:
+        drawn = split_cases(manifest, validation=validation or 0, test=test, seed=seed)
+        if missing := never_annotated(drawn):
+            logger.warning("no training case annotates %s: training will refuse to begin", ", ".join(missing))
+        write_new_manifest(drawn, folder)
+        return SplitResult(folder, {"": drawn})
+    record = {"folds": folds, "validation": validation, "seed": seed}
+    if (found := read_folds(folder)) not in (None, record):
+        raise ConfigError(
+            "the output folder holds other folds", file=folder / FOLDS, found=found, expected=record,
+            do="choose another folder", code="would-overwrite",
+        )  # fmt: skip
+    made = {
+        fold_name(number): each
+        for number, each in enumerate(make_folds(manifest, folds, validation=validation, seed=seed))
+    }
+    for name, each in made.items():
+        write_new_manifest(each, folder / name)
+    write_json(folder / FOLDS, record)
+    return SplitResult(folder, made)
+
+
+def read_folds(folder: Path) -> dict[str, Any] | None:
+    """What `split` wrote about the folds in a folder; None if there are none.
+
+    Errors
+        DataError   the record is damaged
+    """
+    file = folder / FOLDS
+    if not file.exists():
+        return None
+    try:
+        record: dict[str, Any] = read_json(file)
+        record["folds"] = int(record["folds"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            "the record of the folds is damaged",
+            file=file,
+            found=f"{type(error).__name__}: {error}",
+            do="repeat `labelwise split`",
+        ) from error
+    return record
+
+
+def missing_folds(folders: Mapping[int, Path]) -> tuple[int, ...]:
+    """The folds that are not there, of the manifests of those that are, by number; none if nothing says how many."""
+    for path in folders.values():
+        manifest = path.parent if path.name == MANIFEST_NAME else path
+        if (record := read_folds(manifest.parent)) is not None:
+            return tuple(number for number in range(record["folds"]) if number not in folders)
+    return ()
+
+
+def _facts(manifest: Manifest) -> dict[str, Any]:
+    tests = manifest.split("test")
+    return {
+        "cases": {name: len(manifest.split(name)) for name in ("train", "validation", "test")},
+        "patients_that_test": len({case.group for case in tests}),
+        "annotated_tests": {
+            organ: sum(organ in case.annotated for case in tests) for organ in manifest.label_space.organs
+        },
+    }
+
+
+def _line(folder: Path, manifest: Manifest) -> str:
+    found = _facts(manifest)
+    cases = ", ".join(f"{count} {name}" for name, count in found["cases"].items())
+    organs = ", ".join(f"{organ} {count}" for organ, count in found["annotated_tests"].items())
+    return (
+        f"{folder / MANIFEST_NAME}: {cases}; {found['patients_that_test']} patients test, annotated {organs}"
+    )
