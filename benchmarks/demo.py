@@ -57,7 +57,9 @@ def measure(folder: Path, seed: int) -> dict[str, Any]:
 def upper_limit(folder: Path, seed: int) -> dict[str, Any]:
     """Train, predict and evaluate `supervised` on the same scans with every organ annotated."""
     make_cohort(folder / "data", SyntheticConfig(seed=seed, full=True))
-    config = load_config(None, {**SETTINGS, "train.steps": [STEPS], "seed": seed}, data=str(folder / "data"))
+    changes = {**SETTINGS, "train.steps": [STEPS], "seed": seed}
+    changes |= {"method.settings.squared_dice": True, "method.settings.dice_pooling": "batch"}
+    config = load_config(None, changes, data=str(folder / "data"))
     with console.watch() as progress:
         run.train(config, folder / "run", progress=progress)
         run.predict(folder / "run", folder / "data", folder / "run" / "predictions", progress=progress)

@@ -41,11 +41,13 @@ from labelwise.types import ANNOTATED, CORRECTED, VERIFIED
 STRICT = ConfigDict(extra="forbid")
 # A setting, or a table, that decides another one: who sets the width of a network means the one that has it.
 DECIDES = {
-    "augment.preset": "augment.mirror_axes",
-    "prepare.shape": "prepare.spacing_mm",
-    "net.settings": "net.name",
-    "method.settings": "method.name",
+    "augment.preset": ("augment.mirror_axes", "augment.quarter_turns"),
+    "prepare.shape": ("prepare.spacing_mm",),
+    "net.settings": ("net.name",),
+    "method.settings": ("method.name",),
 }
+# What is said of patches beside a preset: where they may turn depends on the classes and the scans.
+BESIDE_PRESET = ("sides", "mirror_axes", "quarter_turns")
 State = Literal["annotated", "corrected", "verified", "predicted"]
 # What is trained where the recipe names no other; "auto" is the U-Net, or the network that the method needs.
 AUTO = "auto"
@@ -185,7 +187,7 @@ def with_settings(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
         if "settings" in top.get(table, {}):
             tree[table]["settings"] = {}
     if "augment.preset" in values:  # all else follows from it, but what was planned only beside a preset
-        tree["augment"] = {name: tree["augment"][name] for name in ("sides", "mirror_axes")}
+        tree["augment"] = {name: tree["augment"][name] for name in BESIDE_PRESET}
     tree["planned"] = [name for name in config.planned if name not in values]
     return _with_checked_choices(build_settings(RunConfig, merged(tree, top), "the settings of this run"))
 
@@ -193,8 +195,8 @@ def with_settings(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
 def _open_settings(recipe: Mapping[str, Any], top: Mapping[str, Any]) -> tuple[str, ...]:
     """What a plan may decide, because neither the recipe nor the options say anything of it."""
     given = {*_leaves(recipe), *_leaves(top)}
-    given |= {also for name, also in DECIDES.items() if _is_given(name, given)}
-    if any(key.startswith("augment.") for key in given - {"augment.sides", "augment.mirror_axes"}):
+    given |= {other for name, decided in DECIDES.items() if _is_given(name, given) for other in decided}
+    if any(key.startswith("augment.") for key in given - {f"augment.{name}" for name in BESIDE_PRESET}):
         given.add("augment.preset")  # single changes were meant for the preset that they stand beside
     return tuple(name for name in PLANNED if not _is_given(name, given))
 

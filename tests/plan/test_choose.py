@@ -13,7 +13,7 @@ from labelwise import load_config
 from labelwise.config import RunConfig, with_settings
 from labelwise.plan.choose import PLANNED, Plan, make_plan
 from labelwise.plan.facts import Facts, Hardware, gather
-from labelwise.preprocess.fingerprint import scan_statistics
+from labelwise.preprocess.fingerprint import ScanStatistics, scan_statistics
 from labelwise.run.planning import current
 from labelwise.types import IGNORE, Case, LabelSpace, Volume
 
@@ -93,9 +93,7 @@ def test_a_planned_preset_keeps_single_changes_out_of_it():
     assert config.augment.preset == "light"
     assert config.augment.noise.low == 0.5
     kept, _ = planned(augment__mirror_axes=[2])
-    assert (kept.augment.preset, kept.augment.mirror_axes) == ("strong", (2,))
-    many, _ = planned(replace(CT, labelled=40))
-    assert many.augment.preset == "default"
+    assert (kept.augment.preset, kept.augment.mirror_axes) == ("default", (2,))
 
 
 def test_recipes_of_papers_leave_nothing_open():
@@ -115,20 +113,30 @@ def test_few_thick_slices_make_a_network_on_slices():
     assert planned(SHORT_AXIS, method="dkuxnet")[0].dims == 3
 
 
+def test_patches_are_not_mirrored():
+    assert planned()[0].augment.mirror_axes == ()
+
+
 @pytest.mark.parametrize(
-    ("organs", "axes"),
+    ("facts", "turned"),
     [
-        (("left atrium",), (0, 1, 2)),
-        (("prostate", "my own class"), (0, 1, 2)),
-        (("liver", "pancreas"), (1, 2)),  # the liver lies at the right
-        (("left kidney", "right kidney"), (1, 2)),
-        (("Parotid_L",), (1, 2)),
+        (replace(SHORT_AXIS, turned=0.2), True),
+        (replace(SHORT_AXIS, turned=0.01), False),  # an exception
+        (replace(SHORT_AXIS, turned=0.2, organs=("left kidney", "right kidney"), structures_mm={}), False),
+        (replace(CT, turned=0.2), False),  # in 3D, the shape of a crop says nothing of how a patient lies
     ],
 )
-def test_patches_are_mirrored_along_x_only_where_no_class_has_a_side(organs, axes):
-    config, _ = planned(replace(CT, organs=organs, structures_mm={}))
-    assert config.augment.mirror_axes == axes
-    config.augment.check_sides(LabelSpace(("background", *organs)))
+def test_slices_are_turned_where_scans_lie_in_several_ways_and_no_class_has_a_side(facts, turned):
+    config, _ = planned(facts)
+    assert config.augment.quarter_turns is turned
+    if turned:
+        assert config.sampling.patch_size[0] == config.sampling.patch_size[1]
+    config.augment.check_sides(LabelSpace(("background", *facts.organs)))
+
+
+def test_a_patch_that_is_no_square_is_not_turned():
+    config, _ = planned(replace(SHORT_AXIS, turned=0.2), sampling__patch_size=[192, 160, 1])
+    assert not config.augment.quarter_turns
 
 
 def test_a_processor_sees_coarser_scans_but_small_structures_keep_six_voxels():
@@ -233,3 +241,15 @@ def test_one_component_is_what_every_scan_shows(stray, ignored, scans, connected
     ]
     facts = gather([one] * scans, cases, LabelSpace(("background", "liver")), spacing_mm=None, shape=None)
     assert facts.connected == connected
+
+
+def test_scans_lie_the_other_way_if_their_longer_side_does():
+    def lying(*shape: int) -> ScanStatistics:
+        return ScanStatistics("mr", shape, (1.0, 1.0, 8.0))
+
+    scans = [lying(200, 150, 9)] * 7 + [lying(150, 200, 9)] * 2 + [lying(200, 198, 9)]
+    cases = [Case(str(number), ("s.nii",)) for number in range(10)]
+    facts = gather(
+        scans, cases, LabelSpace(("background", "myocardium")), spacing_mm=None, shape=(128, 128, None)
+    )
+    assert facts.turned == 0.2

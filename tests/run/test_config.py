@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import make_dataclass
 from pathlib import Path
 
 import pytest
@@ -202,7 +203,8 @@ def test_an_unknown_preset_is_refused_with_the_known_ones():
     assert "its defaults are what was published" in refused(None, {"preset": "acdc"}, method={"name": "dtc"})
 
 
-def test_a_method_without_settings_says_so():
+def test_a_method_without_settings_says_so(monkeypatch):
+    monkeypatch.setattr(Naive, "Config", make_dataclass("NaiveConfig", [], frozen=True))
     text = refused(None, {"method.settings.rate": 1}, method={"name": "naive"})
     assert "unknown setting 'rate'" in text
     assert "no settings" in text

@@ -10,10 +10,13 @@ What happens when data sets with different labels are simply pooled. The lower b
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from labelwise.losses.deep import at_all_scales
 from labelwise.losses.partial import supervised
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.types import Batch, Progress
@@ -21,7 +24,8 @@ from labelwise.types import Batch, Progress
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class NaiveConfig:
-    """Naive training has nothing to set."""
+    squared_dice: bool = False  # Dice with squared probabilities in the denominator
+    dice_pooling: Literal["case", "batch"] = "case"  # sums over each case, or over the batch
 
 
 class Naive(Method):
@@ -35,12 +39,21 @@ class Naive(Method):
 
     def __init__(self, nets: NetFactory, config: NaiveConfig):
         super().__init__()
+        self.config = config
         self.network = nets.network()
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        config = self.config
+
+        def loss(logits: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
+            return supervised(
+                logits, labels, annotated, squared=config.squared_dice, pooling=config.dice_pooling
+            )
+
         # All is claimed to be annotated in every case in which anything is.
         everything = batch.annotated.any(dim=1, keepdim=True).expand_as(batch.annotated)
-        return {"supervised": supervised(self.network(batch.images), batch.labels, everything)}
+        scales = self.network.at_all_scales(batch.images)
+        return {"supervised": at_all_scales(scales, (batch.labels, everything), loss)}
 
     def predictor(self) -> nn.Module:
         return Softmax(self.network)

@@ -15,6 +15,7 @@ from labelwise.types import Case, LabelSpace
 Triple = tuple[float, float, float]
 Sizes = tuple[int, int, int]
 
+LONGER = 0.05  # logarithm of the ratio of two sides: else the plane is a square
 CONNECTED = 0.99  # share of a structure's voxels in its largest component; the rest are slips of the pen
 CONNECTED_SCANS = 3  # that must show it: fewer are no evidence
 
@@ -42,6 +43,7 @@ class Facts:
     largest: Sizes  # of the largest one along each axis
     spacing_mm: Triple  # of these voxels
     structures_mm: Mapping[str, Triple]  # median size along x, y, z of the structures that have voxels
+    turned: float = 0.0  # share of the scans whose longer side in the plane is not that of most scans
     connected: tuple[
         str, ...
     ] = ()  # structures that are one component in all scans that show and annotate them
@@ -77,6 +79,8 @@ def gather(
         if fixed:
             prepared[:, axis] = fixed
     typical_mm = np.median(sizes * spacings / prepared, axis=0)
+    sides = np.array([scan.shape for scan in statistics], float) * spacings
+    longer = np.where(np.abs(np.log(sides[:, 0] / sides[:, 1])) > LONGER, sides[:, 0] - sides[:, 1], 0)
     boxes: dict[int, list[Triple]] = {}
     components: dict[int, list[float]] = {}
     for scan in statistics:
@@ -101,6 +105,7 @@ def gather(
             label_space.names[index]: _triple(np.median(np.array(found), axis=0))
             for index, found in sorted(boxes.items())
         },
+        turned=float(min((longer > 0).mean(), (longer < 0).mean())),
         connected=tuple(
             label_space.names[index]
             for index, shares in sorted(components.items())

@@ -21,7 +21,7 @@ from labelwise.synthetic.generate import SyntheticConfig, make_cohort
 
 __all__ = ["DemoResult", "demo"]
 
-METHODS = ("naive", "supervised", "mean_teacher")
+METHODS = ("naive", "supervised", "self_training")
 STEPS = 600
 
 # A small network, and patches of nearly the whole scan: a minute or two for each method on two cores. Chosen on
@@ -29,12 +29,13 @@ STEPS = 600
 SETTINGS: dict[str, Any] = {
     "base": "fixed",
     "prepare.spacing_mm": [5.0, 5.0, 6.0],
-    "net": {"name": "vnet", "settings": {"width": 8, "dropout": 0.0}},
+    "net": {"name": "residual_unet", "settings": {"width": 8, "blocks": [1, 1, 2, 2]}},
     "sampling.patch_size": [48, 48, 32],
     "sampling.labelled_cases": 2,
     "sampling.incomplete_cases": 1,
+    "augment.preset": "default",
     "train.optimizer.name": "adamw",
-    "train.optimizer.rate": 1e-2,
+    "train.optimizer.rate": 4e-3,
     "train.log_every": 20,
     "inference.overlap": 0.25,
 }
@@ -94,6 +95,6 @@ def _cohort(folder: Path, seed: int, progress: Progress) -> Path:
 
 def _config(method: str, data: Path, seed: int, steps: int) -> RunConfig:
     changes = {**SETTINGS, "train.steps": [steps], "train.validate_every": max(1, steps // 4), "seed": seed}
-    # The same supervised loss for all: what differs between the rows is the method.
-    settings = {"squared_dice": False, "dice_pooling": "case"} if method == "mean_teacher" else {}
+    # The same loss on the labels for all: what differs between the rows is the method.
+    settings = {"squared_dice": True, "dice_pooling": "batch"}
     return load_config(None, changes, data=str(data), method={"name": method, "settings": settings})
