@@ -67,6 +67,14 @@ def test_the_page_for_clinics_does_what_it_says(tiny_run, tmp_path, command, mon
             )
     assert "classes" in json.loads(Path("segmentations/series.json").read_text(encoding="utf-8"))
     assert pictures.imread("series.png").shape[2] >= 3
+    trimesh = pytest.importorskip("trimesh", reason="needs the extra mesh")
+    bodies = trimesh.load("meshes/series.glb").geometry
+    assert {*bodies} == {name for value, name in names.items() if value and (found.data == value).any()}
+    for value, name in names.items():
+        if name in bodies:
+            told = int((found.data == value).sum()) * voxel_ml * 1000
+            assert bodies[name].is_watertight
+            assert bodies[name].volume == pytest.approx(told, rel=0.03)
 
 
 def colours_in(png: bytes | Path, tmp_path: Path) -> np.ndarray:
