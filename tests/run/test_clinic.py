@@ -104,7 +104,8 @@ def test_a_folder_of_results_becomes_a_folder_of_pictures(tmp_path):
         write_image(tmp_path / "scans" / f"c{number}_0000.nii.gz", Volume(scan, AFFINE))
     made = run.show(tmp_path / "p", tmp_path / "out", image=tmp_path / "scans")
     assert sorted(made.files) == ["c0", "c1"]
-    assert all(file.is_file() for file in made.files.values())
+    for file in made.files.values():
+        assert has(colours_in(file, tmp_path), (221, 130, 101))  # the liver, as 3D Slicer paints it
 
 
 def test_what_cannot_be_shown_is_refused(tmp_path):

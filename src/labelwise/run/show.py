@@ -101,6 +101,7 @@ def _picture(file: Path, scan: Path | None, classes: Mapping[str, int] | None) -
     image = None if scan is None else read_image([scan])
     if image is not None:
         volume = placed_on(volume, Geometry(image.shape, image.affine))
-    colours = colours_of(named, apart=True)
-    structures = {value: Structure(name, colours[value]) for value, name in named.items() if value}
+    organs = {value: name for value, name in named.items() if value}
+    colours = colours_of(organs, apart=True)
+    structures = {value: Structure(name, colours[value]) for value, name in organs.items()}
     return result_picture(volume, structures, image, case_of(file))
