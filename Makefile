@@ -14,11 +14,11 @@ BIN := $(VENV)/bin
 $(VENV)/.package: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check "$(TORCH)"
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[fast,dicom]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[fast,dicom,mesh]"
 	touch $@
 
 $(VENV)/.development: $(VENV)/.package
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[fast,dicom,dev]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[fast,dicom,mesh,dev]"
 	touch $@
 
 demo: $(VENV)/.package

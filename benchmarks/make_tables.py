@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/results.md from benchmarks/results/*.json and the methods' cards.
+"""Write the tables of README.md and docs/results.md from benchmarks/results/*.json.
 
     python benchmarks/make_tables.py            # rewrite
     python benchmarks/make_tables.py --check    # exit 1 if a table is not what the results say
@@ -15,8 +15,6 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from tables import HEADINGS, commits, result, source, table, value, with_seeds, words
-
-from labelwise import run
 
 ROOT = Path(__file__).parents[1]
 METHOD_PAGES = ROOT / "docs" / "methods"
@@ -167,16 +165,6 @@ def demo() -> str:
         f"report: at most {minutes:.1f} minutes.\n"
     )
     return table(header, rows) + note + source("demo", seeds[0]["metadata"])
-
-
-def methods() -> str:
-    """One row for each registered method."""
-    rows = [
-        [f"[`{m['name']}`](docs/methods/{m['name']}.md)", ", ".join(m["learns_from"]), m["dims"], m["idea"]]
-        for m in run.methods()
-    ]
-    lines = [["method", "learns from cases", "", "idea"], ["---"] * 4, *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def speed() -> str:
@@ -408,7 +396,6 @@ def consistency_share() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "demo": demo,
-    "methods": methods,
     "la2018": lambda: sweep("la2018_half_resolution", "scores", ("dice", "jaccard", "hd95", "asd"), "mm"),
     "la2018_official": lambda: sweep(
         "la2018_half_resolution", "scores_la_official", ("dice", "jaccard", "hd95", "asd"), "voxels"

@@ -2,12 +2,13 @@
 
     python benchmarks/mutation.py                                      # ten faults in each of the four systems
     python benchmarks/mutation.py --only guidednet --per-file 50
-    python benchmarks/mutation.py --all                                # every file of every method
+    python benchmarks/mutation.py --all --work runs/mutation.jsonl     # every file of every method
 
 A fault changes one place of a method's file: a number is halved, plus and minus are exchanged, times and divided, a
-comparison is turned, `not` is left out. The tests of the method run against it until the first that fails. A process is
-forked for each fault from one that has imported torch already. Without a failure the fault survived; it is listed with
-its line. Drawn with a fixed seed.
+comparison is turned, `not` is left out. The tests of the method run against it until the first that fails: that of its
+whole objective, then those of its files. A process is forked for each fault from one that has imported torch already.
+Without a failure the fault survived; it is listed with its line, and with the reason that REASONS gives. Drawn with a
+fixed seed. With `--work` a repeated call goes on where the last one stopped.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import hashlib
 import importlib
 import importlib.util
+import json
 import os
 import random
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -34,6 +37,8 @@ import pytest
 import torch
 from metadata import write_result
 
+from labelwise.methods import METHODS as METHOD_PLACES
+
 ROOT = Path(__file__).parents[1]
 METHODS = ROOT / "src" / "labelwise" / "methods"
 TESTS = ROOT / "tests" / "methods"
@@ -43,6 +48,9 @@ NEVER_RUN = {"base", "__init__"}
 SHARED = ("labelwise.cli.main", "labelwise.run.train", "labelwise.synthetic.generate", "labelwise.testing")
 LONGEST_S = 300.0  # of the tests of one fault; a fault that makes them hang is found
 FOUND, SURVIVED, HUNG = 1, 0, 124
+
+# Why a fault that survives is none, or does not matter: by file and line of source.
+REASONS: dict[tuple[str, str], str] = {}
 
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Add: ast.Sub,
@@ -150,13 +158,31 @@ class _Faulty(MetaPathFinder, Loader):
 
 
 def tests_of(path: Path) -> list[str]:
-    """The files that test a method: those named by it or by its parts, and the assembled objectives."""
+    """What tests a file: the whole objectives of its methods, then the files named by it or by its method."""
     relative = path.relative_to(METHODS)
     names = {relative.parts[0].removesuffix(".py"), path.stem}
     if names & {"mean_teacher", "ua_mt"}:
         names.add("mean_teachers")
     files = [TESTS / f"test_{name}.py" for name in sorted(names)]
-    return [str(file) for file in [*files, TESTS / "test_objectives.py"] if file.exists()]
+    return [*_objectives_of(path), *(str(file) for file in files if file.exists())]
+
+
+def _objectives_of(path: Path) -> list[str]:
+    """The tests of whole objectives that build a method of this file or of its folder."""
+    module = "labelwise.methods." + path.relative_to(METHODS).parts[0].removesuffix(".py")
+    names = [
+        f'"{name}"' for name, place in METHOD_PLACES.items() if place.startswith((f"{module}.", f"{module}:"))
+    ]
+    found = []
+    for file in sorted(TESTS.glob("test_objectives*.py")):
+        source = file.read_text(encoding="utf-8")
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                first = min([node.lineno, *(part.lineno for part in node.decorator_list)])
+                lines = "\n".join(source.splitlines()[first - 1 : node.end_lineno])
+                if any(name in lines for name in names):
+                    found.append(f"{file}::{node.name}")
+    return found
 
 
 def verdict(path: Path, tree: ast.Module) -> int:
@@ -172,12 +198,15 @@ def verdict(path: Path, tree: ast.Module) -> int:
                     del sys.modules[name]
             sys.meta_path.insert(0, _Faulty(".".join(parts), path, tree))
             options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore", "--rootdir", str(ROOT)]
-            os._exit(FOUND if pytest.main([*options, *tests_of(path)]) else SURVIVED)
+            os._exit(int(pytest.main([*options, *tests_of(path)])))
     until = time.monotonic() + LONGEST_S
     while time.monotonic() < until:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            return os.waitstatus_to_exitcode(status) and FOUND
+            code = os.waitstatus_to_exitcode(status)
+            if code in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
+                raise SystemExit(f"no test ran for {path}: {tests_of(path)}")
+            return FOUND if code else SURVIVED
         time.sleep(0.05)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -188,8 +217,51 @@ def files_of(systems: Sequence[str]) -> Iterator[Path]:
     """The files of some methods, or of all."""
     for path in sorted(METHODS.rglob("*.py")):
         owner = path.relative_to(METHODS).parts[0].removesuffix(".py")
-        if path.stem not in NEVER_RUN and (not systems or owner in systems) and tests_of(path)[:-1]:
+        if path.stem not in NEVER_RUN and (not systems or owner in systems) and tests_of(path):
             yield path
+
+
+def planned_faults(paths: Iterable[Path], per_file: int) -> list[tuple[Path, int]]:
+    """Some places of each file, in random order: a run that is cut short has seen some of all."""
+    draw, planned = random.Random(0), []
+    for path in paths:
+        numbers = range(places(path.read_text(encoding="utf-8")))
+        planned += [(path, place) for place in draw.sample(numbers, min(per_file, len(numbers)))]
+    draw.shuffle(planned)
+    return planned
+
+
+def try_faults(planned: Iterable[tuple[Path, int]], work: Path, minutes: float) -> list[dict[str, Any]]:
+    """The verdict on each fault, and those of the calls before: one line of `work` each."""
+    lines = work.read_text(encoding="utf-8").splitlines() if work.exists() else []
+    known = {(entry["file"], entry["place"], entry["digest"]): entry for entry in map(json.loads, lines)}
+    verdicts, until = [], time.monotonic() + 60 * minutes
+    for path, place in planned:
+        source = path.read_text(encoding="utf-8")
+        key = str(path.relative_to(METHODS)), place, hashlib.sha256(source.encode()).hexdigest()[:16]
+        if key not in known:
+            if time.monotonic() > until:
+                continue
+            tree, what, line = changed(source, place)
+            fault = Fault(key[0], line, what, source.splitlines()[line - 1].strip())
+            known[key] = {"place": place, "digest": key[2], **asdict(fault), "verdict": verdict(path, tree)}
+            with work.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(known[key]) + "\n")
+            word = {FOUND: "found", SURVIVED: "SURVIVED", HUNG: "found (hung)"}[known[key]["verdict"]]
+            print(f"{word:9} {fault.file}:{line} {what}: {fault.text}", flush=True)
+        verdicts.append(known[key])
+    return verdicts
+
+
+def require_sound(verdicts: Sequence[Mapping[str, Any]]) -> None:
+    """Tests that fail without a fault find every fault. Where one survived, they passed; elsewhere they run once."""
+    passed = {tuple(tests_of(METHODS / each["file"])) for each in verdicts if each["verdict"] == SURVIVED}
+    for name in sorted({each["file"] for each in verdicts}):
+        path = METHODS / name
+        if (tests := tuple(tests_of(path))) not in passed:
+            passed.add(tests)
+            if verdict(path, ast.parse(path.read_text(encoding="utf-8"))) != SURVIVED:
+                raise SystemExit(f"the tests of {name} fail without a fault: {' '.join(tests)}")
 
 
 def main() -> None:
@@ -200,39 +272,26 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="every method")
     parser.add_argument("--per-file", type=int, default=10, help="faults in each file")
     parser.add_argument("--minutes", type=float, default=60.0, help="after which no more faults are begun")
+    parser.add_argument(
+        "--work", type=Path, default=Path("mutation.jsonl"), help="verdicts; a repeat goes on"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for name in SHARED:
         importlib.import_module(name)
-    until, draw = time.monotonic() + 60 * arguments.minutes, random.Random(0)
-    planned = []
-    for path in files_of(() if arguments.all else arguments.only):
-        source = path.read_text(encoding="utf-8")
-        numbers = range(places(source))
-        planned += [(path, place) for place in draw.sample(numbers, min(arguments.per_file, len(numbers)))]
-    draw.shuffle(planned)
-    counts, survivors = {FOUND: 0, SURVIVED: 0, HUNG: 0}, []
-    for path, place in planned:
-        if time.monotonic() > until:
-            break
-        source = path.read_text(encoding="utf-8")
-        tree, what, line = changed(source, place)
-        result = verdict(path, tree)
-        counts[result] += 1
-        text = source.splitlines()[line - 1].strip()
-        fault = Fault(str(path.relative_to(METHODS)), line, what, text)
-        if result == SURVIVED:
-            survivors.append(asdict(fault))
-        word = {FOUND: "found", SURVIVED: "SURVIVED", HUNG: "found (hung)"}[result]
-        print(f"{word:9} {fault.file}:{line} {what}: {text}", flush=True)
-    tried = sum(counts.values())
-    found = counts[FOUND] + counts[HUNG]
+    planned = planned_faults(files_of(() if arguments.all else arguments.only), arguments.per_file)
+    verdicts = try_faults(planned, arguments.work, arguments.minutes)
+    require_sound(verdicts)
+    survivors = []
+    for each in (each for each in verdicts if each["verdict"] == SURVIVED):
+        reason = REASONS.get((each["file"], each["text"]), "")
+        survivors.append({part: each[part] for part in ("file", "line", "what", "text")} | {"reason": reason})
     payload = {
         "methods": "all" if arguments.all else list(arguments.only),
-        "places": len(planned),
-        "tried": tried,
-        "found": found,
-        "share": round(found / max(tried, 1), 3),
+        "planned": len(planned),
+        "tried": len(verdicts),
+        "found": len(verdicts) - len(survivors),
+        "share": round(1 - len(survivors) / max(len(verdicts), 1), 3),
         "survivors": sorted(survivors, key=lambda fault: (fault["file"], fault["line"])),
     }
     print(write_result("mutation", payload))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
 
-from labelwise.anatomy import canonical, find, named_side, other_sides, structures
+from labelwise.anatomy import canonical, colours_of, find, named_side, other_sides, structures
 
 TOTALSEGMENTATOR = """
 spleen kidney_right kidney_left gallbladder liver stomach pancreas adrenal_gland_right adrenal_gland_left
@@ -89,6 +90,19 @@ def test_colours_are_those_that_users_of_slicer_know():
     assert colours["left kidney"] == colours["right kidney"] == colours["kidneys"] == (185, 102, 83)
     assert colours["inferior vena cava"] == (0, 151, 206)
     assert colours["left rib 3"] == (253, 232, 158)
+
+
+def test_a_structure_that_looks_like_one_before_it_is_tinted_in_pictures_and_the_first_keeps_its_colour():
+    names = dict(
+        enumerate(("left kidney", "right kidney", "liver", "stomach", "a thing", "a thing b"), start=1)
+    )
+    plain, apart = colours_of(names), colours_of(names, apart=True)
+    assert plain[1] == plain[2] == apart[1] == (185, 102, 83)
+    assert (plain[3], apart[3]) == ((221, 130, 101),) * 2
+    assert plain[4] != apart[4]
+    assert all(math.dist(apart[a], apart[b]) >= 48 for a in apart for b in apart if a < b)
+    many = colours_of({value: f"vertebra T{value}" for value in range(1, 13)}, apart=True)
+    assert len(set(many.values())) > 3
 
 
 def test_the_organs_of_an_abdomen_have_colours_of_their_own():

@@ -86,7 +86,7 @@ def test_every_relative_link_leads_somewhere(page):
 
 
 def test_every_page_is_reached_from_the_index():
-    indices = [ROOT / "docs" / folder / "README.md" for folder in ("", "decisions", "data")]
+    indices = [ROOT / "docs" / folder / "README.md" for folder in ("", "decisions", "data", "methods")]
     pages = {page for page in (ROOT / "docs").rglob("*.md") if page != indices[0]}
     linked = {
         (index.parent / target).resolve()
@@ -268,8 +268,8 @@ def test_the_reference_explains_every_field_of_a_model():
 
 
 def test_every_method_and_every_mode_is_listed():
-    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
-    assert [name for name in METHODS if f"methods/{name}.md" not in index] == []
+    gallery = (ROOT / "docs" / "methods" / "README.md").read_text(encoding="utf-8")
+    assert [name for name in METHODS if f"]({name}.md)" not in gallery] == []
     modes = (ROOT / "docs" / "how-to" / "make-labels-scarce.md").read_text(encoding="utf-8")
     settings = [field.name for mode in MODES.values() for field in fields(mode)]
     assert [name for name in (*MODES, *settings) if f"`{name}`" not in modes] == []

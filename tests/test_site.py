@@ -8,11 +8,14 @@ import os
 import re
 import subprocess
 import sys
+from fnmatch import fnmatch
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
+
+from labelwise.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -103,6 +106,48 @@ def test_lists_and_tables_stand_apart_from_the_paragraph_above():
     assert run_in == []
 
 
+# the gallery of methods
+
+
+@pytest.fixture(scope="module")
+def gallery(links):
+    """The module that draws the figures, beside `links`."""
+    return importlib.import_module("gallery")
+
+
+def test_the_gallery_is_what_cards_and_figures_say(gallery):
+    old = [
+        path
+        for path, new in gallery.written().items()
+        if not path.exists() or path.read_text(encoding="utf-8") != new
+    ]
+    assert old == [], "python website/gallery.py"
+    assert {path.stem for path in gallery.FOLDER.glob("*.svg")} == set(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_figure_of_a_method_ends_in_the_terms_that_it_logs(gallery, name):
+    page = (DOCS / "methods" / f"{name}.md").read_text(encoding="utf-8")
+    logged = page.split("## What is logged")[1].split("\n## ")[0]
+    terms = re.findall(
+        r"`(\w+)`", " ".join(re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", logged, flags=re.MULTILINE))
+    )
+    figure = gallery.FIGURES[name]
+    stands_for = {term: [one for one in terms if fnmatch(one, term)] for term in figure.terms}
+    assert all(stands_for.values()), stands_for
+    assert sorted(one for found in stands_for.values() for one in found) == sorted(terms)
+    assert len(terms) > 0
+
+
+def test_every_part_of_a_figure_is_on_an_arrow(gallery):
+    for name, figure in gallery.FIGURES.items():
+        ends = {word for arrow in figure.arrows for word in arrow.split()[::2]}
+        assert ends == {*figure.views, *figure.nets, *figure.terms}, name
+
+
+# the built site
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The built site, where the extra `docs` is installed."""
@@ -123,7 +168,8 @@ def test_the_site_is_built_without_a_broken_link_and_asks_no_other_host(site):
     pages = list(site.rglob("*.html"))
     assert len(pages) > 150
     assert [str(page) for page in pages if re.search(loaded, page.read_text(encoding="utf-8"))] == []
-    assert (site / "index.html").exists()
+    gallery = (site / "methods" / "index.html").read_text(encoding="utf-8")
+    assert gallery.count('<svg xmlns="http://www.w3.org/2000/svg" class="figure"') == len(METHODS)
 
 
 def test_the_reference_of_python_shows_shapes_errors_and_parameters_as_such(site):

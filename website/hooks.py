@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(Path(__file__).parent))  # MkDocs imports this file by its path
-from links import content, is_page, origin, place, shown, turned, written_out
+from links import DOCS, content, is_page, origin, place, shown, turned, written_out
 
 STYLE = Path(__file__).parent / "site.css"
+FIGURE = re.compile(r'<img [^>]*?src="[^"]*?(assets/methods/\w+\.svg)"[^>]*>')
 
 
 def commands() -> str:
@@ -64,3 +66,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if path is None:
         return markdown
     return turned(markdown, path if path.is_dir() else path.parent, page.file.src_uri)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Put the figures of methods into the page, where they take its colours."""
+
+    def figure(match: re.Match[str]) -> str:
+        return (DOCS / match[1]).read_text(encoding="utf-8").replace("\n", " ")
+
+    return FIGURE.sub(figure, html)

@@ -8,7 +8,9 @@ all vertebrae of one region, look alike.
 
 from __future__ import annotations
 
+import colorsys
 import csv
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +26,13 @@ _SIDES: Mapping[str, Side] = {
 }
 _TABLE = Path(__file__).with_suffix(".csv")
 
+Colour = tuple[int, int, int]
+"""Red, green, blue; 0 to 255."""
+
+_GOLDEN = 0.618034  # hues at this distance on the circle stay apart, however many there are
+_ALIKE = 48  # colours at a smaller distance are hard to tell apart on a grey scan
+_TINTS = (0.4, -0.4, 0.7, -0.65)  # towards white, or black
+
 
 @dataclass(frozen=True)
 class Structure:
@@ -36,7 +45,7 @@ class Structure:
     laterality: Side  # of one of a pair: the left kidney
     whole: str  # the class that joins both of a pair: kidneys
     side: Side  # where an organ that is no pair lies in nearly everybody: the liver at the right
-    colour: tuple[int, int, int]  # red, green, blue; 0 to 255
+    colour: Colour
 
     @property
     def partner(self) -> str:
@@ -100,6 +109,42 @@ def _without_side(name: str) -> str:
 def same(name: str, other: str) -> bool:
     """Whether two names mean one structure, whatever their spelling."""
     return _spelling(canonical(name)) == _spelling(canonical(other))
+
+
+def colours_of(named: Mapping[int, str], *, apart: bool = False) -> dict[int, Colour]:
+    """Label value -> the colour in which 3D Slicer paints a structure of that name; others have a hue of their own.
+
+    Arguments
+        apart   for pictures: a structure that looks like one before it, as the right kidney like the left one, is shown
+                lighter or darker, as long as there are tints left
+
+    Example
+        >>> colours_of({1: "left kidney", 2: "right kidney"})
+        {1: (185, 102, 83), 2: (185, 102, 83)}
+        >>> colours_of({1: "left kidney", 2: "right kidney"}, apart=True)
+        {1: (185, 102, 83), 2: (213, 163, 152)}
+    """
+    chosen: dict[int, Colour] = {}
+    for value, name in named.items():
+        known = find(name)
+        own = known.colour if known else _own_colour(value)
+        tints = (own, *(_tinted(own, tint) for tint in _TINTS)) if apart else (own,)
+        nearest = [min((math.dist(one, other) for other in chosen.values()), default=_ALIKE) for one in tints]
+        clear = next((place for place, distance in enumerate(nearest) if distance >= _ALIKE), None)
+        chosen[value] = tints[nearest.index(max(nearest)) if clear is None else clear]
+    return chosen
+
+
+def _own_colour(value: int) -> Colour:
+    red, green, blue = colorsys.hsv_to_rgb(value * _GOLDEN % 1, 0.6, 0.9)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _tinted(colour: Colour, share: float) -> Colour:
+    red, green, blue = (
+        round(part + share * (255 - part) if share > 0 else part * (1 + share)) for part in colour
+    )
+    return red, green, blue
 
 
 @cache

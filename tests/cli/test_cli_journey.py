@@ -434,7 +434,7 @@ def test_the_demo_runs_through_and_repeating_it_trains_nothing(command, tmp_path
     answer = command("demo", "-o", tmp_path, "--steps", 2)
     assert answer.code == 0, answer.err
     assert (tmp_path / "report.html").stat().st_size > 10_000
-    assert "mean_teacher" in answer.out
+    assert "self_training" in answer.out
     before = (tmp_path / "naive" / "log.jsonl").read_bytes()
     answer = command("demo", "-o", tmp_path, "--steps", 2, "--json", "--quiet")
     assert answer.code == 0

@@ -1,6 +1,11 @@
-"""Assembled objectives: every view, every network and every weight of the specification is in the sum."""
+"""Assembled objectives: every view, every network and every weight of the specification is in the sum.
+
+Those of the other methods stand in `test_objectives_of_*.py`, written out by hand in float64.
+"""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +14,7 @@ from torch.nn import functional as F
 
 from conftest import SPACE, make_batch, make_method
 from labelwise.components.ramps import sigmoid_ramp
+from labelwise.methods import METHODS
 from labelwise.methods.dkuxnet.view_contrast import channel_contrast
 from labelwise.methods.ltuda import cda
 from labelwise.methods.ltuda.prototypes import as_pixels
@@ -136,3 +142,10 @@ def test_dkuxnet_is_segmentation_queries_and_two_consistencies():
     for name, term in expected.items():
         torch.testing.assert_close(terms[name], term, **CLOSE)
         assert term.item() > 0
+
+
+def test_every_registered_method_has_a_test_of_its_whole_objective():
+    tests = "".join(
+        file.read_text(encoding="utf-8") for file in Path(__file__).parent.glob("test_objectives*.py")
+    )
+    assert [name for name in METHODS if f'"{name}"' not in tests] == []

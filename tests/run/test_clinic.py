@@ -67,6 +67,14 @@ def test_the_page_for_clinics_does_what_it_says(tiny_run, tmp_path, command, mon
             )
     assert "classes" in json.loads(Path("segmentations/series.json").read_text(encoding="utf-8"))
     assert pictures.imread("series.png").shape[2] >= 3
+    trimesh = pytest.importorskip("trimesh", reason="needs the extra mesh")
+    bodies = trimesh.load("meshes/series.glb").geometry
+    assert {*bodies} == {name for value, name in names.items() if value and (found.data == value).any()}
+    for value, name in names.items():
+        if name in bodies:
+            told = int((found.data == value).sum()) * voxel_ml * 1000
+            assert bodies[name].is_watertight
+            assert bodies[name].volume == pytest.approx(told, rel=0.03)
 
 
 def colours_in(png: bytes | Path, tmp_path: Path) -> np.ndarray:
@@ -96,7 +104,8 @@ def test_a_folder_of_results_becomes_a_folder_of_pictures(tmp_path):
         write_image(tmp_path / "scans" / f"c{number}_0000.nii.gz", Volume(scan, AFFINE))
     made = run.show(tmp_path / "p", tmp_path / "out", image=tmp_path / "scans")
     assert sorted(made.files) == ["c0", "c1"]
-    assert all(file.is_file() for file in made.files.values())
+    for file in made.files.values():
+        assert has(colours_in(file, tmp_path), (221, 130, 101))  # the liver, as 3D Slicer paints it
 
 
 def test_what_cannot_be_shown_is_refused(tmp_path):

@@ -36,7 +36,13 @@ def convert(
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="File to write, or a folder for it.", show_default=False)
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File to write, or a folder for it; of STL a folder with a file per structure.",
+            show_default=False,
+        ),
     ],
     like: Annotated[
         Path | None,
@@ -45,7 +51,8 @@ def convert(
     label_format: Annotated[
         str | None,
         typer.Option(
-            "--format", help="nifti, nrrd, dicom-seg or rtstruct; default: by the name of the output."
+            "--format",
+            help="nifti, nrrd, dicom-seg, rtstruct, stl or glb; default: by the name of the output.",
         ),
     ] = None,
     classes: Annotated[
@@ -58,7 +65,7 @@ def convert(
     binary: Binary = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write labels as NIfTI, as a segmentation of 3D Slicer, as DICOM-SEG or as RTSTRUCT."""
+    """Write labels as NIfTI, for 3D Slicer, as DICOM-SEG or RTSTRUCT, or as meshes (STL, GLB)."""
     named = class_values(classes) if classes else None
     result = run.convert(
         labels, output, like=like, label_format=label_format, classes=named, overlap=cast("Any", overlap),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -27,7 +26,6 @@ ABNORMAL = ("49755003", "SCT", "Morphologically Abnormal Structure")
 _ABNORMAL_WORDS = re.compile(
     r"tumou?r|lesion|cyst|o?edema|necrosis|neoplasm|metasta|carcinoma|cancer|infarct"
 )
-_GOLDEN = 0.618034  # hues at this distance on the circle stay apart, however many there are
 _NAME_THEM = "name the classes by label value: --classes liver=1,spleen=2"
 _LONGEST = 64  # letters of a name in DICOM (LO)
 
@@ -40,7 +38,7 @@ class Concept:
     code: tuple[str, str, str]  # value, scheme, meaning
     abnormal: bool
     side: tuple[str, str, str] | None
-    colour: tuple[int, int, int]  # red, green, blue, 0..255
+    colour: anatomy.Colour
 
     @property
     def category(self) -> tuple[str, str, str]:
@@ -88,21 +86,10 @@ def _concept(name: str, value: int) -> Concept:
         code,
         _ABNORMAL_WORDS.search(name.lower()) is not None,
         SIDES.get(_side(known)) if known else None,
-        known.colour if known else _colour(value),
+        anatomy.colours_of({value: name})[value],
     )
-
-
-def colours_of(named: Mapping[int, str]) -> dict[int, tuple[int, int, int]]:
-    """Label value -> red, green, blue, as 3D Slicer paints a structure of that name; others have a hue apart."""
-    known = {value: anatomy.find(name) for value, name in named.items()}
-    return {value: found.colour if found else _colour(value) for value, found in known.items()}
 
 
 def _side(known: anatomy.Structure) -> str:
     is_pair = any(other.whole == known.name for other in anatomy.structures().values())
     return known.laterality or ("both" if is_pair else "")
-
-
-def _colour(value: int) -> tuple[int, int, int]:
-    red, green, blue = colorsys.hsv_to_rgb(value * _GOLDEN % 1, 0.6, 0.9)
-    return round(255 * red), round(255 * green), round(255 * blue)

@@ -75,3 +75,8 @@ def _read(file: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def file_name(name: str) -> str:
+    """A class name without what cannot stand in a file name."""
+    return "".join(sign if sign.isalnum() or sign in "-_. ()" else "_" for sign in name)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from labelwise.formats import write_image
+from labelwise.formats.naming import file_name
 from labelwise.infer.doubt import as_chances, entropy_of
 from labelwise.infer.model import Model
 from labelwise.infer.scans import Scan
@@ -30,7 +31,7 @@ def map_paths(folder: Path, case: str, kind: str, classes: Sequence[str]) -> lis
     """Where the maps of a kind lie for a case, one for each class or one for all."""
     if kind == ENTROPY:
         return [folder / ENTROPY / f"{case}.nii.gz"]
-    return [folder / PROBABILITIES / case / f"{_file_name(name)}.nii.gz" for name in classes]
+    return [folder / PROBABILITIES / case / f"{file_name(name)}.nii.gz" for name in classes]
 
 
 def write_maps(folder: Path, scan: Scan, model: Model, prepared: Prepared, maps: Collection[str]) -> None:
@@ -53,8 +54,3 @@ def write_maps(folder: Path, scan: Scan, model: Model, prepared: Prepared, maps:
 def _write(path: Path, values: Array, place: Volume, scan: Scan) -> None:
     rounded = np.round(values * _STEPS) / np.float32(_STEPS)
     write_image(path, Volume(rounded[None], place.affine), like=scan.images[0], layout=scan.layout)
-
-
-def _file_name(name: str) -> str:
-    """A class name without what cannot stand in a file name."""
-    return "".join(sign if sign.isalnum() or sign in "-_. ()" else "_" for sign in name)

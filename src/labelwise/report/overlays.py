@@ -18,6 +18,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from labelwise.anatomy import colours_of
 from labelwise.errors import DataError
 from labelwise.report.figures import Picture
 from labelwise.report.statistics import defined_mean
@@ -25,9 +26,8 @@ from labelwise.types import IGNORE, Array, LabelSpace, Volume
 
 CT_WINDOW = (-160.0, 240.0)  # HU: soft tissue, level 40, width 400
 
-# Colours of Okabe and Ito, which colour-blind readers can tell apart; those first that shine on grey.
-_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2")
-# What differs: too much, too little, another structure. The three differ in lightness too.
+# What differs: too much, too little, another structure. Colours of Okabe and Ito, which colour-blind readers can tell
+# apart; the three differ in lightness too.
 DIFFERENCES = {"too much": "#e69f00", "missing": "#56b4e9", "another structure": "#cc79a7"}
 _WIDTH = 2.2  # inches of a panel; its height follows from what it shows
 _HEIGHTS = (0.55, 1.9)  # least and largest
@@ -71,8 +71,11 @@ class CasePicture:
 
 
 def organ_colours(organs: Sequence[str]) -> dict[str, str]:
-    """One colour for each organ; after the seventh the colours come again, lighter."""
-    return {organ: _tinted(_COLOURS[n % len(_COLOURS)], n // len(_COLOURS)) for n, organ in enumerate(organs)}
+    """The colour of each organ, by class index: that of 3D Slicer, or a tint of it where another organ has it."""
+    named = dict(enumerate(organs, start=1))
+    return {
+        named[value]: "#" + bytes(colour).hex() for value, colour in colours_of(named, apart=True).items()
+    }
 
 
 def choose_slice(reference: Array, prediction: Array, axis: int = 2) -> int:
@@ -177,11 +180,6 @@ def _alt(case: str, run: str, place: str, dice: Mapping[str, float]) -> str:
     values = ", ".join(f"{organ} {100 * value:.1f} %" for organ, value in dice.items() if np.isfinite(value))
     prediction = f"prediction of {run}" if run else "prediction"
     return f"Case {case}, {place}: reference, {prediction}, and what differs. Dice: {values or 'undefined'}."
-
-
-def _tinted(colour: str, rounds: int) -> str:
-    rgb = 1 - (1 - np.array(to_rgb(colour))) * 0.55**rounds
-    return "#" + "".join(f"{round(255 * part):02x}" for part in rgb.tolist())
 
 
 def _draw(

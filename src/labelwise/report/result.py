@@ -1,6 +1,7 @@
 """A result to look at, without a reference: three planes of the scan, the structures in space, and their volumes (PNG).
 
-Shown as radiologists look at it: the patient's right is on the left of the picture. Colours are those of 3D Slicer.
+Shown as radiologists look at it: the patient's right is on the left of the picture. Colours are those of 3D Slicer;
+of two that look alike the second is tinted.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from scipy import ndimage
 
+from labelwise.anatomy import Colour
 from labelwise.errors import DataError
 from labelwise.formats import Geometry
 from labelwise.report.overlays import CT_WINDOW
@@ -34,7 +36,7 @@ class Structure(NamedTuple):
     """What a label value is called, and how it is painted."""
 
     name: str
-    colour: tuple[int, int, int]  # red, green, blue, 0..255
+    colour: Colour
 
 
 class _Plane(NamedTuple):

@@ -1,4 +1,4 @@
-"""`convert`: label files between NIfTI, 3D Slicer's segmentations, DICOM-SEG and RTSTRUCT."""
+"""`convert`: label files between NIfTI, 3D Slicer's segmentations, DICOM-SEG and RTSTRUCT, and to meshes."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ from labelwise.formats import (
     write_labels,
 )
 from labelwise.formats.layout import Overlap
+from labelwise.formats.mesh import MESH_FORMATS, write_meshes
 from labelwise.types import BACKGROUND
 
-__all__ = ["Conversion", "Conversions", "convert"]
+__all__ = ["Conversion", "Conversions", "Surfaces", "convert"]
 
 logger = logging.getLogger("labelwise")
 
 _MOST_CLASSES = 65535
 _DICOM_ENDINGS = (".dcm",)
+_FORMATS = {**LABEL_FORMATS, **MESH_FORMATS}
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,32 @@ class Conversion:
 
 
 @dataclass(frozen=True)
+class Surfaces:
+    """Which meshes were written."""
+
+    files: Mapping[str, Path]  # structure -> its file: of GLB the same for all
+    empty: tuple[str, ...]  # structures without a voxel, which have no mesh
+
+    def to_text(self) -> str:
+        """One line for each file, and one for what has none."""
+        by_file: dict[Path, list[str]] = {}
+        for name, file in self.files.items():
+            by_file.setdefault(file, []).append(name)
+        lines = [f"{file}: {', '.join(names)}" for file, names in by_file.items()]
+        return "\n".join(
+            [*lines, *([f"without a voxel, so without a mesh: {', '.join(self.empty)}"] * bool(self.empty))]
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return {"meshes": {name: str(file) for name, file in self.files.items()}, "empty": list(self.empty)}
+
+
+@dataclass(frozen=True)
 class Conversions:
     """What became of the files of a folder."""
 
-    files: tuple[Conversion, ...]
+    files: tuple[Conversion | Surfaces, ...]
 
     def to_text(self) -> str:
         """One line for each file."""
@@ -77,20 +101,22 @@ def convert(
     classes: Mapping[str, int] | None = None,
     overlap: Overlap = "later",
     binary: bool = False,
-) -> Conversion | Conversions:
-    """Write a label file in another format, on the grid and in the orientation of its scan.
+) -> Conversion | Surfaces | Conversions:
+    """Write a label file in another format, on the grid and in the orientation of its scan, or as surfaces.
 
     Labels that are known by names (DICOM-SEG, RTSTRUCT, .seg.nrrd) get the values 1, 2, ... in the order of the file.
     Where they overlap the later one counts, or the smaller one; what each loses is a warning. Labels on a part of the
-    grid of the scan, as Slicer cuts them, are put in their place.
+    grid of the scan, as Slicer cuts them, are put in their place. Surfaces are closed and in mm; a structure without a
+    voxel has none, which the result says.
 
     Arguments
         labels      NIfTI, NRRD or MetaImage, DICOM-SEG, RTSTRUCT, a folder with one mask for each organ, or a folder
                     of label files, such as predictions, which are converted one by one
-        output      the file, or a folder for ``NAME`` with the ending of the format
+        output      the file, or a folder for ``NAME`` with the ending of the format; of STL a folder that gets a file
+                    for each structure, or a file if there is one only
         like        the scan that the labels belong to: needed to read and to write DICOM. Of a folder of label files
                     the folder in which the scans of the same names lie
-        label_format    nifti, nrrd, dicom-seg or rtstruct; default: by the end of `output`
+        label_format    nifti, nrrd, dicom-seg, rtstruct, stl or glb; default: by the end of `output`
         classes     name -> value in `labels`; default: the names in the file, or in the record beside it
         overlap     later or smaller: which structure counts where two overlap
         binary      DICOM-SEG of the type BINARY instead of LABELMAP
@@ -99,14 +125,14 @@ def convert(
         ConfigError     unknown format, `binary` of another than DICOM-SEG, no names where the format needs them,
                         `output` is `labels`, or `classes` contradict the names in the file
         DataError       a damaged file; labels that do not lie on the grid of `like`, or have no name; a structure
-                        that others cover completely
-        ResourceError   the file cannot be written
+                        that others cover completely; meshes of a map without a voxel
+        ResourceError   the file cannot be written; an extra is not installed
     """
     source, target = Path(labels), Path(output)
-    if label_format is not None and label_format not in LABEL_FORMATS:
+    if label_format is not None and label_format not in _FORMATS:
         raise ConfigError(
-            f"unknown format '{label_format}'{did_you_mean(label_format, LABEL_FORMATS)}",
-            expected=", ".join(LABEL_FORMATS),
+            f"unknown format '{label_format}'{did_you_mean(label_format, _FORMATS)}",
+            expected=", ".join(_FORMATS),
             code="unknown-name",
         )
     if overlap not in ("later", "smaller"):
@@ -132,7 +158,7 @@ def convert(
     kind = label_format or "nifti"
     return Conversions(
         tuple(
-            _one(file, target / f"{case_of(file)}{LABEL_FORMATS[kind]}", scan, kind, classes, overlap, binary)
+            _one(file, _target(file, target, kind, of_folder=True), scan, kind, classes, overlap, binary)
             for file, scan in pairs
         )
     )
@@ -146,7 +172,7 @@ def _one(
     classes: Mapping[str, int] | None,
     overlap: Overlap,
     binary: bool,
-) -> Conversion:
+) -> Conversion | Surfaces:
     if target.exists() and target.samefile(source):
         raise ConfigError(
             "the result would replace the labels",
@@ -169,6 +195,12 @@ def _one(
     tally = Tally()
     volume = read_labels(source, Layout(segments=segments, overlap=overlap), scan, tally)
     _report(source, dict(enumerate(names)), tally)
+    if (mesh_format := _mesh_format(target, label_format)) is not None:
+        if binary:
+            raise ConfigError(
+                "binary is a type of DICOM-SEG", file=target, found=mesh_format, expected="dicom-seg"
+            )
+        return Surfaces(*write_meshes(target, volume, names, mesh_format))
     if scan is not None:
         volume = placed_on(volume, read_geometry(scan))
     write_labels(target, volume, like=scan, names=names, label_format=label_format, binary=binary)
@@ -229,14 +261,37 @@ def scan_of(file: Path, like: Path | str | None) -> Path | None:
     return found[0]
 
 
-def _target(source: Path, target: Path, label_format: str | None) -> Path:
-    return (
-        target / f"{case_of(source)}{LABEL_FORMATS[label_format or 'nifti']}" if target.is_dir() else target
+def _target(source: Path, target: Path, label_format: str | None, *, of_folder: bool = False) -> Path:
+    """What is written: a file, or, of STL, a folder; each of a folder of label files has its own."""
+    case = case_of(source)
+    if label_format == "stl":
+        return target / case if of_folder else target
+    named = target / f"{case}{_FORMATS[label_format or 'nifti']}"
+    return named if of_folder or target.is_dir() else target
+
+
+def _mesh_format(target: Path, label_format: str | None) -> str | None:
+    """stl or glb; None if labels are written.
+
+    Errors
+        ConfigError     the name of the file says another format
+    """
+    by_name = {ending: name for name, ending in MESH_FORMATS.items()}.get(target.suffix.lower())
+    wanted = label_format if label_format in MESH_FORMATS else None
+    is_folder = wanted == "stl" and not _named_like_a_file(target)
+    if label_format in (None, by_name) or (by_name is None and (wanted is None or is_folder)):
+        return wanted or by_name
+    raise ConfigError(
+        "the name of the file does not fit the format",
+        file=target,
+        expected=f"a name ending in {_FORMATS[label_format or 'glb']}",
+        code="unknown-format",
     )
 
 
 def _named_like_a_file(target: Path) -> bool:
-    return bool(suffix(target)) or target.name.lower().endswith(_DICOM_ENDINGS)
+    endings = (*_DICOM_ENDINGS, *MESH_FORMATS.values())
+    return bool(suffix(target)) or target.name.lower().endswith(endings)
 
 
 # names

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labelwise.anatomy import colours_of
 from labelwise.atomic import atomic_path
 from labelwise.errors import ConfigError, DataError, naming
 from labelwise.formats import (
@@ -19,7 +20,6 @@ from labelwise.formats import (
     segment_names,
     value_names,
 )
-from labelwise.formats.concepts import colours_of
 from labelwise.report.result import Structure, result_picture
 from labelwise.run.convert import label_files, scan_of
 
@@ -101,6 +101,7 @@ def _picture(file: Path, scan: Path | None, classes: Mapping[str, int] | None) -
     image = None if scan is None else read_image([scan])
     if image is not None:
         volume = placed_on(volume, Geometry(image.shape, image.affine))
-    colours = colours_of(named)
-    structures = {value: Structure(name, colours[value]) for value, name in named.items() if value}
+    organs = {value: name for value, name in named.items() if value}
+    colours = colours_of(organs, apart=True)
+    structures = {value: Structure(name, colours[value]) for value, name in organs.items()}
     return result_picture(volume, structures, image, case_of(file))

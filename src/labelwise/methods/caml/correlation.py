@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from labelwise.losses.partial import masked_mean
+from labelwise.losses.partial import full_precision, masked_mean
 
 
 def log_profile(rows: Tensor, columns: Tensor, filled: Tensor, temperature: float = 0.1) -> Tensor:
@@ -24,10 +24,11 @@ def log_profile(rows: Tensor, columns: Tensor, filled: Tensor, temperature: floa
         filled      (m,) bool: columns that exist; the others get no share
         returns     (n, m)  finite, also where there is no share
     """
+    rows, columns = full_precision(rows), full_precision(columns)
     # Finite: 0 shares times the logarithm of 0 must be 0.
-    nothing = torch.zeros_like(filled, dtype=torch.float32).masked_fill(~filled, torch.finfo().min / 4)
+    nothing = torch.zeros_like(columns[:, 0]).masked_fill(~filled, torch.finfo(torch.float32).min / 4)
     with torch.autocast(rows.device.type, enabled=False):
-        return F.linear(rows.float() / temperature, columns.float(), nothing).log_softmax(dim=1)
+        return F.linear(rows / temperature, columns, nothing).log_softmax(dim=1)
 
 
 def correlation_loss(
