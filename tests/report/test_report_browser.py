@@ -14,7 +14,9 @@ from labelwise.report.compare import compare
 from labelwise.report.figures import coverage_picture, learning_curves
 from labelwise.report.overlays import case_picture
 from labelwise.report.page import write_page
-from labelwise.report.viewer import viewer_case
+from labelwise.report.result import Structure, ready_result, result_panels
+from labelwise.report.result_page import FoundCase, write_result_page
+from labelwise.report.viewer import result_case, viewer_case
 from labelwise.types import LabelSpace, Volume
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
@@ -88,6 +90,20 @@ def report(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """The page of a result without a reference."""
+    file = tmp_path_factory.mktemp("page") / "found.html"
+    image, labels, _ = scan(0)
+    structures = {1: Structure("liver", (221, 130, 101)), 2: Structure("spleen", (157, 108, 162))}
+    result = ready_result(Volume(labels, image.affine), structures, image)
+    rows = [(one.name, "#dd8265", 12.5) for one in structures.values()]
+    case = FoundCase("case0", result_panels(result, "case0"), rows, ("pancreas",), ["the scan is not in HU"])
+    viewer = result_case("case0", image, labels, structures)
+    write_result_page(file, title="case0", cases=[case], viewer=[viewer], oriented=True)
+    return file
+
+
+@pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as driver:
         started = driver.chromium.launch(executable_path=CHROMIUM, args=SOFTWARE)
@@ -100,7 +116,7 @@ def opened(browser, report):
     """Opens the report; what goes wrong in it, and what it asks for, is kept in ``wrong``."""
     contexts = []
 
-    def call(width=1280, scheme="light", **options):
+    def call(width=1280, scheme="light", file=report, **options):
         context = browser.new_context(
             viewport={"width": width, "height": 800}, color_scheme=scheme, **options
         )
@@ -114,7 +130,7 @@ def opened(browser, report):
             lambda said: page.wrong.append(said.text) if said.type in ("error", "warning") else None,
         )
         page.on("request", lambda asked: page.wrong.append(asked.url) if not local(asked.url) else None)
-        page.goto(report.as_uri())
+        page.goto(file.as_uri())
         return page
 
     yield call
@@ -199,6 +215,22 @@ def test_no_serious_barrier_is_found_by_axe(opened, scheme):
         if one["impact"] in ("serious", "critical")
     }
     assert serious == {}
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
+def test_a_result_without_a_reference_is_drawn_fits_the_screen_and_has_no_barrier(
+    opened, found, width, scheme
+):
+    page = view(opened(width=width, scheme=scheme, file=found, bypass_csp=True))
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("#viewer-layer").input_value() == "map/0"
+    assert page.locator("#viewer-classes label").all_inner_texts() == ["liver", "spleen"]
+    coloured = drawn(page)
+    page.select_option("#viewer-layer", "nothing")
+    page.wait_for_timeout(300)
+    assert np.ptp(drawn(page), axis=2).mean() < np.ptp(coloured, axis=2).mean()
+    assert {one["impact"] for one in axe.Axe().run(page).response["violations"]} <= {"minor", "moderate"}
+    assert page.wrong == []
 
 
 def test_the_page_prints_without_the_viewer(opened):

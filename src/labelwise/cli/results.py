@@ -231,7 +231,10 @@ def show_result(
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="PNG file, or a folder for several.", show_default=False)
+        Path,
+        typer.Option(
+            "--output", "-o", help="A .png or .html file, or a folder for several.", show_default=False
+        ),
     ],
     image: Annotated[
         Path | None, typer.Option(help="Scan that the labels belong to, or folder of scans.")
@@ -241,6 +244,6 @@ def show_result(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Pictures of results without a reference: three planes, the structures in space, and their volumes."""
+    """Pictures or a page of results without a reference: planes, the structures in space, volumes."""
     result = run.show(labels, output, image=image, classes=class_values(classes) if classes else None)
     show(result.to_text(), result.facts(), as_json)

@@ -112,16 +112,6 @@ def predict_cohort(
     return outcomes
 
 
-def warnings_of(result: Path) -> list[str]:
-    """What was said about the scan of a result when it was segmented."""
-    found = told_beside(result).get("warnings")
-    return (
-        [str(each.get("what", "")) for each in found if isinstance(each, dict)]
-        if isinstance(found, list)
-        else []
-    )
-
-
 def result_path(scan: Scan, folder: Path, label_format: str = "nifti") -> Path:
     """Where the labels of a scan are written."""
     return folder / f"{scan.id}{LABEL_FORMATS[label_format]}"

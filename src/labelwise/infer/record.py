@@ -16,6 +16,13 @@ def told_beside(target: Path) -> dict[str, Any]:
     return read_record(record_of(target))
 
 
+def warnings_of(result: Path) -> list[str]:
+    """What was said about the scan of a result when it was segmented."""
+    found = told_beside(result).get("warnings")
+    listed = found if isinstance(found, list) else []
+    return [str(each.get("what", "")) for each in listed if isinstance(each, dict)]
+
+
 def read_record(file: Path) -> dict[str, Any]:
     """The contents of a record; nothing if they cannot be read."""
     try:

@@ -47,7 +47,7 @@ class Picture:
     """An encoded picture, with the words that explain it and those that replace it."""
 
     data: bytes
-    kind: Literal["svg", "webp"]
+    kind: Literal["svg", "webp", "png"]
     alt: str
     caption: str = ""
 

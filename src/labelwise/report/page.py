@@ -60,14 +60,10 @@ def write_page(
         ResourceError   the file cannot be written
     """
     first = comparison.measures[0]
-    script = _resource("viewer.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     plots = (value_plot(comparison, first), paired_plot(comparison, first))
     page = template("page.html").render(
         title=title,
         style=style(),
-        script=Markup(script) if viewer else None,
-        script_sources=f"'sha256-{digest}' blob:" if viewer else "'none'",
         comparison=comparison,
         measured_on=measured_on,
         plots=[plot for plot in plots if plot],
@@ -75,15 +71,26 @@ def write_page(
         curves={run: pictures for run, pictures in curves.items() if pictures},
         worst=_ordered(worst),
         best=list(reversed(_ordered(best))),
-        viewer=[_embedded(number, case) for number, case in enumerate(viewer)],
-        niivue=base64.b64encode(_bytes(NIIVUE)).decode() if viewer else "",
-        oriented=oriented,
         coverage=coverage,
         facts=_blocks(facts),
-        differences=DIFFERENCES,
+        **viewer_parts(viewer, oriented=oriented),
         MEAN=MEAN,
     )
     write_text(path, page)
+
+
+def viewer_parts(viewer: Sequence[ViewerCase], *, oriented: bool) -> dict[str, object]:
+    """What a template needs for the viewer: the cases, the library, and the script with the hash that allows it."""
+    script = _resource("viewer.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {
+        "script": Markup(script) if viewer else None,
+        "script_sources": f"'sha256-{digest}' blob:" if viewer else "'none'",
+        "viewer": [_embedded(number, case) for number, case in enumerate(viewer)],
+        "niivue": base64.b64encode(_bytes(NIIVUE)).decode() if viewer else "",
+        "oriented": oriented,
+        "differences": DIFFERENCES,
+    }
 
 
 def style() -> Markup:

@@ -1,4 +1,4 @@
-"""A result to look at, without a reference: three planes of the scan, the structures in space, and their volumes (PNG).
+"""A result to look at, without a reference: three planes of the scan, the structures in space, and their volumes.
 
 Shown as radiologists look at it: the patient's right is on the left of the picture. Colours are those of 3D Slicer;
 of two that look alike the second is tinted.
@@ -7,7 +7,9 @@ of two that look alike the second is tinted.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +22,7 @@ from scipy import ndimage
 from labelwise.anatomy import Colour
 from labelwise.errors import DataError
 from labelwise.formats import Geometry
+from labelwise.report.figures import Picture
 from labelwise.report.overlays import CT_WINDOW
 from labelwise.types import Array, Volume
 
@@ -30,6 +33,8 @@ _STEP_MM = 1.5  # of the picture in space
 _MOST_STEPS = 320
 _LIGHT = np.array((-0.35, 0.4, 0.85))  # to the left, above, towards the reader
 _ROWS_OF_LEGEND = 26
+_PLACES = ((0.03, 0.5), (0.97, 0.5), (0.5, 0.96), (0.5, 0.04))  # of the letters
+_PANEL, _PANEL_DOTS = 3.4, 180  # inches
 
 
 class Structure(NamedTuple):
@@ -42,21 +47,49 @@ class Structure(NamedTuple):
 class _Plane(NamedTuple):
     title: str
     across: int  # axis that is not seen
-    turned: bool  # whether the horizontal axis runs to the left: the patient's right is left
     sides: tuple[str, str, str, str]  # left, right, top, bottom of the picture
 
 
 _PLANES = (
-    _Plane("axial", 2, True, ("R", "L", "A", "P")),
-    _Plane("coronal", 1, True, ("R", "L", "S", "I")),
-    _Plane("sagittal", 0, True, ("A", "P", "S", "I")),
+    _Plane("axial", 2, ("R", "L", "A", "P")),
+    _Plane("coronal", 1, ("R", "L", "S", "I")),
+    _Plane("sagittal", 0, ("A", "P", "S", "I")),
 )
 
 
-def result_picture(
-    labels: Volume, structures: Mapping[int, Structure], image: Volume | None = None, title: str = ""
-) -> bytes:
-    """Draw a label map as a PNG.
+@dataclass(frozen=True)
+class Result:
+    """A label map that is ready to be drawn.
+
+    Shapes
+        labels      (X, Y, Z)  label values; 0 where no structure is named
+        grey        (X, Y, Z)  0 to 1
+        table       (V, 3)     red, green, blue by label value, 0 to 1
+    """
+
+    labels: Array
+    grey: Array
+    table: Array
+    spacing_mm: tuple[float, float, float]
+    oriented: bool  # whether the file tells the sides of the patient
+    volumes_ml: Mapping[int, float]  # of all structures by value, 0 for those without a voxel
+    structures: Mapping[int, Structure]
+
+    @property
+    def shown(self) -> dict[int, Structure]:
+        """Structures that have a voxel."""
+        return {value: found for value, found in self.structures.items() if self.volumes_ml[value]}
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Names of structures that have none."""
+        return tuple(found.name for value, found in self.structures.items() if not self.volumes_ml[value])
+
+
+def ready_result(
+    labels: Volume, structures: Mapping[int, Structure], image: Volume | None = None, *, oriented: bool = True
+) -> Result:
+    """Check a label map, and measure what it holds.
 
     Shapes
         labels      (X, Y, Z) integers, RAS+
@@ -65,14 +98,12 @@ def result_picture(
     Errors
         DataError   no structure has a voxel; image and labels lie on different grids
     """
-    shown = {
-        value: found for value, found in structures.items() if value and bool((labels.data == value).any())
-    }
-    if not shown:
+    named = {value: found for value, found in structures.items() if value}
+    counts = np.bincount(labels.data.ravel(), minlength=max(named, default=0) + 1)
+    if not any(counts[value] for value in named):
         raise DataError(
             "there is nothing to show: no structure has a voxel",
-            expected=", ".join(found.name for value, found in structures.items() if value)
-            or "labels above 0",
+            expected=", ".join(found.name for found in named.values()) or "labels above 0",
         )
     grid = Geometry(labels.shape, labels.affine)
     if image is not None and not grid.matches(Geometry(image.shape, image.affine)):
@@ -82,22 +113,58 @@ def result_picture(
             expected=Geometry(image.shape, image.affine),
             code="grids-differ",
         )
-    grey = _brightness(None if image is None else image.data[0], labels.shape)
-    table = np.zeros((int(max(labels.data.max(), *shown)) + 1, 3))
-    for value, found in shown.items():
+    millilitres = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
+    table = np.zeros((len(counts), 3))
+    for value, found in named.items():
         table[value] = np.array(found.colour) / 255
-    kept = np.where(np.isin(labels.data, list(shown)), labels.data, 0)
+    return Result(
+        labels=np.where(np.isin(labels.data, list(named)), labels.data, 0),
+        grey=_brightness(None if image is None else image.data[0], labels.shape),
+        table=table,
+        spacing_mm=labels.spacing_mm,
+        oriented=oriented,
+        volumes_ml={value: float(counts[value]) * millilitres for value in named},
+        structures=named,
+    )
+
+
+def result_picture(result: Result, title: str = "") -> bytes:
+    """One PNG: three planes, the structures from the front and from behind, and a legend with their volumes."""
     figure = Figure(figsize=_SIZE, facecolor="black")
     axes = figure.subplots(2, 3)
     for place, plane in zip(axes[0], _PLANES, strict=True):
-        _draw_plane(place, plane, grey, kept, table, labels.spacing_mm)
-    _draw_space(axes[1][0], kept, table, labels.spacing_mm, from_behind=False)
-    _draw_space(axes[1][1], kept, table, labels.spacing_mm, from_behind=True)
-    _draw_legend(axes[1][2], kept, shown, grid)
+        place.set_title(_draw_plane(place, plane, result), color="white", fontsize=9)
+    for place, from_behind in zip(axes[1], (False, True), strict=False):
+        place.set_title(_draw_space(place, result, from_behind=from_behind), color="white", fontsize=9)
+    _draw_legend(axes[1][2], result)
     figure.suptitle(title, color="white", fontsize=11)
     figure.subplots_adjust(0.01, 0.01, 0.99, 0.93, 0.03, 0.1)
+    return _encoded(figure, _DOTS_PER_INCH)
+
+
+def result_panels(result: Result, case: str) -> tuple[Picture, ...]:
+    """The same planes and views as pictures of their own, which a narrow screen shows one below the other."""
+    panels = []
+    for plane in _PLANES:
+        figure, axes = _panel()
+        caption = _draw_plane(axes, plane, result)
+        panels.append(Picture(_encoded(figure, _PANEL_DOTS), "png", f"{case}, {caption}", caption))
+    for from_behind in (False, True):
+        figure, axes = _panel()
+        caption = _draw_space(axes, result, from_behind=from_behind)
+        alt = f"{case}, structures in space, seen {caption}"
+        panels.append(Picture(_encoded(figure, _PANEL_DOTS), "png", alt, f"in space, {caption}"))
+    return tuple(panels)
+
+
+def _panel() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(_PANEL, _PANEL), facecolor="black")
+    return figure, figure.add_axes((0.0, 0.0, 1.0, 1.0))
+
+
+def _encoded(figure: Figure, dots_per_inch: int) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH, facecolor="black", metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dots_per_inch, facecolor="black", metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -109,23 +176,22 @@ def _brightness(image: Array | None, shape: tuple[int, ...]) -> Array:
     return np.clip((image - low) / max(high - low, 1e-6), 0, 1)
 
 
-def _draw_plane(
-    axes: Axes, plane: _Plane, grey: Array, labels: Array, table: Array, spacing: tuple[float, float, float]
-) -> None:
-    """The slice with most labelled voxels."""
+def _draw_plane(axes: Axes, plane: _Plane, result: Result) -> str:
+    """The slice with most labelled voxels, and which one it is."""
     others = tuple(axis for axis in range(3) if axis != plane.across)
-    index = int(np.count_nonzero(labels, axis=others).argmax())
-    here = np.moveaxis(labels, plane.across, 0)[index].T
-    colours = np.repeat(np.moveaxis(grey, plane.across, 0)[index].T[..., None], 3, axis=-1)
+    index = int(np.count_nonzero(result.labels, axis=others).argmax())
+    here = np.moveaxis(result.labels, plane.across, 0)[index].T
+    colours = np.repeat(np.moveaxis(result.grey, plane.across, 0)[index].T[..., None], 3, axis=-1)
     inside = here > 0
-    colours[inside] = (1 - _OPACITY) * colours[inside] + _OPACITY * table[here[inside]]
+    colours[inside] = (1 - _OPACITY) * colours[inside] + _OPACITY * result.table[here[inside]]
     edge = inside & (_shifted(here, 0) | _shifted(here, 1))
-    colours[edge] = table[here[edge]]
-    across, up = (spacing[axis] for axis in others)
+    colours[edge] = result.table[here[edge]]
+    across, up = (result.spacing_mm[axis] for axis in others)
     axes.imshow(colours, origin="lower", aspect=up / across, interpolation="nearest")
-    if plane.turned:
-        axes.invert_xaxis()
-    _finish(axes, f"{plane.title} {index + 1} of {labels.shape[plane.across]}", plane.sides)
+    axes.invert_xaxis()
+    _finish(axes, plane.sides if result.oriented else ())
+    name = plane.title if result.oriented else "XYZ"[plane.across]
+    return f"{name} {index + 1} of {result.labels.shape[plane.across]}"
 
 
 def _shifted(labels: Array, axis: int) -> Array:
@@ -135,10 +201,9 @@ def _shifted(labels: Array, axis: int) -> Array:
     return np.asarray(before | behind)
 
 
-def _draw_space(
-    axes: Axes, labels: Array, table: Array, spacing: tuple[float, float, float], *, from_behind: bool
-) -> None:
+def _draw_space(axes: Axes, result: Result, *, from_behind: bool) -> str:
     """The structures in space, seen from the front or from behind, lit from above."""
+    labels, table, spacing = result.labels, result.table, result.spacing_mm
     seen = ndimage.find_objects((labels > 0).astype(np.uint8))[0]
     box = labels[seen]
     extent = np.array(box.shape) * spacing
@@ -164,31 +229,31 @@ def _draw_space(
     if not from_behind:
         axes.invert_xaxis()
     sides = ("L", "R", "S", "I") if from_behind else ("R", "L", "S", "I")
-    _finish(axes, "from behind" if from_behind else "from the front", sides)
+    _finish(axes, sides if result.oriented else ())
+    return "from behind" if from_behind else "from the front"
 
 
-def _draw_legend(axes: Axes, labels: Array, shown: Mapping[int, Structure], grid: Geometry) -> None:
+def _draw_legend(axes: Axes, result: Result) -> None:
     axes.set_axis_off()
-    millilitres = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
+    shown = result.shown
     rows = [
-        Patch(
-            color=np.array(found.colour) / 255,
-            label=f"{found.name}  {np.count_nonzero(labels == value) * millilitres:.4g} ml",
-        )
+        Patch(color=result.table[value], label=f"{found.name}  {result.volumes_ml[value]:.4g} ml")
         for value, found in list(shown.items())[:_ROWS_OF_LEGEND]
     ]
     if len(shown) > len(rows):
         rows.append(Patch(color="black", label=f"and {len(shown) - len(rows)} more"))
+    if result.absent:
+        named = textwrap.fill(", ".join(result.absent), 40, max_lines=6, placeholder=" ...")
+        rows.append(Patch(color="black", label=f"without a voxel:\n{named}"))
     legend = axes.legend(handles=rows, loc="center left", frameon=False, fontsize=9 if len(rows) < 14 else 6)
     for text in legend.get_texts():
         text.set_color("white")
 
 
-def _finish(axes: Axes, title: str, sides: tuple[str, str, str, str]) -> None:
+def _finish(axes: Axes, sides: Sequence[str]) -> None:
+    """Leave out the axes, and write the letters of the sides: left, right, top, bottom."""
     axes.set_axis_off()
-    axes.set_title(title, color="white", fontsize=9)
-    places = ((0.03, 0.5), (0.97, 0.5), (0.5, 0.96), (0.5, 0.04))
-    for letter, (across, up) in zip(sides, places, strict=True):
+    for letter, (across, up) in zip(sides, _PLACES, strict=False):
         text = axes.text(
             across, up, letter, transform=axes.transAxes, ha="center", va="center", color="white"
         )

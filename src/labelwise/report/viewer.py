@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import nibabel
 import numpy as np
 
+from labelwise.errors import ConfigError
 from labelwise.report.overlays import grey_values, organ_colours
+from labelwise.report.result import Structure
 from labelwise.types import IGNORE, Array, LabelSpace, Volume
 
 # Bytes of all scans of a page together, before base64; one voxel of a scan takes about 0.7 bytes compressed.
@@ -29,9 +31,8 @@ class ViewerCase:
 
     case: str
     scan: bytes  # uint8, 0 to 255 over the grey window
-    maps: Mapping[
-        str, bytes
-    ]  # "reference" first, then the runs; uint8 class indices, 255 where nothing is known
+    # "reference" first, then the runs; or a result alone. uint8 class indices, 255 where nothing is known
+    maps: Mapping[str, bytes]
     colours: Mapping[str, str]  # class -> "#rrggbb", in the order of the indices, from 1
     annotated: tuple[str, ...]  # classes of which the reference knows
     note: str  # how the grid differs from that of the scan
@@ -57,7 +58,58 @@ def viewer_case(
         predictions     run -> (X, Y, Z) class index
         share           how many cases share the space of one page
     """
-    maps = {"reference": reference, **predictions}
+    known = set(annotated)
+    return _viewer_case(
+        case,
+        image,
+        {"reference": reference, **predictions},
+        colours=organ_colours(label_space.organs),
+        annotated=tuple(organ for organ in label_space.organs if organ in known),
+        window=window,
+        share=share,
+    )
+
+
+def result_case(
+    case: str,
+    image: Volume,
+    labels: Array,
+    structures: Mapping[int, Structure],
+    *,
+    window: tuple[float, float] | None = None,
+    share: int = 1,
+) -> ViewerCase:
+    """The same for a result without a reference.
+
+    Shapes
+        image       (M, X, Y, Z); the first modality is shown
+        labels      (X, Y, Z) label values
+
+    Errors
+        ConfigError     more structures than a map of the viewer can hold
+    """
+    if len(structures) >= IGNORE:
+        raise ConfigError(
+            "a page shows fewer structures", case=case, found=len(structures), expected=f"at most {IGNORE - 1}",
+            do="draw a .png file",
+        )  # fmt: skip
+    index_of = np.zeros(int(max(labels.max(), *structures)) + 1, np.uint8)
+    index_of[list(structures)] = np.arange(1, len(structures) + 1)
+    colours = {found.name: "#" + bytes(found.colour).hex() for found in structures.values()}
+    maps = {"result": index_of[labels]}
+    return _viewer_case(case, image, maps, colours=colours, annotated=(), window=window, share=share)
+
+
+def _viewer_case(
+    case: str,
+    image: Volume,
+    maps: Mapping[str, Array],
+    *,
+    colours: Mapping[str, str],
+    annotated: tuple[str, ...],
+    window: tuple[float, float] | None,
+    share: int,
+) -> ViewerCase:
     box = _box(list(maps.values()), image.spacing_mm)
     most = min(_MOST_VOXELS, int(SCAN_BYTES / _BYTES_A_VOXEL / max(share, 1)))
     step = _steps([side.stop - side.start for side in box], image.spacing_mm, most)
@@ -66,7 +118,7 @@ def viewer_case(
         name: np.ascontiguousarray(labels[box][tuple(slice(n // 2, None, n) for n in step)])
         for name, labels in maps.items()
     }
-    shape = tuple(min(a, b) for a, b in zip(grey.shape, thinned["reference"].shape, strict=True))
+    shape = tuple(min(a, b) for a, b in zip(grey.shape, next(iter(thinned.values())).shape, strict=True))
     cut = tuple(slice(0, n) for n in shape)
     affine = image.affine @ _placed(box, step)
     size = " x ".join(f"{n * spacing:.3g}" for n, spacing in zip(step, image.spacing_mm, strict=True))
@@ -76,8 +128,8 @@ def viewer_case(
         case,
         _packed(grey[cut] // _GREY_STEPS * _GREY_STEPS, affine),
         {name: _packed(labels[cut].astype(np.uint8), affine) for name, labels in thinned.items()},
-        organ_colours(label_space.organs),
-        tuple(organ for organ in label_space.organs if organ in set(annotated)),
+        colours,
+        annotated,
         note + ".",
         _middle([labels[cut] for labels in thinned.values()]),
     )

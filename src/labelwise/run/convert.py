@@ -191,7 +191,7 @@ def _one(
         )
     names = (BACKGROUND, *segments) if segments else _by_value(classes) if classes else _in_a_row(named)
     if classes:
-        _check_agreement(source, named, classes)
+        check_agreement(source, named, classes)
     tally = Tally()
     volume = read_labels(source, Layout(segments=segments, overlap=overlap), scan, tally)
     _report(source, dict(enumerate(names)), tally)
@@ -297,7 +297,7 @@ def _named_like_a_file(target: Path) -> bool:
 # names
 
 
-def _check_agreement(source: Path, named: Mapping[int, str], classes: Mapping[str, int]) -> None:
+def check_agreement(source: Path, named: Mapping[int, str], classes: Mapping[str, int]) -> None:
     """Refuse classes that say something else than the file."""
     for name, value in classes.items():
         if value in named and not anatomy.same(named[value], name):

@@ -13,9 +13,10 @@ from labelwise.console import Progress, silent
 from labelwise.engine import Outcome
 from labelwise.errors import ConfigError, DataError, did_you_mean
 from labelwise.formats import LABEL_FORMATS
-from labelwise.infer.cohort import predict_cohort, warnings_of
+from labelwise.infer.cohort import predict_cohort
 from labelwise.infer.maps import MAPS
 from labelwise.infer.model import DESCRIPTION, Model, load_model, model_folder
+from labelwise.infer.record import warnings_of
 from labelwise.infer.scans import Scan, find_scans
 from labelwise.infer.sliding_window import InferenceConfig
 from labelwise.infer.windows import WindowGrid

@@ -129,12 +129,12 @@
     root.dataset.state = "loading";
     const shown = cases[number];
     say(`Loading ${shown.case} ...`);
-    const layers = [["map/0", "reference"]];
+    const layers = [["map/0", shown.names[0]]];
     shown.names.slice(1).forEach((name, n) => layers.push([`map/${n + 1}`, name], [`differs/${n + 1}`, `${name}: what differs`]));
     layers.push(["nothing", "scan only"]);
     const before = part("layer").value;
     part("layer").replaceChildren(...layers.map(([value, text]) => new Option(text, value)));
-    part("layer").value = layers.some(([value]) => value === before) ? before : layers[Math.min(1, layers.length - 1)][0];
+    part("layer").value = layers.some(([value]) => value === before) ? before : layers[shown.names.length > 1 ? 1 : 0][0];
     while (viewer.volumes.length) viewer.removeVolume(viewer.volumes[0]);
     const scan = await image("scan.nii.gz", shown.scan, { colormap: "gray", cal_min: 0, cal_max: 255, colorbarVisible: false });
     loaded = { maps: new Map(), differences: new Map() };
