@@ -13,6 +13,7 @@ from sweep import Sweep
 RECIPE = Path(__file__).parents[1] / "recipes" / "acdc" / "long_128.toml"
 STEPS = 2000
 ALL_LABELLED = LABELLED_ONLY | {"sampling.labelled_cases": 8}
+NOT_TURNED = {"augment.quarter_turns": False}
 PARTIAL = ("pl_seg", "ltuda", "multi_talent", "mean_teacher")
 
 SWEEP = Sweep(
@@ -24,6 +25,11 @@ SWEEP = Sweep(
             for number in (3, 7)
             for name, one in few_rows(RECIPE, f"labelled_{number}", STEPS, labelled_only=ALL_LABELLED).items()
         },
+        # What it costs to believe that every patient lies like the three that are labelled.
+        "supervised_of_3_not_turned": row(
+            RECIPE, "supervised", "labelled_3", STEPS, **ALL_LABELLED, **THEIR_DICE, **NOT_TURNED
+        ),
+        "self_training_of_3_not_turned": row(RECIPE, "self_training", "labelled_3", STEPS, **NOT_TURNED),
         **{
             f"{method}_of_one": row(RECIPE, method, "one_structure", STEPS, **ALL_LABELLED, **changes)
             for method, changes in {
@@ -39,7 +45,7 @@ SWEEP = Sweep(
         "data": "ACDC, h5 volumes; 70 training patients of train.list, tested on the 10 patients of val.list",
         "labels": "of_3, of_7: the first patients in the published order are labelled, the others not; of_one: each "
         "patient is annotated with one of three structures, each structure equally often",
-        "base": "residual U-Net with instance norm (3.4 million weights), preset 'strong', AdamW, averaged weights",
+        "base": "residual U-Net with instance norm (3.4 million weights), preset 'strong' with quarter turns, AdamW, averaged weights",
         "budget": f"{STEPS} optimiser steps of 8 slices: 4 labelled and 4 unlabelled ones, or 8 labelled ones; "
         "methods of two stages: a third of the steps in the first",
         "resolution": "slices of 128x128, predictions evaluated on the original grid",

@@ -126,9 +126,13 @@ def organs(name: str, variant: str, metric: str = "dice", unit: str = "") -> str
 
 
 def tries(name: str, *names: str) -> str:
-    """What was tried for some rows on validation patients, worst first; only settings in which tries differ."""
+    """What was tried for some rows on validation patients, worst first; only settings in which tries differ.
+
+    Tries that were scored on other numbers of held-out patients stand in other columns.
+    """
     loaded = result(f"{name}_tuning")
     found = [one for one in loaded["tries"] if one["name"] in names]
+    held_out = sorted({one.get("held_out", 0) for one in found})
     shared = set.intersection(*({*map(json.dumps, one["changes"].items())} for one in found))
     rows = []
     for one in sorted(found, key=lambda one: max(one["dice"].values())):
@@ -143,8 +147,10 @@ def tries(name: str, *names: str) -> str:
         ]
         told = ", ".join(settings) or "none of these"
         told = f"{words(one['name'])}: {told}" if len(names) > 1 else told
-        rows.append([told, str(one["seed"]), ", ".join(scores)])
-    return table([" and ".join(names), "seed", "Dice [%]"], rows) + source(
+        columns = [", ".join(scores) if one.get("held_out", 0) == number else "" for number in held_out]
+        rows.append([told, str(one["seed"]), *columns])
+    headings = [f"Dice [%], {number} patients" for number in held_out] if len(held_out) > 1 else ["Dice [%]"]
+    return table([" and ".join(names), "seed", *headings], rows) + source(
         f"{name}_tuning", loaded["metadata"]
     )
 
