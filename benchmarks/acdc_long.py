@@ -45,7 +45,8 @@ SWEEP = Sweep(
         "data": "ACDC, h5 volumes; 70 training patients of train.list, tested on the 10 patients of val.list",
         "labels": "of_3, of_7: the first patients in the published order are labelled, the others not; of_one: each "
         "patient is annotated with one of three structures, each structure equally often",
-        "base": "residual U-Net with instance norm (3.4 million weights), preset 'strong' with quarter turns, AdamW, averaged weights",
+        "base": "residual U-Net with instance norm (3.4 million weights), preset 'strong' with quarter turns, AdamW, "
+        "averaged weights",
         "budget": f"{STEPS} optimiser steps of 8 slices: 4 labelled and 4 unlabelled ones, or 8 labelled ones; "
         "methods of two stages: a third of the steps in the first",
         "resolution": "slices of 128x128, predictions evaluated on the original grid",
