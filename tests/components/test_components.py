@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conftest import make_batch
-from labelwise.components.choose import take
+from labelwise.components.choose import select_rows
 from labelwise.components.ramps import sigmoid_ramp
 from labelwise.components.teachers import complete
 from labelwise.components.views import add_noise, strong_view
@@ -22,8 +22,8 @@ def test_the_ramp_agrees_with_the_official_code(golden):
 
 def test_chosen_rows_are_those_of_an_index_and_pass_the_gradient_on():
     values = torch.arange(12.0).reshape(4, 3).requires_grad_()
-    assert torch.equal(take(values, [3, 1]), values[[3, 1]])
-    take(values, [3, 1]).sum().backward()
+    assert torch.equal(select_rows(values, [3, 1]), values[[3, 1]])
+    select_rows(values, [3, 1]).sum().backward()
     assert values.grad.sum(dim=1).tolist() == [0, 3, 0, 3]
 
 

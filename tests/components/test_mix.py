@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from labelwise.components.choose import take
+from labelwise.components.choose import select_rows
 from labelwise.components.views import _warn_of_a_single_case, cut_boxes, mix, partners
 
 
@@ -23,7 +23,7 @@ def test_mixing_agrees_with_the_official_code(golden):
     ):
         values = arrays[name]
         expected = arrays[out].to(values.dtype)
-        torch.testing.assert_close(mix(values, take(values, rows), keep), expected, rtol=0, atol=0)
+        torch.testing.assert_close(mix(values, select_rows(values, rows), keep), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("shape", [(40, 24), (24, 16, 12)])

@@ -1,7 +1,7 @@
 from .choose import labels_at as labels_at
 from .choose import of_all_ranks as of_all_ranks
+from .choose import select_rows as select_rows
 from .choose import sum_over_ranks as sum_over_ranks
-from .choose import take as take
 from .ramps import sigmoid_ramp as sigmoid_ramp
 from .signed_distance import SignedDistance as SignedDistance
 from .teachers import Decay as Decay

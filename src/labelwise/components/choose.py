@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed
 
 
-def take(values: Tensor, rows: Sequence[int]) -> Tensor:
+def select_rows(values: Tensor, rows: Sequence[int]) -> Tensor:
     """``values[rows]`` for row numbers that are known on the host.
 
     A list as an index would be copied to the device, and the host would wait for that copy and all work before

@@ -26,7 +26,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.choose import take
+from labelwise.components.choose import select_rows
 from labelwise.components.ramps import stair_ramp
 from labelwise.components.two_networks import CLASSIFIERS, Classifier, TwoNetworks, start_differently
 from labelwise.components.views import mix, partners
@@ -102,12 +102,12 @@ class Cps(Method):
         rows = batch.incomplete_rows if open_only else list(range(len(batch.images)))
         if not rows:
             return (logits[0].sum() + logits[1].sum()) * 0
-        labels, annotated = take(batch.labels, rows), take(batch.annotated, rows)
-        first, second = (take(z, rows) for z in logits)
+        labels, annotated = select_rows(batch.labels, rows), select_rows(batch.annotated, rows)
+        first, second = (select_rows(z, rows) for z in logits)
         opinions = first.detach(), second.detach()
         if self.config.cut_mix:
             splice = self.splicer(batch, rows)
-            images = splice(take(batch.images, rows))
+            images = splice(select_rows(batch.images, rows))
             labels, annotated = splice(labels), splice(_per_voxel(annotated, labels))
             opinions = splice(opinions[0]), splice(opinions[1])
             first, second = self.first(images), self.second(images)
@@ -151,7 +151,7 @@ class Splicer:
 
     def __call__(self, values: Tensor) -> Tensor:
         """(B, *S) or (B, K, *S), any type -> the same, each case with boxes of its partner."""
-        return mix(values, take(values, self.other), self.keep)
+        return mix(values, select_rows(values, self.other), self.keep)
 
 
 def cross_teaching(

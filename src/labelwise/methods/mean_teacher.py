@@ -21,7 +21,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.choose import take
+from labelwise.components.choose import select_rows
 from labelwise.components.ramps import stair_ramp
 from labelwise.components.teachers import Decay, EmaTeacher, complete
 from labelwise.components.views import add_noise
@@ -86,13 +86,13 @@ class MeanTeacher(Method):
         rows = list(range(len(logits))) if self.config.consistency_on == "all" else batch.incomplete_rows
         if not rows:
             return logits.sum() * 0
-        labels, annotated = take(batch.labels, rows), take(batch.annotated, rows)
-        noisy = add_noise(take(batch.images, rows), self.config.noise_std, self.config.noise_clip)
+        labels, annotated = select_rows(batch.labels, rows), select_rows(batch.annotated, rows)
+        noisy = add_noise(select_rows(batch.images, rows), self.config.noise_std, self.config.noise_clip)
         teacher_probabilities = complete(self.teacher(noisy).softmax(dim=1), labels, annotated)
         where = open_voxels(labels, annotated)
         if self.config.consistency_on == "all":
             where = torch.ones_like(where)
-        return squared_difference(take(logits, rows).softmax(dim=1), teacher_probabilities, where)
+        return squared_difference(select_rows(logits, rows).softmax(dim=1), teacher_probabilities, where)
 
     def weight(self, progress: Progress) -> float:
         """w(t): the sigmoid ramp of the step, in stairs as in the official code."""

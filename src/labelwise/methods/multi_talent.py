@@ -24,7 +24,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.choose import as_if_one_batch, labels_at, take
+from labelwise.components.choose import as_if_one_batch, labels_at, select_rows
 from labelwise.errors import ConfigError
 from labelwise.losses.binary import (
     binary_cross_entropy,
@@ -97,7 +97,7 @@ class MultiTalent(Method):
             all(row[organ] for organ in region) for row in batch.annotated_rows for region in self.regions
         ]
         every = torch.arange(len(valid), device=batch.labels.device)
-        return take(every, [pair for pair, is_valid in enumerate(valid) if is_valid])
+        return select_rows(every, [pair for pair, is_valid in enumerate(valid) if is_valid])
 
     def answer(self, logits: Tensor, batch: Batch, pairs: Tensor) -> tuple[Tensor, Tensor]:
         """Of one scale: the sum of the cross-entropies, and (3, K) what batch Dice is made of.

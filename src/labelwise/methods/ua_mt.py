@@ -23,7 +23,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.choose import take
+from labelwise.components.choose import select_rows
 from labelwise.components.ramps import sigmoid_ramp, stair_ramp
 from labelwise.components.teachers import Decay, EmaTeacher, complete
 from labelwise.components.views import add_noise
@@ -91,7 +91,7 @@ class UncertaintyAwareMeanTeacher(Method):
         if not rows:
             return logits.sum() * 0
         images, labels, annotated = (
-            take(values, rows) for values in (batch.images, batch.labels, batch.annotated)
+            select_rows(values, rows) for values in (batch.images, batch.labels, batch.annotated)
         )
         teacher_probabilities = complete(self.noisy_pass(images).exp(), labels, annotated)
         repeated = mean_log_probability(self.noisy_pass(images) for _ in range(self.config.passes))
@@ -100,7 +100,7 @@ class UncertaintyAwareMeanTeacher(Method):
             uncertainty < self.threshold(progress) * possible_classes(labels, annotated).sum(dim=1).log()
         )
         where = certain & open_voxels(labels, annotated)
-        return squared_difference(take(logits, rows).softmax(dim=1), teacher_probabilities, where)
+        return squared_difference(select_rows(logits, rows).softmax(dim=1), teacher_probabilities, where)
 
     def noisy_pass(self, images: Tensor) -> Tensor:
         """Log-probabilities of the teacher for images with fresh noise (and fresh dropout)."""

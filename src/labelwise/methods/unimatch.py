@@ -22,7 +22,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.choose import take
+from labelwise.components.choose import select_rows
 from labelwise.components.teachers import complete
 from labelwise.components.views import cut_boxes, mix, strong_view
 from labelwise.losses.partial import (
@@ -93,8 +93,10 @@ class UniMatch(Method):
         }
         if not rows:
             return {**terms, "strong_views": logits.sum() * 0, "feature_dropout": logits.sum() * 0}
-        targets = self.targets(take(logits, rows), take(batch.labels, rows), take(batch.annotated, rows))
-        strong = self.strong_views(take(batch.images, rows), targets)
+        targets = self.targets(
+            select_rows(logits, rows), select_rows(batch.labels, rows), select_rows(batch.annotated, rows)
+        )
+        strong = self.strong_views(select_rows(batch.images, rows), targets)
         terms["strong_views"] = self.config.views_weight * strong
         dropped = confident_loss(through_dropout, targets, self.config)
         terms["feature_dropout"] = self.config.feature_weight * dropped
@@ -106,7 +108,8 @@ class UniMatch(Method):
         if rows:
             rate = self.config.feature_dropout
             features = [
-                torch.cat([scale, torch.feature_dropout(take(scale, rows), rate, True)]) for scale in features
+                torch.cat([scale, torch.feature_dropout(select_rows(scale, rows), rate, True)])
+                for scale in features
             ]
         logits: Tensor = self.student.head(self.student.decoder(features)[-1])
         return logits[: len(images)], logits[len(images) :]

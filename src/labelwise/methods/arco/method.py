@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelwise.components.choose import take
+from labelwise.components.choose import select_rows
 from labelwise.components.teachers import Decay, EmaTeacher, complete
 from labelwise.components.views import cut_boxes, mix
 from labelwise.losses.agreement import voxel_entropy
@@ -116,7 +116,7 @@ class Arco(Method):
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         config, rows = self.config, batch.incomplete_rows
         others = [row for row in range(len(batch.images)) if row not in rows]
-        annotated = take(batch.annotated, [*others, *rows])
+        annotated = select_rows(batch.annotated, [*others, *rows])
         view = self.view(batch, others, rows)
         logits, representation = self.student(view.images)
         taught_logits, taught = self.teach(view.images)
@@ -138,16 +138,18 @@ class Arco(Method):
 
     def view(self, batch: Batch, complete_rows: list[int], rows: list[int]) -> View:
         """The complete cases as they came, then the incomplete ones, each with a box of another one."""
-        images, labels = take(batch.images, complete_rows), take(batch.labels, complete_rows)
+        images, labels = select_rows(batch.images, complete_rows), select_rows(batch.labels, complete_rows)
         certain = torch.ones(labels.shape, device=labels.device)
         known = View(images, labels, labels, torch.zeros_like(labels, dtype=torch.bool), certain)
         if not rows:
             return known
-        mine = self.guessed(*(take(part, rows) for part in (batch.images, batch.labels, batch.annotated)))
+        mine = self.guessed(
+            *(select_rows(part, rows) for part in (batch.images, batch.labels, batch.annotated))
+        )
         other = equal_partners([batch.annotated_rows[row] for row in rows])
         shape, device = batch.images.shape[2:], batch.images.device
         keep = slab_boxes(len(rows), shape, self.config.mix_area, self.config.mix_depth, device)
-        mixed = View(*(mix(part, take(part, other), keep) for part in mine))
+        mixed = View(*(mix(part, select_rows(part, other), keep) for part in mine))
         if self.config.perturb_mixed:
             mixed = mixed._replace(images=perturbed(mixed.images, self.config.jitter))
         return View(*(torch.cat(parts) for parts in zip(known, mixed, strict=True)))

@@ -22,7 +22,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from labelwise.components.choose import take
+from labelwise.components.choose import select_rows
 from labelwise.components.teachers import Decay, EmaTeacher, complete
 from labelwise.components.views import mix
 from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
@@ -71,22 +71,22 @@ class Bcp(Method):
         of_anchor = torch.stack([keep] * inward + [~keep] * (len(anchors) - inward))
         guesses = self.guess(batch, guests, inward)
         on_host = LabelsOnHost(guesses) if self.config.largest_component else None
-        mixed = mix(take(batch.images, anchors), take(batch.images, guests), of_anchor)
+        mixed = mix(select_rows(batch.images, anchors), select_rows(batch.images, guests), of_anchor)
         logits = in_parts(self.student, mixed, len(mixed) if self.config.joint_forward else inward)
-        truth = take(batch.labels, anchors).where(of_anchor, IGNORE)
+        truth = select_rows(batch.labels, anchors).where(of_anchor, IGNORE)
         if on_host is not None:  # not earlier: the host works while the device computes the student's logits
             guesses = on_host.largest_parts(self.organs_in_one_part(batch.annotated_rows, guests))
         guessed = guesses.masked_fill(of_anchor, IGNORE)
         everything = torch.ones_like(batch.annotated[:1]).expand(len(guests), -1)
         return {
-            "supervised": region_loss(logits, truth, take(batch.annotated, anchors), self.config),
+            "supervised": region_loss(logits, truth, select_rows(batch.annotated, anchors), self.config),
             "pseudo": self.config.pseudo_weight * region_loss(logits, guessed, everything, self.config),
         }
 
     def guess(self, batch: Batch, guests: list[int], inward: int) -> Tensor:
         """The teacher's classes (N, *S) int64 for the guests as they are, unmixed; their own labels go first."""
-        logits = in_parts(self.teacher, take(batch.images, guests), inward)
-        labels, annotated = take(batch.labels, guests), take(batch.annotated, guests)
+        logits = in_parts(self.teacher, select_rows(batch.images, guests), inward)
+        labels, annotated = select_rows(batch.labels, guests), select_rows(batch.annotated, guests)
         return complete(logits.softmax(dim=1), labels, annotated).argmax(dim=1)
 
     def organs_in_one_part(self, rows: Rows, guests: Sequence[int]) -> list[list[int]]:

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.choose import take
+from labelwise.components.choose import select_rows
 from labelwise.components.views import mix
 from labelwise.losses.partial import annotated_dice, dice_with_background, marginal_cross_entropy
 from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
@@ -84,7 +84,7 @@ def pasted_supervision(network: nn.Module, batch: Batch, config: BcpConfig) -> T
     keep = keep.expand(len(outer), *keep.shape)
 
     def pasted(values: Tensor) -> Tensor:
-        return mix(take(values, outer), take(values, inner), keep)
+        return mix(select_rows(values, outer), select_rows(values, inner), keep)
 
     everywhere = batch.annotated.view(*batch.annotated.shape, *(1 for _ in batch.labels.shape[1:]))
     annotated = pasted(everywhere.expand(-1, -1, *batch.labels.shape[1:]))

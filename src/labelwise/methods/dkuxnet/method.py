@@ -25,7 +25,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d
 
-from labelwise.components.choose import draw_from_groups, take
+from labelwise.components.choose import draw_from_groups, select_rows
 from labelwise.components.ramps import sigmoid_ramp
 from labelwise.components.teachers import complete
 from labelwise.components.views import strong_view
@@ -172,9 +172,9 @@ class DKUXNet(Method):
             return network.look(images)
         order = sorted(range(len(labelled)), key=labelled.__getitem__)
         unlabelled = labelled.count(False)
-        parts = [network.look(take(images, rows)) for rows in (order[:unlabelled], order[unlabelled:])]
+        parts = [network.look(select_rows(images, rows)) for rows in (order[:unlabelled], order[unlabelled:])]
         back = sorted(range(len(order)), key=order.__getitem__)
-        return Seen(*(tuple(take(values, back) for values in field) for field in Seen.joined(parts)))
+        return Seen(*(tuple(select_rows(values, back) for values in field) for field in Seen.joined(parts)))
 
     def segmentation_loss(self, logits: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
         """Cross-entropy plus Dice over all classes; the mean over both views, as over cases."""
@@ -304,7 +304,9 @@ def _labelled_only(batch: Batch) -> Batch:
     rows = [number for number, row in enumerate(batch.annotated_rows) if any(row[1:])]
     if not rows or len(rows) == len(batch.labels):
         return batch
-    images, labels, annotated = (take(part, rows) for part in (batch.images, batch.labels, batch.annotated))
+    images, labels, annotated = (
+        select_rows(part, rows) for part in (batch.images, batch.labels, batch.annotated)
+    )
     on_host = tuple(tuple(batch.annotated_rows[row]) for row in rows)
     sparse = tuple(batch.sparse[row] for row in rows) if batch.sparse else ()
     return Batch(images, labels, annotated, annotated_on_host=on_host, sparse=sparse)

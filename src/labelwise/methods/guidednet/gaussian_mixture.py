@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from labelwise.components.choose import take
+from labelwise.components.choose import select_rows
 from labelwise.losses.partial import full_precision, masked_mean
 from labelwise.types import IGNORE
 
@@ -233,4 +233,4 @@ def rows_of_means(scope: Scope, has_labels: Sequence[bool]) -> list[int]:
 
 def means_of_cases(means: Means, rows: Sequence[int]) -> Means:
     """The group of each case: (G, ...) -> (B, ...)."""
-    return Means(*cast(tuple[Tensor, Tensor, Tensor], tuple(take(part, rows) for part in means)))
+    return Means(*cast(tuple[Tensor, Tensor, Tensor], tuple(select_rows(part, rows) for part in means)))

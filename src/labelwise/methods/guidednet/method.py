@@ -27,7 +27,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelwise.components.choose import sum_over_ranks, take
+from labelwise.components.choose import select_rows, sum_over_ranks
 from labelwise.components.ramps import stair_ramp
 from labelwise.components.teachers import Decay
 from labelwise.components.two_networks import CLASSIFIERS, Classifier, TwoNetworks, start_differently
@@ -180,7 +180,7 @@ class GuidedNet(Method):
         terms = {name: found[0][0][name] + found[1][0][name] for name in found[0][0]}
         rows = [row for row, has in enumerate(annotated) if has is (self.config.agree_on == "labelled")]
         if rows:
-            terms["agree"] = 2 * ramp * agreement(*(take(responses, rows) for _, responses in found))
+            terms["agree"] = 2 * ramp * agreement(*(select_rows(responses, rows) for _, responses in found))
         wanted = self.config.mixture_terms
         return {name: terms.get(name, silent) if name in wanted else silent for name in MIXTURE_TERMS}
 
@@ -200,7 +200,7 @@ class GuidedNet(Method):
         probabilities = logits.softmax(dim=2)
         means = class_means(features, answers.own, self.config.means_over)
         responses = self.responses(features, probabilities, means, answers)
-        present = take(means.present, answers.rows).unsqueeze(1)
+        present = select_rows(means.present, answers.rows).unsqueeze(1)
         tie = half_binary_cross_entropy(probabilities, responses)
         by_label = half_label_cross_entropy(responses, answers.own)
         terms = {
@@ -218,7 +218,7 @@ class GuidedNet(Method):
         if self.config.mixture == "kernel":
             return kernel_responses(distances, cases.present)
         deviation = deviations(distances, probabilities, answers.own, self.config.means_over)
-        return posteriors(distances, take(deviation, answers.rows), cases.counts)
+        return posteriors(distances, select_rows(deviation, answers.rows), cases.counts)
 
     # cross pseudo supervision
 

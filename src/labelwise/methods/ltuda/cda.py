@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelwise.components.choose import take
+from labelwise.components.choose import select_rows
 from labelwise.components.ramps import sigmoid_ramp
 from labelwise.components.teachers import Decay, EmaTeacher
 from labelwise.components.views import Pairing, cut_boxes, mix, partners
@@ -195,7 +195,7 @@ def views(batch: Batch, teacher: EmaTeacher, config: LtudaConfig) -> list[View]:
     if not config.cut_mix:
         return [weak] * (1 + STRONG_VIEWS)
     rows = partners(batch.annotated_rows, config.pair)
-    theirs = View(take(weak.images, rows), Targets(*(take(target, rows) for target in targets)))
+    theirs = View(select_rows(weak.images, rows), Targets(*(select_rows(target, rows) for target in targets)))
     boxes = [
         cut_boxes(len(batch.images), batch.images.shape[2:], device=batch.images.device)
         for _ in range(STRONG_VIEWS)

@@ -25,7 +25,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, Positiv
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.choose import labels_at, sum_over_ranks, take
+from labelwise.components.choose import labels_at, select_rows, sum_over_ranks
 from labelwise.components.ramps import sigmoid_ramp
 from labelwise.losses.partial import full_precision, marginal_cross_entropy
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
@@ -184,5 +184,5 @@ def annotated_pairs(batch: Batch) -> tuple[Tensor, Tensor]:
         for organ, known in enumerate(row)
         if known and organ > 0
     ]
-    pairs = take(torch.arange(batch.annotated.numel(), device=batch.annotated.device), places)
+    pairs = select_rows(torch.arange(batch.annotated.numel(), device=batch.annotated.device), places)
     return pairs // num_classes, pairs % num_classes

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from labelwise.components.choose import take
+from labelwise.components.choose import select_rows
 from labelwise.errors import ConfigError
 from labelwise.nets.parts import brick
 
@@ -65,9 +65,9 @@ class Critic(nn.Module):
                 expected=f"at least {STRIDE} voxels along every axis",
                 do="choose a larger sampling.patch_size",
             )
-        features = self.of_map(maps) + take(self.of_image(images), cases)
+        features = self.of_map(maps) + select_rows(self.of_image(images), cases)
         if self.of_organ is not None:
-            vectors = take(self.of_organ, organs)
+            vectors = select_rows(self.of_organ, organs)
             features = features + vectors.view(*vectors.shape, *(1 for _ in maps.shape[2:]))
         features = F.leaky_relu(features, NEGATIVE_SLOPE)
         for convolution in self.further:

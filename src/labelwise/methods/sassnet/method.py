@@ -22,7 +22,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, Positiv
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.choose import take
+from labelwise.components.choose import select_rows
 from labelwise.components.dual_task import DualTaskNet, distance_targets, supervise
 from labelwise.components.ramps import stair_ramp
 from labelwise.methods.base import Card, Method, NetFactory, Sigmoid, TargetFunction
@@ -172,4 +172,4 @@ def choose_pairs(
 def _maps(distances: Tensor, pairs: Sequence[Pair]) -> Tensor:
     """(B, K, *S) -> (N, 1, *S): the maps of N pairs."""
     rows = [pair.case * distances.shape[1] + pair.organ for pair in pairs]
-    return take(distances.flatten(0, 1), rows).unsqueeze(1)
+    return select_rows(distances.flatten(0, 1), rows).unsqueeze(1)

@@ -28,7 +28,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.choose import take
+from labelwise.components.choose import select_rows
 from labelwise.components.teachers import Decay, EmaTeacher, complete
 from labelwise.components.views import cut_boxes, mix
 from labelwise.losses.agreement import pseudo_cross_entropy, pseudo_dice
@@ -131,8 +131,8 @@ def complete_labels(
     if not rows:
         return Targets(classes, trust)
     images = batch.images if batch.weak_images is None else batch.weak_images
-    labels, annotated = take(batch.labels, rows), take(batch.annotated, rows)
-    probabilities = complete(teacher(take(images, rows)).softmax(dim=1), labels, annotated)
+    labels, annotated = select_rows(batch.labels, rows), select_rows(batch.annotated, rows)
+    probabilities = complete(teacher(select_rows(images, rows)).softmax(dim=1), labels, annotated)
     certainty, best = probabilities.max(dim=1)
     tau = config.confidence
     counts = ((certainty - tau) / (1 - tau)).clamp_min(0) * open_voxels(labels, annotated)
@@ -153,7 +153,7 @@ def splice(batch: Batch, targets: Targets, config: SelfTrainingConfig) -> Splice
     keep = keep | _on(whole | alone, keep).view(-1, *(1 for _ in shape))
     annotated = batch.annotated.view(*batch.annotated.shape, *(1 for _ in shape))
     parts = (batch.images, batch.labels, annotated.expand(-1, -1, *shape), *targets)
-    return Spliced(*(mix(values, take(values, partner), keep) for values in parts))
+    return Spliced(*(mix(values, select_rows(values, partner), keep) for values in parts))
 
 
 def spliced_loss(

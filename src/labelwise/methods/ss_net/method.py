@@ -29,7 +29,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelwise.components.choose import DrawnVoxels, as_pixels, draw_from_groups, take
+from labelwise.components.choose import DrawnVoxels, as_pixels, draw_from_groups, select_rows
 from labelwise.components.masked_norm import MaskedBatchNorm
 from labelwise.components.ramps import stair_ramp
 from labelwise.components.teachers import complete
@@ -146,7 +146,7 @@ class SsNet(Method):
             rows = batch.incomplete_rows
             if not rows:
                 return None
-            images, labels, annotated = (take(part, rows) for part in (images, labels, annotated))
+            images, labels, annotated = (select_rows(part, rows) for part in (images, labels, annotated))
         with unchanged_statistics(self.network):
             with torch.no_grad():
                 target = self.network(images).softmax(dim=1)

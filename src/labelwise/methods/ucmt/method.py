@@ -25,7 +25,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.choose import take
+from labelwise.components.choose import select_rows
 from labelwise.components.ramps import sigmoid_ramp
 from labelwise.components.teachers import Decay, EmaTeacher
 from labelwise.components.views import sometimes_blurred, strong_view
@@ -124,8 +124,10 @@ class Ucmt(Method):
         if not rows:
             nothing = (logits[0].sum() + logits[1].sum()) * 0
             return Losses(supervised_mean, nothing, nothing)
-        labels, annotated, guess = (take(values, rows) for values in (batch.labels, batch.annotated, guess))
-        first, second = (take(z, rows) for z in logits)
+        labels, annotated, guess = (
+            select_rows(values, rows) for values in (batch.labels, batch.annotated, guess)
+        )
+        first, second = (select_rows(z, rows) for z in logits)
         targets = [hard_labels(z, labels, annotated) for z in (first, second)]
         crossed = pseudo_dice(first, targets[1], absent=absent) + pseudo_dice(
             second, targets[0], absent=absent

@@ -23,7 +23,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelwise.components.choose import take
+from labelwise.components.choose import select_rows
 from labelwise.components.ramps import stair_ramp
 from labelwise.losses.agreement import mean_log_probability
 from labelwise.losses.partial import (
@@ -78,13 +78,13 @@ class Urpc(Method):
         rows = [number for number, row in enumerate(batch.annotated_rows) if any(row[1:])]
         if not rows:
             return scales[-1].sum() * 0
-        labels, annotated = take(batch.labels, rows), take(batch.annotated, rows)
+        labels, annotated = select_rows(batch.labels, rows), select_rows(batch.annotated, rows)
         losses = [
             marginal_cross_entropy(logits, labels, annotated)
             + dice_with_background(
                 logits, labels, annotated, squared=True, pooling="batch", absent=self.config.absent_dice
             )
-            for logits in (take(scale, rows) for scale in scales)
+            for logits in (select_rows(scale, rows) for scale in scales)
         ]
         return torch.stack(losses).mean() / 2
 
@@ -93,8 +93,8 @@ class Urpc(Method):
         rows = batch.incomplete_rows
         if not rows:
             return scales[-1].sum() * 0
-        labels, annotated = take(batch.labels, rows), take(batch.annotated, rows)
-        return pyramid_consistency([take(scale, rows) for scale in scales], labels, annotated)
+        labels, annotated = select_rows(batch.labels, rows), select_rows(batch.annotated, rows)
+        return pyramid_consistency([select_rows(scale, rows) for scale in scales], labels, annotated)
 
     def weight(self, progress: Progress) -> float:
         """w(t): the sigmoid ramp of the step, in stairs as in the official code."""
