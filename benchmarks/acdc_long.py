@@ -13,7 +13,7 @@ from sweep import Sweep
 RECIPE = Path(__file__).parents[1] / "recipes" / "acdc" / "long_128.toml"
 STEPS = 2000
 ALL_LABELLED = LABELLED_ONLY | {"sampling.labelled_cases": 8}
-NOT_TURNED = {"augment.quarter_turns": False}
+NOT_TURNED = {"augment.on_side": 0.0}
 PARTIAL = ("pl_seg", "ltuda", "multi_talent", "mean_teacher")
 
 SWEEP = Sweep(
@@ -45,8 +45,8 @@ SWEEP = Sweep(
         "data": "ACDC, h5 volumes; 70 training patients of train.list, tested on the 10 patients of val.list",
         "labels": "of_3, of_7: the first patients in the published order are labelled, the others not; of_one: each "
         "patient is annotated with one of three structures, each structure equally often",
-        "base": "residual U-Net with instance norm (3.4 million weights), preset 'strong' with quarter turns, AdamW, "
-        "averaged weights",
+        "base": "residual U-Net with instance norm (3.4 million weights), preset 'strong' with slices on their side, "
+        "AdamW, averaged weights",
         "budget": f"{STEPS} optimiser steps of 8 slices: 4 labelled and 4 unlabelled ones, or 8 labelled ones; "
         "methods of two stages: a third of the steps in the first",
         "resolution": "slices of 128x128, predictions evaluated on the original grid",

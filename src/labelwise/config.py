@@ -41,13 +41,13 @@ from labelwise.types import ANNOTATED, CORRECTED, VERIFIED
 STRICT = ConfigDict(extra="forbid")
 # A setting, or a table, that decides another one: who sets the width of a network means the one that has it.
 DECIDES = {
-    "augment.preset": ("augment.mirror_axes", "augment.quarter_turns"),
+    "augment.preset": ("augment.mirror_axes", "augment.on_side"),
     "prepare.shape": ("prepare.spacing_mm",),
     "net.settings": ("net.name",),
     "method.settings": ("method.name",),
 }
 # What is said of patches beside a preset: where they may turn depends on the classes and the scans.
-BESIDE_PRESET = ("sides", "mirror_axes", "quarter_turns")
+BESIDE_PRESET = ("sides", "mirror_axes", "on_side")
 State = Literal["annotated", "corrected", "verified", "predicted"]
 # What is trained where the recipe names no other; "auto" is the U-Net, or the network that the method needs.
 AUTO = "auto"

@@ -377,6 +377,23 @@ def test_quarter_turns_need_square_patches():
     AugmentConfig(preset="la").check((112, 112, 80))
     with pytest.raises(ConfigError, match="90 degrees"):
         AugmentConfig(preset="la").check((112, 96, 80))
+    with pytest.raises(ConfigError, match="on_side"):
+        AugmentConfig(preset="none", on_side=0.1).check((112, 96, 1))
+
+
+def test_so_many_patches_lie_on_one_side_or_the_other():
+    views = make_views(count=400)
+    turned = apply(views, on_side=0.25)
+    kinds = [
+        [k for k in range(4) if torch.equal(torch.rot90(before, k, (1, 2)), after)]  # along x and y
+        for before, after in zip(views.images, turned.images, strict=True)
+    ]
+    counts = [sum(kind == [k] for kind in kinds) for k in range(4)]
+    assert sum(counts) == 400
+    assert counts[2] == 0
+    # Binomial: five standard deviations on either side.
+    assert abs(counts[0] - 300) < 5 * 75**0.5
+    assert min(counts[1], counts[3]) > 50 - 5 * 44**0.5
 
 
 # left and right
@@ -431,6 +448,7 @@ def test_ignored_voxels_stay_ignored_when_labels_are_swapped():
         {"preset": "la"},
         {"preset": "la_official"},
         {"preset": "none", "quarter_turns": True},
+        {"preset": "none", "on_side": 0.2},
     ],
 )
 def test_what_exchanges_sides_is_refused_with_the_choice(settings):

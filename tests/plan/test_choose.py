@@ -128,7 +128,7 @@ def test_patches_are_not_mirrored():
 )
 def test_slices_are_turned_where_scans_lie_in_several_ways_and_no_class_has_a_side(facts, turned):
     config, _ = planned(facts)
-    assert config.augment.quarter_turns is turned
+    assert config.augment.on_side == (facts.turned if turned else 0)
     if turned:
         assert config.sampling.patch_size[0] == config.sampling.patch_size[1]
     config.augment.check_sides(LabelSpace(("background", *facts.organs)))
@@ -136,7 +136,7 @@ def test_slices_are_turned_where_scans_lie_in_several_ways_and_no_class_has_a_si
 
 def test_a_patch_that_is_no_square_is_not_turned():
     config, _ = planned(replace(SHORT_AXIS, turned=0.2), sampling__patch_size=[192, 160, 1])
-    assert not config.augment.quarter_turns
+    assert not config.augment.on_side
 
 
 def test_a_processor_sees_coarser_scans_but_small_structures_keep_six_voxels():

@@ -1,4 +1,4 @@
-"""``convert`` and ``export``: label files for the programs of clinics, and cohorts for another one that trains."""
+"""``convert`` and ``export``: label files for the programs of clinics, cohorts and models for other programs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from labelwise import console, run
 from labelwise.cli.options import (
     AsJson,
     Binary,
-    Data,
     Engine,
     Overwrite,
     Quiet,
     Workers,
     class_values,
+    is_model,
     show,
 )
+from labelwise.errors import ConfigError
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -75,11 +76,17 @@ def convert(
 
 
 def export(
-    data: Data,
+    data: Annotated[
+        Path,
+        typer.Argument(help="Manifest, or its folder; or a model, or the run of one.", show_default=False),
+    ],
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="Folder for data sets: nnUNet_raw of nnU-Net.", show_default=False
+            "--output",
+            "-o",
+            help="Folder for data sets: nnUNet_raw of nnU-Net; of a model the file NAME.onnx.",
+            show_default=False,
         ),
     ],
     number: Annotated[int, typer.Option("--id", help="Number of the data set, 1 to 999.")] = 1,
@@ -96,7 +103,13 @@ def export(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a cohort as a raw data set of nnU-Net v2; what is not annotated is ignored there."""
+    """Write a cohort as a raw data set of nnU-Net v2, where what is not annotated is ignored; or a model as ONNX."""
+    if is_model(data):
+        if (number, name, unknown) != (1, None, "ignore"):
+            raise ConfigError("--id, --name and --unknown are about data sets", found=f"the model {data}")
+        model = run.export_model(data, output, overwrite=overwrite)
+        show(model.to_text(), model.facts(), as_json)
+        return
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         written = run.export(
             data, output, number=number, name=name, unknown=cast(Any, unknown), overwrite=overwrite,

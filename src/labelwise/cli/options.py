@@ -102,3 +102,8 @@ def class_values(classes: str) -> dict[str, int]:
     if wrong := [value for value in named.values() if not value.lstrip("-").isdecimal()]:
         raise ConfigError("--classes has the form liver=1,tumour=2", found=wrong[0], expected="an integer")
     return {name: int(value) for name, value in named.items()}
+
+
+def is_model(path: Path) -> bool:
+    """Whether this is a model folder, or the folder of a run that contains one."""
+    return any((folder / "model.json").exists() for folder in (path, path / "model"))

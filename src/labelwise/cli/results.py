@@ -20,6 +20,7 @@ from labelwise.cli.options import (
     Quiet,
     Workers,
     class_values,
+    is_model,
     overrides,
     settings_option,
     show,
@@ -85,7 +86,7 @@ def predict(
 ) -> None:
     """Segment scans; label files lie on the grid of their scan. Finished scans are skipped on repetition."""
     models, scans = (model, None) if into is not None else (model[:-1], model[-1])
-    strange = [path for path in models[1:] if not _is_model(path)]
+    strange = [path for path in models[1:] if not is_model(path)]
     if into is not None and (strange or output or overwrite or binary or maps or label_format != "nifti"):
         raise ConfigError(
             "--into segments the cases of its manifest and keeps them beside it, as NIfTI",
@@ -109,10 +110,6 @@ def predict(
     show(result.to_text(), result.facts(), as_json)
     if result.failed:
         raise typer.Exit(1)
-
-
-def _is_model(path: Path) -> bool:
-    return any((folder / "model.json").exists() for folder in (path, path / "model"))
 
 
 def _beside(models: list[Path]) -> Path:

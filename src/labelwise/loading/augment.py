@@ -63,6 +63,7 @@ _OFF: Mapping[str, Any] = {
     "mirror_axes": (),
     "mirror_once": False,
     "quarter_turns": False,
+    "on_side": 0.0,
     "rotation_degrees": NEVER,
     "tilt_degrees": NEVER,
     "scale": NEVER,
@@ -150,6 +151,9 @@ class AugmentConfig:
     mirror_axes: tuple[Axis, ...] = _FROM_PRESET  # 0, 1, 2 = x (left-right), y, z; each with p = 0.5
     mirror_once: bool = _FROM_PRESET  # exactly one of the mirror axes instead, always
     quarter_turns: bool = _FROM_PRESET  # 0 to 3 turns by 90 degrees in the x-y plane
+    on_side: Annotated[float, Field(ge=0, le=1)] = (
+        _FROM_PRESET  # chance of a turn by 90 degrees to the left or right
+    )
     rotation_degrees: Chance = _FROM_PRESET  # about z, in mm: voxels of any shape turn rigidly
     tilt_degrees: Chance = _FROM_PRESET  # about x and y, 3D only
     scale: Chance = _FROM_PRESET  # larger than 1 enlarges
@@ -189,18 +193,20 @@ class AugmentConfig:
 
     def check(self, patch_size: Corner) -> None:
         """Raise a ConfigError if patches of this size cannot be augmented like this."""
-        if self.quarter_turns and patch_size[0] != patch_size[1]:
+        if (self.quarter_turns or self.on_side) and patch_size[0] != patch_size[1]:
             raise ConfigError(
                 f"augment.preset = '{self.preset}' turns patches by 90 degrees in the x-y plane",
                 found=f"sampling.patch_size = {list(patch_size)}",
-                expected="as many voxels along x as along y, or augment.quarter_turns = false",
+                expected="as many voxels along x as along y, or augment.quarter_turns = false and on_side = 0",
             )
 
     @property
     def turns_sides(self) -> str:
         """The settings that bring the left of a patient to the right, or into another direction; empty if none does."""
         axes = [f"augment.mirror_axes = {list(self.mirror_axes)}"] if LEFT_RIGHT in self.mirror_axes else []
-        return ", ".join(axes + ["augment.quarter_turns = true"] * self.quarter_turns)
+        turns = ["augment.quarter_turns = true"] * self.quarter_turns
+        turns += [f"augment.on_side = {self.on_side:g}"] * (self.on_side > 0)
+        return ", ".join(axes + turns)
 
     def check_sides(self, label_space: LabelSpace) -> None:
         """Raise a ConfigError if patches are mirrored or turned so that classes named by a side become wrong."""
@@ -208,24 +214,25 @@ class AugmentConfig:
         if not other or not self.turns_sides or self.sides == "keep":
             return
         alone = sorted(name for name in other if not other[name])
-        if self.sides == "swap" and (self.quarter_turns or alone):
+        if self.sides == "swap" and (self.quarter_turns or self.on_side or alone):
             why = (
                 f"'{alone[0]}' has no partner" if alone else "after a quarter turn, sides are front and back"
             )
             raise ConfigError(
                 f"left and right cannot be swapped: {why}",
                 found=self.turns_sides,
-                do="set augment.quarter_turns = false, and take 0 out of augment.mirror_axes"
+                do="set augment.quarter_turns = false and augment.on_side = 0, and take 0 out of augment.mirror_axes"
                 if alone
-                else "set augment.quarter_turns = false",
+                else "set augment.quarter_turns = false and augment.on_side = 0",
             )
         if self.sides == "refuse":
             raise ConfigError(
                 "mirroring along x and quarter turns change the side of classes that are named by it: "
                 f"{', '.join(other)}",
                 found=f"augment.preset = '{self.preset}': {self.turns_sides}",
-                do="set augment.mirror_axes without 0 and augment.quarter_turns = false; or augment.sides = 'swap': "
-                "mirrored patches get the labels of the other side; or 'keep', if a published protocol does so",
+                do="set augment.mirror_axes without 0, augment.quarter_turns = false and on_side = 0; "
+                "or augment.sides = 'swap': mirrored patches get the labels of the other side; "
+                "or 'keep', if a published protocol does so",
             )
 
     def swapped_classes(self, label_space: LabelSpace) -> tuple[int, ...] | None:
@@ -343,6 +350,10 @@ def _turn_and_mirror(
     turns = [0] * count
     if config.quarter_turns:
         turns = torch.randint(4, (count,), generator=generator).tolist()
+    if config.on_side:
+        lying = torch.rand(count, generator=generator) < config.on_side
+        turned = lying * (2 * torch.randint(2, (count,), generator=generator) + 1)
+        turns = [(turn + more) % 4 for turn, more in zip(turns, turned.tolist(), strict=True)]
     mirrored: list[list[int]] = [[] for _ in range(count)]
     if axes and config.mirror_once:
         mirrored = [[axes[i]] for i in torch.randint(len(axes), (count,), generator=generator).tolist()]

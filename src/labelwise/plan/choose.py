@@ -29,7 +29,7 @@ PLANNED = (
     "sampling.incomplete_cases",
     "augment.preset",
     "augment.mirror_axes",
-    "augment.quarter_turns",
+    "augment.on_side",
     "train.steps",
     "train.optimizer.name",
     "train.optimizer.rate",
@@ -342,12 +342,11 @@ class _Planner:
         )
         # Measured with 3 patients of ACDC: docs/explanation/what-makes-it-train.md.
         self._set("augment.mirror_axes", (), "no patient is mirrored; with few labels it cost several points")
-        turned = self._turned
         self._set(
-            "augment.quarter_turns",
-            turned,
-            f"{100 * self.facts.turned:.0f} % of the scans lie the other way in the plane, so any of them may"
-            if turned
+            "augment.on_side",
+            round(self.facts.turned, 2) if self._turned else 0.0,
+            f"{100 * self.facts.turned:.0f} % of the scans lie the other way in the plane, labelled or not"
+            if self._turned
             else "the scans lie alike, or a class has a side",
         )
 

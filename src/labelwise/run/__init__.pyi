@@ -7,6 +7,7 @@ from .demo import demo as demo
 from .doctor import doctor as doctor
 from .evaluate import evaluate as evaluate
 from .export import export as export
+from .export_model import export_model as export_model
 from .import_data import import_data as import_data
 from .measure import measure as measure
 from .methods import methods as methods
