@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
+import re
+import runpy
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -14,144 +16,10 @@ import pytest
 
 import labelwise
 from conftest import TINY_SETTINGS
-from labelwise import load_config, load_model, run
-from labelwise.testing import check_method, check_network
+from labelwise import load_model
 
 ROOT = Path(__file__).parents[1]
-PROJECT = """
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-
-[project]
-name = "sharp-labels"
-version = "2.3"
-dependencies = ["labelwise"]
-
-[project.entry-points."labelwise.methods"]
-sharp = "sharp_labels.method:Sharp"
-
-[project.entry-points."labelwise.networks"]
-two_scales = "sharp_labels.network:TwoScales"
-
-[tool.hatch.build.targets.wheel]
-packages = ["sharp_labels"]
-"""
-LOSS = '''
-"""One loss: how undecided the network is where the labels leave something open."""
-
-from torch import Tensor
-
-from labelwise.losses import masked_mean, open_voxels
-
-
-def gini_impurity(probabilities: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
-    """1 - sum of the squared probabilities (B, C, *S), mean over open voxels."""
-    return masked_mean(1 - probabilities.square().sum(dim=1), open_voxels(labels, annotated))
-'''
-METHOD = '''
-"""One method: labels, and decided answers elsewhere."""
-
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor, nn
-
-from labelwise import Batch, Card, Method, NetFactory, Progress, Softmax
-from labelwise.components import Decay, EmaTeacher
-from labelwise.losses import supervised
-from sharp_labels.loss import gini_impurity
-
-
-@dataclass(frozen=True)
-class SharpConfig:
-    weight: float = 0.1
-
-
-class Sharp(Method):
-    card = Card("Sharp labels", "", "Answers must be decided.", frozenset({"full", "partial", "none"}))
-    Config = SharpConfig
-
-    def __init__(self, nets: NetFactory, config: SharpConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.network = nets.network()
-        self.average = EmaTeacher(self.network, self.decays(config)["decay"])
-
-    @classmethod
-    def decays(cls, config: Any) -> Mapping[str, Decay]:
-        return {"decay": Decay(half_life=0.01, warm_up=True)}
-
-    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        logits = self.network(batch.images)
-        undecided = gini_impurity(logits.softmax(dim=1), batch.labels, batch.annotated)
-        return {
-            "supervised": supervised(logits, batch.labels, batch.annotated),
-            "undecided": self.config.weight * undecided,
-        }
-
-    def after_step(self, progress: Progress) -> None:
-        self.average.follow(self.network, progress)
-
-    def predictor(self) -> nn.Module:
-        return Softmax(self.average.network)
-'''
-NETWORK = '''
-"""One network: two scales and a skip."""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor, nn
-
-from labelwise.nets import Blueprint, Decoder, Encoder, Head, Upsampling, brick, normalisation
-
-
-@dataclass(frozen=True)
-class TwoScalesSettings:
-    width: int = 8
-
-
-def block(dims: int, before: int, after: int, stride: int = 1) -> nn.Module:
-    convolution: nn.Module = brick("convolution", dims)(before, after, 3, stride=stride, padding=1)
-    return nn.Sequential(convolution, normalisation("group", dims, after), nn.LeakyReLU())
-
-
-class TwoScales(Blueprint):
-    Settings = TwoScalesSettings
-
-    def __init__(self, settings: TwoScalesSettings, dims: int, in_channels: int) -> None:
-        self.dims, self.width, self.in_channels = dims, settings.width, in_channels
-
-    @property
-    def stride(self) -> int:
-        return 2
-
-    def encoder(self) -> Encoder:
-        fine = block(self.dims, self.in_channels, self.width)
-        coarse = block(self.dims, self.width, 2 * self.width, stride=2)
-        return Encoder([fine, coarse], (self.width, 2 * self.width))
-
-    def decoder(self, upsampling: Upsampling | None = None) -> Decoder:
-        return Up(self.dims, self.width)
-
-    def head(self, in_channels: int, out_channels: int) -> nn.Module:
-        return Head(self.dims, in_channels, out_channels)
-
-
-class Up(Decoder):
-    def __init__(self, dims: int, width: int) -> None:
-        super().__init__([], (2 * width, width))
-        self.up: nn.Module = brick("transposed", dims)(2 * width, width, 2, stride=2)
-        self.join = block(dims, 2 * width, width)
-
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        fine, coarse = features
-        joined: Tensor = self.join(torch.cat([fine, self.up(coarse)], dim=1))
-        return [coarse, joined]
-'''
+PAGE = ROOT / "docs" / "how-to" / "own-package.md"
 USE = '''
 """What a user of the package writes: everything public has a type."""
 
@@ -193,14 +61,15 @@ MISUSE = {
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """The package as its author has it."""
+    """The package as the page writes it, and a module that uses all that is public."""
     folder = tmp_path_factory.mktemp("sharp-labels")
-    (folder / "pyproject.toml").write_text(PROJECT)
-    package = folder / "sharp_labels"
-    package.mkdir()
-    modules = {"__init__": "", "loss": LOSS, "method": METHOD, "network": NETWORK, "use": USE, "py": ""}
-    for name, text in modules.items():
-        (package / (f"{name}.py" if name != "py" else "py.typed")).write_text(text)
+    written = r"^`([\w./]+)`(?:(?!```).)*?```\w+\n(.*?)```"  # a file, words about it, and its text
+    blocks = re.findall(written, PAGE.read_text("utf-8"), re.M | re.S)
+    files = dict(blocks) | {f"sharp_labels/{name}": "" for name in ("__init__.py", "py.typed")}
+    assert {"pyproject.toml", "tests/test_contract.py", "sharp_labels/method.py"} < set(files)
+    for name, text in (files | {"sharp_labels/use.py": USE}).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
     return folder
 
 
@@ -231,26 +100,52 @@ def on_the_path(installed, monkeypatch):
         del sys.modules[name]
 
 
-def test_its_method_with_its_network_and_its_loss_is_trained_and_predicts(on_the_path, tiny_cohort, tmp_path):
-    settings = {key: value for key, value in TINY_SETTINGS.items() if not key.startswith("net.")}
-    config = load_config(
-        None, settings, data=str(tiny_cohort),
-        method={"name": "sharp", "settings": {"weight": 0.5}}, net={"name": "two_scales", "settings": {"width": 4}},
-    )  # fmt: skip
-    assert run.train(config, tmp_path / "run").steps == 4
-    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+def commands() -> list[list[str]]:
+    block = re.search(r"```sh\n(.*?)```", PAGE.read_text("utf-8"), re.S)
+    return [shlex.split(line) for line in block[1].splitlines()]
+
+
+def test_the_page_is_followed_from_installing_the_package_to_scores(
+    on_the_path, tiny_cohort, tmp_path, command, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("my_data").symlink_to(tiny_cohort)
+    small = [
+        word
+        for name, value in TINY_SETTINGS.items() if not name.startswith("net.")
+        for word in ("--set", f"{name}={json.dumps(value)}")
+    ]  # fmt: skip
+    walked = []
+    for program, verb, *words in commands():
+        walked.append(f"{program} {verb}")
+        if program == "labelwise":  # the wheel is on the path already; its tests are run below
+            answer = command(verb, *words, *(small if verb == "train" else ()))
+            assert answer.code == 0, answer.err
+            if verb == "methods":
+                assert "sharp" in answer.out
+    assert walked == [
+        "pip install", "pytest sharp-labels/tests",
+        *(f"labelwise {verb}" for verb in ("methods", "train", "predict", "evaluate")),
+    ]  # fmt: skip
+    log = [json.loads(line) for line in Path("runs/sharp/log.jsonl").read_text().splitlines()]
     assert {"supervised", "undecided"} <= set(log[0]["terms"])
-    predicted = run.predict(tmp_path / "run", tiny_cohort, tmp_path / "out", device="cpu")
-    assert len(predicted.written) == 2
-    model = load_model(tmp_path / "run", "cpu")
+    assert len([*Path("runs/sharp/predictions").glob("*.nii.gz")]) == 2
+    assert Path("runs/sharp/scores.csv").is_file()
+    model = load_model(Path("runs/sharp"), "cpu")
     assert (model.info.method, model.info.net["name"]) == ("sharp", "two_scales")
-    assert "sharp" in {row["name"] for row in run.methods()}
+    refused = command(
+        "train", "--data", "my_data", "--method", "sharp", "-o", "runs/b", "--set", "method.settings.wieght=1"
+    )
+    assert refused.code == 2
+    assert "weight" in refused.err
 
 
-def test_it_keeps_the_contract(on_the_path):
-    method = importlib.import_module("sharp_labels.method").Sharp
-    check_method(method, net="two_scales", net_settings={"width": 4})
-    check_network(importlib.import_module("sharp_labels.network").TwoScales, settings={"width": 4})
+def test_its_own_tests_pass(on_the_path, source):
+    module = runpy.run_path(str(source / "tests" / "test_contract.py"))
+    tests = [test for name, test in module.items() if name.startswith("test_")]
+    assert len(tests) == 2
+    for test in tests:
+        test()
 
 
 def typed(*arguments: str, path: Path) -> subprocess.CompletedProcess[str]:

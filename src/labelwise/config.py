@@ -94,6 +94,9 @@ class RunConfig:
     learn_from: tuple[State, ...] = (ANNOTATED, CORRECTED, VERIFIED)
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     select: Literal["last", "best"] = "last"  # which weights become the model
+    # From which score on an organ counts, in methods with a map for each organ: chosen at the end on annotated cases,
+    # or 0.5 as most of their papers have it
+    thresholds: Literal["chosen", "half"] = "chosen"
     preset: str = ""  # the method's settings as published for a data set; those of [method.settings] go first
     start_from: str | None = (
         None  # folder of a run that trained the stage before the last, of a method with stages

@@ -13,6 +13,7 @@ from conftest import SPACE, make_batch, make_method
 from labelwise.components.views import _warn_of_a_single_case, mix
 from labelwise.errors import ConfigError
 from labelwise.losses.partial import members
+from labelwise.methods.base import threshold_scores
 from labelwise.methods.ltuda.cda import (
     LtudaConfig,
     Targets,
@@ -22,7 +23,6 @@ from labelwise.methods.ltuda.cda import (
     partial_dice,
     pseudo_loss,
     teacher_labels,
-    threshold_scores,
     views,
     weak_loss,
 )

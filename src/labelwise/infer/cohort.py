@@ -140,6 +140,7 @@ def _predict(
         "modality": scan.modality,
         "model": model.id,
         **({"models": {member.id: member.name for member in model.members}} if model.members else {}),
+        **({"thresholds": model.info.thresholds} if model.info.thresholds else {}),
         "certainty": {name: certainties[name] for name in model.label_space.organs},
         "temperature": model.temperature,
         "grid": str(read_geometry(scan.images[0], scan.layout)),

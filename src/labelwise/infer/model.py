@@ -18,11 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic import dataclasses as pydantic_dataclasses
 from torch import nn
 
@@ -46,8 +46,9 @@ from labelwise.infer.sliding_window import (
     predict_labels,
     predict_scores,
 )
+from labelwise.infer.thresholds import in_order
 from labelwise.methods import find_method
-from labelwise.methods.base import Method, NetFactory, Softmax
+from labelwise.methods.base import IndependentMaps, Method, NetFactory, Softmax
 from labelwise.preprocess.pipeline import Plan, Prepared, apply, undo, undo_scores
 from labelwise.settings import build_settings
 from labelwise.types import Array, LabelSpace, Volume
@@ -78,6 +79,8 @@ class ModelInfo:
     patch_size: tuple[int, int, int]  # voxels of the prepared scan; the last is 1 for a 2D model
     inference: dict[str, Any]
     training: dict[str, Any] = field(default_factory=dict)  # steps, seed, cases, scores, versions, date
+    # organ -> score from which it counts, where each organ has a map of its own; without an entry 0.5
+    thresholds: dict[str, Annotated[float, Field(gt=0, lt=1)]] = field(default_factory=dict)
     format: int = FORMAT
 
 
@@ -315,6 +318,8 @@ def load_model(
             "the memory is too small for this model", do="compare model.json with a copy of the model folder"
         ):
             predictor = _load_predictor(info, folder / WEIGHTS)
+    if info.thresholds and isinstance(predictor, IndependentMaps):
+        predictor.thresholds = in_order(info.thresholds, label_space.organs)
     use_fast_layout(predictor)
     predictor.eval().requires_grad_(False).to(where)
     name = _model_id(folder / WEIGHTS, info)
@@ -362,6 +367,7 @@ def _ensemble(models: Sequence[Model]) -> Model:
         plan=plan.to_json(),
         patch_size=patch,
         training=joined_training([model.info.training for model in named.values()]),
+        thresholds={},  # each member has its own
     )
     decisive = json.dumps([[member.id for member in members], info.plan, patch], sort_keys=True)
     name = hashlib.sha256(decisive.encode()).hexdigest()[:16]
@@ -403,6 +409,7 @@ def _model_id(weights: Path, info: ModelInfo) -> str:
         info.method_settings,
         info.predictor,
         info.patch_size,
+        *([info.thresholds] if info.thresholds else []),
     )
     digest.update(json.dumps(decisive, sort_keys=True).encode())
     return digest.hexdigest()[:16]

@@ -21,7 +21,18 @@ from labelwise.errors import CheckpointError
 from labelwise.nets.factory import NetFactory
 from labelwise.types import Array, Batch, Progress
 
-__all__ = ["Card", "LearnsFrom", "Method", "NetFactory", "Presets", "Sigmoid", "Softmax", "TargetFunction"]
+__all__ = [
+    "Card",
+    "IndependentMaps",
+    "LearnsFrom",
+    "Method",
+    "NetFactory",
+    "Presets",
+    "Sigmoid",
+    "Softmax",
+    "TargetFunction",
+    "threshold_scores",
+]
 
 LearnsFrom = Literal["full", "partial", "none"]
 Presets = Mapping[str, Mapping[str, Any]]  # data set -> settings as published for it
@@ -41,6 +52,9 @@ class Card:
     learns_from: frozenset[LearnsFrom]  # completely, partly, not annotated cases
     dims: frozenset[int] = frozenset({2, 3})
     nets: frozenset[str] | None = None  # networks the method can use; None: any
+    independent_maps: bool = (
+        False  # each organ is asked for by itself, from a threshold on that the training chooses
+    )
 
 
 class Method(nn.Module, ABC):
@@ -130,17 +144,53 @@ class Softmax(nn.Module):
         return torch.softmax(self.network(images).float(), dim=1)
 
 
-class Sigmoid(nn.Module):
-    """Scores of a network with one independent map per organ; 0.5 stands in for the background.
+class IndependentMaps(nn.Module):
+    """A predictor that asks for each organ by itself: the label is the strongest organ above its threshold.
 
-    With that constant the argmax is the strongest organ above one half, or background.
+    A map that was trained on few voxels of its organ may say 0.1 where the organ is. The training therefore chooses
+    `thresholds` at its end (`labelwise.infer.thresholds`), unless they are `fixed`; the model keeps them.
+
+    Attributes
+        thresholds  one for each organ in (0, 1); none: 0.5 for all
+        fixed       they were set by the user, or do not decide
     """
 
-    def __init__(self, network: nn.Module):
+    thresholds: tuple[float, ...]
+    fixed: bool
+
+    def __init__(self, thresholds: tuple[float, ...] = (), *, fixed: bool = False):
         super().__init__()
+        self.thresholds = thresholds
+        self.fixed = fixed
+
+
+class Sigmoid(IndependentMaps):
+    """Scores of a network with one independent map per organ."""
+
+    def __init__(self, network: nn.Module, thresholds: tuple[float, ...] = (), *, fixed: bool = False):
+        super().__init__(thresholds, fixed=fixed)
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, M, *S) -> (B, C, *S): 0.5, then the sigmoid of each of the C - 1 organ maps, in float32."""
-        organs = torch.sigmoid(self.network(images).float())
-        return torch.cat([torch.full_like(organs[:, :1], 0.5), organs], dim=1)
+        """(B, M, *S) -> (B, C, *S) as `threshold_scores` has them."""
+        return threshold_scores(self.network(images), self.thresholds)
+
+
+def threshold_scores(logits: Tensor, thresholds: tuple[float, ...] = ()) -> Tensor:
+    """Scores whose argmax is the strongest organ above its threshold, or background.
+
+    The background has 0.5; the probability of each organ is stretched so that its threshold comes to lie there.
+
+    Shapes
+        logits      (B, C - 1, *S), before the sigmoid
+        thresholds  one for each organ; none: 0.5 for all, which stretches nothing
+        returns     (B, C, *S) float32 in [0, 1]
+    """
+    organs = torch.sigmoid(logits.float())
+    if thresholds:
+        stretched = [
+            torch.where(p < tau, p / (2 * tau), 1 - (1 - p) / (2 * (1 - tau)))
+            for p, tau in zip(organs.unbind(1), thresholds, strict=True)
+        ]
+        organs = torch.stack(stretched, dim=1)
+    return torch.cat([torch.full_like(organs[:, :1], 0.5), organs], dim=1)

@@ -55,6 +55,7 @@ class DualTaskConsistency(Method):
         paper="https://arxiv.org/abs/2009.04448",
         idea="A segmentation and a signed distance map of the same network must describe the same organ.",
         learns_from=frozenset({"full", "partial", "none"}),
+        independent_maps=True,
     )
     Config = DualTaskConsistencyConfig
 

@@ -11,7 +11,7 @@ Spec       docs/methods/multi_talent.md: where paper and official code differ, a
         Dice_i = sum over r with a voxel of 1 - 2 TP / (2 TP + FP + FN)   summed over all cases where r is valid
         No_i   = sum over the other pairs of the mean of BCE(s_r, 0) over the voxels whose label excludes r
     minimise  sum_i w_i (CE_i + Dice_i + No_i),   w_i in proportion to 2^-i, their sum 1
-    predict: the strongest organ above one half; with regions of several classes, regions are painted in their order
+    predict: the strongest organ above its threshold; regions of several classes are painted in their order
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class MultiTalent(Method):
         paper="https://arxiv.org/abs/2303.14444",
         idea="One independent map per organ, trained only on the cases that annotate it; organs may overlap.",
         learns_from=frozenset({"full", "partial"}),
+        independent_maps=True,
     )
     Config = MultiTalentConfig
 

@@ -22,6 +22,7 @@ def methods() -> list[dict[str, Any]]:
                 "idea": card.idea,
                 "learns_from": [kind for kind in ("full", "partial", "none") if kind in card.learns_from],
                 "dims": " ".join(f"{dims}D" for dims in sorted(card.dims)),
+                "independent_maps": card.independent_maps,
                 "nets": sorted(card.nets) if card.nets else None,
             }
         )

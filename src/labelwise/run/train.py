@@ -39,6 +39,7 @@ from labelwise.run.patients import PATIENTS, record_patients
 from labelwise.run.planning import PLAN, settle_run
 from labelwise.run.prepare import prepare_manifest, read_data
 from labelwise.run.stages import RECORD, Stages, plan_stages, settings_of
+from labelwise.run.thresholds import Thresholds
 from labelwise.run.validation import Validation
 from labelwise.train.checkpoint import check_continues, load_method
 from labelwise.train.distributed import connect
@@ -59,6 +60,7 @@ NOT_DECISIVE = (
     "inference",
     "workers",
     "select",
+    "thresholds",
     "start_from",
 )
 WARM_START = "warm_start.json"
@@ -366,10 +368,22 @@ class _Trainer:
             )
         return folder / (BEST if self.config.select == "best" else LAST)
 
+    def _thresholds(self, method: Method) -> tuple[dict[str, float], dict[str, Any]]:
+        """From which score on each organ counts, and how that was found; nothing where classes exclude each other."""
+        if self.config.thresholds == "half":
+            return {}, {}
+        search = Thresholds(
+            self.prepared.store, self.manifest.label_space, self.config.sampling.patch_size,
+            self.config.inference, self.fabric.device,
+        )  # fmt: skip
+        predictor = method.to(self.fabric.device).predictor()
+        return search.choose(predictor, _scored(self.manifest), self.manifest.split("train"))
+
     def save(self, method: Method, result: Result, folder: Path) -> None:
         """Write the model folder: what `predict` needs."""
         cases = self.manifest.split("train")
         organs = self.manifest.label_space.organs
+        thresholds, how = self._thresholds(method)
         training = {
             "date": datetime.now(UTC).date().isoformat(),
             "steps": result.best_step if self.config.select == "best" else result.step,
@@ -378,6 +392,7 @@ class _Trainer:
             "best_validation_dice": result.best_score,
             "cases": len(cases),
             "annotated_cases": {organ: sum(organ in case.annotated for case in cases) for organ in organs},
+            **({"thresholds": how} if how else {}),
             "scans": scan_ranges([self.prepared.store.case(case.id).undo for case in cases]),
             "environment": environment(),
         }
@@ -391,6 +406,7 @@ class _Trainer:
             "patch_size": self.config.sampling.patch_size,
             "inference": asdict(self.config.inference),
             "training": training,
+            "thresholds": thresholds,
         }
         discard_leftovers(folder / "model")
         save_model(folder / "model", info, method, self.nets)

@@ -11,7 +11,7 @@ Spec       docs/methods/conemos.md: where paper and official code differ, and wh
                   + w * cross-entropy(sigmoid z, no) where y_b is an organ, for a pair with c not in A_b
                   + d * ||weights that make gamma and beta||^2
         during the warm-up instead of Dice and cross-entropy: mean over voxels of (z -+ 5)^2
-    prediction: every organ in turn; the strongest sigmoid above one half, or background
+    prediction: every organ in turn; the strongest sigmoid above its threshold, or background
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ class CoNeMOS(Method):
         idea="One network segments one organ at a time; the organ's name modulates every layer.",
         learns_from=frozenset({"full", "partial"}),
         nets=frozenset({"film_unet"}),
+        independent_maps=True,
     )
     Config = CoNeMOSConfig
     annotated_cases: Tensor

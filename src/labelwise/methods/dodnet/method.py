@@ -87,6 +87,7 @@ class Dodnet(Method):
         paper="https://arxiv.org/abs/2011.10217",
         idea="A controller writes the weights of a tiny head for the organ that is wanted; only annotated ones train.",
         learns_from=frozenset({"full", "partial"}),
+        independent_maps=True,
     )
     Config = DodnetConfig
 

@@ -31,7 +31,7 @@ from labelwise.components.views import Pairing, cut_boxes, mix, partners
 from labelwise.errors import ConfigError
 from labelwise.losses.binary import organ_answers
 from labelwise.losses.partial import dice_loss, full_precision, members, overlap_sums
-from labelwise.methods.base import Card, Method, NetFactory, Presets
+from labelwise.methods.base import Card, Method, NetFactory, Presets, Sigmoid
 from labelwise.methods.ltuda.prototypes import Assign
 from labelwise.types import IGNORE, Batch, Progress
 
@@ -59,7 +59,9 @@ class LtudaConfig:
     organ_prior: Threshold = 0.5  # what every map says of every voxel at the start; 0.5 as published
     pseudo_weight: NonNegativeFloat = 1.0
     pseudo_ramp: Part = 0.0  # part of the first stage over which that weight rises; for short trainings
-    prediction_thresholds: tuple[Threshold, ...] = ()  # per organ, for the linear classifier; none: threshold
+    prediction_thresholds: tuple[
+        Threshold, ...
+    ] = ()  # per organ, for the linear classifier; none: chosen at the end
     eval_model: Literal["student", "teacher"] = "teacher"
     # ---- second stage only
     classifier: Literal["linear", "labelled_prototype", "unlabelled_prototype"] = "unlabelled_prototype"
@@ -94,6 +96,7 @@ class LtudaCda(Method):
         paper="https://arxiv.org/abs/2409.03228",
         idea="Scans with different annotated organs are cut into each other, and a teacher labels the other organs.",
         learns_from=frozenset({"full", "partial", "none"}),
+        independent_maps=True,
     )
     Config = LtudaConfig
     presets: ClassVar[Presets] = {
@@ -134,39 +137,7 @@ class LtudaCda(Method):
 
     def predictor(self) -> nn.Module:
         network = self.student if self.config.eval_model == "student" else self.teacher.network
-        return Thresholded(network, self.thresholds)
-
-
-class Thresholded(nn.Module):
-    """Scores of the linear classifier: the strongest organ, if it reaches its threshold."""
-
-    def __init__(self, network: nn.Module, thresholds: tuple[float, ...]):
-        super().__init__()
-        self.network = network
-        self.thresholds = thresholds
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, M, *S) -> (B, C, *S) in float32."""
-        return threshold_scores(self.network(images), self.thresholds)
-
-
-def threshold_scores(logits: Tensor, thresholds: tuple[float, ...]) -> Tensor:
-    """Scores whose argmax is the strongest organ above its threshold, or background.
-
-    The background has 0.5; the probability of each organ is stretched so that its threshold comes to lie there.
-
-    Shapes
-        logits      (B, C - 1, *S), before the sigmoid
-        returns     (B, C, *S) float32 in [0, 1]
-    """
-    organs = torch.stack(
-        [
-            torch.where(p < tau, p / (2 * tau), 1 - (1 - p) / (2 * (1 - tau)))
-            for p, tau in zip(logits.float().sigmoid().unbind(1), thresholds, strict=True)
-        ],
-        dim=1,
-    )
-    return torch.cat([torch.full_like(organs[:, :1], 0.5), organs], dim=1)
+        return Sigmoid(network, self.thresholds, fixed=bool(self.config.prediction_thresholds))
 
 
 def prediction_thresholds(config: LtudaConfig, organs: int) -> tuple[float, ...]:

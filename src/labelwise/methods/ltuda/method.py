@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from labelwise.components.choose import as_pixels
 from labelwise.components.teachers import Decay, EmaTeacher
-from labelwise.methods.base import Card, Method, NetFactory, Presets
+from labelwise.methods.base import Card, IndependentMaps, Method, NetFactory, Presets, threshold_scores
 from labelwise.methods.ltuda.cda import (
     STRONG_VIEWS,
     LtudaCda,
@@ -35,7 +35,6 @@ from labelwise.methods.ltuda.cda import (
     Targets,
     prediction_thresholds,
     pseudo_loss,
-    threshold_scores,
     views,
     weak_loss,
 )
@@ -51,6 +50,7 @@ class Ltuda(Method):
         paper="https://arxiv.org/abs/2409.03228",
         idea="Classifiers made of labelled and of pseudo-labelled prototypes must agree on spliced scans.",
         learns_from=frozenset({"full", "partial", "none"}),
+        independent_maps=True,
     )
     Config = LtudaConfig
     presets: ClassVar[Presets] = LtudaCda.presets
@@ -138,7 +138,8 @@ class Ltuda(Method):
 
     def predictor(self) -> nn.Module:
         network = self.student if self.config.eval_model == "student" else self.teacher.network
-        return Classifier(cast(PrototypeNet, network), self.config.classifier, self.thresholds)
+        fixed = self.config.classifier != "linear" or bool(self.config.prediction_thresholds)
+        return Classifier(cast(PrototypeNet, network), self.config.classifier, self.thresholds, fixed=fixed)
 
 
 class PrototypeNet(nn.Module):
@@ -167,14 +168,13 @@ class PrototypeNet(nn.Module):
         self.prototypes.embed(as_pixels(self.features(images)))
 
 
-class Classifier(nn.Module):
-    """Scores of one of the three classifiers; holds the weights of all."""
+class Classifier(IndependentMaps):
+    """Scores of one of the three classifiers; holds the weights of all. Only the linear one has thresholds."""
 
-    def __init__(self, network: PrototypeNet, classifier: str, thresholds: tuple[float, ...]):
-        super().__init__()
+    def __init__(self, network: PrototypeNet, classifier: str, thresholds: tuple[float, ...], *, fixed: bool):
+        super().__init__(thresholds, fixed=fixed)
         self.network = network
         self.classifier = classifier
-        self.thresholds = thresholds
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, M, *S) -> (B, C, *S) in float32."""

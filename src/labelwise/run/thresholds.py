@@ -1,0 +1,73 @@
+"""The thresholds of a finished training, for methods that ask for each organ by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from labelwise.infer.sliding_window import InferenceConfig, predict_scores
+from labelwise.infer.thresholds import Chosen, ThresholdSearch
+from labelwise.loading.store import Store, annotated_table
+from labelwise.methods.base import IndependentMaps
+from labelwise.types import Case, LabelSpace
+
+MOST_CASES = 16  # of a split: more say nearly the same
+
+
+class Thresholds:
+    """Chooses them on annotated cases: those of the validation, and training cases for organs that these do not have.
+
+    Scans stay on the prepared grid. Of many cases some are taken, evenly.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        label_space: LabelSpace,
+        patch_size: tuple[int, int, int],
+        config: InferenceConfig,
+        device: torch.device,
+    ):
+        self.store, self.label_space = store, label_space
+        self.patch_size, self.config, self.device = patch_size, config, device
+
+    def choose(
+        self, predictor: nn.Module, validation: Sequence[Case], training: Sequence[Case]
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        """The threshold of each organ, and how each was found; nothing if the predictor has none to choose.
+
+        Arguments
+            predictor   on `device`
+        """
+        if not isinstance(predictor, IndependentMaps) or predictor.fixed:
+            return {}, {}
+        predictor.thresholds = ()  # one half for all: scores are then the probabilities
+        thresholds: dict[str, float] = {}
+        facts: dict[str, Any] = {}
+        for split, cases in (("validation", validation), ("train", training)):
+            missing = [organ for organ in self.label_space.organs if organ not in thresholds]
+            useful = [case for case in cases if case.annotated & set(missing)]
+            for index, found in self._search(predictor, useful).items():
+                if (organ := self.label_space.names[index]) in missing:
+                    thresholds[organ] = found.threshold
+                    facts[organ] = {"split": split, **asdict(found)}
+        return thresholds, facts
+
+    def _search(self, predictor: nn.Module, cases: Sequence[Case]) -> dict[int, Chosen]:
+        search = ThresholdSearch(len(self.label_space.organs))
+        for case in cases[:: max(1, -(-len(cases) // MOST_CASES))]:
+            stored, annotated = self.store.case(case.id), self.label_space.annotated_row(case.annotated)
+            scores = predict_scores(
+                predictor,
+                torch.from_numpy(stored.image()),
+                self.patch_size,
+                num_classes=self.label_space.num_classes,
+                config=self.config,
+                device=self.device,
+            )
+            search.add(scores, stored.labels(annotated_table(annotated)), annotated)
+        return search.chosen()
