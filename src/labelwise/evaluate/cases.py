@@ -120,8 +120,8 @@ def evaluate_case(
     if official:
         values = {name: np.where(counts.prediction == 0, 0.0, row) for name, row in values.items()}
     for name in further:
-        organs = () if counts.ignored else np.flatnonzero(delineated[1:]) + 1
-        found = _further_values(name, prediction, reference, organs, len(counts.reference), scale.spacing)
+        shown = [] if counts.ignored else (np.flatnonzero(delineated[1:]) + 1).tolist()
+        found = _further_values(name, prediction, reference, shown, len(counts.reference), scale.spacing)
         values |= {} if counts.ignored else found
         chosen = (*chosen, *found)
     scores = []
