@@ -253,7 +253,13 @@ def scored(work: Work, progress: Progress, classifier: str | None = None) -> dic
     target = work.folder / (f"predictions_{classifier}" if classifier else "predictions")
     tables = {target / f"{name}.csv": {"workers": 1, **rules} for name, rules in work.variants.items()}
     found = score_trial(
-        work, target, tables, classifier=classifier, settings=work.prediction, overwrite=True, progress=progress
+        work,
+        target,
+        tables,
+        classifier=classifier,
+        settings=work.prediction,
+        overwrite=True,
+        progress=progress,
     )
     return {file.stem: summarise_scores(scores) for file, scores in found.items()}
 

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from labelwise.formats import write_image
-from labelwise.formats.naming import file_name
 from labelwise.infer.doubt import as_chances, entropy_of
 from labelwise.infer.model import Model
 from labelwise.infer.record import ENTROPY, MAPS, PROBABILITIES, map_paths
@@ -29,16 +28,6 @@ __all__ = ["ENTROPY", "MAPS", "PROBABILITIES", "map_paths", "write_maps"]
 _STEPS = 4096
 
 
-<<<<<<< HEAD
-def map_paths(folder: Path, case: str, kind: str, classes: Sequence[str]) -> list[Path]:
-    """Where the maps of a kind lie for a case, one for each class or one for all."""
-    if kind == ENTROPY:
-        return [folder / ENTROPY / f"{case}.nii.gz"]
-    return [folder / PROBABILITIES / case / f"{file_name(name)}.nii.gz" for name in classes]
-
-
-=======
->>>>>>> 79500ab (sweep: folds, runs side by side, forecast, Dask and SLURM; metrics on request; flat masks and their parts)
 def write_maps(folder: Path, scan: Scan, model: Model, prepared: Prepared, maps: Collection[str]) -> None:
     """Write maps of the kinds that are asked for.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from labelwise.documents import read_json
 from labelwise.formats import LABEL_FORMATS, record_of
+from labelwise.formats.naming import file_name
 
 # Scores below are the floor of a softmax: in millions of voxels they would outweigh a small organ.
 NOTICED = 0.01
@@ -18,12 +19,7 @@ def map_paths(folder: Path, case: str, kind: str, classes: Sequence[str]) -> lis
     """Where the maps of a kind lie for a case, one for each class or one for all."""
     if kind == ENTROPY:
         return [folder / ENTROPY / f"{case}.nii.gz"]
-    return [folder / PROBABILITIES / case / f"{_file_name(name)}.nii.gz" for name in classes]
-
-
-def _file_name(name: str) -> str:
-    """A class name without what cannot stand in a file name."""
-    return "".join(sign if sign.isalnum() or sign in "-_. ()" else "_" for sign in name)
+    return [folder / PROBABILITIES / case / f"{file_name(name)}.nii.gz" for name in classes]
 
 
 def told_beside(target: Path) -> dict[str, Any]:

@@ -104,8 +104,8 @@ def _check_model(folder: Path, model: str) -> None:
     if folder.name != PREDICTIONS:
         return
     try:
-        # Imports torch, which only the scores of a run need. Not by a lazy module: torch looks into all modules while it
-        # is imported, and would import this one in the middle.
+        # Imports torch, which only the scores of a run need. Not a lazy module: torch looks into all modules while
+        # it is imported, and would import that one in the middle.
         models = importlib.import_module("labelwise.infer.model")
         now: tuple[str, ...] = models.model_ids(folder.parent)
     except (LabelwiseError, OSError):  # no model, or one that only its plug-in knows
