@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,8 +19,10 @@ from metadata import RESULTS, metadata, write_result
 from labelwise import console, load_config, run
 from labelwise.atomic import write_json
 from labelwise.cohort.manifest import MANIFEST_NAME
+from labelwise.console import Progress
 from labelwise.evaluate.scores import Score, summarise
 from labelwise.run.train import replace_tuples
+from labelwise.run.trial import Trial, perform_all, score_trial, train_trial
 
 MEAN = "mean over organs"
 
@@ -63,6 +64,39 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Work(Trial):
+    """What is to be done for a job, by the parts of `labelwise sweep`."""
+
+    job: Job = field(kw_only=True)
+    variants: Mapping[str, Mapping[str, Any]] = field(kw_only=True)  # evaluations: name -> unit and rules
+    prediction: Mapping[str, Any] = field(kw_only=True)  # its settings
+
+    @classmethod
+    def of(
+        cls, job: Job, work: Path, variants: Mapping[str, Mapping[str, Any]], prediction: Mapping[str, Any]
+    ) -> Work:
+        """The work of a job, with its recipe read."""
+        config = load_config(job.row.recipe, dict(job.row.changes), data=str(job.data), seed=job.seed)
+        folder = work / job.run
+        return cls(
+            job.run, config, folder, job.data, job.split, job=job, variants=variants, prediction=prediction
+        )
+
+    @property
+    def result(self) -> Path:
+        """The file that a finished run has."""
+        return self.folder / "result.json"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it was trained, and scored with these settings."""
+        if not self.result.exists():
+            return False
+        facts = json.loads(self.result.read_text(encoding="utf-8"))
+        return bool(facts.get("prediction", {}) == dict(self.prediction))
+
+
+@dataclass(frozen=True)
 class Sweep:
     """A table of runs over several seeds, and how its numbers come about."""
 
@@ -93,15 +127,17 @@ class Sweep:
         ]
         earlier = [] if options.tune or options.again else earlier_runs(self.name, jobs, self.prediction)
         known = {(one["name"], one["seed"]) for one in earlier}
-        for job in jobs:
-            wanted = job.name in options.only and not options.collect
-            if wanted and not all((name, job.seed) in known for name in job.names):
-                perform(job, work, variants=self.variants, prediction=self.prediction)
+        wanted = [job for job in jobs if job.name in options.only and not options.collect]
+        waiting = [job for job in wanted if not all((name, job.seed) in known for name in job.names)]
+        works = [Work.of(job, work, self.variants, self.prediction) for job in waiting]
+        failed = perform_works(works, work, workers=options.workers)
         if options.tune:
             collect_tries(self.name, options.work)
         else:
             facts = self.describe(work / "complete") if self.describe else {}
             collect(self.name, jobs, work, {**self.protocol, **facts}, earlier)
+        if failed:
+            raise SystemExit("\n".join(f"failed: {name}\n{text}" for name, text in failed.items()))
 
     def _make_manifests(self, work: Path, options: argparse.Namespace) -> None:
         complete = work / "complete"
@@ -136,6 +172,9 @@ class Sweep:
         parser.add_argument("--held-out", type=int, default=self.held_out, help=aside)
         trial = "a setting to try, with --tune: train.optimizer.rate=1e-3"
         parser.add_argument("--set", action="append", default=[], help=trial)
+        parser.add_argument(
+            "--workers", type=int, default=1, help="runs at a time; their times are then longer"
+        )
         options = parser.parse_args()
         if options.set and not options.tune:
             parser.error("--set needs --tune: what the result file holds is decided by the script")
@@ -147,76 +186,82 @@ def settings_of(words: Sequence[str]) -> dict[str, Any]:
     return {key: json.loads(value) for key, _, value in (word.partition("=") for word in words)}
 
 
-def perform(
-    job: Job, work: Path, *, variants: Mapping[str, Mapping[str, Any]], prediction: Mapping[str, Any]
-) -> None:
-    """Train, predict and evaluate one job; `variants` names the evaluations (unit and rules).
-
-    A finished job is not trained again; if it was scored with other settings of `prediction`, it is scored again.
-    """
-    folder = work / job.run
-    if (folder / "result.json").exists():
-        facts = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        if facts.get("prediction", {}) == dict(prediction):
-            return
-        facts |= {"scored": metadata()}
-    else:
-        facts = train(job, folder)
-    facts["prediction"] = dict(prediction)
-    if job.row.classifiers:
-        found = {
-            name: scored(job, folder, variants, prediction, classifier=name) for name in job.row.classifiers
-        }
-        facts["scores_of_classifiers"] = found
-    else:
-        facts["scores"] = scored(job, folder, variants, prediction)
-    write_json(folder / "result.json", facts)
-    for one in by_classifier(facts):
-        dice = {name: table["dice"][MEAN] for name, table in one["scores"].items()}
-        print(f"{job.run}  {one['name']}  Dice {dice}")
-
-
-def train(job: Job, folder: Path) -> dict[str, Any]:
-    """Train one job, or go on with it; what its result says of the training."""
-    config = load_config(job.row.recipe, dict(job.row.changes), data=str(job.data), seed=job.seed)
+def perform_works(works: Sequence[Work], folder: Path, *, workers: int) -> dict[str, str]:
+    """Do what is left of the work; run -> message of those that failed."""
+    failed = {}
+    waiting = [work for work in works if not work.is_done]
     with console.watch() as progress:
-        start = time.perf_counter()
-        trained = run.train(config, folder, progress=progress)
-        seconds = time.perf_counter() - start
-        if trained.interrupted:
-            raise KeyboardInterrupt
+
+        def of(name: str) -> Progress:
+            return progress
+
+        for outcome in perform_all(waiting, perform, folder=folder, workers=workers, progress=of):
+            if outcome.error is not None:
+                failed[outcome.item.name] = str(outcome.error)
+            elif not outcome.result:
+                raise KeyboardInterrupt
+            else:
+                print(told(outcome.item.folder))
+    return failed
+
+
+def perform(work: Work, *, progress: Progress) -> bool:
+    """Train, predict and evaluate one job; False if it was interrupted.
+
+    A finished job is not trained again; if it was scored with other settings of the prediction, it is scored again.
+    """
+    if work.result.exists():
+        facts = json.loads(work.result.read_text(encoding="utf-8")) | {"scored": metadata()}
+    elif (seconds := train_trial(work, progress)) is None:
+        return False
+    else:
+        facts = facts_of(work, seconds)
+    facts["prediction"] = dict(work.prediction)
+    if classifiers := work.job.row.classifiers:
+        facts["scores_of_classifiers"] = {name: scored(work, progress, name) for name in classifiers}
+    else:
+        facts["scores"] = scored(work, progress)
+    write_json(work.result, facts)
+    return True
+
+
+def facts_of(work: Work, seconds: float) -> dict[str, Any]:
+    """What the result says of the training."""
+    job = work.job
     return {
         "name": job.name,
         "seed": job.seed,
         "recipe": job.row.recipe.name,
         "changes": dict(job.row.changes),
-        "steps": list(config.train.steps),
+        "steps": list(work.config.train.steps),
         "training_seconds": round(seconds, 1),
         "metadata": metadata(),
     }
 
 
-def scored(
-    job: Job,
-    folder: Path,
-    variants: Mapping[str, Mapping[str, Any]],
-    prediction: Mapping[str, Any],
-    classifier: str | None = None,
-) -> dict[str, Any]:
+def told(folder: Path) -> str:
+    """The Dice of a finished run, one line for each row that it fills."""
+    lines = []
+    for one in by_classifier(json.loads((folder / "result.json").read_text(encoding="utf-8"))):
+        dice = {name: table["dice"][MEAN] for name, table in one["scores"].items()}
+        lines.append(f"{folder.name}  {one['name']}  Dice {dice}")
+    return "\n".join(lines)
+
+
+def scored(work: Work, progress: Progress, classifier: str | None = None) -> dict[str, Any]:
     """Predict the scans of the job's split, and what each evaluation says of them."""
-    target = folder / (f"predictions_{classifier}" if classifier else "predictions")
-    with console.watch() as progress:
-        predicted = run.predict(
-            folder, job.data, target, split=job.split, classifier=classifier, settings=prediction,
-            overwrite=True, progress=progress,
-        )  # fmt: skip
-    assert not predicted.failed, predicted.failed
-    return {
-        name: summarise_scores(
-            run.evaluate(target, job.data, target / f"{name}.csv", split=job.split, workers=1, **rules).scores
-        )
-        for name, rules in variants.items()
-    }
+    target = work.folder / (f"predictions_{classifier}" if classifier else "predictions")
+    tables = {target / f"{name}.csv": {"workers": 1, **rules} for name, rules in work.variants.items()}
+    found = score_trial(
+        work,
+        target,
+        tables,
+        classifier=classifier,
+        settings=work.prediction,
+        overwrite=True,
+        progress=progress,
+    )
+    return {file.stem: summarise_scores(scores) for file, scores in found.items()}
 
 
 def summarise_scores(scores: Sequence[Score]) -> dict[str, dict[str, float | None]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from labelwise.engine import InThisProcess, Outcome, available_cpus, executor, run_jobs
+from labelwise.engine import InThisProcess, Outcome, _Again, available_cpus, executor, run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError, ResourceError, naming
 
 
@@ -108,8 +108,10 @@ def test_dask_hands_jobs_to_the_cluster(monkeypatch):
 
 
 def test_an_unknown_engine_is_refused():
-    with pytest.raises(ConfigError, match="unknown engine 'slurm'"):
-        list(run_jobs(halve, [1], engine="slurm"))
+    with pytest.raises(ConfigError, match="unknown engine 'slurn'"):
+        list(run_jobs(halve, [1], engine="slurn"))
+    with pytest.raises(ConfigError, match="unknown engine 'slurm:here'"):
+        list(run_jobs(halve, [1], engine="slurm:here"))
 
 
 def test_cpus_are_counted():
@@ -311,3 +313,41 @@ def test_workers_end_with_the_process_that_started_them_however_it_ends(tmp_path
             and "(zombie)" not in Path(f"/proc/{process}/status").read_text()
         ):
             time.sleep(0.05)  # for ever, if they stay
+
+
+# jobs of SLURM, in processes of this machine
+
+
+def halve_far(number: int) -> float:
+    if number == 97:
+        os._exit(3)
+    return halve(number)
+
+
+def test_jobs_of_slurm_hand_back_results_and_errors_as_they_are(tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+    items = [4, -1, 99, 97]
+    found = {o.item: o for o in run_jobs(halve_far, items, engine="slurm:local", shared=[tmp_path])}
+    assert found[4].result == 2.0
+    assert isinstance(found[-1].error, DataError)
+    assert isinstance(found[99].error, ResourceError)
+    assert "died over this item" in str(found[97].error)
+    assert (tmp_path / "slurm").is_dir()
+
+
+def test_slurm_without_its_package_or_with_unknown_settings_is_refused(monkeypatch, tmp_path):
+    with pytest.raises(ConfigError, match="submitit refuses"):
+        list(run_jobs(halve, [1], engine="slurm:local", shared=[tmp_path], slurm={"partitoin": "gpu"}))
+
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr("labelwise.engine.importlib.import_module", missing)
+    with pytest.raises(ResourceError, match=r"labelwise\[slurm\]"):
+        list(run_jobs(halve, [1], engine="slurm"))
+
+
+def test_a_job_of_slurm_that_ran_out_of_time_is_submitted_again():
+    submitted = _Again(halve).checkpoint(4)
+    assert submitted.function(*submitted.args) == (2.0, None)

@@ -40,3 +40,8 @@ def test_the_words_and_the_files_need_no_torch():
 @pytest.mark.parametrize("verb", ["doctor", "methods", "predict"])
 def test_no_verb_but_the_trainings_imports_fabric_or_monai(verb):
     assert imported(f"import labelwise.run.{verb}") <= {"torch"}
+
+
+def test_a_sweep_can_be_the_first_thing_that_is_imported():
+    """torch looks into every module while it is imported: one that is lazy would be imported in the middle of it."""
+    assert "torch" in imported("import labelwise.run.sweep")

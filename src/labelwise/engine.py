@@ -1,4 +1,4 @@
-"""Where independent jobs run: in this process, in local processes, or on a Dask cluster.
+"""Where independent jobs run: in this process, in local processes, on a Dask cluster, or as jobs of SLURM.
 
 Every cohort job (check, prepare, predict, evaluate) is a list of independent items. They are handed to a
 `concurrent.futures.Executor`, results come back in the order in which they finish, and an item that
@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -23,7 +23,7 @@ from concurrent.futures import (
     wait,
 )
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -40,7 +40,12 @@ _LOST = (
     "CancelledError",
     "FutureCancelledError",
     "CommClosedError",
-)  # of the package distributed
+    # of the package submitit
+    "FailedJobError",
+    "UncompletedJobError",
+)
+SLURM = "slurm"
+_NOTHING: Mapping[str, Any] = {}
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -86,16 +91,30 @@ def default_workers() -> int:
 
 @contextmanager
 def executor(
-    engine: str = "local", workers: int | None = None, shared: Sequence[Path] = ()
+    engine: str = "local",
+    workers: int | None = None,
+    shared: Sequence[Path] = (),
+    *,
+    apart: bool = False,
+    slurm: Mapping[str, Any] = _NOTHING,
 ) -> Iterator[Executor]:
-    """The executor for `engine`: ``local`` (processes; this process if workers is 1) or ``dask://host:port``.
+    """The executor for `engine`.
 
-    `shared` are folders that workers on other machines must see under the same paths.
+    local               processes; this process if workers is 1, unless they must be `apart`
+    dask://host:port    the workers of a running Dask scheduler
+    slurm               a job of SLURM each, with the settings `slurm` of submitit; ``slurm:local`` does the same in
+                        processes of this machine, to try it
+
+    `shared` are folders that workers on other machines must see under the same paths; logs of SLURM go to the first.
 
     Errors
-        ConfigError     no such engine
-        ResourceError   no package or no scheduler for Dask; a worker that does not see a shared folder
+        ConfigError     no such engine, or settings that submitit does not know
+        ResourceError   no package or no scheduler; a worker that does not see a shared folder
     """
+    if engine.partition(":")[0] == SLURM:
+        with _on_slurm(engine.partition(":")[2] or SLURM, shared, slurm) as jobs:
+            yield jobs
+        return
     if engine.startswith("dask://"):
         try:
             distributed = importlib.import_module("distributed")
@@ -111,10 +130,10 @@ def executor(
         return
     if engine != "local":
         raise ConfigError(
-            f"unknown engine '{engine}'", expected="local or dask://host:port", code="unknown-name"
+            f"unknown engine '{engine}'", expected="local, slurm or dask://host:port", code="unknown-name"
         )
     workers = workers or default_workers()
-    if workers == 1:
+    if workers == 1 and not apart:
         yield InThisProcess()
         return
     # Spawned, not forked: torch's and blosc2's threads do not survive a fork.
@@ -134,6 +153,8 @@ def run_jobs(
     engine: str = "local",
     workers: int | None = None,
     shared: Sequence[Path] = (),
+    apart: bool = False,
+    slurm: Mapping[str, Any] = _NOTHING,
 ) -> Iterator[Outcome[Item, Result]]:
     """Apply `function` to every item and yield outcomes as they finish.
 
@@ -144,7 +165,7 @@ def run_jobs(
     if not items:
         return
     workers = min(workers or default_workers(), len(items))
-    with executor(engine, workers, shared) as pool:
+    with executor(engine, workers, shared, apart=apart, slurm=slurm) as pool:
         if isinstance(pool, InThisProcess):  # one by one, so that progress is seen while it is made
             for item in items:
                 yield _outcome(item, pool.submit(function, item))
@@ -198,6 +219,93 @@ def follow_parent(parent: int) -> None:
 def _begin_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the first one decides
     follow_parent(os.getppid())
+
+
+@dataclass(frozen=True)
+class _Again:
+    """A function as a job of SLURM: begun again after its time limit, and its errors handed back as they are."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, *args: object) -> tuple[Any, BaseException | None]:
+        try:
+            return self.function(*args), None
+        except (LabelwiseError, OSError, MemoryError) as error:  # submitit would keep their text only
+            return None, error
+
+    def checkpoint(self, *args: object) -> Any:
+        """Asked by submitit when the time of the job is over: the same once more, which goes on where it was."""
+        return importlib.import_module("submitit.helpers").DelayedSubmission(self, *args)
+
+
+@dataclass
+class OnSlurm(Executor):
+    """Jobs of submitit as an executor; a thread looks when they are done."""
+
+    executor: Any
+    seconds: float = 5.0  # between two looks
+    _waiting: list[tuple[Any, Future[Any]]] = field(default_factory=list)
+    _watcher: threading.Thread | None = None
+
+    def submit(self, fn: Callable[..., Result], /, *args: object, **kwargs: object) -> Future[Result]:
+        future: Future[Result] = Future()
+        self._waiting.append((self.executor.submit(_Again(fn), *args), future))
+        if self._watcher is None:
+            self._watcher = threading.Thread(target=self._watch, daemon=True)
+            self._watcher.start()
+        return future
+
+    def cancel(self) -> None:
+        """End what is not done."""
+        for job, future in self._waiting:
+            if not future.done():
+                job.cancel()
+
+    def _watch(self) -> None:
+        while True:
+            for job, future in [pair for pair in self._waiting if not pair[1].done()]:
+                if not job.done():
+                    continue
+                try:
+                    result, error = job.result()
+                except Exception as failure:  # noqa: BLE001 - an executor hands every exception to its future
+                    result, error = None, failure
+                if error is None:
+                    future.set_result(result)
+                else:
+                    future.set_exception(error)
+            time.sleep(self.seconds)
+
+
+@contextmanager
+def _on_slurm(cluster: str, shared: Sequence[Path], settings: Mapping[str, Any]) -> Iterator[OnSlurm]:
+    try:
+        submitit = importlib.import_module("submitit")
+    except ImportError as error:
+        raise ResourceError(
+            "jobs of SLURM need the extra 'slurm'", do="pip install 'labelwise[slurm]'", code="extra-missing"
+        ) from error
+    if cluster not in (SLURM, "local"):
+        raise ConfigError(
+            f"unknown engine 'slurm:{cluster}'", expected="slurm or slurm:local", code="unknown-name"
+        )
+    logs = (shared[0] if shared else Path()) / SLURM
+    try:
+        submitter = submitit.AutoExecutor(folder=logs, cluster=cluster)
+        submitter.update_parameters(**settings)
+    except (RuntimeError, TypeError, NameError, ValueError) as error:
+        what = "submitit refuses to make jobs of SLURM"
+        raise ConfigError(
+            what,
+            found=str(error).partition("\n")[0],
+            do="run on a machine with sbatch, and correct the settings",
+        ) from error
+    jobs = OnSlurm(submitter, 5.0 if cluster == SLURM else 0.2)
+    try:
+        yield jobs
+    except BaseException:
+        jobs.cancel()
+        raise
 
 
 def _client(distributed: Any, address: str) -> Any:

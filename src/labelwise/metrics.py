@@ -11,23 +11,32 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from labelwise.errors import DataError
-from labelwise.evaluate import overlap, surface
+from labelwise.errors import ConfigError, DataError
+from labelwise.evaluate import boundary, lesions, overlap, surface
+from labelwise.evaluate.agreement import Agreement, calibration_error, limits_of_agreement
 from labelwise.evaluate.cases import METRICS, NSD_TOLERANCE, evaluate_case
+from labelwise.evaluate.lesions import Detection
 from labelwise.evaluate.scores import Score, Summary, read_scores, summarise, write_scores
 from labelwise.types import Array
 
 __all__ = [
     "METRICS",
+    "Agreement",
+    "Detection",
     "Score",
     "Summary",
     "asd",
     "assd",
+    "boundary_iou",
+    "calibration_error",
+    "detect_lesions",
     "dice",
     "evaluate_case",
     "hd95",
     "jaccard",
+    "limits_of_agreement",
     "nsd",
+    "panoptic_quality",
     "read_scores",
     "summarise",
     "volume_difference",
@@ -112,6 +121,69 @@ def nsd(
     return 0.0 if np.any(prediction) or np.any(reference) else np.nan
 
 
+def boundary_iou(
+    prediction: Array,
+    reference: Array,
+    spacing_mm: Spacing | None = None,
+    *,
+    width: float = boundary.WIDTH,
+) -> float:
+    """Intersection over union of the voxels within `width` of the border of either mask, in [0, 1].
+
+    The width is in mm, or in voxels without `spacing_mm`. 0 if one mask is empty. Cheng et al., CVPR 2021.
+
+    Example
+        >>> mask = np.zeros((6, 6), bool); mask[1:5, 1:5] = True
+        >>> boundary_iou(mask, mask & (np.arange(6) < 4), width=1.0)
+        0.5714285714285714
+    """
+    mine, theirs = _pair(prediction, reference)
+    spacing = (1.0,) * mine.ndim if spacing_mm is None else _checked(spacing_mm, mine.ndim)
+    return boundary.boundary_iou(mine, theirs, spacing=spacing, width=width)
+
+
+def detect_lesions(prediction: Array, reference: Array, *, least_iou: float = lesions.LEAST_IOU) -> Detection:
+    """Which connected parts of the reference are found, missed, or invented; with recall, precision and F1.
+
+    Two parts are matched, one to one, if their intersection over union is at least `least_iou`.
+
+    Example
+        >>> detect_lesions(np.array([1, 1, 0, 0, 1, 0]), np.array([1, 0, 0, 1, 0, 0]))
+        Detection(found=1, missed=1, false=1, quality=0.0)
+    """
+    if not 0 < least_iou <= 1:
+        raise ConfigError("least_iou is an overlap", found=least_iou, expected="above 0, at most 1")
+    return lesions.detect(*_pair(prediction, reference), least_iou=least_iou)
+
+
+def panoptic_quality(prediction: Array, reference: Array) -> float:
+    """Sum of the IoU of matched connected parts (above 0.5) over matched parts and half of the others, in [0, 1].
+
+    NaN if both masks are empty. Kirillov et al., CVPR 2019.
+
+    Example
+        >>> panoptic_quality(np.array([1, 1, 1, 0, 1]), np.array([1, 1, 0, 0, 0]))
+        0.4444444444444444
+    """
+    return lesions.detect(*_pair(prediction, reference)).quality
+
+
+def _pair(prediction: Array, reference: Array) -> tuple[Array, Array]:
+    """Both masks as bool."""
+    mine, theirs = _mask(prediction).astype(bool), _mask(reference).astype(bool)
+    if mine.shape != theirs.shape:
+        raise _other_shape(mine, theirs)
+    return mine, theirs
+
+
+def _other_shape(mine: Array, theirs: Array) -> DataError:
+    return DataError(
+        "prediction and reference have different shapes",
+        found=f"prediction {mine.shape}",
+        expected=f"reference {theirs.shape}",
+    )
+
+
 def _counts(prediction: Array, reference: Array) -> overlap.VoxelCounts:
     return overlap.count_voxels(_mask(reference), _mask(prediction), 2)
 
@@ -121,11 +193,7 @@ def _distances(
 ) -> surface.SurfaceDistances | None:
     mine, theirs = _mask(prediction), _mask(reference)
     if mine.shape != theirs.shape:
-        raise DataError(
-            "prediction and reference have different shapes",
-            found=f"prediction {mine.shape}",
-            expected=f"reference {theirs.shape}",
-        )
+        raise _other_shape(mine, theirs)
     spacing = None if spacing_mm is None else _checked(spacing_mm, mine.ndim)
     return surface.surface_distances(theirs, mine, spacing=spacing).get(1)
 

@@ -274,8 +274,8 @@ def test_the_usual_metrics_are_shown_unless_others_are_asked_for():
 
 
 def test_an_unknown_metric_of_a_plugin_is_printed_under_its_own_name():
-    comparison = compare({"a": scores([[0.8, 0.8]], "lesion_recall")})
-    assert "lesion_recall" in comparison.to_text()
+    comparison = compare({"a": scores([[0.8, 0.8]], "length_of_tail")})
+    assert "length_of_tail" in comparison.to_text()
     assert not comparison.best
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from labelwise import run
+from labelwise.atomic import write_json
 from labelwise.config import load_config
 from labelwise.errors import ConfigError, DataError, TrainingError
-from labelwise.evaluate.scores import Score, Summary, write_scores
+from labelwise.evaluate.scores import Score, write_scores
 from labelwise.run import sweep as verb
+from labelwise.run.forecast import Forecast
 from labelwise.run.sweep import SweepPlan, read_plan
 from labelwise.run.train import TrainingResult
 
@@ -65,17 +69,19 @@ def steps(monkeypatch):
     class Predicted:
         failed = ()
 
-    def evaluate(folder, data, output, *, split, progress):
+    def evaluate(predictions, data, output, *, split, progress):
+        folder = output.parent
         value = (len(folder.name) + 7 * int(folder.name[-1]) + len(folder.parent.name)) / 40
         scores = [Score(f"case{n}", "liver", "dice", value + 0.01 * n, "ok") for n in range(4)]
         write_scores(
             output, [*scores, *(Score(f"case{n}", "liver", "hd95", 1 - value, "ok", "mm") for n in range(4))]
         )
-        return Summary((), ())
+        return SimpleNamespace(scores=())
 
-    module = __import__("labelwise.run.sweep", fromlist=["sweep"])
+    trial = __import__("labelwise.run.trial", fromlist=["trial"])
     for name, stub in (("train", train), ("predict", lambda *_, **__: Predicted()), ("evaluate", evaluate)):
-        monkeypatch.setattr(module, name, stub)
+        monkeypatch.setattr(trial, name, stub)
+    module = __import__("labelwise.run.sweep", fromlist=["sweep"])
     monkeypatch.setattr(
         module,
         "simulate",
@@ -85,6 +91,7 @@ def steps(monkeypatch):
         ),
     )
     monkeypatch.setattr(module, "report", lambda *_, **__: None)
+    monkeypatch.setattr(module, "forecast", lambda *_: None)
     return done, fails
 
 
@@ -151,7 +158,7 @@ def test_a_dry_run_says_what_is_to_do_and_does_nothing(plan, steps, tmp_path):
     told = verb(plan, tmp_path / "out", dry_run=True)
     assert not done
     assert told.seconds_left == pytest.approx(14 * 60)
-    assert "2 runs done, 14 to do, about 14 min by those that are done" in told.to_text()
+    assert "2 runs done, 14 to do, about 14 min 0 s by those that are done" in told.to_text()
 
 
 def test_runs_and_budgets_of_another_plan_are_refused_not_mixed(plan, steps, tmp_path):
@@ -213,3 +220,118 @@ def test_the_command_trains_scores_and_compares(command, tiny_run, tiny_cohort, 
     assert (tmp_path / "out" / "all" / "report.html").exists()
     assert run.compare(sorted((tmp_path / "out" / "all").glob("*_seed0"))).runs == ("naive", "supervised")
     assert "2 runs done" in command("sweep", tmp_path / "plan.toml", "-o", tmp_path / "out", "--dry-run").out
+
+
+# folds, controls, defects
+
+
+def test_every_fold_of_a_plan_is_trained_and_the_folds_are_one_row(plan, steps, tmp_path, monkeypatch):
+    text = plan.read_text().replace("seeds = [0, 1]", "seeds = [0]\nfolds = 2\nvalidation = 1")
+    plan.write_text(text.partition("[budgets.two]")[0].replace('"naive", "mean_teacher", ', ""))
+    made = []
+    module = __import__("labelwise.run.sweep", fromlist=["sweep"])
+    monkeypatch.setattr(module, "simulate", lambda data, target, mode, **_: made.append((data, target)))
+    monkeypatch.setattr(
+        module,
+        "split",
+        lambda data, output, **asked: write_json(output / "folds.json", {"folds": asked["folds"]}),
+    )
+    compared = []
+    monkeypatch.setattr(module, "_tell", lambda budget, runs: compared.extend(runs))
+    result = verb(plan, tmp_path / "out")
+    names = [f"one/{row}_seed0_fold{fold}" for fold in range(2) for row in ("supervised", "cps")]
+    assert list(result.done) == names
+    assert [f"one/{run.name}" for run in compared] == names
+    out = tmp_path / "out"
+    assert made == [(out / "folds" / f"fold_{n}", out / "one" / "data" / f"fold_{n}") for n in range(2)]
+    assert json.loads((out / "one" / "data" / "folds.json").read_text()) == {"folds": 2}
+
+
+def test_a_network_with_batch_norm_gets_the_control_of_equal_batches():
+    learns = SweepPlan("x", ("cps",), settings={"net.name": "vnet", "sampling.patch_size": [32, 32, 32]})
+    assert learns.rows == ("supervised", "same_batches", "cps")
+    control = learns.settings_by_row["same_batches"]
+    assert control["method.name"] == "mean_teacher"
+    assert control["method.settings.consistency_weight"] == 0.0
+    assert learns.settings_by_row["supervised"]["method.settings.squared_dice"] is True
+    instance = replace(learns, settings={"net.name": "unet", "sampling.patch_size": [32, 32, 32]})
+    assert instance.rows == ("supervised", "cps")
+    own = replace(learns, methods=("supervised", "cps"))
+    assert "method.settings.squared_dice" not in own.settings_by_row["supervised"]
+
+
+def test_a_defect_of_a_method_is_listed_with_its_traceback_and_stops_no_other(plan, steps, tmp_path):
+    _, fails = steps
+    fails["one/naive_seed0"] = ZeroDivisionError("division by zero")
+    result = verb(plan, tmp_path / "out")
+    assert len(result.done) == 15
+    assert "defect: ZeroDivisionError: division by zero" in result.failed["one/naive_seed0"]
+    note = tmp_path / "out" / "one" / "naive_seed0" / "failed.txt"
+    assert "in train" in note.read_text()
+    fails.clear()
+    assert len(verb(plan, tmp_path / "out").done) == 16
+    assert not note.exists()
+
+
+def test_a_dry_run_forecasts_what_is_left(plan, tmp_path, monkeypatch):
+    found = Forecast((0.5,), 0.0, 2.0, 3.0, None, disk_gib=0.6, store_gib=0.5)
+    tried = []
+    module = __import__("labelwise.run.sweep_plan", fromlist=["forecast"])
+
+    def tell(config):
+        tried.append(config.method.name)
+        assert "out" not in str(config.prepare.store)
+        return SimpleNamespace(forecast=None if config.method.name == "naive" else found)
+
+    monkeypatch.setattr(module, "plan_training", tell)
+    result = verb(plan, tmp_path / "out", dry_run=True, workers=4)
+    assert tried == ["supervised", "naive", "mean_teacher", "cps"], "each row is tried once"
+    assert result.cost.seconds == pytest.approx(12 * 2 * 3600)
+    assert result.cost.disk_gib == pytest.approx(12 * 0.1 + 2 * 0.5), (
+        "runs, and the scans of each budget once"
+    )
+    assert "24 h 0 min of training, 4 at a time about 6 h 0 min, memory 12.0 GiB" in result.to_text()
+    assert "unknown for naive" in result.to_text()
+    assert not (tmp_path / "out").exists()
+
+
+# side by side
+
+
+SIDE_BY_SIDE = """
+data = "cohort"
+recipe = "recipe.toml"
+methods = ["supervised", "naive"]
+seeds = [0]
+
+[settings]
+"train.steps" = [2]
+"""
+
+
+@pytest.fixture
+def small(tmp_path, tiny_run, tiny_cohort):
+    (tmp_path / "recipe.toml").write_text(load_config(tiny_run / "run.toml").to_toml())
+    (tmp_path / "small.toml").write_text(SIDE_BY_SIDE.replace("cohort", str(tiny_cohort)))
+    return tmp_path / "small.toml"
+
+
+def all_tables(folder):
+    return tables(folder) | {
+        file.relative_to(folder): file.read_bytes() for file in folder.rglob("scores.csv")
+    }
+
+
+def test_a_real_sweep_that_is_killed_in_a_training_and_in_a_prediction_ends_with_the_same_tables(
+    small, tmp_path, monkeypatch
+):
+    verb(small, tmp_path / "whole", workers=1)
+    for stop_at in ("1/2 all/supervised_seed0: train", "2/2 all/naive_seed0: predict"):
+
+        def kill(task, done, total, message="", stop_at=stop_at):
+            if task.startswith(stop_at):
+                raise Stopped
+
+        assert verb(small, tmp_path / "parts", workers=1, progress=kill).interrupted
+    assert len(verb(small, tmp_path / "parts", workers=1).done) == 2
+    assert all_tables(tmp_path / "parts") == all_tables(tmp_path / "whole")

@@ -152,6 +152,10 @@ def evaluate(
     classes: Annotated[
         str | None, typer.Option(help="Values in label files that do not name them: liver=1,spleen=2.")
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="Further metrics: lesions, boundary_iou, calibration_error, or of other packages."),
+    ] = None,
     workers: Workers = None,
     engine: Engine = "local",
     quiet: Quiet = False,
@@ -161,7 +165,8 @@ def evaluate(
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         result = run.evaluate(
             predictions, reference, output, split=split, unit=unit, variant=variant,
-            classes=class_values(classes) if classes else None, workers=workers, engine=engine, progress=progress,
+            classes=class_values(classes) if classes else None, metrics=words(metrics) or (), workers=workers,
+            engine=engine, progress=progress,
         )  # fmt: skip
     show(result.to_text(), result.facts(), as_json)
 

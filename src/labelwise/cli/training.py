@@ -184,20 +184,33 @@ def _show_plan(chosen: RunConfig, budget_minutes: float | None, *, quiet: bool, 
 
 def sweep(
     plan: Annotated[
-        Path, typer.Argument(help="Plan (TOML): methods, budgets of labels, seeds.", show_default=False)
+        Path,
+        typer.Argument(help="Plan (TOML): methods, budgets of labels, seeds, folds.", show_default=False),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the runs; default runs/PLAN.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what is done and what is to do.")
+        bool, typer.Option("--dry-run", help="Only say what is done, what is to do and what it will cost.")
     ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", "-j", min=1, help="Runs at a time; default: one per GPU, or per four CPUs."
+        ),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", help="Where runs are: local, slurm, or dask://host:port.")
+    ] = "local",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train, score and compare methods x budgets x seeds. Repeat the command to go on; a failed run stops no other."""
+    """Train, score and compare methods x budgets x seeds x folds. Repeat it to go on; a failed run stops no other."""
     with console.watch(quiet=quiet, as_json=as_json) as progress:
-        result = run.sweep(plan, output or Path("runs") / plan.stem, dry_run=dry_run, progress=progress)
+        result = run.sweep(
+            plan, output or Path("runs") / plan.stem, dry_run=dry_run, workers=workers, engine=engine,
+            progress=progress,
+        )  # fmt: skip
     show(result.to_text(), result.facts(), as_json)
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)

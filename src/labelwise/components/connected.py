@@ -1,4 +1,8 @@
-"""Connected parts of a mask. connected-components-3d is used where it is installed; SciPy gives the same result."""
+"""Connected parts of a mask. connected-components-3d is used where it is installed; SciPy gives the same result.
+
+In flat masks (of two axes, or one voxel thick) connected-components-3d 4.1 numbers parts that touch by corners wrongly:
+it gives numbers to voxels outside of the mask, or ends with an error. SciPy does those.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,8 @@ def connected_parts(mask: Array, neighbours: Neighbours) -> tuple[Array, int]:
         mask        (*S)  bool, two or three axes
         returns     (*S)  integers, 0 outside the mask
     """
-    return _parts()(mask, neighbours)
+    flat = mask.ndim < 3 or min(mask.shape) < 2
+    return (_scipy_parts if flat and neighbours == "corners" else _parts())(mask, neighbours)
 
 
 def keep_largest_component(labels: Array, index: int) -> None:

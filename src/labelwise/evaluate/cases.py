@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelwise.errors import ConfigError, DataError, did_you_mean
+from labelwise.evaluate.further import measure_further
 from labelwise.evaluate.overlap import VoxelCounts, count_voxels, dice, jaccard
 from labelwise.evaluate.scores import Score, Summary, read_scores, summarise, write_scores
 from labelwise.evaluate.surface import SurfaceDistances, asd, assd, hd95, nsd, surface_distances
@@ -76,6 +77,7 @@ def evaluate_case(
     nsd_tolerance: float | Mapping[str, float] = NSD_TOLERANCE,
     variant: Variant = "default",
     group: str = "",
+    further: Sequence[str] = (),
 ) -> list[Score]:
     """Score every organ of the label space in one case, by the rules at the top of this module.
 
@@ -90,6 +92,7 @@ def evaluate_case(
         nsd_tolerance   one for all organs, or by class name
         variant         "la_official" always gives its four metrics, in voxels
         group           patient or centre of the case; cases of one group count as one sample in a comparison
+        further         metrics on request (`labelwise.evaluate.further`), ours or of other packages
         returns         one score per organ and metric, organs in the order of the label space
 
     Errors
@@ -116,6 +119,11 @@ def evaluate_case(
         values |= _surface_values(counts, distances, tolerances, diagonal)
     if official:
         values = {name: np.where(counts.prediction == 0, 0.0, row) for name, row in values.items()}
+    for name in further:
+        shown = [] if counts.ignored else (np.flatnonzero(delineated[1:]) + 1).tolist()
+        found = _further_values(name, prediction, reference, shown, len(counts.reference), scale.spacing)
+        values |= {} if counts.ignored else found
+        chosen = (*chosen, *found)
     scores = []
     for c, organ in enumerate(label_space.organs, start=1):
         for metric in chosen:
@@ -123,6 +131,26 @@ def evaluate_case(
             unit = _unit(metric, scale, tolerances[c])
             scores.append(Score(case_id, organ, metric, value, status, unit, variant, group))
     return scores
+
+
+def _further_values(
+    name: str,
+    prediction: Array,
+    reference: Array,
+    organs: Iterable[int],
+    classes: int,
+    spacing: Sequence[float],
+) -> dict[str, Values]:
+    """The values (C,) of a metric on request, by name, for these classes; its names even if there are no classes."""
+    prediction, reference = np.asarray(prediction), np.asarray(reference)
+    found: dict[str, Values] = {}
+    for c in organs:
+        for key, value in measure_further(name, prediction == c, reference == c, spacing).items():
+            found.setdefault(key, np.full(classes, np.nan))[c] = value
+    if not found:
+        nothing = np.zeros(reference.shape, bool)
+        found = {key: np.full(classes, np.nan) for key in measure_further(name, nothing, nothing, spacing)}
+    return found
 
 
 def _overlap_values(counts: VoxelCounts, scale: _Scale) -> dict[str, Values]:

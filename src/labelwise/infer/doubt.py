@@ -23,9 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-NOTICED = (
-    0.01  # scores below are the floor of a softmax: in millions of voxels they would outweigh a small organ
-)
+from labelwise.infer.record import NOTICED as NOTICED
+
 _SMALLEST = 1e-12
 _PIECE = 2**22  # scores of a piece, which are added up in float32
 

@@ -9,29 +9,23 @@ NIfTI of 32 bit floats in steps of 1/4096, which compress well. Scores become ch
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from labelwise.formats import write_image
-from labelwise.formats.naming import file_name
 from labelwise.infer.doubt import as_chances, entropy_of
 from labelwise.infer.model import Model
+from labelwise.infer.record import ENTROPY, MAPS, PROBABILITIES, map_paths
 from labelwise.infer.scans import Scan
 from labelwise.preprocess.pipeline import Prepared, undo_scores
 from labelwise.types import Array, Volume
 
-PROBABILITIES, ENTROPY = MAPS = ("probabilities", "entropy")
+__all__ = ["ENTROPY", "MAPS", "PROBABILITIES", "map_paths", "write_maps"]
+
 _STEPS = 4096
-
-
-def map_paths(folder: Path, case: str, kind: str, classes: Sequence[str]) -> list[Path]:
-    """Where the maps of a kind lie for a case, one for each class or one for all."""
-    if kind == ENTROPY:
-        return [folder / ENTROPY / f"{case}.nii.gz"]
-    return [folder / PROBABILITIES / case / f"{file_name(name)}.nii.gz" for name in classes]
 
 
 def write_maps(folder: Path, scan: Scan, model: Model, prepared: Prepared, maps: Collection[str]) -> None:

@@ -1,12 +1,25 @@
-"""What stands beside a predicted label file: which model wrote it, with which settings. Needs no torch."""
+"""What stands beside a predicted label file: its model and settings, and its maps. Needs no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from labelwise.documents import read_json
 from labelwise.formats import LABEL_FORMATS, record_of
+from labelwise.formats.naming import file_name
+
+# Scores below are the floor of a softmax: in millions of voxels they would outweigh a small organ.
+NOTICED = 0.01
+PROBABILITIES, ENTROPY = MAPS = ("probabilities", "entropy")
+
+
+def map_paths(folder: Path, case: str, kind: str, classes: Sequence[str]) -> list[Path]:
+    """Where the maps of a kind lie for a case, one for each class or one for all."""
+    if kind == ENTROPY:
+        return [folder / ENTROPY / f"{case}.nii.gz"]
+    return [folder / PROBABILITIES / case / f"{file_name(name)}.nii.gz" for name in classes]
 
 
 def told_beside(target: Path) -> dict[str, Any]:

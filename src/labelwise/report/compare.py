@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from labelwise.errors import ConfigError, did_you_mean
+from labelwise.evaluate.agreement import Agreement, limits_of_agreement
 from labelwise.evaluate.scores import Score
 from labelwise.report.comparison import MEAN, Cell, Comparison, Difference, Key
 from labelwise.report.measures import Measure, measure
@@ -38,6 +39,8 @@ from labelwise.report.statistics import (
 )
 from labelwise.report.tabulate import Axes, RunValues, common_axes, require_one_cohort, seed_lists, tabulate
 from labelwise.types import Array
+
+VOLUME = "volume_difference"
 
 
 def compare(
@@ -109,6 +112,8 @@ def compare(
         differences=_differences(values, reference, axes, rows, chance),
         ranks=_ranks(values, measures, rows, chance),
         sizes=_sizes(values, lists, axes, measures),
+        volumes=_volumes(lists, axes),
+        volume_measure=measure(VOLUME, axes.units.get(VOLUME)),
         seen={
             run: tuple(sorted(known))
             for run, patients in (seen or {}).items()
@@ -294,6 +299,18 @@ def _sizes(
     volumes = np.array([[known.get((case, name), math.nan) for name in axes.classes] for case in axes.cases])
     means = {run: defined_mean(v.per_seed[:, 0], axis=0) for run, v in values.items()}
     return by_size(measures[0].name, axes.classes, volumes, means)
+
+
+def _volumes(lists: Mapping[str, Sequence[Sequence[Score]]], axes: Axes) -> dict[tuple[str, str], Agreement]:
+    """Run and class -> how predicted volumes agree with those of the reference, seeds averaged."""
+    if VOLUME not in axes.units:
+        return {}
+    found = {}
+    for run, seeds in lists.items():
+        values = tabulate(run, seeds, replace(axes, metrics=(VOLUME,))).per_seed[:, 0]
+        for name, column in zip(axes.classes, defined_mean(values, axis=0).T, strict=True):
+            found[run, name] = limits_of_agreement(column, np.zeros_like(column))
+    return found
 
 
 def _correct(family: Sequence[Key], found: dict[Key, Difference]) -> None:

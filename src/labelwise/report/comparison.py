@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from labelwise.documents import cells
+from labelwise.evaluate.agreement import Agreement
 from labelwise.report.measures import UNDEFINED, VARIANTS, Measure, p_text
 from labelwise.report.ranks import Rank
 from labelwise.report.sizes import Strata
@@ -81,6 +82,8 @@ class Comparison:
     differences: Mapping[Key, Difference]  # every run but the reference
     ranks: Mapping[str, tuple[Rank, ...]]  # metric -> runs, the best first
     sizes: Strata | None  # the first metric by the size of the structures
+    volumes: Mapping[tuple[str, str], Agreement]  # run and class; empty without volumes in the scores
+    volume_measure: Measure
     seen: Mapping[str, tuple[str, ...]]  # run -> patients of these cases that its training has seen
     notes: tuple[str, ...]  # further cautions, as sentences
     per_case: Mapping[Key, Array]  # (N,) values of the cases, seeds averaged; NaN = undefined
@@ -352,16 +355,41 @@ class Comparison:
             f"{m.heading} by size", ("structure", *map(self.name, self.runs), "cases"), tuple(rows), legend
         )
 
+    def volume_table(self) -> Table | None:
+        """Bias and limits of agreement of the volume of each structure; None without volumes in the scores."""
+        if not self.volumes:
+            return None
+        m = self.volume_measure
+        rows = []
+        for run in self.runs:
+            found = [self.volumes[run, name] for name in self.classes]
+            entries = [
+                Entry(
+                    m.number(one.bias, signed=True),
+                    f"[{m.number(one.low, signed=True)}, {m.number(one.high, signed=True)}]"
+                    if one.n > 1
+                    else "",
+                )
+                for one in found
+            ]
+            rows.append((Entry(self.name(run)), *entries, Entry(_range([one.n for one in found]))))
+        legend = (
+            "Mean over the cases, [limits of agreement after Bland and Altman: mean ± 1.96 standard deviations, "
+            "between which 95 % of cases lie]."
+        )
+        title = f"Volume, prediction minus reference [{m.unit}]"
+        return Table(title, ("run", *self.classes, "cases"), tuple(rows), legend)
+
     def tables(self) -> tuple[Table, ...]:
         """All tables, the answer first."""
         extra = (self.difference_table(), self.rank_table())
-        sizes = self.size_table()
+        more = (self.volume_table(), self.size_table())
         return (
             self.run_table(),
             *filter(None, extra),
             *self.class_tables(),
             self.presence_table(),
-            *([sizes] if sizes else []),
+            *filter(None, more),
         )
 
     def to_text(self) -> str:

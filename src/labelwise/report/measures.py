@@ -66,6 +66,43 @@ _MEASURES = (
     Measure(
         "assd_penalised", "ASSD penalised", "mm", False, "ASSD; image diagonal if one surface does not exist"
     ),
+    Measure(
+        "boundary_iou",
+        "Boundary IoU",
+        "%",
+        True,
+        "overlap over union of the voxels within 2 mm of either border",
+    ),
+    Measure(
+        "lesion_recall",
+        "Lesions found",
+        "%",
+        True,
+        "part of the reference's connected parts that is matched at an IoU of 0.1",
+    ),
+    Measure(
+        "lesion_precision",
+        "Lesion precision",
+        "%",
+        True,
+        "part of the predicted connected parts that is matched at an IoU of 0.1",
+    ),
+    Measure("lesion_f1", "Lesion F1", "%", True, "twice the matched parts over all parts of both"),
+    Measure("false_lesions", "False lesions a scan", "", False, "predicted connected parts that match none"),
+    Measure(
+        "panoptic_quality",
+        "Panoptic quality",
+        "%",
+        True,
+        "IoU of parts matched above 0.5, over matched parts and half of the others",
+    ),
+    Measure(
+        "calibration_error",
+        "Calibration error",
+        "%",
+        False,
+        "how far chances are from how often the structure is there, over 15 bins",
+    ),
     Measure("volume_difference", "Volume difference", "ml", None, "prediction minus reference"),
     Measure("reference_volume", "Reference volume", "ml", None, "volume of the structure in the reference"),
     Measure("prediction_volume", "Predicted volume", "ml", None, "volume of the structure in the prediction"),

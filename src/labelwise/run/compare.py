@@ -46,7 +46,7 @@ def compare(
                         other cases or classes; folds that share a part of their cases
     """
     named = runs_by_name(runs)
-    scores, seen = _read(named, {*metrics, "reference_volume"})
+    scores, seen = _read(named, {*metrics, "reference_volume", "volume_difference"})
     if not set(metrics) <= {score.metric for lists in scores.values() for one in lists for score in one}:
         scores, seen = _read(named, None)  # so that the refusal names what there is
     notes = [note for name, repetitions in named.items() for note in _notes(name, repetitions)]

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from labelwise import anatomy
 from labelwise.cohort.manifest import Manifest, read_case_labels
 from labelwise.console import Progress, silent
 from labelwise.engine import Outcome, run_jobs
 from labelwise.errors import ConfigError, DataError, did_you_mean
+from labelwise.evaluate.agreement import calibration_error
 from labelwise.evaluate.cases import VARIANTS, Score, Summary, Variant, evaluate_case, summarise, write_scores
-from labelwise.formats import Geometry, placed_on, read_labels
+from labelwise.evaluate.further import parts
+from labelwise.formats import Geometry, Layout, placed_on, read_image, read_labels
+from labelwise.infer.record import NOTICED, PROBABILITIES, map_paths
 from labelwise.report.compare import compare
 from labelwise.run.pairing import PREDICTIONS, SCORES, Pair, find_pairs, in_space
 from labelwise.run.provenance import check_predictions, record_scores
-from labelwise.types import LabelSpace, Volume
+from labelwise.types import IGNORE, LabelSpace, Volume
 
 __all__ = ["EvaluationResult", "evaluate"]
+
+CALIBRATION = "calibration_error"
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ def evaluate(
     unit: str = "mm",
     variant: str = "default",
     classes: Mapping[str, int] | None = None,
+    metrics: Sequence[str] = (),
     workers: int | None = None,
     engine: str = "local",
     progress: Progress = silent,
@@ -66,8 +74,12 @@ def evaluate(
         unit            mm or voxels, for distances
         variant         default, or la_official (see `labelwise.evaluate.cases`)
         classes         class name -> value in label files that do not name their values
+        metrics         further metrics: "lesions", "boundary_iou", those of other packages
+                        (`labelwise.evaluate.further`); or "calibration_error", of the maps of ``predict --maps
+                        probabilities``
 
     Errors
+        ConfigError     an unknown unit, variant or metric; the variant has its metrics
         DataError       a prediction is missing, what its values mean is not known, its model does not know an
                         annotated class, or prediction and reference lie on different grids; every problem is listed,
                         and no file is written; label files of two models, or not of the model of their run
@@ -80,6 +92,7 @@ def evaluate(
             expected=", ".join(VARIANTS),
             code="unknown-name",
         )
+    further = _further(metrics, variant)
     folder = Path(predictions)
     if (folder / PREDICTIONS).is_dir():
         folder = folder / PREDICTIONS
@@ -93,8 +106,9 @@ def evaluate(
     files = {pair.case: pair.prediction.file for pair in pairs}
     model = check_predictions(files)
     job = partial(
-        _score, manifest=manifest, label_space=space, in_mm=unit == "mm", variant=cast(Variant, variant)
-    )
+        _score, manifest=manifest, label_space=space, in_mm=unit == "mm", variant=cast(Variant, variant),
+        further=further, calibration=CALIBRATION in metrics,
+    )  # fmt: skip
     outcomes: list[Outcome[Pair, list[Score]]] = []
     for outcome in run_jobs(job, pairs, engine=engine, workers=workers):
         outcomes.append(outcome)
@@ -108,8 +122,31 @@ def evaluate(
     return EvaluationResult(scores, summarise(scores), target)
 
 
+def _further(metrics: Sequence[str], variant: str) -> tuple[str, ...]:
+    """The metrics that are functions of two masks."""
+    if metrics and variant != "default":
+        raise ConfigError(f"the variant {variant} has its metrics", found=", ".join(metrics))
+    further = tuple(name for name in dict.fromkeys(metrics) if name != CALIBRATION)
+    known = (*parts.names(), CALIBRATION)
+    for name in further:
+        if name not in known:
+            raise ConfigError(
+                f"unknown metric '{name}'{did_you_mean(name, known)}",
+                expected=", ".join(known),
+                code="unknown-name",
+            )
+        parts.find(name)
+    return further
+
+
 def _score(
-    pair: Pair, manifest: Manifest | None, label_space: LabelSpace, in_mm: bool, variant: Variant
+    pair: Pair,
+    manifest: Manifest | None,
+    label_space: LabelSpace,
+    in_mm: bool,
+    variant: Variant,
+    further: Sequence[str],
+    calibration: bool,
 ) -> list[Score]:
     prediction = read_labels(pair.prediction.file, pair.prediction.layout, pair.image)
     if pair.reference is not None:
@@ -133,7 +170,40 @@ def _score(
             code="grids-differ",
         )
     spacing = reference.spacing_mm if in_mm else None
-    return evaluate_case(
+    scores = evaluate_case(
         pair.case, reference.data, in_space(prediction.data, pair.prediction.values, label_space),
         label_space=label_space, annotated=pair.annotated, spacing_mm=spacing, variant=variant, group=pair.group,
+        further=further,
     )  # fmt: skip
+    if calibration:
+        of_dice = [score for score in scores if score.metric == "dice"]
+        scores += [_calibration(score, pair, reference, grid, label_space) for score in of_dice]
+    return scores
+
+
+def _calibration(
+    score: Score, pair: Pair, reference: Volume, grid: Geometry, label_space: LabelSpace
+) -> Score:
+    """How far the chances of a class are from how often it is there, where it is likely or there."""
+    named = replace(score, metric=CALIBRATION, unit="", value=math.nan)
+    if score.status == "not_annotated":
+        return named
+    folder, values = pair.prediction.file.parent, pair.prediction.values.values()
+    name = next(name for name in values if anatomy.same(name, score.class_name))
+    (file,) = map_paths(folder, pair.case, PROBABILITIES, (name,))
+    if not file.exists():
+        raise DataError(
+            "there is no map of the chances of this class",
+            case=pair.case,
+            file=file,
+            do="repeat `labelwise predict` with --maps probabilities",
+        )
+    image = read_image([file], Layout())
+    if not grid.matches(found := Geometry(image.shape, image.affine)):
+        raise DataError(
+            "map and reference lie on different grids", case=pair.case, file=file, found=found, expected=grid,
+            do="predict this scan again from the image that belongs to the reference", code="grids-differ",
+        )  # fmt: skip
+    there = reference.data == label_space.index(score.class_name)
+    counted = (reference.data != IGNORE) & (there | (image.data[0] >= NOTICED))
+    return replace(named, value=calibration_error(image.data[0][counted], there[counted]))

@@ -54,6 +54,7 @@ class Forecast:
     ram_gib: float
     gpu_gib: float | None  # None on a CPU
     disk_gib: float  # checkpoints, model, and the scans that are not prepared yet
+    store_gib: float = 0.0  # these scans alone
 
     def to_text(self) -> str:
         """One line."""
@@ -115,7 +116,8 @@ def measure(config: RunConfig, cohort: Cohort, fabric: Fabric) -> Forecast | Non
         training_hours=_hours(times, validation, config),
         ram_gib=(peak_memory_bytes() + _scan_bytes(cohort, config)) / GIB,
         gpu_gib=torch.cuda.max_memory_reserved(fabric.device) / GIB if fabric.device.type == "cuda" else None,
-        disk_gib=_disk_bytes(state, weights, cohort) / GIB,
+        disk_gib=(_run_bytes(state, weights, cohort) + _store_bytes(cohort)) / GIB,
+        store_gib=_store_bytes(cohort) / GIB,
     )
 
 
@@ -282,8 +284,11 @@ def _scan_bytes(cohort: Cohort, config: RunConfig) -> float:
     return voxels * (8.0 * cohort.facts.channels + 4 * slab * cohort.label_space.num_classes + 4)
 
 
-def _disk_bytes(state: int, weights: int, cohort: Cohort) -> float:
+def _store_bytes(cohort: Cohort) -> float:
     x, y, z = cohort.facts.shape
-    store = cohort.cases_to_prepare * x * y * z * VOXEL_BYTES * STORED * cohort.facts.channels
+    return cohort.cases_to_prepare * x * y * z * VOXEL_BYTES * STORED * cohort.facts.channels
+
+
+def _run_bytes(state: int, weights: int, cohort: Cohort) -> float:
     checkpoints = 2 if cohort.validation_cases else 1
-    return store + checkpoints * state + weights
+    return checkpoints * state + weights

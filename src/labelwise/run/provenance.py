@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import lazy_loader
 
 from labelwise.atomic import write_json
 from labelwise.documents import read_json
@@ -15,8 +14,6 @@ from labelwise.formats import LABEL_FORMATS, case_of, hash_file
 from labelwise.infer.record import deciding, told_beside
 from labelwise.run.pairing import PREDICTIONS, SCORES
 
-# Imports torch, which only the scores of a run need.
-models = lazy_loader.load("labelwise.infer.model", suppress_warning=True)
 _AGAIN = "repeat `labelwise predict` with --overwrite, then `labelwise evaluate`"
 
 
@@ -107,6 +104,9 @@ def _check_model(folder: Path, model: str) -> None:
     if folder.name != PREDICTIONS:
         return
     try:
+        # Imports torch, which only the scores of a run need. Not a lazy module: torch looks into all modules while
+        # it is imported, and would import that one in the middle.
+        models = importlib.import_module("labelwise.infer.model")
         now: tuple[str, ...] = models.model_ids(folder.parent)
     except (LabelwiseError, OSError):  # no model, or one that only its plug-in knows
         return
