@@ -215,7 +215,7 @@ def test_train_writes_a_run_folder(command, tiny_cohort, tmp_path):
     assert answer.out == f"{folder}: 4 steps, model in {folder}/model\n"
     assert "train naive  4/4" in answer.err
     assert {path.name for path in folder.iterdir()} == {
-        *("run.toml", "environment.json", "patients.json", "log.jsonl"),
+        *("run.toml", "environment.json", "patients.json", "cost.json", "log.jsonl"),
         *("last.safetensors", "best.safetensors", "model"),
     }
 

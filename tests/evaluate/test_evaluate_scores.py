@@ -14,9 +14,9 @@ NAN = math.nan
 SCORES = [
     Score("a, first visit", "liver", "dice", 0.1 + 0.2, "ok"),
     Score("b", "liver", "hd95", NAN, "prediction_empty", "mm"),
-    Score("b", "left atrium", "hd95", 3.25, "ok", "voxels", "la_official", "p1"),
+    Score("b", "left atrium", "hd95", 3.25, "ok", "voxels", "la_official", "p1", "test", "train"),
 ]
-HEADER = "case,class,metric,value,unit,variant,status,group\n"
+HEADER = "case,class,metric,value,unit,variant,status,group,split,seen\n"
 OLD_HEADER = "case,class,metric,value,unit,variant,status\n"  # before cases named their patient
 
 
@@ -35,7 +35,8 @@ def test_the_table_is_plain_text_with_one_row_per_score(tmp_path):
     write_scores(tmp_path / "scores.csv", SCORES[1:])
     assert (tmp_path / "scores.csv").read_text() == (
         HEADER
-        + "b,liver,hd95,nan,mm,default,prediction_empty,\nb,left atrium,hd95,3.25,voxels,la_official,ok,p1\n"
+        + "b,liver,hd95,nan,mm,default,prediction_empty,,,\n"
+        + "b,left atrium,hd95,3.25,voxels,la_official,ok,p1,test,train\n"
     )
 
 

@@ -27,8 +27,10 @@ STATUSES = (
     "reference_incomplete",
 )
 FAILURES = ("reference_empty", "prediction_empty")
+PRESENT = ("ok", "prediction_empty")  # the reference has the structure
 COLUMNS = ("case", "class", "metric", "value", "unit", "variant", "status")
-GROUP = "group"  # written since cases know their patient; a table without it is read as one case per patient
+# Written too; a table without them is read as one case per patient, of which nothing more is known.
+ORIGIN = ("group", "split", "seen")
 
 
 @dataclass(frozen=True, slots=True)  # a comparison of many runs holds millions
@@ -43,6 +45,10 @@ class Score:
     unit: str = ""  # "mm", "ml", "voxels", "at 1 mm" (the tolerance of the NSD) or none
     variant: str = "default"
     group: str = ""  # patient or centre of the case; "" if the case stands for itself
+    split: str = ""  # of the case in the manifest that it was scored with; "" without a manifest
+    seen: str = (
+        ""  # "train" or "validation" if the model has seen this patient there; "" if not, or not known
+    )
 
     @property
     def patient(self) -> str:
@@ -67,13 +73,17 @@ class ClassSummary:
 
 @dataclass(frozen=True)
 class OverallSummary:
-    """One metric over all classes: the mean of their means, so that every class counts alike."""
+    """One metric over all classes that a reference has: the mean of their means, so that every class counts alike.
+
+    It is not given where one of them has no value, for means over different structures cannot be compared.
+    """
 
     metric: str
     unit: str  # without the tolerance of the NSD, which may differ between classes
     variant: str
-    mean: float  # NaN without a class that has a value
-    num_classes: int  # classes in the mean
+    mean: float  # NaN if there is no such class, or one of them has no value
+    num_classes: int  # classes that a reference has
+    without: tuple[str, ...] = ()  # those of them that have no value
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,10 @@ def summarise(scores: Iterable[Score]) -> Summary:
         DataError   one case has two values of the same metric, class, unit and variant
     """
     groups: dict[tuple[str, str, str, str], dict[str, Score]] = defaultdict(dict)
+    present: set[str] = set()
     for score in scores:
+        if score.status in PRESENT:
+            present.add(score.class_name)
         cases = groups[score.class_name, score.metric, score.unit, score.variant]
         if score.case in cases:
             raise DataError(
@@ -109,18 +122,17 @@ def summarise(scores: Iterable[Score]) -> Summary:
             )
         cases[score.case] = score
     classes = tuple(_class_summary(*key, list(cases.values())) for key, cases in groups.items())
-    return Summary(classes, _overall(classes))
+    return Summary(classes, _overall(classes, present))
 
 
 def write_scores(path: Path | str, scores: Iterable[Score]) -> None:
     """Write the scores as a CSV file, one row per case, class and metric, whole or not at all."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow((*COLUMNS, GROUP))
-    writer.writerows(
-        cells((s.case, s.class_name, s.metric, repr(float(s.value)), s.unit, s.variant, s.status, s.group))
-        for s in scores
-    )
+    writer.writerow((*COLUMNS, *ORIGIN))
+    for s in scores:
+        row = [s.case, s.class_name, s.metric, repr(float(s.value)), s.unit, s.variant, s.status]
+        writer.writerow(cells([*row, s.group, s.split, s.seen]))
     write_text(path, table.getvalue())
 
 
@@ -145,7 +157,8 @@ def read_scores(path: Path | str, metrics: Collection[str] | None = None) -> lis
                 expected=",".join(COLUMNS),
             )
         places = [header.index(name) for name in COLUMNS]
-        group, metric = header.index(GROUP) if GROUP in header else None, header.index("metric")
+        origin = {name: header.index(name) for name in ORIGIN if name in header}
+        metric = header.index("metric")
         scores = []
         for row in reader:
             if len(row) != len(header):
@@ -157,8 +170,8 @@ def read_scores(path: Path | str, metrics: Collection[str] | None = None) -> lis
                 )
             if metrics is None or row[metric] in metrics:
                 cells = [_plain(row[place]) for place in places]
-                of_group = "" if group is None else _plain(row[group])
-                scores.append(_score(cells, of_group, path, reader.line_num))
+                known = {name: sys.intern(_plain(row[place])) for name, place in origin.items()}
+                scores.append(_score(cells, known, path, reader.line_num))
         return scores
     except csv.Error as error:
         raise DataError(
@@ -185,15 +198,17 @@ def _class_summary(
     )
 
 
-def _overall(classes: Iterable[ClassSummary]) -> tuple[OverallSummary, ...]:
-    means: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+def _overall(classes: Iterable[ClassSummary], present: Collection[str]) -> tuple[OverallSummary, ...]:
+    rows: dict[tuple[str, str, str], list[ClassSummary]] = defaultdict(list)
     for row in classes:
         unit = "" if row.metric == "nsd" else row.unit
-        means[row.metric, unit, row.variant] += [row.mean] if row.n else []
-    return tuple(
-        OverallSummary(*key, mean=float(np.mean(found)) if found else math.nan, num_classes=len(found))
-        for key, found in means.items()
-    )
+        rows[row.metric, unit, row.variant] += [row] if row.class_name in present else []
+    summaries = []
+    for key, counted in rows.items():
+        without = tuple(row.class_name for row in counted if not row.n)
+        mean = float(np.mean([row.mean for row in counted])) if counted and not without else math.nan
+        summaries.append(OverallSummary(*key, mean=mean, num_classes=len(counted), without=without))
+    return tuple(summaries)
 
 
 def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
@@ -215,8 +230,8 @@ def _read_text(path: Path) -> str:
         raise DataError("the score table is not UTF-8 text", file=path) from error
 
 
-def _score(cells: Sequence[str], group: str, path: Path, number: int) -> Score:
-    """One row, its cells in the order of COLUMNS; equal words are kept once."""
+def _score(cells: Sequence[str], origin: Mapping[str, str], path: Path, number: int) -> Score:
+    """One row, its cells in the order of COLUMNS, and what is known of its case; equal words are kept once."""
     case, class_name, metric, value, unit, variant, status = cells
 
     def refuse(column: str, what: str, found: str, expected: str) -> NoReturn:
@@ -234,6 +249,6 @@ def _score(cells: Sequence[str], group: str, path: Path, number: int) -> Score:
         refuse("value", "the value is not a number", value, "a number or nan")
     if math.isinf(number_read):
         refuse("value", "the value is infinite", value, "a number or nan")
-    words = map(sys.intern, (case, class_name, metric, status, unit, variant, group))
-    case, class_name, metric, status, unit, variant, group = words
-    return Score(case, class_name, metric, number_read, status, unit, variant, group)
+    words = map(sys.intern, (case, class_name, metric, status, unit, variant))
+    case, class_name, metric, status, unit, variant = words
+    return Score(case, class_name, metric, number_read, status, unit, variant, **origin)

@@ -40,6 +40,8 @@ from labelwise.types import Volume
 FAILED = "failed.csv"
 Warn = Callable[[Scan, Volume], list[dict[str, str]]]
 """What is wrong with a scan that was read, as plain values; raises a DataError if it must not be segmented."""
+Seen = Callable[[Scan, Sequence[str]], str]
+"""From a scan and the hashes of its images: "train" or "validation" if the model has seen it, else ""."""
 CohortProgress = Callable[[int, int, float | None], None]  # scans done, scans in all, seconds left if known
 
 
@@ -54,12 +56,13 @@ def predict_cohort(
     versions: Mapping[str, str | None] = MappingProxyType({}),
     overwrite: bool = False,
     warn: Warn | None = None,
+    seen: Seen | None = None,
     progress: CohortProgress | None = None,
 ) -> list[Outcome[Scan, Path]]:
     """Predict every scan into `output_folder`; returns one outcome per scan, those finished before first.
 
-    What `Model.predict` gives for a scan is what its file holds. `versions` of packages stand in the record, and what
-    `warn` says of the scan. `maps` are written too: see `labelwise.infer.maps`.
+    What `Model.predict` gives for a scan is what its file holds. `versions` of packages stand in the record, what
+    `warn` says of the scan, and whether the model has `seen` it. `maps` are written too: see `labelwise.infer.maps`.
 
     A result that is there is kept if it is of this model, of settings that give the same labels, and on the
     grid of the scan; else it is an error of that scan, unless `overwrite` replaces all of them.
@@ -100,6 +103,7 @@ def predict_cohort(
                     binary,
                     maps,
                     versions,
+                    seen,
                 )
 
         for outcome in run_jobs(predict, waiting, workers=1):
@@ -125,6 +129,7 @@ def _predict(
     binary: bool,
     maps: Collection[str],
     versions: Mapping[str, str | None],
+    seen: Seen | None,
 ) -> Path:
     start = time.perf_counter()
     doubt = Doubt(model.temperature)
@@ -132,11 +137,14 @@ def _predict(
         ready = prepared.result()
         labels = model.segment(ready.prepared, doubt=doubt)
     certainties = dict(zip(model.label_space.names, map(asdict, doubt.certainties()), strict=True))
+    contents = [hash_file(image) for image in scan.images]
+    known = seen(scan, contents) if seen else ""
     record = {
         "case": scan.id,
         "images": [image.name for image in scan.images],
         "classes": dict(enumerate(model.label_space.names)),
-        "contents": [hash_file(image) for image in scan.images],
+        "contents": contents,
+        **({"seen": known} if known else {}),
         "modality": scan.modality,
         "model": model.id,
         **({"models": {member.id: member.name for member in model.members}} if model.members else {}),

@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
@@ -47,6 +47,7 @@ class Prepared:
     keys: Mapping[str, str]  # case id -> content hash, for every case that is in the store
     written: tuple[str, ...]  # ids of the cases prepared now; the others were there already
     failures: Mapping[str, LabelwiseError]  # case id -> why it is not in the store
+    hashes: Mapping[Path, str] = field(default_factory=dict)  # file -> hash of its content
 
     def require_all(self) -> None:
         """Raise one DataError that tells about every failed case, if there are any."""
@@ -134,7 +135,7 @@ def prepare(
     keys = {name: key for name, key in keys.items() if key not in failed}
     store.add_keys(keys)
     written = tuple(name for name, key in keys.items() if key in missing)
-    return Prepared(store, plan, keys, written, failures)
+    return Prepared(store, plan, keys, written, failures, hashes)
 
 
 def prepare_case(job: tuple[str, Case], manifest: Manifest, plan: Plan, store: Store) -> None:

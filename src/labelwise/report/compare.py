@@ -1,9 +1,10 @@
 """Scores of several runs become one comparison: means, intervals, paired differences, ranks.
 
-Means go over cases first and over organs second. A run may have several seeds: the values of one case are
-averaged over the seeds before anything else, so n always counts cases. The sample are the patients: cases of one
-patient are drawn together and tested as one. The seeds are a second level of chance, beside the patients. An
-undefined value (NaN) is left out and counted.
+Means go over cases first and over organs second. A mean over organs is one over all organs that the reference has,
+in every run and every seed; where one of them has no value, no mean is given. A run may have several seeds: the values
+of one case are averaged over the seeds before anything else, so n always counts cases. The sample are the patients:
+cases of one patient are drawn together and tested as one. The seeds are a second level of chance, beside the patients.
+An undefined value (NaN) is left out and counted.
 
 Legend: N cases, G patients, C classes, S seeds, W rows (the classes, then their mean if there are several).
 """
@@ -32,6 +33,7 @@ from labelwise.report.statistics import (
     estimate,
     holm,
     patient_means,
+    quotient,
     seed_error,
     signed_rank_p,
     two_level_p,
@@ -88,9 +90,8 @@ def compare(
             code="unknown-name",
         )
     lists = {run: seed_lists(run, scores) for run, scores in runs.items()}
-    axes = common_axes(
-        [score for seeds in lists.values() for scores in seeds for score in scores], metrics, variant
-    )
+    all_scores = {run: [score for scores in seeds for score in scores] for run, seeds in lists.items()}
+    axes = common_axes([score for found in all_scores.values() for score in found], metrics, variant)
     require_one_cohort(lists, axes.variant)
     values = {run: tabulate(run, lists[run], axes) for run in runs}
     rows = (*axes.classes, MEAN) if len(axes.classes) > 1 else axes.classes
@@ -110,22 +111,35 @@ def compare(
         cells=cells,
         best=frozenset(best),
         differences=_differences(values, reference, axes, rows, chance),
-        ranks=_ranks(values, measures, rows, chance),
+        ranks=_ranks(values, measures, axes, chance),
         sizes=_sizes(values, lists, axes, measures),
         volumes=_volumes(lists, axes),
         volume_measure=measure(VOLUME, axes.units.get(VOLUME)),
         seen={
             run: tuple(sorted(known))
-            for run, patients in (seen or {}).items()
-            if (known := set(patients) & set(axes.patients))
+            for run, scores in all_scores.items()
+            if (known := _seen(scores, (seen or {}).get(run, ()), axes))
+        },
+        splits={run: tuple(sorted({s.split for s in found} - {""})) for run, found in all_scores.items()},
+        averaged=tuple(name for name, has in zip(axes.classes, axes.counted, strict=True) if has),
+        lacking={
+            (run, name): tuple(axes.classes[c] for c in np.flatnonzero(_lacking(table.per_seed[:, m], axes)))
+            for run, table in values.items()
+            for m, name in enumerate(axes.metrics)
         },
         notes=tuple(notes),
         per_case={
             (run, row, name): column
             for run, table in values.items()
             for m, name in enumerate(axes.metrics)
-            for row, column in zip(
-                rows, _with_mean(defined_mean(table.per_seed[:, m], axis=0)).T, strict=True
+            for row, column in zip(rows, _columns(table.per_seed[:, m], axes.present).T, strict=True)
+        },
+        per_seed={
+            (run, row, name): columns
+            for run, table in values.items()
+            for m, name in enumerate(axes.metrics)
+            for row, columns in zip(
+                rows, np.moveaxis(_with_mean(table.per_seed[:, m], axes.present), -1, 0), strict=True
             )
         },
         presence={(run, name): values[run].presence[name] for run in runs for name in axes.classes},
@@ -148,7 +162,15 @@ class _Chance:
 def worst_cases(comparison: Comparison) -> tuple[str, ...]:
     """The cases with a value of the first metric that has a better and a worse, the worst on average first."""
     judged = next((m for m in comparison.measures if m.higher_is_better is not None), comparison.measures[0])
-    table = np.stack([comparison.per_case[run, comparison.main_row, judged.name] for run in comparison.runs])
+    # Over what is defined: a case without a mean, for a structure was missed, must not be passed over.
+    table = np.stack(
+        [
+            defined_mean(
+                np.stack([comparison.per_case[run, row, judged.name] for row in comparison.classes]), axis=0
+            )
+            for run in comparison.runs
+        ]
+    )
     means = defined_mean(table, axis=0)
     sign = -1.0 if judged.higher_is_better is False else 1.0
     return tuple(
@@ -156,20 +178,50 @@ def worst_cases(comparison: Comparison) -> tuple[str, ...]:
     )
 
 
-def _with_mean(by_class: Array) -> Array:
-    """(..., C) -> (..., R): the mean over the classes as one more place, if there are several classes."""
+def _seen(scores: Sequence[Score], patients: Collection[str], axes: Axes) -> set[str]:
+    """The patients of the comparison that a run has seen, as its record says or its scores."""
+    return (set(patients) | {score.patient for score in scores if score.seen}) & set(axes.patients)
+
+
+def _with_mean(by_class: Array, counted: Array) -> Array:
+    """(..., C) -> (..., W): the mean over the classes as one more place, if there are several classes.
+
+    It goes over the `counted` classes, (C,) or (N, C), and is NaN where one of them has no value, or none is counted.
+    """
     if by_class.shape[-1] == 1:
         return by_class
-    return np.concatenate([by_class, defined_mean(by_class, axis=-1)[..., None]], axis=-1)
+    total = np.where(counted, by_class, 0.0).sum(axis=-1)  # NaN where one has no value
+    mean = quotient(total, np.broadcast_to(counted.sum(axis=-1), total.shape))
+    return np.concatenate([by_class, mean[..., None]], axis=-1)
 
 
-def _weights(by_class: Array) -> Array:
-    """(W, C) what each class adds to each row, from (C,) means; NaN for a row without any value."""
+def _columns(per_seed: Array, present: Array) -> Array:
+    """(S, N, C) values -> (N, W) of each case, seeds averaged; a mean over classes only if every seed has it."""
+    columns = _with_mean(defined_mean(per_seed, axis=0), present)
+    if per_seed.shape[-1] > 1:
+        columns[:, -1] = _with_mean(per_seed, present)[..., -1].mean(axis=0)
+    return columns
+
+
+def _lacking(per_seed: Array, axes: Axes) -> Array:
+    """(C,) structures of the reference of which a seed has no value at all, from (S, N, C) values."""
+    return np.asarray(axes.counted & ~np.isfinite(per_seed).any(axis=1).all(axis=0))
+
+
+def _weights(by_class: Array, counted: Array, lacking: Array) -> Array:
+    """(W, C) what each class adds to each row; NaN for a row without a value.
+
+    Shapes
+        by_class    (C,) means of the classes
+        counted     (C,) which of them the mean over classes goes over
+        lacking     (C,) which of these have no value somewhere: then there is no mean
+    """
     defined = np.isfinite(by_class)
     single = np.where(np.eye(len(by_class), dtype=bool), np.where(defined, 1.0, np.nan), 0.0)
     if len(by_class) == 1:
         return single
-    together = np.where(defined, 1 / max(defined.sum(), 1), 0.0) if defined.any() else defined * np.nan
+    given = counted.any() and not lacking.any()
+    together = counted / counted.sum() if given else np.full(len(by_class), np.nan)
     return np.vstack([single, together])
 
 
@@ -178,18 +230,18 @@ def _cells(run: str, values: RunValues, axes: Axes, rows: Sequence[str], chance:
     for m, metric in enumerate(axes.metrics):
         per_seed = values.per_seed[:, m]
         per_case = defined_mean(per_seed, axis=0)
-        by_class = defined_mean(per_case, axis=0)
-        means = _with_mean(by_class)
-        seed_means = _with_mean(defined_mean(per_seed, axis=1))
-        columns = _with_mean(per_case)
-        estimates = estimate(Clusters.of(per_case, chance.patients), _weights(by_class), chance.draws)
+        counted = axes.counted
+        seed_means = _with_mean(defined_mean(per_seed, axis=1), counted)
+        columns = _columns(per_seed, axes.present)
+        weights = _weights(defined_mean(per_case, axis=0), counted, _lacking(per_seed, axes))
+        estimates = estimate(Clusters.of(per_case, chance.patients), weights, chance.draws)
         excluded = [values.excluded[name, metric] for name in axes.classes]
         excluded.append(sum(excluded, Counter[str]()))
         for r, row in enumerate(rows):
-            found, mean = estimates[r], float(means[r])
-            interval = with_seeds(mean, found.interval, seed_error(seed_means[:, r]))
+            found = estimates[r]
+            interval = with_seeds(found.mean, found.interval, seed_error(seed_means[:, r]))
             cells[run, row, metric] = Cell(
-                mean=mean,
+                mean=found.mean,
                 sd=defined_sd(columns[:, r]),
                 n=int(np.isfinite(columns[:, r]).sum()),
                 seed_means=tuple(seed_means[:, r].tolist()),
@@ -218,7 +270,9 @@ def _best(
         same = _comparable(values, m)
         for row, comparable in zip(rows, (*same, same.all()), strict=False):
             keys = [(run, row, judged.name) for run in values]
-            if judged.higher_is_better is None or not comparable or not cells[keys[0]].n:
+            if judged.higher_is_better is None or not comparable:
+                continue
+            if not all(math.isfinite(cells[key].mean) for key in keys):
                 continue
             top = judged.number((max if judged.higher_is_better else min)(cells[key].mean for key in keys))
             equal = [key for key in keys if judged.number(cells[key].mean) == top]
@@ -234,42 +288,46 @@ def _differences(
         base = values[reference].per_seed[:, m]
         for run in values:
             if run != reference:
-                differences = _paired(values[run].per_seed[:, m], base, chance)
+                differences = _paired(values[run].per_seed[:, m], base, axes, chance)
                 found.update({(run, row, metric): d for row, d in zip(rows, differences, strict=True)})
         for family in ([rows[-1]], rows[:-1]):
             _correct([key for key in found if key[2] == metric and key[1] in family], found)
     return found
 
 
-def _paired(one: Array, base: Array, chance: _Chance) -> list[Difference]:
+def _paired(one: Array, base: Array, axes: Axes, chance: _Chance) -> list[Difference]:
     """One Difference for each row, from the (S, N, C) values of two runs."""
     differences = defined_mean(one, axis=0) - defined_mean(base, axis=0)
-    columns = _with_mean(differences)
-    by_class = defined_mean(differences, axis=0)
-    means = _with_mean(by_class)
-    estimates = estimate(Clusters.of(differences, chance.patients), _weights(by_class), chance.draws)
-    common = np.isfinite(differences)
-    seeds = [_with_mean(defined_mean(np.where(common, values, np.nan), axis=1)) for values in (one, base)]
+    columns = _columns(one, axes.present) - _columns(base, axes.present)
+    counted, common = axes.counted, np.isfinite(differences)
+    pair = [np.where(common, values, np.nan) for values in (one, base)]
+    lacking = _lacking(pair[0], axes) | _lacking(pair[1], axes)
+    weights = _weights(defined_mean(differences, axis=0), counted, lacking)
+    estimates = estimate(Clusters.of(differences, chance.patients), weights, chance.draws)
+    seeds = [_with_mean(defined_mean(values, axis=1), counted) for values in pair]
     found = []
     for r, estimated in enumerate(estimates):
         of_patients = patient_means(columns[:, r], chance.patients)
         trained = seed_error(seeds[0][:, r], seeds[1][:, r])
-        mean = float(means[r])
-        low, high = with_seeds(mean, estimated.interval, trained)
+        low, high = with_seeds(estimated.mean, estimated.interval, trained)
         p = float(np.fmax(signed_rank_p(of_patients), two_level_p(estimated, trained)))
         n = int(np.isfinite(columns[:, r]).sum())
-        found.append(Difference(mean, low, high, p, n, estimated.patients))
+        found.append(Difference(estimated.mean, low, high, p, n, estimated.patients))
     return found
 
 
 def _ranks(
-    values: Mapping[str, RunValues], measures: Sequence[Measure], rows: Sequence[str], chance: _Chance
+    values: Mapping[str, RunValues], measures: Sequence[Measure], axes: Axes, chance: _Chance
 ) -> dict[str, tuple[Rank, ...]]:
     """Ranks of the runs in the main row of each metric that has a better and a worse, if all have the same values."""
-    found = {}
+    found: dict[str, tuple[Rank, ...]] = {}
+    counted = axes.counted if len(axes.classes) > 1 else np.ones(1, dtype=bool)
+    if len(values) < 2 or not counted.any():
+        return found
     for m, judged in enumerate(measures):
-        per_seed = {run: v.per_seed[:, m] for run, v in values.items()}
-        if judged.higher_is_better is not None and len(values) > 1 and _comparable(values, m).all():
+        per_seed = {run: v.per_seed[:, m][..., counted] for run, v in values.items()}
+        lacking = any(_lacking(v.per_seed[:, m], axes).any() for v in values.values())
+        if judged.higher_is_better is not None and not lacking and _comparable(values, m).all():
             found[judged.name] = rank_runs(
                 per_seed, chance.patients, chance.draws, higher_is_better=judged.higher_is_better
             )

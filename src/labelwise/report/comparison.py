@@ -86,7 +86,13 @@ class Comparison:
     volume_measure: Measure
     seen: Mapping[str, tuple[str, ...]]  # run -> patients of these cases that its training has seen
     notes: tuple[str, ...]  # further cautions, as sentences
+    splits: Mapping[str, tuple[str, ...]]  # run -> splits that its cases were scored as; none if nobody said
+    averaged: tuple[str, ...]  # the classes that a reference has: those of the mean over organs
+    lacking: Mapping[
+        tuple[str, str], tuple[str, ...]
+    ]  # run and metric -> those of them without value in a seed
     per_case: Mapping[Key, Array]  # (N,) values of the cases, seeds averaged; NaN = undefined
+    per_seed: Mapping[Key, Array]  # (S, N) the same of each seed
     presence: Mapping[tuple[str, str], Mapping[str, int]]  # run and class -> number of scores by status
 
     @property
@@ -107,7 +113,7 @@ class Comparison:
     def answer(self) -> str:
         """The result of the first metric in one or two plain sentences."""
         first = self.measures[0]
-        organs = len(self.classes)
+        organs = len(self.averaged) or len(self.classes)
         what = first.title if organs == 1 else f"mean {first.title} over {organs} organs"
         cells = {run: self.cells[run, self.main_row, first.name] for run in self.runs}
         values = [f"{run} {first.with_unit(cell.mean)} ({_cases(cell.n)})" for run, cell in cells.items()]
@@ -152,7 +158,7 @@ class Comparison:
         return len(set(self.patients))
 
     def cautions(self) -> tuple[str, ...]:
-        """What a reader must know before any number: few patients, seen patients, structures without reference."""
+        """What a reader must know before any number: few patients, seen patients, what has no reference or value."""
         lines = []
         if self.num_patients < FEWEST_PATIENTS:
             lines.append(
@@ -170,7 +176,27 @@ class Comparison:
         never = [row for row in self.classes if self.cells[self.runs[0], row, first].never_annotated]
         if never:
             lines.append(f"Annotated in no case, so without a score: {', '.join(never)}.")
+        if len(self.classes) > 1:
+            absent = [row for row in self.classes if row not in (*self.averaged, *never)]
+            lines += [f"In no reference, so in no mean over organs: {', '.join(absent)}."] if absent else []
+            lines += self._means_not_given()
+        if len(set(self.splits.values())) > 1:
+            told = "; ".join(f"{run} {' and '.join(s) or 'not known'}" for run, s in self.splits.items())
+            lines.append(f"The cases were scored as parts of different splits: {told}.")
         return tuple(lines)
+
+    def _means_not_given(self) -> list[str]:
+        """A line for each metric in which runs have no mean over organs: a mean over fewer organs would mislead."""
+        lines = []
+        for m in self.measures:
+            told = [
+                f"{run} has no mean {m.title}: no value of {', '.join(lacking)}"
+                f"{' in one of the seeds' if self.seeds[run] > 1 else ''}"
+                for run in self.runs
+                if (lacking := self.lacking[run, m.name])
+            ]
+            lines += [f"{'; '.join(told)}."] if told else []
+        return lines
 
     def name(self, run: str) -> str:
         """The run as tables call it: marked if it has seen a patient of the comparison."""
@@ -180,13 +206,23 @@ class Comparison:
         """What the numbers are: on how many cases, mean over what, which definitions."""
         several = len(self.classes) > 1
         organs = f"{len(self.classes)} organs" if several else f"{self.classes[0]} only"
+        splits = self.all_splits
+        of_split = f" ({'split' if len(splits) == 1 else 'splits'} {', '.join(splits)})" if splits else ""
         sentences = [
-            f"{_cases(len(self.cases))} of {_patients(self.num_patients)}, {organs}.",
+            f"{_cases(len(self.cases))}{of_split} of {_patients(self.num_patients)}, {organs}.",
             f"Computed per case, then averaged over the cases{', then over the organs' if several else ''}.",
+            "A mean over organs is one over the same organs in every run and seed, or is not given."
+            if several
+            else "",
             "The values of a case are first averaged over the seeds." if max(self.seeds.values()) > 1 else "",
             VARIANTS.get(self.variant, f"Variant of the metrics: {self.variant}."),
         ]
         return " ".join(filter(None, sentences))
+
+    @property
+    def all_splits(self) -> tuple[str, ...]:
+        """The splits that the cases were scored as; none if nobody said."""
+        return tuple(sorted({split for splits in self.splits.values() for split in splits}))
 
     def definitions(self) -> tuple[tuple[str, str], ...]:
         """Heading and definition of each metric that has one."""
@@ -436,6 +472,7 @@ class Comparison:
             "cases": list(self.cases),
             "patients": list(self.patients),
             "cautions": list(self.cautions()),
+            "splits": {run: list(splits) for run, splits in self.splits.items()},
             "ranks": {metric: [one._asdict() for one in ranks] for metric, ranks in self.ranks.items()},
         }
         return (
@@ -472,6 +509,7 @@ class Comparison:
                 "p_holm": _or_none(found.p_holm),
                 "n_paired": found.n,
                 "patients_paired": found.patients,
+                "split": ",".join(self.splits[run]),
                 "saw_test_patients": len(self.seen.get(run, ())),
             }
 

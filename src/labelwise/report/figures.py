@@ -12,7 +12,7 @@ import textwrap
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import matplotlib
@@ -70,6 +70,49 @@ def learning_curves(records: Iterable[Mapping[str, Any]]) -> tuple[Picture, ...]
     if scores:
         pictures.append(_score_picture(scores, starts))
     return tuple(pictures)
+
+
+def seed_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[Picture, ...]:
+    """Curves of the trainings of one run, each with the records of its log: together, then the terms of each.
+
+    A single training has its `learning_curves`.
+    """
+    if len(logs) < 2:
+        return tuple(picture for records in logs.values() for picture in learning_curves(records))
+    pictures = []
+    for event, value, what in (("train", "loss", "loss"), ("validation", "score", "validation score")):
+        lines = {}
+        starts: list[int] = []
+        for name, records in logs.items():
+            timeline, ends = _timeline([r for r in records if r.get("event") in ("train", "validation")])
+            found = [(step, record[value]) for step, record in timeline if record["event"] == event]
+            if found:
+                lines[name], starts = np.array(found, dtype=float).T, ends
+        if lines:
+            pictures.append(_together(lines, what, starts))
+    for name, records in logs.items():
+        terms = learning_curves([record for record in records if len(record.get("terms", ())) > 1])
+        pictures += [
+            replace(shown, alt=f"{name}: {shown.alt}", caption=f"{shown.caption}, {name}") for shown in terms
+        ]
+    return tuple(pictures)
+
+
+def _together(lines: Mapping[str, Array], what: str, starts: Sequence[int]) -> Picture:
+    """One line for each training, from its (2, N) steps and values."""
+    with svg_panels() as (figure, (axes,)):
+        for n, (name, (steps, values)) in enumerate(lines.items()):
+            (line,) = axes.plot(*_thinned(steps, values), label=name, **_line(n))
+            if what != "loss":  # there may be one score only
+                line.set(marker="o", markersize=3)
+        if what == "loss":
+            _scale(axes)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8)
+        _finish(axes, what, starts)
+        data = finished_svg(figure)
+    last = ", ".join(f"{name} {values[-1]:.3g}" for name, (_, values) in lines.items())
+    caption = f"{what[0].upper()}{what[1:]} of every seed"
+    return Picture(data, "svg", f"{caption}; at the end: {last}.", caption)
 
 
 def _timeline(records: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[int, Mapping[str, Any]]], list[int]]:

@@ -78,23 +78,28 @@ def organ_colours(organs: Sequence[str]) -> dict[str, str]:
     }
 
 
-def choose_slice(reference: Array, prediction: Array, axis: int = 2) -> int:
+def choose_slice(reference: Array, *predictions: Array, axis: int = 2) -> int:
     """Index along an axis of the slice with the most wrong voxels; if none is wrong, with the most organ voxels.
+
+    The wrong voxels of all predictions are added up, so that all are shown where they err.
 
     Shapes
         reference   (X, Y, Z)  integer: class index or IGNORE, which is never wrong
-        prediction  (X, Y, Z)  integer
+        predictions (X, Y, Z)  integer, each
     """
-    if reference.shape != prediction.shape or reference.ndim != 3:
-        raise DataError(
-            "reference and prediction are not on one grid",
-            found=f"prediction {prediction.shape}",
-            expected=f"reference {reference.shape}, (X, Y, Z)",
-            code="grids-differ",
-        )
+    for prediction in predictions:
+        if reference.shape != prediction.shape or reference.ndim != 3:
+            raise DataError(
+                "reference and prediction are not on one grid",
+                found=f"prediction {prediction.shape}",
+                expected=f"reference {reference.shape}, (X, Y, Z)",
+                code="grids-differ",
+            )
     known = reference != IGNORE
     others = tuple(other for other in range(3) if other != axis)
-    per_slice = np.count_nonzero((reference != prediction) & known, axis=others)
+    per_slice = np.zeros(reference.shape[axis], dtype=np.int64)
+    for prediction in predictions:
+        per_slice += np.count_nonzero((reference != prediction) & known, axis=others)
     if not per_slice.any():
         per_slice = np.count_nonzero((reference > 0) & known, axis=others)
     return int(per_slice.argmax())
@@ -115,18 +120,47 @@ def case_picture(
     z: int | None = None,
     titles: tuple[str, str] = ("reference", "prediction"),
 ) -> CasePicture:
-    """Draw slices in three planes, cut out around the organs.
+    """Draw slices of one prediction in three planes, cut out around the organs.
 
     Args
         image       (M, X, Y, Z); the first modality is shown
         reference   (X, Y, Z) class index or IGNORE
         prediction  (X, Y, Z) class index
         dice        organ -> Dice of this case, 0..1 or NaN
+        run         what the prediction is of
         annotated   organs of which the reference knows; predictions of others are not drawn. None: all
         window      lowest and highest grey value, such as CT_WINDOW; None fits the scan (0.5 and 99.5 %)
         oriented    False if the file (h5, say) does not tell the sides of the patient: none is written then
         z           which axial slice; None: that of `choose_slice`, as in the other planes
         titles      what the first two columns are called
+    """
+    (picture,) = case_pictures(
+        case, image, reference, {run: prediction}, label_space=label_space, dice={run: dice}, annotated=annotated,
+        window=window, oriented=oriented, z=z, titles=titles,
+    )  # fmt: skip
+    return picture
+
+
+def case_pictures(
+    case: str,
+    image: Volume,
+    reference: Array,
+    predictions: Mapping[str, Array],
+    *,
+    label_space: LabelSpace,
+    dice: Mapping[str, Mapping[str, float]],
+    annotated: Iterable[str] | None = None,
+    window: tuple[float, float] | None = None,
+    oriented: bool = True,
+    z: int | None = None,
+    titles: tuple[str, str] = ("reference", "prediction"),
+) -> tuple[CasePicture, ...]:
+    """Draw several predictions of a case: all in the same slices, cut out in the same way, so that they compare.
+
+    Args
+        predictions     run -> (X, Y, Z) class index
+        dice            run -> organ -> Dice of this case
+        The others are those of `case_picture`.
     """
     if image.shape != reference.shape:
         raise DataError(
@@ -137,22 +171,29 @@ def case_picture(
             code="grids-differ",
         )
     shown = label_space.organs if annotated is None else tuple(annotated)
-    prediction = only_classes(prediction, [label_space.index(organ) for organ in shown])
+    indices = [label_space.index(organ) for organ in shown]
+    found = {run: only_classes(prediction, indices) for run, prediction in predictions.items()}
     colours = organ_colours(label_space.organs)
     grey = grey_values(image, window)
-    slices = {plane.name: choose_slice(reference, prediction, plane.through) for plane in _PLANES}
+    slices = {plane.name: choose_slice(reference, *found.values(), axis=plane.through) for plane in _PLANES}
     if z is not None:
         slices["axial"] = z
-    data = _draw(
-        grey, reference, prediction, image.spacing_mm, list(colours.values()), slices, oriented, titles
-    )
+    organs = np.where(reference == IGNORE, 0, reference)
+    seen = np.logical_or.reduce([labels > 0 for labels in (organs, *found.values())])
+    views = [_View.of(plane, slices[plane.name], seen, image.spacing_mm) for plane in _PLANES]
     place = ", ".join(
         f"{plane.name if oriented else 'XYZ'[plane.through]} slice {slices[plane.name] + 1} of "
         f"{image.shape[plane.through]}"
         for plane in _PLANES
     )
-    picture = Picture(data, "webp", _alt(case, run, place, dice), place)
-    return CasePicture(case, picture, dict(dice), {organ: colours[organ] for organ in shown}, run)
+    shades = list(colours.values())
+    pictures = []
+    for run, prediction in found.items():
+        data = _draw(grey, reference, organs, prediction, views, shades, oriented, titles)
+        picture = Picture(data, "webp", _alt(case, run, place, dice[run]), place)
+        shown_colours = {organ: colours[organ] for organ in shown}
+        pictures.append(CasePicture(case, picture, dict(dice[run]), shown_colours, run))
+    return tuple(pictures)
 
 
 def grey_values(image: Volume, window: tuple[float, float] | None) -> Array:
@@ -185,25 +226,25 @@ def _alt(case: str, run: str, place: str, dice: Mapping[str, float]) -> str:
 def _draw(
     grey: Array,
     reference: Array,
+    organs: Array,
     prediction: Array,
-    spacing_mm: Sequence[float],
+    views: Sequence[_View],
     colours: Sequence[str],
-    slices: Mapping[str, int],
     oriented: bool,
     titles: tuple[str, str],
 ) -> bytes:
-    organs = np.where(reference == IGNORE, 0, reference)
-    rows = [_Row.of(plane, slices[plane.name], organs, prediction, spacing_mm) for plane in _PLANES]
-    height = sum(row.height for row in rows)
+    height = sum(view.height for view in views)
     figure = Figure(figsize=(3 * _WIDTH, height), facecolor="black")
     top = height
-    for row in rows:
+    for row in views:
         top -= row.height
-        brightness, truth = (row.cut(volume) for volume in (grey, reference))
+        brightness, truth, known, found = (
+            row.cut(volume) for volume in (grey, reference, organs, prediction)
+        )
         columns = (
-            (titles[0], row.known, colours),
-            (titles[1], row.found, colours),
-            ("what differs", what_differs(truth, row.found), list(DIFFERENCES.values())),
+            (titles[0], known, colours),
+            (titles[1], found, colours),
+            ("what differs", what_differs(truth, found), list(DIFFERENCES.values())),
         )
         for column, (title, labels, palette) in enumerate(columns):
             axes = figure.add_axes((column / 3, top / height, 1 / 3, row.height / height))
@@ -213,48 +254,44 @@ def _draw(
             if oriented and column == 0:
                 for side, place in zip(row.plane.sides, _PLACES, strict=True):
                     _write(axes, side, *place)
-            if row is rows[0]:
+            if row is views[0]:
                 _write(axes, title, 0.98, 0.93, align="right")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="webp", dpi=_DOTS_PER_INCH, pil_kwargs={"quality": 80, "method": 4})
     return buffer.getvalue()
 
 
-class _Row(NamedTuple):
-    """One plane of a case: the maps in its slice, and the part that is shown."""
+class _View(NamedTuple):
+    """One slice of a case, and the part of it that is shown."""
 
     plane: _Plane
     at: int
-    known: Array  # (A, B) reference, 0 where nothing is known
-    found: Array  # (A, B) prediction
     spacing_mm: tuple[float, float]
     centre_mm: tuple[float, float]
     half_mm: tuple[float, float]  # of what is shown, across and up
     height: float  # inches
 
     @classmethod
-    def of(
-        cls, plane: _Plane, at: int, organs: Array, prediction: Array, spacing_mm: Sequence[float]
-    ) -> _Row:
-        known, found = (np.take(labels, at, axis=plane.through) for labels in (organs, prediction))
+    def of(cls, plane: _Plane, at: int, structures: Array, spacing_mm: Sequence[float]) -> _View:
+        """Around the `structures` (X, Y, Z) of a slice; the whole slice if there are none."""
         spacing = (spacing_mm[plane.across], spacing_mm[plane.up])
-        seen = (known > 0) | (found > 0)
+        seen = np.take(structures, at, axis=plane.through)
         places = np.argwhere(seen if seen.any() else np.ones_like(seen)) * spacing
         centre = (places.max(0) + places.min(0)) / 2
-        size = np.multiply(known.shape, spacing)
+        size = np.multiply(seen.shape, spacing)
         # No wider than the scan, so that a scan of few slices is no stripe on black.
         half = np.minimum((places.max(0) - places.min(0)) / 2 + _MARGIN_MM, np.maximum(size / 2, 1e-6))
         height = float(np.clip(_WIDTH * half[1] / half[0], *_HEIGHTS))
         across = max(half[0], half[1] * _WIDTH / height)
         half_mm = (float(across), float(across * height / _WIDTH))
-        return cls(plane, at, known, found, spacing, (float(centre[0]), float(centre[1])), half_mm, height)
+        return cls(plane, at, spacing, (float(centre[0]), float(centre[1])), half_mm, height)
 
     def cut(self, volume: Array) -> Array:
-        """The slice of another volume."""
+        """The slice of a volume."""
         return np.asarray(np.take(volume, self.at, axis=self.plane.through))
 
 
-def _panel(axes: Axes, brightness: Array, labels: Array, colours: Sequence[str], row: _Row) -> None:
+def _panel(axes: Axes, brightness: Array, labels: Array, colours: Sequence[str], row: _View) -> None:
     axes.set_axis_off()
     ends = [n * size - size / 2 for n, size in zip(labels.shape, row.spacing_mm, strict=True)]
     edges = (-row.spacing_mm[0] / 2, ends[0], -row.spacing_mm[1] / 2, ends[1])
@@ -267,7 +304,7 @@ def _panel(axes: Axes, brightness: Array, labels: Array, colours: Sequence[str],
     axes.set_aspect("auto")  # panel and limits have one shape, so a mm is as long across as upwards
 
 
-def _scale(axes: Axes, row: _Row) -> None:
+def _scale(axes: Axes, row: _View) -> None:
     """A line of a round number of mm."""
     length = max((n for n in (5, 10, 20, 50, 100) if n <= row.half_mm[0]), default=1)
     low = 0.06 / row.height

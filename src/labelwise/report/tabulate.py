@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from labelwise.errors import ConfigError, DataError, did_you_mean
-from labelwise.evaluate.scores import Score
+from labelwise.evaluate.scores import PRESENT, Score
 from labelwise.report.measures import SHOWN, in_order
 from labelwise.types import Array
 
@@ -26,6 +26,12 @@ class Axes:
     units: Mapping[str, Mapping[str, str]]  # metric -> class -> unit
     variant: str
     patients: tuple[str, ...]  # whom each case belongs to
+    present: Array  # (N, C) whether the reference has the structure, by any score
+
+    @property
+    def counted(self) -> Array:
+        """(C,) the structures that the reference has in some case: those that a mean over structures goes over."""
+        return np.asarray(self.present.any(axis=0))
 
     @property
     def patient_numbers(self) -> Array:
@@ -71,9 +77,12 @@ def common_axes(scores: Sequence[Score], metrics: Sequence[str] | None, variant:
     cases: dict[str, str] = {}
     classes: dict[str, None] = {}
     units: dict[str, dict[str, str]] = {}
+    present: set[tuple[str, str]] = set()
     for score in scores:
         if score.variant != variant:
             continue
+        if score.status in PRESENT:
+            present.add((score.case, score.class_name))
         patient = cases.setdefault(score.case, score.patient)
         if patient != score.patient:
             raise DataError(
@@ -92,7 +101,10 @@ def common_axes(scores: Sequence[Score], metrics: Sequence[str] | None, variant:
                 do="evaluate all runs with the same spacing and tolerance",
             )
     chosen = _chosen(metrics, units, variant)
-    return Axes(chosen, tuple(cases), tuple(classes), units, variant, tuple(cases.values()))
+    return Axes(
+        chosen, tuple(cases), tuple(classes), units, variant, tuple(cases.values()),
+        np.array([[(case, name) in present for name in classes] for case in cases], dtype=bool),
+    )  # fmt: skip
 
 
 def require_one_cohort(lists: Mapping[str, Sequence[Sequence[Score]]], variant: str) -> None:

@@ -38,7 +38,7 @@ def compare(
     The folds of a cross-validation, ``NAME_fold0``, ``NAME_fold1`` ..., are one run, scored on the cases that were
     tested in any of them; folds that were scored on the same cases are repetitions. `reference` is the run of the
     paired differences, by default the first. A run whose training or validation cases hold a patient of its scores is
-    marked; folds that are missing are said.
+    marked, whether the run or the scores themselves say so; folds that are missing are said.
 
     Errors
         ConfigError     no run named, or runs scored by different rules
@@ -74,6 +74,12 @@ def runs_by_name(runs: Sequence[Path | str]) -> dict[str, list[Folds]]:
     return {name: list(repetitions.values()) for name, repetitions in named.items()}
 
 
+def part_of(run: Path) -> str:
+    """What a repetition is called within its run: "seed 1 fold 0"; the name of its folder if it is not numbered."""
+    found = _PARTS.fullmatch(run.resolve().name)
+    return re.sub(r"_([a-z]+)(\d+)", r" \1 \2", found["parts"]).strip() if found else run.resolve().name
+
+
 def _read(
     named: Mapping[str, Sequence[Folds]], metrics: Collection[str] | None
 ) -> tuple[dict[str, list[list[Score]]], dict[str, set[str]]]:
@@ -85,7 +91,7 @@ def _read(
         for folds in repetitions:
             scores = {folder: scores_of(folder, metrics) for folder in folds}
             for folder, found in scores.items():
-                seen[name] |= patients_of(folder) & {score.patient for score in found}
+                seen[name] |= patients_of(folder).keys() & {score.patient for score in found}
             lists[name] += _together(name, scores)
     return lists, seen
 

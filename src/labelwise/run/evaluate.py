@@ -18,9 +18,10 @@ from labelwise.evaluate.agreement import calibration_error
 from labelwise.evaluate.cases import VARIANTS, Score, Summary, Variant, evaluate_case, summarise, write_scores
 from labelwise.evaluate.further import parts
 from labelwise.formats import Geometry, Layout, placed_on, read_image, read_labels
-from labelwise.infer.record import NOTICED, PROBABILITIES, map_paths
+from labelwise.infer.record import NOTICED, PROBABILITIES, map_paths, told_beside
 from labelwise.report.compare import compare
 from labelwise.run.pairing import PREDICTIONS, SCORES, Pair, find_pairs, in_space
+from labelwise.run.patients import patients_of
 from labelwise.run.provenance import check_predictions, record_scores
 from labelwise.types import IGNORE, LabelSpace, Volume
 
@@ -66,6 +67,8 @@ def evaluate(
     Classes are joined by name: a model may have learnt them in another order, or more of them. Label files that do
     not name their values (of other programs) are read by `classes`, else by the value table of the manifest's sources.
 
+    Every score says in which split its case is, and whether the model was trained on its patient or chosen by him.
+
     Arguments
         predictions     folder of label files (NIfTI, NRRD, DICOM-SEG, RTSTRUCT), or of a run with a folder predictions/
         reference       a manifest, of which the annotated cases of `split` count; or a folder of label files with the
@@ -105,6 +108,8 @@ def evaluate(
     manifest, space, pairs = find_pairs(folder, Path(reference), split, stated)
     files = {pair.case: pair.prediction.file for pair in pairs}
     model = check_predictions(files)
+    trained = patients_of(folder.parent) if folder.name == PREDICTIONS else {}
+    pairs = [replace(pair, seen=_seen(pair, trained)) for pair in pairs]
     job = partial(
         _score, manifest=manifest, label_space=space, in_mm=unit == "mm", variant=cast(Variant, variant),
         further=further, calibration=CALIBRATION in metrics,
@@ -178,7 +183,7 @@ def _score(
     if calibration:
         of_dice = [score for score in scores if score.metric == "dice"]
         scores += [_calibration(score, pair, reference, grid, label_space) for score in of_dice]
-    return scores
+    return [replace(score, split=pair.split, seen=pair.seen) for score in scores]
 
 
 def _calibration(
@@ -207,3 +212,8 @@ def _calibration(
     there = reference.data == label_space.index(score.class_name)
     counted = (reference.data != IGNORE) & (there | (image.data[0] >= NOTICED))
     return replace(named, value=calibration_error(image.data[0][counted], there[counted]))
+
+
+def _seen(pair: Pair, trained: Mapping[str, str]) -> str:
+    """How the model has seen the patient of a case: by what its run recorded, or by what stands beside its labels."""
+    return trained.get(pair.group) or str(told_beside(pair.prediction.file).get("seen", ""))

@@ -45,6 +45,8 @@ class Pair:
     annotated: tuple[str, ...]
     image: Path | None = None  # of the case, for labels that lie on its grid
     group: str = ""  # patient of the case, if a manifest says so
+    split: str = ""  # of the case, if a manifest says so
+    seen: str = ""  # "train" or "validation" if the model has seen this patient
 
 
 def find_pairs(
@@ -113,9 +115,8 @@ def _in_manifest(
         prediction = _labels(found[case.id], classes, case.id) or Labels(
             found[case.id], _table(manifest, found[case.id], case.id)
         )
-        pairs.append(
-            Pair(case.id, prediction, None, tuple(sorted(case.annotated)), case.images[0], case.group)
-        )
+        organs = tuple(sorted(case.annotated))
+        pairs.append(Pair(case.id, prediction, None, organs, case.images[0], case.group, case.split))
     for pair in pairs:
         _check_known(pair)
     return manifest, manifest.label_space, pairs

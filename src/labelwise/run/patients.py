@@ -1,9 +1,10 @@
-"""Which patients a run has learnt from or was chosen by, so that a comparison can tell a test from a memory."""
+"""Which patients and scans a run has learnt from or was chosen by, so that scores can tell a test from a memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from labelwise.atomic import write_json
 from labelwise.cohort.manifest import Manifest
@@ -11,37 +12,59 @@ from labelwise.documents import read_json
 from labelwise.errors import DataError
 
 PATIENTS = "patients.json"
-RUN = "run.toml"  # the folder of a run has it
+_SPLITS = ("train", "validation")
 
 
-def record_patients(folder: Path, manifest: Manifest, start: Path | str | None = None) -> None:
-    """Write patients.json: the patients (groups) of training and validation, and those of the run `start`s from."""
-    seen = {name: sorted({case.group for case in manifest.split(name)}) for name in ("train", "validation")}
-    write_json(folder / PATIENTS, seen | ({"before": sorted(patients_of(start))} if start else {}))
+def record_patients(
+    folder: Path, manifest: Manifest, hashes: Mapping[Path, str], starts: Sequence[Path | str] = ()
+) -> None:
+    """Write patients.json: patients (groups) and scans of training and validation, and of the runs it `starts` from.
 
-
-def record_seen(folder: Path, models: Iterable[Path | str], patients: Iterable[str]) -> None:
-    """Write which of the `patients` that are predicted here the models (folders, or their runs) have seen.
-
-    For predictions that are kept outside of the run: its own record says more, and is not touched.
+    `hashes` are those of the images' contents: a scan is known again by whatever name.
     """
-    if (folder / RUN).exists():
-        return
-    known: set[str] = set()
-    for model in map(Path, models):
-        known |= patients_of(model) | (patients_of(model.parent) if model.name == "model" else set())
-    if (seen := sorted(known & set(patients))) or (folder / PATIENTS).exists():
-        write_json(folder / PATIENTS, {"seen": seen})
+    cases = {name: manifest.split(name) for name in _SPLITS}
+    record: dict[str, Any] = {name: sorted({case.group for case in cases[name]}) for name in _SPLITS}
+    scans = {
+        name: {hashes[image] for case in cases[name] for image in case.images if image in hashes}
+        for name in _SPLITS
+    }
+    for start in map(run_of, starts):
+        record["before"] = sorted({*record.get("before", ()), *patients_of(start)})
+        scans["train"] |= scans_of(start).keys()
+    record["scans"] = {name: sorted(found) for name, found in scans.items()}
+    write_json(folder / PATIENTS, record)
 
 
-def patients_of(folder: Path | str) -> set[str]:
-    """All patients that the run has seen; empty for a run that recorded none."""
+def patients_of(folder: Path | str) -> dict[str, str]:
+    """The patients that the run has seen, and how: "train" or "validation"; empty for a run that recorded none.
+
+    What an earlier run has seen, from which this one started, counts as seen in the training.
+    """
+    groups, _ = _read(folder)
+    return groups
+
+
+def scans_of(folder: Path | str) -> dict[str, str]:
+    """Hashes of the images that the run has seen, and how: "train" or "validation"."""
+    _, scans = _read(folder)
+    return scans
+
+
+def run_of(model: Path | str) -> Path:
+    """The folder of the run that a model belongs to: itself, or the folder around its model folder."""
+    folder = Path(model).absolute()
+    return folder.parent if (folder.parent / PATIENTS).exists() else folder
+
+
+def _read(folder: Path | str) -> tuple[dict[str, str], dict[str, str]]:
     file = Path(folder) / PATIENTS
     if not file.exists():
-        return set()
+        return {}, {}
     try:
         record = read_json(file)
-        return {str(patient) for patients in record.values() for patient in patients}
+        scans = record.get("scans", {})
+        before = dict.fromkeys(map(str, _listed(record.get("before", []))), "train")
+        return _how(record) | before, _how(scans)
     except (ValueError, AttributeError, TypeError) as error:
         raise DataError(
             "the record of the patients of a run is damaged",
@@ -49,3 +72,14 @@ def patients_of(folder: Path | str) -> set[str]:
             found=f"{type(error).__name__}: {error}",
             do="delete it: the run is then not checked for test patients",
         ) from error
+
+
+def _how(record: Mapping[str, Any]) -> dict[str, str]:
+    """Name -> split; the training counts where a name is in both."""
+    return {str(name): split for split in reversed(_SPLITS) for name in _listed(record.get(split, []))}
+
+
+def _listed(names: Any) -> Sequence[Any]:
+    if not isinstance(names, list):
+        raise TypeError(f"{names!r} is no list")
+    return names

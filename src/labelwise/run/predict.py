@@ -13,7 +13,7 @@ from labelwise.console import Progress, silent
 from labelwise.engine import Outcome
 from labelwise.errors import ConfigError, DataError, did_you_mean
 from labelwise.formats import LABEL_FORMATS
-from labelwise.infer.cohort import predict_cohort
+from labelwise.infer.cohort import Seen, predict_cohort
 from labelwise.infer.maps import MAPS
 from labelwise.infer.model import DESCRIPTION, Model, load_model, model_folder
 from labelwise.infer.record import warnings_of
@@ -23,8 +23,7 @@ from labelwise.infer.windows import WindowGrid
 from labelwise.lock import only_writer
 from labelwise.quality.check_fit import inspect_for_model
 from labelwise.run.environment import environment
-from labelwise.run.pairing import PREDICTIONS
-from labelwise.run.patients import record_seen
+from labelwise.run.patients import patients_of, run_of, scans_of
 from labelwise.settings import build_settings, put
 from labelwise.types import Case, Volume
 
@@ -131,11 +130,6 @@ def predict(
         progress("predict", done, total)
 
     with only_writer(output):
-        if cases is not None:
-            kept = Path(output).absolute()
-            models = [model] if isinstance(model, str | Path) else model
-            target = kept.parent if kept.name == PREDICTIONS else kept
-            record_seen(target, models, [case.group for case in cases.cases])
         outcomes = predict_cohort(
             chosen,
             items,
@@ -146,6 +140,7 @@ def predict(
             versions=environment()["versions"],
             overwrite=overwrite,
             warn=partial(problems_of, training=loaded.info.training),
+            seen=_seen_by([model] if isinstance(model, str | Path) else model, cases),
             progress=show,
         )
     return result_of(Path(output), outcomes)
@@ -209,6 +204,21 @@ def _scans(path: Path, manifest: Manifest | None, model: Model, modality: str | 
         Scan(case.id, case.images, modality or sources[case.source].modality, sources[case.source].layout)
         for case in manifest.cases
     ]
+
+
+def _seen_by(models: Sequence[Path | str], manifest: Manifest | None) -> Seen:
+    """Tells whether the training of a model has seen a scan: its patient, if a manifest names him, or its voxels."""
+    groups = {case.id: case.group for case in manifest.cases} if manifest else {}
+    patients: dict[str, str] = {}
+    scans: dict[str, str] = {}
+    for run in map(run_of, models):
+        patients, scans = patients_of(run) | patients, scans_of(run) | scans
+
+    def how(scan: Scan, hashes: Sequence[str]) -> str:
+        of_patient = patients.get(groups.get(scan.id, ""), "")
+        return of_patient or next((scans[each] for each in hashes if each in scans), "")
+
+    return how
 
 
 def check_channels(cases: Sequence[Case], channels: int) -> None:

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from labelwise.cohort.coverage import coverage
 from labelwise.cohort.manifest import (
+    MANIFEST_NAME,
     Manifest,
     manifest_file,
     read_case_image,
     read_case_labels,
     read_manifest,
 )
-from labelwise.config import read_recipe
 from labelwise.errors import ConfigError
 from labelwise.formats import read_labels, suffix, value_names
 from labelwise.report.compare import worst_cases
 from labelwise.report.comparison import Comparison
-from labelwise.report.figures import Picture, coverage_picture, learning_curves
-from labelwise.report.overlays import CT_WINDOW, CasePicture, case_picture
+from labelwise.report.figures import Picture, coverage_picture, seed_curves
+from labelwise.report.overlays import CT_WINDOW, CasePicture, case_pictures
 from labelwise.report.page import curves_of, write_page
 from labelwise.report.plots import best_runs
 from labelwise.report.viewer import ViewerCase, viewer_case
-from labelwise.run.compare import compare, runs_by_name
+from labelwise.run.circumstances import circumstances, settings_of
+from labelwise.run.compare import compare, part_of, runs_by_name
 from labelwise.run.pairing import PREDICTIONS, in_space
 from labelwise.train.record import read_log
 from labelwise.types import Array, Case
@@ -46,6 +48,9 @@ def report(
 ) -> Path:
     """Write one self-contained HTML page about evaluated runs: summary, tables, plots, cases, viewer, curves, settings.
 
+    Settings, curves, environment and cost are those of every seed; pictures show the first seed of a run, all runs in
+    the same slices. No path of a folder stands in the page.
+
     Arguments
         pictures        how many pictures of the worst cases there are; half as many of the best ones follow
         viewer_cases    how many cases can be looked at in the viewer, the worst first; 0 leaves the viewer out. The
@@ -58,19 +63,15 @@ def report(
     if pictures < 0 or viewer_cases < 0:
         raise ConfigError("a number of cases cannot be negative", found=min(pictures, viewer_cases))
     comparison = compare(runs, metrics=metrics, reference=reference)
-    folds_of = {name: repetitions[0] for name, repetitions in runs_by_name(runs).items()}
-    first_of = {name: folds[0] for name, folds in folds_of.items()}
+    repetitions = runs_by_name(runs)
+    folders = {name: [folder for folds in each for folder in folds] for name, each in repetitions.items()}
     curves: dict[str, Sequence[Picture]] = {
-        name: learning_curves([event for log in _logs(first_of[name]) for event in read_log(log)])
+        name: seed_curves({part_of(folder): _events(folder) for folder in folders[name]})
         for name in curves_of(comparison)
-        if _logs(first_of[name])
     }
-    settings = {
-        name: read_recipe(folder / "run.toml") if (folder / "run.toml").exists() else {}
-        for name, folder in first_of.items()
-    }
+    settings = {name: settings_of(each[0]) for name, each in folders.items()}
     shown = best_runs(comparison, _SHOWN_RUNS)
-    cases = Cases({name: folds_of[name] for name in shown})
+    cases = Cases({name: repetitions[name][0] for name in shown})
     ordered = worst_cases(comparison)
     each = max(1, pictures // len(shown)) if pictures else 0
     worst, best = ordered[:each], ordered[each:][-(each // 2 or 1) :] if each else ()
@@ -78,7 +79,7 @@ def report(
     write_page(
         Path(output),
         title=title,
-        facts=_facts(first_of, settings),
+        facts=circumstances(folders),
         comparison=comparison,
         curves=curves,
         worst=[picture for case in worst for picture in cases.pictures(case, comparison)],
@@ -86,13 +87,17 @@ def report(
         viewer=[cases.in_viewer(case, len(looked_at)) for case in looked_at],
         oriented=all(cases.oriented(case) for case in looked_at),
         coverage=_coverage(settings),
+        measured_on=" and ".join(
+            sorted({_data_set(folder) for each in folders.values() for folder in each} - {""})
+        ),
     )
     return Path(output)
 
 
-def _logs(folder: Path) -> list[Path]:
-    """The log of a run, or those of its stages."""
-    return sorted(folder.glob("log.jsonl")) or sorted(folder.glob("stage_*/log.jsonl"))
+def _events(folder: Path) -> list[dict[str, Any]]:
+    """What the log of a run says, or the logs of its stages."""
+    logs = sorted(folder.glob("log.jsonl")) or sorted(folder.glob("stage_*/log.jsonl"))
+    return [event for log in logs for event in read_log(log)]
 
 
 def _coverage(settings: Mapping[str, Mapping[str, Any]]) -> Picture | None:
@@ -109,28 +114,20 @@ def _coverage(settings: Mapping[str, Mapping[str, Any]]) -> Picture | None:
 
 def _data(run: Path) -> str:
     """The folder of the manifest that a run learnt from; empty if it does not say."""
-    record = run / "run.toml"
-    return str(read_recipe(record).get("data", "")) if record.exists() else ""
+    return str(settings_of(run).get("data", ""))
+
+
+def _data_set(run: Path) -> str:
+    """The name of the data set that a run learnt from, without the folders around it; folds have that of their set."""
+    path = Path(_data(run))
+    path = path.parent if path.name == MANIFEST_NAME else path
+    return path.parent.name if re.fullmatch(r"fold_\d+", path.name) else path.name
 
 
 def _manifest(data: str) -> Manifest | None:
     """The manifest of a run; None if it is not there any more, for a report must outlive the data."""
     file = manifest_file(data)
     return read_manifest(file) if data and file.is_file() else None
-
-
-def _facts(runs: Mapping[str, Path], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    facts: dict[str, Any] = {}
-    for name, folder in runs.items():
-        table = settings[name]
-        if table.keys() >= {"method", "net", "train", "seed"}:  # else somebody has shortened it
-            steps = " + ".join(str(number) for number in table["train"].get("steps", ["?"]))
-            facts[name] = (
-                f"{table['method']['name']}, {table['net']['name']}, {steps} steps, seed {table['seed']}"
-            )
-        if (folder / "run.toml").exists():
-            facts[f"{name}: settings"] = str(folder / "run.toml")
-    return facts
 
 
 class _Place(NamedTuple):
@@ -163,32 +160,40 @@ class Cases:
         return suffix(case.images[0]) not in (".h5", ".hdf5")
 
     def pictures(self, case_id: str, comparison: Comparison) -> list[CasePicture]:
-        """One picture for each run that has predicted the case."""
+        """One picture for each run that has predicted the case, all in the same slices; Dice is that of the picture."""
         found = self._found(case_id)
         if not found:
             return []
         case, manifest, _ = self._first(case_id)
         image, labels = read_case_image(case, manifest), read_case_labels(case, manifest).data
-        place = comparison.cases.index(case_id)
-        return [
-            case_picture(
+        row = comparison.cases.index(case_id)
+        titles = {run: self._title(run, place.prediction, comparison) for run, place in found.items()}
+        dice = {
+            titles[run]: {
+                name: float(comparison.per_seed[run, name, "dice"][0, row])
+                for name in comparison.classes
+                if (run, name, "dice") in comparison.per_seed
+            }
+            for run in found
+        }
+        return list(
+            case_pictures(
                 case.id,
                 image,
                 labels,
-                prediction,
+                {titles[run]: prediction for run, prediction in self._predictions(case_id).items()},
                 label_space=manifest.label_space,
-                dice={
-                    name: float(comparison.per_case[run, name, "dice"][place])
-                    for name in comparison.classes
-                    if (run, name, "dice") in comparison.per_case
-                },
+                dice=dice,
                 annotated=case.annotated,
                 window=_window(case, manifest),
-                run=run,
                 oriented=self.oriented(case_id),
             )
-            for run, prediction in self._predictions(case_id).items()
-        ]
+        )
+
+    def _title(self, run: str, prediction: Path, comparison: Comparison) -> str:
+        """The run, and which of its seeds or folds is shown."""
+        single = comparison.seeds[run] == 1 and len(self.runs[run]) == 1
+        return run if single else f"{run}, {part_of(prediction.parents[1])}"
 
     def in_viewer(self, case_id: str, share: int) -> ViewerCase:
         """The case for the viewer, with the predictions of all runs that have one."""

@@ -6,7 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from labelwise.cohort.split import cut_groups
 from labelwise.config import RunConfig
 from labelwise.console import Progress, silent
 from labelwise.devices import keep_freed_memory, memory_explained
-from labelwise.errors import ConfigError, DataError, TrainingError
+from labelwise.errors import ConfigError, DataError, ResourceError, TrainingError
 from labelwise.infer.model import save_model
 from labelwise.infer.sliding_window import check_mirroring
 from labelwise.loading.loader import batches
@@ -33,7 +33,9 @@ from labelwise.methods import find_method
 from labelwise.methods.base import Method
 from labelwise.preprocess.fingerprint import scan_ranges
 from labelwise.run import warm_start
+from labelwise.run.circumstances import COST, add_cost
 from labelwise.run.environment import environment
+from labelwise.run.forecast import GIB, peak_memory_bytes
 from labelwise.run.pairing import PREDICTIONS
 from labelwise.run.patients import PATIENTS, record_patients
 from labelwise.run.planning import PLAN, settle_run
@@ -71,6 +73,7 @@ WRITTEN = (
     WARM_START,
     "environment.json",
     PATIENTS,
+    COST,
     "log.jsonl",
     "*.safetensors",
     "stage_[0-9]",
@@ -150,11 +153,17 @@ def train(
                 check_continues(begun / LAST, trainer.settings)
         fabric.barrier()  # nobody looks any more at what rank 0 now replaces
         if fabric.is_global_zero:
-            _begin(folder, config, manifest, overwrite=overwrite)
+            _begin(folder, config, manifest, prepared, overwrite=overwrite)
             settled.write(folder)
         fabric.barrier()
         started = time.monotonic()
-        method, result = trainer.run(stages, folder)
+        try:
+            method, result = trainer.run(stages, folder)
+        finally:
+            if fabric.is_global_zero:
+                peaks = {"ram_gib": peak_memory_bytes() / GIB, "gpu_gib": _peak_gpu_gib(fabric)}
+                with suppress(ResourceError):  # a full disk is told by what failed, not by this note
+                    write_json(folder / COST, add_cost(folder, time.monotonic() - started, peaks))
         if fabric.is_global_zero:
             settled.compare(folder, time.monotonic() - started, prepared, finished=not result.interrupted)
         if not result.interrupted and fabric.is_global_zero:
@@ -163,7 +172,13 @@ def train(
     return TrainingResult(folder, result.step, result.interrupted, result.best_score)
 
 
-def _begin(folder: Path, config: RunConfig, manifest: Manifest, *, overwrite: bool) -> None:
+def _peak_gpu_gib(fabric: Fabric) -> float | None:
+    return torch.cuda.max_memory_reserved() / GIB if fabric.device.type == "cuda" else None
+
+
+def _begin(
+    folder: Path, config: RunConfig, manifest: Manifest, prepared: Prepared, *, overwrite: bool
+) -> None:
     """Say in the folder what is trained there."""
     if overwrite and (folder / RECORD).exists():
         predictions = folder / PREDICTIONS
@@ -178,8 +193,8 @@ def _begin(folder: Path, config: RunConfig, manifest: Manifest, *, overwrite: bo
     )
     resolved = replace(config, data=str(Path(config.data).absolute()), start_from=start, warm_start=warm)
     write_text(folder / RECORD, resolved.to_toml())
-    write_json(folder / "environment.json", environment())
-    record_patients(folder, manifest, start)
+    write_json(folder / "environment.json", {"date": datetime.now(UTC).date().isoformat(), **environment()})
+    record_patients(folder, manifest, prepared.hashes, [path for path in (start, warm) if path])
 
 
 def _check_trainable(manifest: Manifest, config: RunConfig) -> None:
