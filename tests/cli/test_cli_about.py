@@ -138,6 +138,10 @@ def test_doctor_knows_every_extra_and_what_is_missing(monkeypatch):
     assert set(extras()) == wanted
     module = sys.modules[doctor_verb.__module__]
     monkeypatch.setattr(module, "extras", lambda: {"mine": ("numpy", "no-such-package"), "fast": ("numpy",)})
+    for slow in ("_convolution_ms", "_matrices_gflops", "_step_ms"):
+        monkeypatch.setattr(module, slow, lambda *_: 1.0)
+    monkeypatch.setattr(module, "_disk", lambda: (100.0, 2.0))
     facts = doctor_verb()
+    assert facts["limit"].startswith("the disk")  # two patches take 4 ms, a step 1 ms
     assert facts["extra mine"] == "missing: no-such-package"
     assert facts["extra fast"] is True

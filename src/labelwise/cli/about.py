@@ -52,6 +52,6 @@ def recipes(as_json: AsJson = False) -> None:
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Say what this machine has: versions, devices, precision, optional extras, and the speed of a convolution."""
+    """Say what this machine has, how fast it computes and reads, and what a training waits for."""
     facts = run.doctor()
-    show("\n".join(f"{name:<24} {value}" for name, value in facts.items()), facts, as_json)
+    show("\n".join(f"{name:<27} {value}" for name, value in facts.items()), facts, as_json)
