@@ -61,7 +61,7 @@ class LabelSpace:
         object.__setattr__(self, "names", names)
         if len(names) < 2 or names[0] != BACKGROUND:
             raise ConfigError(
-                "a label space starts with 'background' and has at least one organ", found=list(names)
+                "a label space starts with 'background' and has at least one structure", found=list(names)
             )
         if len(set(names)) != len(names):
             raise ConfigError("a class name stands twice in the label space", found=list(names))
@@ -268,13 +268,13 @@ def check_batch(batch: Batch) -> None:
         case = batch.case_ids[row] if batch.case_ids else str(row)
         annotated = batch.annotated[row]
         if bool(annotated[0]) != bool(annotated[1:].all()):
-            raise DataError("annotated[0] must be True exactly if all organs are annotated", case=case)
+            raise DataError("annotated[0] must be True exactly if all structures are annotated", case=case)
         counts = case_labels.flatten().bincount(minlength=IGNORE + 1)
         if len(counts) > IGNORE + 1 or bool(counts[num_classes:IGNORE].any()):
             raise DataError(
                 "a label is outside the label space", case=case, expected=f"0..{num_classes - 1} or {IGNORE}"
             )
         if bool(counts[1:num_classes][~annotated[1:]].any()):
-            raise DataError("a label names an organ that is not annotated in this case", case=case)
+            raise DataError("a label names a structure that is not annotated in this case", case=case)
         if not bool(annotated.any()) and bool(counts[:IGNORE].any()):
             raise DataError(f"an unlabelled case must be {IGNORE} (nothing known) everywhere", case=case)

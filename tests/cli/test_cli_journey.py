@@ -163,7 +163,7 @@ def test_check_that_finds_an_error_ends_with_3(command, tiny_cohort, tmp_path):
 def test_simulate_hides_annotation(command, tiny_cohort, tmp_path):
     answer = command("simulate", tiny_cohort, "-o", tmp_path, "--mode", "keep_labelled", "--set", "n=1")
     assert answer.code == 0
-    assert "1 of 3 training cases annotated, 2 organ masks" in answer.out
+    assert "1 of 3 training cases annotated, 2 masks" in answer.out
     assert annotated(tmp_path)["south_000"] == set()
 
 

@@ -153,7 +153,7 @@ def test_the_ratios_of_word_keep_the_same_number_in_every_volume_and_have_a_part
     partner = hide(word, "equal_cost", k=k)
     assert [len(organs) for organs in kept(partner).values()] == [16] * complete + [0] * (100 - complete)
     assert abs(annotation_cost(partner) - annotation_cost(partial)) <= 8
-    assert f"cost {16 * complete} organ masks; organs_per_case with k = {k} costs {100 * k}" in caplog.text
+    assert f"cost {16 * complete} masks; organs_per_case with k = {k} costs {100 * k}" in caplog.text
 
 
 def test_equal_cost_is_exact_where_it_can_be():
@@ -189,7 +189,7 @@ def test_a_draw_that_loses_an_organ_is_refused_by_its_name(draw: str):
 def test_cases_that_keep_fewer_organs_than_the_others_are_reported(caplog: pytest.LogCaptureFixture):
     few = paper_case(7, annotated=frozenset({"liver"}))
     hide(manifest_of(few, *(paper_case(i) for i in range(4))), "organs_per_case", k=2)
-    assert "1 of 5 annotated cases keep fewer than 2 organs" in caplog.text
+    assert "1 of 5 annotated cases keep fewer than 2 structures" in caplog.text
     assert "case_007" in caplog.text
 
 
@@ -212,9 +212,9 @@ def test_settings_may_be_given_as_an_object():
         ("keep_labelled", {"n": 1, "sed": 1}, "did you mean 'seed'"),
         ("keep_labelled", {"n": 21}, "not so many"),
         ("keep_labelled", {"n": 1, "order": "seeded"}, "'order' is wrong"),
-        ("organs_per_case", {"k": 4}, "cannot keep 4 organs"),
+        ("organs_per_case", {"k": 4}, "cannot keep 4 structures"),
         ("organs_per_case", {"k": 0}, "'k' is wrong"),
-        ("equal_cost", {"k": 4}, "cannot keep 4 organs"),
+        ("equal_cost", {"k": 4}, "cannot keep 4 structures"),
         ("equal_cost", {}, "'k' is missing"),
         ("by_source", {"keep": {"sight": ["liver"]}}, "did you mean 'site'"),
         ("by_source", {"keep": {"site": ["livre"]}}, "did you mean 'liver'"),
@@ -227,7 +227,7 @@ def test_wrong_settings_are_refused(mode: str, settings: dict[str, object], mess
 
 def test_a_source_cannot_keep_what_it_does_not_annotate():
     cases = paper_case(1, source="a", annotated=frozenset({"liver"})), paper_case(2, source="b")
-    with pytest.raises(ConfigError, match=r"source 'a' cannot keep 'spleen'(.|\n)*liver"):
+    with pytest.raises(ConfigError, match=r"data set 'a' cannot keep 'spleen'(.|\n)*liver"):
         hide(manifest_of(*cases), "by_source", keep={"a": ["spleen"]})
 
 

@@ -48,7 +48,7 @@ def test_a_single_source_keeps_the_names_that_it_has():
 def test_two_classes_of_one_source_never_become_one(caplog):
     joined = join([site("a", "kidney", "kidneys"), site("b", "kidneys")])
     assert joined.sources["a"].values == {0: "background", 1: "kidney", 2: "kidneys"}
-    assert "source a has two classes that mean kidneys: 'kidney' keeps its name" in caplog.text
+    assert "data set a has two classes that mean kidneys: 'kidney' keeps its name" in caplog.text
 
 
 # left and right
@@ -123,7 +123,7 @@ def test_split_leaves_voxels_unknown_where_a_source_has_both(tmp_path: Path):
 
 
 def test_a_source_of_which_nothing_would_be_left_is_refused():
-    with pytest.raises(ConfigError, match=r"nothing would be left of source kits(.|\n)*--sides join"):
+    with pytest.raises(ConfigError, match=r"nothing would be left of data set kits(.|\n)*--sides join"):
         join([site("kits", "kidneys"), site("btcv", LEFT, RIGHT)], "split")
 
 
@@ -134,7 +134,7 @@ def test_a_source_of_which_nothing_would_be_left_is_refused():
         ({"kidneys": "merge"}, "join or split"),
         ({"kidnees": "join"}, "did you mean 'kidneys'"),
         ({"liver": "join"}, "no class that joins left and right"),
-        ({"kidneys": "join", "lungs": "join"}, "no source has the class 'lungs'"),
+        ({"kidneys": "join", "lungs": "join"}, "no data set has the class 'lungs'"),
     ],
 )
 def test_a_wrong_choice_of_sides_is_refused(sides: object, message: str):
@@ -143,7 +143,7 @@ def test_a_wrong_choice_of_sides_is_refused(sides: object, message: str):
 
 
 def test_a_class_of_which_no_source_has_the_sides_cannot_be_split():
-    with pytest.raises(ConfigError, match="no source has left and right of 'kidneys' apart"):
+    with pytest.raises(ConfigError, match="no data set has left and right of 'kidneys' apart"):
         join([site("kits", "kidneys", "liver")], {"kidneys": "split"})
 
 

@@ -354,7 +354,7 @@ def test_ids_that_occur_twice_are_prefixed_and_given_groups_are_kept():
 
 
 def test_two_different_sources_of_one_name_are_refused():
-    with pytest.raises(DataError, match="two different sources"):
+    with pytest.raises(DataError, match="two different data sets"):
         merge([single("a", "site", "liver"), single("b", "site", "kidney")])
 
 

@@ -74,7 +74,7 @@ def test_on_request_unannotated_organs_are_background_but_ignored_voxels_stay_ig
         folder = run.export(data, tmp_path / "raw", unknown="background").folder
     assert first_labels(folder / "labelsTr" / "part.nii.gz") == [0, 2, 0, 4, 0]
     assert first_labels(folder / "labelsTr" / "full.nii.gz") == [1, 2, 3, 4, 0]
-    assert "in 1 cases un-annotated organs are written as background" in caplog.text
+    assert "in 1 cases un-annotated structures are written as background" in caplog.text
 
 
 def test_without_ignored_voxels_there_is_no_label_for_them(tmp_path):

@@ -175,7 +175,7 @@ def test_a_missing_class_is_refused_with_what_is_expected():
 
 def test_of_several_sources_one_must_be_named_and_the_others_are_left_out():
     both = merge([toy(), data_set("nih", ("pancreas",), ["PANCREAS_0001"])])
-    with pytest.raises(ConfigError, match="several sources"):
+    with pytest.raises(ConfigError, match="several data sets"):
         hide(both, "ltuda_toy")
     with pytest.raises(ConfigError, match="did you mean 'organ12'"):
         hide(both, "ltuda_toy", source="organ_12")
@@ -262,7 +262,7 @@ def test_sources_may_have_other_names_and_other_sources_are_left_out():
     assert [case.id for case in after.split("train")] == [
         case.id for case in hide(union(), "ltuda_union").split("train")
     ]
-    with pytest.raises(ConfigError, match=r"unknown source 'lits'(.|\n)*--set lits=NAME"):
+    with pytest.raises(ConfigError, match=r"unknown data set 'lits'(.|\n)*--set lits=NAME"):
         hide(manifest, "ltuda_union")
     with pytest.raises(ConfigError, match="two of the four data sets have the same source"):
         hide(manifest, "ltuda_union", **names | {"nih": "KITS"})
@@ -328,7 +328,7 @@ def test_the_command_line_prints_masks_and_splits(command, tmp_path: Path):
     write_manifest(toy(), tmp_path / "toy")
     words = ("simulate", tmp_path / "toy", "--mode", "ltuda_toy", "--set", "n=3", "--set", "validation=1")
     answer = command(*words, "-o", tmp_path / "out")
-    assert "8 of 8 training cases annotated, 8 organ masks; 4 validation and 10 test cases" in answer.out
+    assert "8 of 8 training cases annotated, 8 masks; 4 validation and 10 test cases" in answer.out
     assert "liver 2, kidney 2, spleen 2, pancreas 2" in answer.out
     facts = json.loads(command(*words, "-o", tmp_path / "out", "--json").out)
     assert (facts["train"], facts["test"], facts["organ_masks_by_class"]["liver"]) == (8, 10, 2)

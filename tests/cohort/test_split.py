@@ -123,8 +123,8 @@ def test_no_other_case_tests_and_twins_of_test_cases_take_no_part():
     ("names", "kind", "message"),
     [
         (["bb"], ConfigError, "did you mean 'b'"),
-        (["a", "b", "b_other"], ConfigError, "no source would remain"),
-        (["b_other"], DataError, "no case of the source can test"),
+        (["a", "b", "b_other"], ConfigError, "no data set would remain"),
+        (["b_other"], DataError, "no case of the data set can test"),
     ],
 )
 def test_a_source_that_cannot_test_is_refused(names: list[str], kind: type[Exception], message: str):

@@ -64,7 +64,7 @@ def test_options_in_python_are_the_same(four, tmp_path: Path):
         (["tumor=class"], "the importer 'lits' or 'msd' or 'kits' or 'nih_pancreas' has no option 'tumor'"),
         (["tumor=class"], "did you mean 'tumour'"),
         (["nih.tumour=class"], "the importer 'nih_pancreas' has no option 'tumour'"),
-        (["kist.tumour=class"], "an option is for the unknown source 'kist'; did you mean 'kits'"),
+        (["kist.tumour=class"], "an option is for the unknown data set 'kist'; did you mean 'kits'"),
         (["lits.tumour=cyst"], "tumour = 'cyst' is no choice"),
         (["lits.tumour=3"], "the option 'tumour' of the importer 'lits' is wrong"),
         (["nih.labels=[1]"], "the option 'labels' of the importer 'nih_pancreas' is wrong"),
@@ -82,7 +82,7 @@ def test_a_wrong_option_is_refused_before_anything_is_written(four, command, tmp
 def test_one_source_without_a_name_takes_options_without_a_source(four, command, tmp_path: Path):
     words = ("import", four["kits"], "-o", tmp_path / "out", "--set")
     answer = command(*words, "kits.tumour=class")
-    assert (answer.code, "one source without a name" in answer.err) == (2, True)
+    assert (answer.code, "one data set without a name" in answer.err) == (2, True)
     assert command(*words, "tumour=class").code == 0
     assert read_manifest(tmp_path / "out").label_space.organs == ("kidneys", "kidney tumour")
 
@@ -132,7 +132,7 @@ def test_sides_are_chosen_on_the_command_line(four, command, tmp_path: Path):
 
 def test_two_importers_that_make_one_source_are_refused(four, tmp_path: Path):
     folders = {"kits": four["kits"], "kits_first_release": four["lits"]}
-    with pytest.raises(ConfigError, match="makes a source of the name 'kits_first_release' too"):
+    with pytest.raises(ConfigError, match="makes a data set of the name 'kits_first_release' too"):
         run.import_data(folders, tmp_path / "out")
 
 
@@ -193,5 +193,5 @@ def test_a_test_source_takes_in_all_sources_of_its_importer(four, command, tmp_p
 def test_a_test_source_that_cannot_be_is_refused(four, command, tmp_path: Path):
     words = ("import", *named(four), "-o", tmp_path / "out", "--test-source")
     assert "did you mean 'kits'" in command(*words, "kist").err
-    assert "leave out --test or --test-source" in command(*words, "kits", "--test", 1).err
+    assert "leave out --test or --test-data-set" in command(*words, "kits", "--test", 1).err
     assert not (tmp_path / "out").exists()

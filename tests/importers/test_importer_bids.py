@@ -133,7 +133,7 @@ def test_classes_replace_a_table_that_is_not_there(tmp_path: Path):
         ("index\tname\n1\tliver\n1\tspleen\n", "two classes"),
         ("index\tname\n1\ta;b\n", "cannot be a class name"),
         ("index\tname\n99999999\tliver\n", "cannot be a label value"),
-        ("index\tname\n0\tbackground\n", "at least one organ"),
+        ("index\tname\n0\tbackground\n", "at least one structure"),
     ],
 )
 def test_a_garbled_table_is_refused_with_its_file(tmp_path: Path, text: str, message: str):

@@ -112,4 +112,4 @@ def test_what_is_missing_of_a_role_is_listed_once(union_folders, command, tmp_pa
     command("import", *[f"{name}={folder}" for name, folder in fewer.items()], "-o", tmp_path / "all")
     answer = command("simulate", tmp_path / "all", "--mode", "ltuda_union", "-o", tmp_path / "union")
     assert answer.code == 3
-    assert "source 'kits' has no annotated case 5, 12" in answer.err
+    assert "data set 'kits' has no annotated case 5, 12" in answer.err

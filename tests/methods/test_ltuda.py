@@ -285,7 +285,7 @@ def test_there_is_one_threshold_for_each_organ_or_the_settings_are_refused():
     for name in BOTH:
         assert make_method(name, settings={"threshold": 0.4}).thresholds == (0.4, 0.4, 0.4)
         assert make_method(name, settings={"prediction_thresholds": [0.5, 0.5, 0.3]}).thresholds[2] == 0.3
-        with pytest.raises(ConfigError, match=r"2 numbers\n.*3, one for each organ"):
+        with pytest.raises(ConfigError, match=r"2 numbers\n.*3, one for each structure"):
             make_method(name, settings={"prediction_thresholds": [0.5, 0.3]})
 
 

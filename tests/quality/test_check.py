@@ -183,7 +183,7 @@ def test_scans_with_intensities_far_from_the_others_of_their_source_are_noticed(
     cases = [make_case(tmp_path, f"c{number}", *EVERYTHING) for number in range(8)]
     scan = np.random.default_rng(3).normal(600, 100, SHAPE).astype(np.float32)
     write_nifti(cases[4].images[0], scan)
-    found = only(problems(*cases), "unusual intensities", "is usual in source 'site'", severity="warning")
+    found = only(problems(*cases), "unusual intensities", "is usual in data set 'site'", severity="warning")
     assert found.case == "c4"
 
 
@@ -224,7 +224,7 @@ def test_an_unusual_voxel_size_is_a_warning(tmp_path: Path):
     affine = np.diag([1.0, 1.0, 5.0, 1.0])
     write_scan(cases[2].images[0], seed=9, affine=affine)
     write_map(tmp_path / "c_labels.nii.gz", *EVERYTHING, affine=affine)
-    only(problems(*cases), "case 'c'", "1 x 1 x 5 mm", "usual in source", severity="warning")
+    only(problems(*cases), "case 'c'", "1 x 1 x 5 mm", "usual in data set", severity="warning")
     affine = np.diag([0.01, 1.0, 1.0, 1.0])
     write_scan(cases[2].images[0], seed=9, affine=affine)
     write_map(tmp_path / "c_labels.nii.gz", *EVERYTHING, affine=affine)
@@ -302,7 +302,7 @@ def test_coverage_counts_annotated_and_unlabelled_cases_by_source():
 
 def test_coverage_is_rendered_in_columns():
     assert coverage(table()).text().splitlines() == [
-        "source      cases  liver  spleen  pancreas  unlabelled",
+        "data set    cases  liver  spleen  pancreas  unlabelled",
         "lits            3      2       0         0           1",
         "whole-body      1      1       1         1           0",
         "total           4      3       1         1           1",

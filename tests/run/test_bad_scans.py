@@ -231,7 +231,7 @@ def test_an_empty_folder_is_refused(tmp_path):
 def test_two_folders_of_one_name_want_names(tmp_path):
     for centre in ("a", "b"):
         (tmp_path / centre / "scans").mkdir(parents=True)
-    with pytest.raises(ConfigError, match="two sources have the same folder name"):
+    with pytest.raises(ConfigError, match="two data sets have the same folder name"):
         run.import_data([tmp_path / "a" / "scans", tmp_path / "b" / "scans"], tmp_path / "data")
 
 

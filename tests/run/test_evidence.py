@@ -247,5 +247,5 @@ def test_a_mask_with_two_values_is_refused(tmp_path, values):
         labels = label_map({name: values[0]})
         labels[0, 0, 0] = values[1] if name == "spleen" else 0
         write_labels(tmp_path / "masks" / f"{name}.nii.gz", Volume(labels, AFFINE))
-    with pytest.raises(DataError, match="no mask of one organ"):
+    with pytest.raises(DataError, match="no mask of one structure"):
         run.convert(tmp_path / "masks", tmp_path / "a.nii.gz")

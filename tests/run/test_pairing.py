@@ -63,7 +63,7 @@ def test_predictions_without_a_record_are_read_by_their_header_or_by_what_is_sta
     assert (finished / "scores.csv").read_text() == before, "the header names the classes"
     names = value_names(next((finished / "predictions").glob("*.nii.gz")))
     without_names(finished / "predictions")
-    with pytest.raises(DataError, match="sources with different values"):
+    with pytest.raises(DataError, match="data sets with different values"):
         run.evaluate(finished, tiny_cohort)
     run.evaluate(finished, tiny_cohort, classes={name: value for value, name in names.items() if value})
     assert (finished / "scores.csv").read_text() == before

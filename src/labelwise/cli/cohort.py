@@ -28,7 +28,7 @@ from labelwise.errors import ConfigError
 DATA_CHECK_FAILED = 3
 # What people write after --set of `import`, though it is no option of an importer.
 ANOTHER_OPTION = {
-    "sources": "the arguments SOURCES",
+    "sources": "the arguments FOLDERS",
     **{
         name: f"--{name.replace('_', '-')}"
         for name in (
@@ -53,7 +53,12 @@ def add_commands(app: typer.Typer) -> None:
 
 def import_(
     context: typer.Context,
-    sources: Annotated[list[str], typer.Argument(help="Folders, or name=folder.", show_default=False)],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FOLDERS", help="A data set each: a folder, or name=folder.", show_default=False
+        ),
+    ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write to.")] = None,
     into: Annotated[
         Path | None,
@@ -72,7 +77,7 @@ def import_(
     ] = None,
     annotated: Annotated[
         list[str] | None,
-        typer.Option(help="Organs annotated: liver,spleen or source=liver,spleen. Repeatable."),
+        typer.Option(help="Structures annotated: liver,spleen or DATA_SET=liver,spleen. Repeatable."),
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Values in label files: liver=1,tumour=2.")] = None,
     modality: Annotated[str | None, typer.Option(help="ct, mr or normalised.")] = None,
@@ -86,20 +91,23 @@ def import_(
         list[str] | None,
         typer.Option(
             "--set",
-            help="Option of the importers: tumour=class, of one source: kits.tumour=class. Repeatable.",
+            help="Option of the importers: tumour=class, of one data set: kits.tumour=class. Repeatable.",
         ),
     ] = None,
     sides: Annotated[
         list[str] | None,
         typer.Option(
-            help="Where sources disagree about left and right: join or split, or kidneys=join. Repeatable."
+            help="Where data sets disagree about left and right: join or split, or kidneys=join. Repeatable."
         ),
     ] = None,
     find_duplicates: Annotated[
         bool, typer.Option("--find-duplicates", help="Read all images; equal ones become one group.")
     ] = False,
     test_source: Annotated[
-        str | None, typer.Option(help="The source that tests, while all others train.")
+        str | None,
+        typer.Option(
+            "--test-data-set", "--test-source", help="The data set that tests, while all others train."
+        ),
     ] = None,
     validation: Annotated[float, typer.Option(help="Patients (or part below 1) set aside to validate.")] = 0,
     test: Annotated[float, typer.Option(help="Patients (or part below 1) set aside to test.")] = 0,
@@ -346,7 +354,7 @@ def simulate(
     facts = {"manifest": str(output), "train": len(train), **splits, "annotated": annotated}
     facts |= {"organ_masks": total, "organ_masks_by_class": masks}
     text = (
-        f"{output}/manifest.csv: {annotated} of {len(train)} training cases annotated, {total} organ masks; "
+        f"{output}/manifest.csv: {annotated} of {len(train)} training cases annotated, {total} masks; "
         f"{splits['validation']} validation and {splits['test']} test cases\n"
         f"masks: {', '.join(f'{organ} {count}' for organ, count in masks.items())}"
     )

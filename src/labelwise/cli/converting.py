@@ -32,7 +32,7 @@ def convert(
     labels: Annotated[
         Path,
         typer.Argument(
-            help="A label file, a folder with a mask per organ, or a folder of label files.",
+            help="A label file, a folder with a mask per structure, or a folder of label files.",
             show_default=False,
         ),
     ],
@@ -95,7 +95,7 @@ def export(
     ] = None,
     unknown: Annotated[
         str,
-        typer.Option(help="What 0 becomes where an organ is not annotated: ignore or background."),
+        typer.Option(help="What 0 becomes where a structure is not annotated: ignore or background."),
     ] = "ignore",
     overwrite: Overwrite = False,
     workers: Workers = None,

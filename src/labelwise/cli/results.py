@@ -228,7 +228,7 @@ def show_result(
     labels: Annotated[
         Path,
         typer.Argument(
-            help="A label file, a folder with a mask per organ, or a folder of label files.",
+            help="A label file, a folder with a mask per structure, or a folder of label files.",
             show_default=False,
         ),
     ],

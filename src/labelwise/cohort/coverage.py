@@ -49,7 +49,7 @@ class Coverage:
     def text(self) -> str:
         """The table in columns of equal width, the total in the last row if there are several sources."""
         rows = [*self.rows, self.total] if len(self.rows) > 1 else self.rows
-        table = [["source", "cases", *self.organs, "unlabelled"]]
+        table = [["data set", "cases", *self.organs, "unlabelled"]]
         for row in rows:
             counts = [row.cases, *(row.annotated[organ] for organ in self.organs), row.unlabelled]
             table.append([row.source, *map(str, counts)])

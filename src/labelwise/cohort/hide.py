@@ -103,14 +103,14 @@ class OrgansPerCase:
             kept |= {case.id: case.annotated & frozenset(drawn[: self.k]) for case in units[name]}
         if fewer := sorted(name for name, organs_kept in kept.items() if len(organs_kept) < self.k):
             more = ", ..." if len(fewer) > 5 else ""
-            logger.warning("%d of %d annotated cases keep fewer than %d organs, because they have no more: %s%s",
+            logger.warning("%d of %d annotated cases keep fewer than %d structures, because they have no more: %s%s",
                 len(fewer), len(kept), self.k, ", ".join(fewer[:5]), more)  # fmt: skip
         scarce = _annotated_only(manifest, kept)
         if lost := [organ for organ in never_annotated(scarce) if organ not in never_annotated(manifest)]:
             raise ConfigError(
                 f"no training case would keep {', '.join(lost)}",
                 found=f"{len(names)} annotated {self.unit}s, k = {self.k}, draw = '{self.draw}'",
-                do="keep more organs (k), draw = 'balanced', or another seed",
+                do="keep more structures (k), draw = 'balanced', or another seed",
             )
         return scarce
 
@@ -154,13 +154,13 @@ class EqualCost:
         n = (2 * len(units) * self.k + len(organs)) // (2 * len(organs))
         if not n:
             raise ConfigError(
-                f"cannot keep even one complete {self.unit} at the cost of {self.k} organs per case",
-                found=f"{len(units)} annotated {self.unit}s of {len(organs)} organs",
+                f"cannot keep even one complete {self.unit} at the cost of {self.k} structures per case",
+                found=f"{len(units)} annotated {self.unit}s of {len(organs)} structures",
                 do="raise k",
             )
         scarce = KeepLabelled(n=n, order=self.order, unit=self.unit, seed=self.seed).apply(manifest)
         logger.info(
-            "%d complete %ss cost %d organ masks; organs_per_case with k = %d costs %d",
+            "%d complete %ss cost %d masks; organs_per_case with k = %d costs %d",
             n, self.unit, annotation_cost(scarce), self.k, self.k * len(members),
         )  # fmt: skip
         return scarce
@@ -177,7 +177,7 @@ class BySource:
         for source, organs in self.keep.items():
             if source not in manifest.sources:
                 raise ConfigError(
-                    f"unknown source '{source}'{did_you_mean(source, manifest.sources)}",
+                    f"unknown data set '{source}'{did_you_mean(source, manifest.sources)}",
                     expected=", ".join(manifest.sources),
                     code="unknown-name",
                 )
@@ -188,9 +188,9 @@ class BySource:
                 manifest.label_space.index(organ)
                 if organ not in there:
                     raise ConfigError(
-                        f"source '{source}' cannot keep '{organ}': none of its training cases annotates it",
+                        f"data set '{source}' cannot keep '{organ}': none of its training cases annotates it",
                         expected=", ".join(sorted(there))
-                        or "nothing: the source has no annotated training case",
+                        or "nothing: the data set has no annotated training case",
                         code="nothing-annotated",
                     )
         kept = {
@@ -241,7 +241,7 @@ def _settings(mode: str, settings: dict[str, Any]) -> Mode:
 
 def _check_k(k: int, organs: tuple[str, ...]) -> None:
     if k > len(organs):
-        raise ConfigError(f"cannot keep {k} organs per case", expected=f"k = 1 to {len(organs)}")
+        raise ConfigError(f"cannot keep {k} structures per case", expected=f"k = 1 to {len(organs)}")
 
 
 def _annotated_only(manifest: Manifest, kept: Kept) -> Manifest:

@@ -65,7 +65,7 @@ def join(manifests: Sequence[Manifest], sides: Sides = None) -> Manifest:
     if isinstance(wanted, str):
         if not conflicts:
             logger.warning(
-                "no sources disagree about left and right: sides = %s changes nothing; name the class to join a "
+                "no data sets disagree about left and right: sides = %s changes nothing; name the class to join a "
                 "pair all the same, as in kidneys=join",
                 wanted,
             )
@@ -90,7 +90,7 @@ def _with_canonical_names(manifest: Manifest) -> Manifest:
         name = canonical(organ)
         if name in name_of.values():
             logger.warning(
-                "source %s has two classes that mean %s: '%s' keeps its name",
+                "data set %s has two classes that mean %s: '%s' keeps its name",
                 ", ".join(manifest.sources), name, organ,
             )  # fmt: skip
             name = organ
@@ -156,9 +156,9 @@ def _undecided(conflicts: Sequence[SideConflict]) -> ConfigError:
     wholes = ", ".join(conflict.whole for conflict in conflicts)
     sources = ", ".join(dict.fromkeys(name for conflict in conflicts for name in conflict.joint))
     return ConfigError(
-        "a source has left and right in one class, another has them apart",
+        "a data set has left and right in one class, another has them apart",
         found="\n            ".join(map(str, conflicts)),
-        expected="the same classes in all sources",
+        expected="the same classes in all data sets",
         do=f"--sides join: left and right become one class everywhere ({wholes}); or\n"
         f"            --sides split: the cases of {sources} are no longer annotated for {wholes}",
     )
@@ -191,11 +191,11 @@ def _split(manifest: Manifest, whole: str) -> Manifest:
     """The joint class goes. Where a source has the sides too, its voxels of the joint class are unknown."""
     joint, apart = _classes_of(manifest, whole)
     if not apart:
-        raise ConfigError(f"no source has left and right of '{whole}' apart", do=f"leave {whole}=split out")
+        raise ConfigError(f"no data set has left and right of '{whole}' apart", do=f"leave {whole}=split out")
     if bare := [source.name for source in manifest.sources.values() if source.organs <= joint]:
         raise ConfigError(
-            f"nothing would be left of source {', '.join(bare)}: {whole} is its only class",
-            do="choose --sides join, or leave the source out",
+            f"nothing would be left of data set {', '.join(bare)}: {whole} is its only class",
+            do="choose --sides join, or leave the data set out",
         )
 
     def meaning(source: Source, name: str) -> str:
@@ -216,7 +216,7 @@ def _classes_of(manifest: Manifest, whole: str) -> tuple[frozenset[str], frozens
     apart = frozenset(name for name in organs if canonical(name) in parts)
     if not joint | apart:
         raise ConfigError(
-            f"no source has the class '{whole}', or left and right of it",
+            f"no data set has the class '{whole}', or left and right of it",
             found=", ".join(organs),
             do=f"leave it out of the choice of sides: {whole}",
         )
@@ -254,8 +254,8 @@ def _warn_of_lesions(manifest: Manifest) -> None:
         others = [name for name in _sources_with(manifest.sources.values(), organs) if name not in own]
         if own and others:
             logger.warning(
-                "'%s' is a class of its own in %s; %s annotates the %s without it, where it may count as organ or "
-                "as background: the importers' option '%s' makes sources agree",
+                "'%s' is a class of its own in %s; %s annotates the %s without it, where it may count as structure or "
+                "as background: the importers' option '%s' makes data sets agree",
                 lesion, ", ".join(own), ", ".join(others), canonical(organ), kind,
             )  # fmt: skip
 

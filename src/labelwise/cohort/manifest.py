@@ -106,14 +106,14 @@ def _check_case(case: Case, manifest: Manifest) -> None:
         raise DataError(problem, case=case.id)
     if case.source not in manifest.sources:
         raise DataError(
-            f"unknown source '{case.source}'{did_you_mean(case.source, manifest.sources)}",
+            f"unknown data set '{case.source}'{did_you_mean(case.source, manifest.sources)}",
             case=case.id,
             expected=", ".join(manifest.sources),
             code="unknown-name",
         )
     if unknown := case.annotated - manifest.source_of(case).organs:
         raise DataError(
-            f"the label files of source '{case.source}' cannot show {', '.join(sorted(unknown))}",
+            f"the label files of data set '{case.source}' cannot show {', '.join(sorted(unknown))}",
             case=case.id,
             expected=", ".join(sorted(manifest.source_of(case).organs)),
         )
@@ -229,7 +229,7 @@ def merge(manifests: Sequence[Manifest]) -> Manifest:
         for name, source in manifest.sources.items():
             if sources.setdefault(name, source) != source:
                 raise DataError(
-                    f"two different sources have the name '{name}'",
+                    f"two different data sets have the name '{name}'",
                     do="import one of them under another name",
                 )
     all_cases = [case for manifest in manifests for case in manifest.cases]
@@ -294,9 +294,9 @@ def _case(row: Row, first: int, label_space: LabelSpace, sources: Mapping[str, S
     if cells["source"] not in sources:
         row.refuse(
             "source",
-            f"unknown source '{cells['source']}'{did_you_mean(cells['source'], sources)}",
+            f"unknown data set '{cells['source']}'{did_you_mean(cells['source'], sources)}",
             expected=", ".join(sources),
-            do=f"correct the name, or describe the source in {FILE_NAME}",
+            do=f"correct the name, or describe the data set in {FILE_NAME}",
         )
     if cells["split"] not in SPLITS:
         row.refuse(
@@ -345,9 +345,9 @@ def _annotated(row: Row, label_space: LabelSpace, source: Source) -> frozenset[s
     if missing := organs - source.organs:
         row.refuse(
             "annotated",
-            f"the label files of source '{source.name}' cannot show {', '.join(sorted(missing))}",
+            f"the label files of data set '{source.name}' cannot show {', '.join(sorted(missing))}",
             expected=";".join(organ for organ in label_space.organs if organ in source.organs),
-            do=f"name the annotated organs, or complete [sources.{source.name}.values] in {FILE_NAME}",
+            do=f"name the annotated structures, or complete [sources.{source.name}.values] in {FILE_NAME}",
         )
     return organs
 

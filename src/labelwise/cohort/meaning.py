@@ -68,12 +68,12 @@ def _reconciled(source: Source, file: Path, named: Mapping[int, str]) -> dict[in
         joined = sum(other == told for other in source.values.values()) > 1  # under a name of its own
         if told not in (BACKGROUND, IGNORE_NAME) and not joined:
             raise DataError(
-                "the names in a label file contradict the value table of its source",
+                "the names in a label file contradict the value table of its data set",
                 file=file,
                 found=f"value {value} is '{name}' by the file",
-                expected=f"value {value} is '{told}' by source '{source.name}' in {FILE_NAME}",
+                expected=f"value {value} is '{told}' by data set '{source.name}' in {FILE_NAME}",
                 do=f"correct --classes, or [sources.{source.name}.values], to the names of the file; or give "
-                f"file_names = 'ignored' in the layout of the source (--file-names ignored at import) if its "
+                f"file_names = 'ignored' in the layout of the data set (--file-names ignored at import) if its "
                 "numbers are right and its names are wrong",
                 code="names-contradict",
             )
@@ -109,7 +109,7 @@ def refuse_hidden(source: Source, tally: Tally, annotated: Iterable[str]) -> Non
             raise DataError(
                 f"a structure vanishes: '{organ}' lies wholly beneath other structures",
                 found="; ".join(losses(source, tally)),
-                do=f"let the smaller structure count where two overlap: overlap = 'smaller' in the layout of source "
+                do=f"let the smaller structure count where two overlap: overlap = 'smaller' in the layout of data set "
                 f"'{source.name}' in {FILE_NAME} (--overlap smaller at import)",
                 code="structure-hidden",
             )

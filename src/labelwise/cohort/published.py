@@ -225,10 +225,10 @@ def _refuse_unfit(cases: Sequence[Case], shares: Sequence[_Share]) -> None:
 def _problems(share: _Share, found: Mapping[int, Sequence[Case]]) -> Iterator[str]:
     name = share.name
     if missing := [number for number, cases in found.items() if not cases]:
-        yield f"source '{name}' has no annotated case {ranges(missing)}"
+        yield f"data set '{name}' has no annotated case {ranges(missing)}"
     for number, cases in found.items():
         if len(cases) > 1:
-            yield f"source '{name}' has several cases {number}: {', '.join(case.id for case in cases)}"
+            yield f"data set '{name}' has several cases {number}: {', '.join(case.id for case in cases)}"
     for number, role in share.roles.items():
         for case in found[number]:
             if lacking := role.organs - case.annotated:
@@ -258,7 +258,9 @@ def _toy_source(manifest: Manifest) -> str:
     names = list(manifest.sources)
     twelve = [name for name in names if name.endswith("_organ12")]
     if len(names) > 1 and len(twelve) != 1:
-        raise ConfigError("the manifest has several sources", expected=f"source = one of {', '.join(names)}")
+        raise ConfigError(
+            "the manifest has several data sets", expected=f"source = one of {', '.join(names)}"
+        )
     return twelve[0] if len(names) > 1 else names[0]
 
 
@@ -270,9 +272,9 @@ def _sources(manifest: Manifest, name: str, setting: str) -> tuple[Source, ...]:
         return (usual, *(source for source in kin if source.values == usual.values))
     if not kin:
         raise ConfigError(
-            f"unknown source '{name}'{did_you_mean(name, manifest.sources)}",
+            f"unknown data set '{name}'{did_you_mean(name, manifest.sources)}",
             expected=", ".join(manifest.sources),
-            do=f"name the source of the manifest: --set {setting}=NAME",
+            do=f"name the data set of the manifest: --set {setting}=NAME",
             code="unknown-name",
         )
     return tuple(kin)
@@ -286,7 +288,7 @@ def _class_of(sources: Sequence[Source], organ: str) -> str:
         if name in known:
             return name
     raise ConfigError(
-        f"source '{sources[0].name}' has no class for the {organ}",
+        f"data set '{sources[0].name}' has no class for the {organ}",
         found=", ".join(known),
         expected=" or ".join(dict.fromkeys((organ, canonical(organ)))),
         do="name the class so in dataset.toml"

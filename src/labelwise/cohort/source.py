@@ -112,7 +112,7 @@ def unknown_values(source: Source, stored: Array, case: str, file: Path) -> Data
     table = tomlkit.key(source.name).as_string()
     return DataError(
         f"label map contains value{'s' if len(found) > 1 else ''} {listed}, "
-        f"but the table of source '{source.name}' has no class for {'them' if len(found) > 1 else 'it'}",
+        f"but the table of data set '{source.name}' has no class for {'them' if len(found) > 1 else 'it'}",
         case=case,
         file=file,
         found="; ".join(_voxels(found[number], number, stored.size) for number in shown),
@@ -203,7 +203,7 @@ def check_source(source: Source, label_space: LabelSpace, file: Path | None = No
     for value, name in source.values.items():
         if name not in known:
             raise DataError(
-                f"source '{source.name}': value {value} stands for the unknown class '{name}'"
+                f"data set '{source.name}': value {value} stands for the unknown class '{name}'"
                 f"{did_you_mean(name, known)}",
                 file=file,
                 expected=", ".join([*label_space.names, IGNORE_NAME]),
@@ -211,13 +211,15 @@ def check_source(source: Source, label_space: LabelSpace, file: Path | None = No
             )
         if not -(2**15) <= value < 2**16:
             raise DataError(
-                f"source '{source.name}': {value} cannot be a label value",
+                f"data set '{source.name}': {value} cannot be a label value",
                 file=file,
                 expected="-32768 to 65535",
             )
     if not source.organs:
         raise DataError(
-            f"source '{source.name}' names no organ", file=file, do=f"fill [sources.{source.name}.values]"
+            f"data set '{source.name}' names no structure",
+            file=file,
+            do=f"fill [sources.{source.name}.values]",
         )
 
 
@@ -246,7 +248,7 @@ def _source(name: str, table: _SourceTable, label_space: LabelSpace, file: Path)
         for number in numbers:
             if values.setdefault(number, class_name) != class_name:
                 raise DataError(
-                    f"source '{name}': the value {number} stands for two classes",
+                    f"data set '{name}': the value {number} stands for two classes",
                     file=file,
                     found=f"{values[number]}, {class_name}",
                     do="keep one of them",

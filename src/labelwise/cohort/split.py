@@ -94,15 +94,17 @@ def leave_source_out(manifest: Manifest, sources: Iterable[str]) -> Manifest:
     left_out = set(sources)
     for name in sorted(left_out - set(manifest.sources)):
         raise ConfigError(
-            f"unknown source '{name}'{did_you_mean(name, manifest.sources)}",
+            f"unknown data set '{name}'{did_you_mean(name, manifest.sources)}",
             expected=", ".join(manifest.sources),
             code="unknown-name",
         )
     if left_out == set(manifest.sources):
-        raise ConfigError("no source would remain to learn from", found=", ".join(manifest.sources))
+        raise ConfigError("no data set would remain to learn from", found=", ".join(manifest.sources))
     tests = {case.id for case in manifest.cases if case.source in left_out and case.annotated and case.split}
     if not tests:
-        raise DataError("no case of the source can test", found=f"nothing annotated in {', '.join(left_out)}")
+        raise DataError(
+            "no case of the data set can test", found=f"nothing annotated in {', '.join(left_out)}"
+        )
     groups = {case.group for case in manifest.cases if case.id in tests}
 
     def split_of(case: Case) -> str:

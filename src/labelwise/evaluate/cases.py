@@ -106,7 +106,7 @@ def evaluate_case(
     counts = count_voxels(reference, prediction, label_space.num_classes, case=case_id)
     if delineated.any() and counts.ignored == np.size(reference):
         raise DataError(
-            "organs are said to be annotated, but the reference is IGNORE everywhere", case=case_id
+            "structures are said to be annotated, but the reference is IGNORE everywhere", case=case_id
         )
     scale = _scale(None if official else spacing_mm, np.ndim(reference), case_id)
     tolerances = _tolerances(nsd_tolerance if "nsd" in chosen else NSD_TOLERANCE, label_space)
@@ -214,7 +214,9 @@ def _tolerances(nsd_tolerance: float | Mapping[str, float], label_space: LabelSp
     for name in nsd_tolerance:
         label_space.index(name)
     if missing := [name for name in label_space.organs if name not in nsd_tolerance]:
-        raise ConfigError(f"no tolerance of the NSD for {', '.join(missing)}", do="give one for every organ")
+        raise ConfigError(
+            f"no tolerance of the NSD for {', '.join(missing)}", do="give one for every structure"
+        )
     tolerances = np.array([np.nan, *(nsd_tolerance[name] for name in label_space.organs)])
     if not (tolerances[1:] >= 0).all():
         raise ConfigError("a tolerance of the NSD is a length", found=nsd_tolerance, expected="0 or more")

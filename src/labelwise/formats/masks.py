@@ -113,10 +113,10 @@ def _mask(file: Path) -> tuple[Array, Geometry]:
     inside = voxels[mask]
     if inside.size and inside.min() != inside.max():
         raise DataError(
-            "the file holds several values: it is no mask of one organ",
+            "the file holds several values: it is no mask of one structure",
             file=file,
             found=f"{inside.min():g} to {inside.max():g} beside 0",
             expected="0, and one other value",
-            do="name the file itself if it is a label map, or write one mask for each organ",
+            do="name the file itself if it is a label map, or write one mask for each structure",
         )
     return mask, grid

@@ -103,8 +103,8 @@ def _has_choices(hint: Any) -> bool:
 def _unknown_source(source: str, folders: Mapping[str, Any]) -> ConfigError:
     names = [name for name in folders if name]
     return ConfigError(
-        f"an option is for the unknown source '{source}'{did_you_mean(source, names)}",
-        expected=", ".join(names) or "no name, because there is one source without a name",
+        f"an option is for the unknown data set '{source}'{did_you_mean(source, names)}",
+        expected=", ".join(names) or "no name, because there is one data set without a name",
     )
 
 

@@ -48,7 +48,7 @@ class MarginalExclusion(Method):
     card = Card(
         title="Marginal and exclusion loss",
         paper="https://arxiv.org/abs/2007.03868",
-        idea="Un-annotated organs may hide in the background, but not where another organ is labelled.",
+        idea="Un-annotated structures may hide in the background, but not where another structure is labelled.",
         learns_from=frozenset({"full", "partial"}),
     )
     Config = MarginalExclusionConfig

@@ -53,7 +53,7 @@ class MultiTalent(Method):
     card = Card(
         title="MultiTalent",
         paper="https://arxiv.org/abs/2303.14444",
-        idea="One independent map per organ, trained only on the cases that annotate it; organs may overlap.",
+        idea="One independent map per structure, trained only on the cases that annotate it; structures may overlap.",
         learns_from=frozenset({"full", "partial"}),
         independent_maps=True,
     )
@@ -172,13 +172,13 @@ def _members(regions: Sequence[Region], num_classes: int) -> Tensor:
     """(K, C) bool: the classes of each region. Refuses regions from which no label map can be painted."""
     if sorted(region[0] for region in regions) != list(range(1, num_classes)):
         raise ConfigError(
-            "every organ must be painted by one region, the one that names it first",
+            "every structure must be painted by one region, the one that names it first",
             found=f"regions = {[list(region) for region in regions]}",
             expected=f"{num_classes - 1} regions that begin with the classes 1 to {num_classes - 1}, in any order",
         )
     if not all(0 < organ < num_classes for region in regions for organ in region):
         raise ConfigError(
-            "a region names a class that is no organ",
+            "a region names a class that is no structure",
             found=f"regions = {[list(region) for region in regions]}",
             expected=f"classes from 1 to {num_classes - 1}",
         )

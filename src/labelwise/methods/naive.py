@@ -32,7 +32,7 @@ class Naive(Method):
     card = Card(
         title="Naive",
         paper="",
-        idea="Reads every un-annotated organ as background: the baseline that ignores what is not known.",
+        idea="Reads every un-annotated structure as background: the baseline that ignores what is not known.",
         learns_from=frozenset({"full", "partial"}),
     )
     Config = NaiveConfig

@@ -34,7 +34,7 @@ class Supervised(Method):
     card = Card(
         title="Supervised",
         paper="https://arxiv.org/abs/2007.03868",
-        idea="Cross-entropy and Dice on what is annotated; un-annotated organs may hide in the background.",
+        idea="Cross-entropy and Dice on what is annotated; un-annotated structures may hide in the background.",
         learns_from=frozenset({"full", "partial"}),
     )
     Config = SupervisedConfig

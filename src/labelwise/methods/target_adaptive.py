@@ -29,7 +29,7 @@ class TargetAdaptive(Method):
     card = Card(
         title="Target adaptive loss",
         paper="https://arxiv.org/abs/2001.00208",
-        idea="Cross-entropy alone, in which the organs that nobody annotated may hide in the background.",
+        idea="Cross-entropy alone, in which the structures that nobody annotated may hide in the background.",
         learns_from=frozenset({"full", "partial"}),
     )
     Config = TargetAdaptiveConfig

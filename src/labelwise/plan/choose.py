@@ -399,7 +399,7 @@ class _Planner:
             {"largest_component": bool(connected), "classes": indices},
             f"one component in every annotated scan: {', '.join(connected)}; smaller ones are dropped"
             if connected
-            else "no organ is known to be one component in every annotated scan",
+            else "no structure is known to be one component in every annotated scan",
         )
 
     def _workers(self) -> None:

@@ -75,7 +75,7 @@ class Plan:
             raise ConfigError(
                 f"the preprocessing plan knows no scans of modality '{modality}'",
                 expected=", ".join(self.intensity) or "a plan with intensity rules",
-                do="correct the modality of the source, or make the plan anew from scans of this modality",
+                do="correct the modality of the data set, or make the plan anew from scans of this modality",
             )
         return self.intensity[modality]
 

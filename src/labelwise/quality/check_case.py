@@ -124,7 +124,7 @@ def _not_shown(case: Case, source: Source, labels: StoredLabels) -> Iterator[Pro
     if found := losses(source, labels.tally):
         what = f"structures overlap: {some(found)}"
         remedy = (
-            "look at both; the smaller counts with overlap = 'smaller' in the layout of the source "
+            "look at both; the smaller counts with overlap = 'smaller' in the layout of the data set "
             "(--overlap smaller at import)"
         )
         yield of_labels("warning", "overlapping-structures", case, what, remedy)

@@ -94,7 +94,7 @@ def _spacings(manifest: Manifest, facts: Sequence[CaseFacts]) -> Iterator[Proble
         for (case, _), spacing in zip(members, spacings, strict=True):
             if bool((np.maximum(spacing / usual, usual / spacing) > SPACING_RATIO).any()):
                 what = (
-                    f"voxel size {size_text(spacing)}, but {size_text(usual)} is usual in source '{source}'"
+                    f"voxel size {size_text(spacing)}, but {size_text(usual)} is usual in data set '{source}'"
                 )
                 remedy = "compare the header with the original scan"
                 yield of_image("warning", "unusual-spacing", case, what, remedy)
@@ -115,7 +115,7 @@ def _intensities(manifest: Manifest, facts: Sequence[CaseFacts]) -> Iterator[Pro
             if bool((np.abs(found - usual) > allowed).any()):
                 what = (
                     f"unusual intensities: {_quantiles(found)} in the body (5, 50, 95 %), "
-                    f"but {_quantiles(usual)} is usual in source '{source}'"
+                    f"but {_quantiles(usual)} is usual in data set '{source}'"
                 )
                 remedy = "look at the scan: another unit, another sequence, or another part of the body?"
                 yield of_image("warning", "unusual-intensities", case, what, remedy)

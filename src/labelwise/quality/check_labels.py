@@ -70,7 +70,7 @@ def _elsewhere(case: Case, manifest: Manifest, image: StoredImage, labels: Store
         what = f"{found}; voxel by voxel the labels fit the image"
         remedy = (
             "only the header of the labels is wrong: `labelwise check --fix FOLDER` writes a copy with that of the "
-            "image, or set label_grid = 'image' in the layout of the source"
+            "image, or set label_grid = 'image' in the layout of the data set"
         )
         return of_labels("error", "label-header", case, what, remedy)
     remedy = "look at both in a viewer; if only the header is wrong, copy that of the image"
@@ -132,7 +132,7 @@ def _flip_remedy(image: StoredImage, organs: Sequence[Organ]) -> str:
         return "look at both in a viewer: the labels may be shifted, flipped, or of another scan"
     return (
         f"reversed along {' and '.join(fitting[0])} of the file they fit: look at both in a viewer, then set "
-        f"label_grid = 'image' and label_flip = '{fitting[0]}' in the layout of the source"
+        f"label_grid = 'image' and label_flip = '{fitting[0]}' in the layout of the data set"
     )
 
 
@@ -169,7 +169,7 @@ def _sides(case: Case, labels: StoredLabels, organs: Sequence[Organ], scan: Scan
         remedy = (
             "scan and labels are mirrored together, if this is not situs inversus: correct the header"
             if mirrored
-            else "look at both in a viewer: some organs are on the wrong side, others are not"
+            else "look at both in a viewer: some structures are on the wrong side, others are not"
         )
         yield of_labels("warning", code, case, "; ".join(sides), remedy)
 
@@ -189,7 +189,7 @@ def _cut_off(case: Case, labels: StoredLabels, organs: Sequence[Organ]) -> Itera
             parts += [f"'{organ.name}' at the {' and '.join(faces)}"] if faces else []
     if parts:
         what = f"cut by the field of view: {some(parts)}"
-        remedy = "volumes of these organs are too small; leave the case out where that matters"
+        remedy = "volumes of these structures are too small; leave the case out where that matters"
         yield of_labels("warning", "cut-by-field-of-view", case, what, remedy)
 
 

@@ -158,7 +158,7 @@ def _hounsfield(case: Case, sample: Array) -> Iterator[Problem]:
     low, high = float(sample.min()), float(sample.max())
     if high - low < NARROW_HU:
         what = f"the intensities reach from {low:g} to {high:g} only: these are no Hounsfield units"
-        remedy = "use the scan before it was rescaled, or give its source the modality 'normalised'"
+        remedy = "use the scan before it was rescaled, or give its data set the modality 'normalised'"
         yield of_image("warning", "rescaled-intensities", case, what, remedy)
         return
     if low > ALMOST_AIR_HU:

@@ -142,7 +142,7 @@ def _with_unknown_slices(
     source = single.source_of(case)
     ignore = next((value for value, name in source.values.items() if name == IGNORE_NAME), None)
     if ignore is None:
-        raise DataError("the source has no value for what is unknown", case=case.id)
+        raise DataError("the data set has no value for what is unknown", case=case.id)
     marked, slices = values.copy(), set[tuple[int, int]]()
     for name in sorted(case.annotated):
         organ = find_organ(name, single, case, labels)

@@ -213,7 +213,7 @@ def coverage_picture(annotated: Mapping[str, Mapping[str, int]], cases: Mapping[
         f"{source}: {', '.join(f'{organ} {count}' for organ, count in annotated.get(source, {}).items())}"
         for source in sources
     ]
-    caption = "Number of cases in which an organ is annotated"
+    caption = "Number of cases in which a structure is annotated"
     return Picture(data, "svg", f"{caption}. {'; '.join(parts)}.", caption)
 
 

@@ -110,5 +110,5 @@ def _warn(layout: Layout, *, ignores: bool) -> None:
     partial_cases = sum(not bool(layout.manifest.annotated(case)[0]) for case in training)
     if layout.unknown == "background" and partial_cases:
         logger.warning(
-            "in %d cases un-annotated organs are written as background, as was asked for", partial_cases
+            "in %d cases un-annotated structures are written as background, as was asked for", partial_cases
         )

@@ -57,7 +57,7 @@ def import_data(
         sides           join or split, where one source has left and right in one class and another apart; or a
                         choice by joint class, {"kidneys": "join"}; see `labelwise.cohort.join`
         find_duplicates     read all images once, report scans that are there twice, and make one group of each
-        test_source     the source that tests, while all others train
+        test_source     the data set that tests, while all others train
         validation, test    training patients to set aside: a number, or a fraction below 1
         others          background or ignore: what values of label files are that no class has; default: an error
         overlap         later or smaller: which structure counts where two of one file overlap
@@ -75,9 +75,11 @@ def import_data(
     if isinstance(annotated, Mapping) and (unknown := set(annotated) - set(named)):
         raise _unknown_source("--annotated", sorted(unknown)[0], named)
     if test_source is not None and test_source not in named:
-        raise _unknown_source("--test-source", test_source, named)
+        raise _unknown_source("--test-data-set", test_source, named)
     if test_source is not None and test:
-        raise ConfigError("the test source decides which cases test", do="leave out --test or --test-source")
+        raise ConfigError(
+            "the test data set decides which cases test", do="leave out --test or --test-data-set"
+        )
     reading = Reading(others, overlap, undrawn, file_names)
     parts: dict[str, Manifest] = {}
     for job, scanned in _scanned(plan(named, importer, options)):
@@ -132,7 +134,7 @@ def _distinct(parts: Mapping[str, Manifest]) -> list[Manifest]:
         for source in part.sources:
             if owner.setdefault(source, name) != name:
                 raise ConfigError(
-                    f"the importer of '{owner[source]}' makes a source of the name '{source}' too",
+                    f"the importer of '{owner[source]}' makes a data set of the name '{source}' too",
                     do=f"import '{name}' under another name",
                 )
     return list(parts.values())
@@ -140,8 +142,8 @@ def _distinct(parts: Mapping[str, Manifest]) -> list[Manifest]:
 
 def _unknown_source(option: str, name: str, named: Mapping[str, Path | str]) -> ConfigError:
     return ConfigError(
-        f"{option} names no source '{name}'{did_you_mean(name, named)}",
-        expected=", ".join(filter(None, named)) or "no name, because there is one source without a name",
+        f"{option} names no data set '{name}'{did_you_mean(name, named)}",
+        expected=", ".join(filter(None, named)) or "no name, because there is one data set without a name",
     )
 
 
@@ -155,7 +157,9 @@ def _named(sources: Mapping[str, Path | str] | Sequence[Path | str]) -> Mapping[
         return {"": sources[0]}
     named = {Path(folder).resolve().name: folder for folder in sources}
     if len(named) < len(sources):
-        raise ConfigError("two sources have the same folder name", do="name them: first=FOLDER second=FOLDER")
+        raise ConfigError(
+            "two data sets have the same folder name", do="name them: first=FOLDER second=FOLDER"
+        )
     return named
 
 

@@ -136,7 +136,7 @@ def _table(manifest: Manifest, file: Path, case: str) -> Mapping[int, str]:
                     "what the values of this label file mean is not known",
                     case=case,
                     file=file,
-                    found="no names in its header, no record beside it, and sources with different values",
+                    found="no names in its header, no record beside it, and data sets with different values",
                     do=f"{_DO}; or keep the .json records that `labelwise predict` writes",
                 )
     return values

@@ -65,7 +65,7 @@ class CoNeMOS(Method):
     card = Card(
         title="CoNeMOS",
         paper="https://proceedings.mlr.press/v250/billot24a.html",
-        idea="One network segments one organ at a time; the organ's name modulates every layer.",
+        idea="One network segments one structure at a time; the structure's name modulates every layer.",
         learns_from=frozenset({"full", "partial"}),
         nets=frozenset({"film_unet"}),
         independent_maps=True,

@@ -85,7 +85,7 @@ class Dodnet(Method):
     card = Card(
         title="DoDNet",
         paper="https://arxiv.org/abs/2011.10217",
-        idea="A controller writes the weights of a tiny head for the organ that is wanted; only annotated ones train.",
+        idea="A controller writes the weights of a tiny head for the structure asked for; only annotated ones train.",
         learns_from=frozenset({"full", "partial"}),
         independent_maps=True,
     )

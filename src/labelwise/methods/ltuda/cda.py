@@ -94,7 +94,7 @@ class LtudaCda(Method):
     card = Card(
         title="LTUDA, first stage (CDA)",
         paper="https://arxiv.org/abs/2409.03228",
-        idea="Scans with different annotated organs are cut into each other, and a teacher labels the other organs.",
+        idea="Scans with different annotated structures are cut into each other, and a teacher labels the others.",
         learns_from=frozenset({"full", "partial", "none"}),
         independent_maps=True,
     )
@@ -151,7 +151,7 @@ def prediction_thresholds(config: LtudaConfig, organs: int) -> tuple[float, ...]
         raise ConfigError(
             "method.settings.prediction_thresholds has the wrong length",
             found=f"{len(given)} numbers",
-            expected=f"{organs}, one for each organ in the order of the classes, or none",
+            expected=f"{organs}, one for each structure in the order of the classes, or none",
         )
     return given
 

@@ -42,7 +42,7 @@ class PyramidInPyramidOut(Method):
     card = Card(
         title="PIPO-FAN",
         paper="https://arxiv.org/abs/2001.00208",
-        idea="Image and prediction are pyramids; cases weight the scales, un-annotated organs may be background.",
+        idea="Image and prediction are pyramids; cases weight the scales, un-annotated structures may be background.",
         learns_from=frozenset({"full", "partial"}),
         nets=frozenset({"pipofan"}),
     )

@@ -55,7 +55,7 @@ class PLSeg(Method):
     card = Card(
         title="PL-Seg",
         paper="https://doi.org/10.1016/j.media.2025.103885",
-        idea="Organs as binary problems weighted by difficulty; classes and scales teach each other without labels.",
+        idea="Structures as weighted binary problems; classes and scales teach each other without labels.",
         learns_from=frozenset({"full", "partial", "none"}),
     )
     Config = PLSegConfig

@@ -65,7 +65,7 @@ class Sassnet(Method):
     card = Card(
         title="SASSNet",
         paper="https://arxiv.org/abs/2007.10732",
-        idea="Distance maps of un-annotated organs must look to a critic like those of annotated ones.",
+        idea="Distance maps of un-annotated structures must look to a critic like those of annotated ones.",
         learns_from=frozenset({"full", "partial", "none"}),
         independent_maps=True,
     )
