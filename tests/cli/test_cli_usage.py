@@ -22,7 +22,8 @@ from labelwise.errors import ConfigError, LabelwiseError, TrainingError
 
 VERBS = (
     "calibrate", "check", "compare", "convert", "demo", "doctor", "evaluate", "export", "import", "measure", "methods",
-    "plan", "predict", "prepare", "recipes", "report", "review", "show", "simulate", "split", "sweep", "train",
+    "plan", "predict", "prepare", "recipes", "report", "review", "show", "simulate", "split", "suggest", "sweep",
+    "train",
 )  # fmt: skip
 HEAVY = ("torch", "monai", "numpy", "nibabel", "scipy", "pydantic", "matplotlib")
 
@@ -261,7 +262,7 @@ def test_every_error_has_the_documented_code():
 
 
 def test_the_functions_behind_the_verbs_are_those_of_labelwise_run():
-    behind_options = {"correct", "propose"}  # import --into and predict --into
+    behind_options = {"correct", "export_model", "propose"}  # import --into, export MODEL and predict --into
     assert {verb.replace("import", "import_data") for verb in VERBS} == set(run.__all__) - behind_options
     with pytest.raises(AttributeError, match="trian"):
         run.trian  # noqa: B018

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -44,6 +44,7 @@ def add_commands(app: typer.Typer) -> None:
     """Add the commands of this file to the command line."""
     app.command("import")(import_)
     app.command("review")(review)
+    app.command("suggest")(suggest)
     app.command("check")(check)
     app.command("measure")(measure)
     app.command("split")(split)
@@ -252,6 +253,24 @@ def review(
     show(result.to_text(), result.facts(), as_json)
     if result.failed:
         raise typer.Exit(1)
+
+
+def suggest(
+    data: Data,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, help="Masks to suggest.")] = 10,
+    by: Annotated[
+        str, typer.Option(help="Who is chosen among equal cases: random, or doubt (lowest expected Dice).")
+    ] = "random",
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    split: Annotated[str, typer.Option(help="Whose cases are annotated.")] = "train",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Table to write (.csv).", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Which structure of which scan to annotate next, so that no class falls behind."""
+    result = run.suggest(data, number=number, by=cast(Any, by), seed=seed, split=split, output=output)
+    show(result.to_text(), result.facts(), as_json)
 
 
 def check(

@@ -9,9 +9,12 @@ show more classes than the files of NAME do.
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +28,7 @@ from labelwise.formats import (
     placed_on,
     read_geometry,
     read_labels,
+    record_of,
     segment_names,
     value_names,
     write_labels,
@@ -47,6 +51,36 @@ def class_of(name: str, label_space: LabelSpace) -> str | None:
     if name in label_space.names:
         return name
     return next((each for each in label_space.names if canonical(each) == canonical(name)), None)
+
+
+class Noted(NamedTuple):
+    """What the record of a proposal says of a class."""
+
+    voxels: int | None  # None: nothing is noted
+    expected_dice: float  # 1 for a class that is surely absent; NaN: nothing is noted
+
+
+def noted(case: Case, label_space: LabelSpace) -> dict[str, Noted]:
+    """Proposed class -> what the records of the proposals say of it."""
+    found: dict[str, Noted] = {}
+    for proposal in case.proposals:
+        try:
+            facts = json.loads(record_of(proposal.file).read_text(encoding="utf-8"))["certainty"]
+        except (OSError, ValueError, KeyError):
+            facts = {}
+        known = (
+            {class_of(name, label_space): fact for name, fact in facts.items()}
+            if isinstance(facts, dict)
+            else {}
+        )
+        for name in proposal.organs:
+            fact = known.get(name)
+            if not isinstance(fact, dict):
+                found[name] = Noted(None, math.nan)
+                continue
+            value = fact.get("expected_dice", math.nan)
+            found[name] = Noted(fact.get("voxels"), 1.0 if value is None else float(value))
+    return found
 
 
 def read_drawn(

@@ -21,5 +21,6 @@ from .review import review as review
 from .show import show as show
 from .simulate import simulate as simulate
 from .split import split as split
+from .suggest import suggest as suggest
 from .sweep import sweep as sweep
 from .train import train as train

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import shlex
 from collections import defaultdict
@@ -18,11 +17,11 @@ from matplotlib.colors import to_rgb
 
 from labelwise.atomic import atomic_path, write_json, write_text
 from labelwise.cohort.manifest import Manifest, manifest_file, read_case_image, read_manifest
-from labelwise.cohort.review import class_of, drawn_by_people, shown
+from labelwise.cohort.review import drawn_by_people, noted, shown
 from labelwise.console import Progress, silent
 from labelwise.errors import ConfigError, DataError, LabelwiseError, did_you_mean, naming
 from labelwise.evaluate.scores import read_scores
-from labelwise.formats import LABEL_FORMATS, Layout, is_dicom, record_of, suffix, write_image, write_labels
+from labelwise.formats import LABEL_FORMATS, Layout, is_dicom, suffix, write_image, write_labels
 from labelwise.report.overlays import CT_WINDOW, CasePicture, case_picture, organ_colours
 from labelwise.report.worklist import Entry, write_worklist
 from labelwise.types import IGNORE, PREDICTED, Array, Case, LabelSpace, Volume
@@ -190,20 +189,7 @@ def _by_scores(cases: Sequence[Case], file: Path, space: LabelSpace) -> list[_Ro
 
 def _expected(case: Case, space: LabelSpace) -> dict[str, float]:
     """Proposed organ -> expected Dice, as the records of the proposals say; a class surely absent counts as 1."""
-    expected: dict[str, float] = {}
-    for proposal in case.proposals:
-        try:
-            noted = json.loads(record_of(proposal.file).read_text(encoding="utf-8"))["certainty"]
-        except (OSError, ValueError, KeyError):
-            noted = {}
-        known = (
-            {class_of(name, space): fact for name, fact in noted.items()} if isinstance(noted, dict) else {}
-        )
-        for organ in proposal.organs:
-            fact = known.get(organ)
-            value = fact.get("expected_dice", math.nan) if isinstance(fact, dict) else math.nan
-            expected[organ] = 1.0 if value is None else float(value)
-    return expected
+    return {name: fact.expected_dice for name, fact in noted(case, space).items()}
 
 
 def _written(row: _Row, manifest: Manifest, folder: Path, target: Path, label_format: str | None) -> Entry:
