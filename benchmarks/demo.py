@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 from collections.abc import Mapping
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ def measure(folder: Path, seed: int) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     rows = {
         name: {
-            "dice": {row: found.cells[name, row, "dice"].mean for row in found.rows},
-            "hd95": found.cells[name, MEAN, "hd95"].mean,
+            "dice": {row: defined(found.cells[name, row, "dice"].mean) for row in found.rows},
+            "hd95": defined(found.cells[name, MEAN, "hd95"].mean),
         }
         for name in found.runs
     }
@@ -52,6 +53,11 @@ def measure(folder: Path, seed: int) -> dict[str, Any]:
             "high": difference.high,
         },
     }
+
+
+def defined(value: float) -> float | None:
+    """None for a mean that is not given, because a structure was found in no scan."""
+    return None if isnan(value) else value
 
 
 def upper_limit(folder: Path, seed: int) -> dict[str, Any]:
