@@ -262,7 +262,11 @@ def test_every_error_has_the_documented_code():
 
 
 def test_the_functions_behind_the_verbs_are_those_of_labelwise_run():
-    behind_options = {"correct", "propose"}  # import --into and predict --into
+    behind_options = {
+        "correct",
+        "propose",
+        "export_model",
+    }  # import --into, predict --into, export of a model
     assert {verb.replace("import", "import_data") for verb in VERBS} == set(run.__all__) - behind_options
     with pytest.raises(AttributeError, match="trian"):
         run.trian  # noqa: B018
