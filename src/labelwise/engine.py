@@ -45,6 +45,7 @@ _LOST = (
     "UncompletedJobError",
 )
 SLURM = "slurm"
+_DAY = 24 * 60  # minutes that a job of SLURM may take where nobody says; submitit's own five are for tests
 _NOTHING: Mapping[str, Any] = {}
 
 Item = TypeVar("Item")
@@ -292,7 +293,7 @@ def _on_slurm(cluster: str, shared: Sequence[Path], settings: Mapping[str, Any])
     logs = (shared[0] if shared else Path()) / SLURM
     try:
         submitter = submitit.AutoExecutor(folder=logs, cluster=cluster)
-        submitter.update_parameters(**settings)
+        submitter.update_parameters(**{"timeout_min": _DAY, **settings})
     except (RuntimeError, TypeError, NameError, ValueError) as error:
         what = "submitit refuses to make jobs of SLURM"
         raise ConfigError(

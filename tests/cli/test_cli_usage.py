@@ -21,8 +21,9 @@ from labelwise.console import Bars, Lines, duration, watch
 from labelwise.errors import ConfigError, LabelwiseError, TrainingError
 
 VERBS = (
-    "calibrate", "check", "compare", "convert", "demo", "doctor", "evaluate", "export", "import", "measure", "methods",
-    "plan", "predict", "prepare", "recipes", "report", "review", "show", "simulate", "split", "suggest", "sweep",
+    "calibrate", "check", "compare", "convert", "cost", "demo", "doctor", "evaluate", "export", "import", "measure",
+    "methods", "plan", "predict", "prepare", "recipes", "report", "review", "show", "simulate", "split", "suggest",
+    "sweep",
     "train",
 )  # fmt: skip
 HEAVY = ("torch", "monai", "numpy", "nibabel", "scipy", "pydantic", "matplotlib")

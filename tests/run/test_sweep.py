@@ -92,6 +92,7 @@ def steps(monkeypatch):
     )
     monkeypatch.setattr(module, "report", lambda *_, **__: None)
     monkeypatch.setattr(module, "forecast", lambda *_: None)
+    monkeypatch.setattr(module, "cost", lambda *_: None)
     return done, fails
 
 

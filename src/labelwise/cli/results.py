@@ -41,6 +41,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command("calibrate")(calibrate)
     app.command("evaluate")(evaluate)
     app.command("compare")(compare)
+    app.command("cost")(cost)
     app.command("report")(report)
     app.command("show")(show_result)
 
@@ -194,6 +195,26 @@ def compare(
         write_text(output, text)
         text = f"comparison: {output}"
     show(text, json.loads(comparison.to_json()), as_json)
+
+
+def cost(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of sweeps with budgets, or of evaluated runs.", show_default=False),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for cost.csv, cost.txt and cost.png.")
+    ] = None,
+    dice: Annotated[str, typer.Option(help="Dice values that are wanted, separated by commas.")] = "0.8,0.9",
+    as_json: AsJson = False,
+) -> None:
+    """Dice against the masks that were drawn, and how many more masks a wanted Dice needs, for each structure."""
+    try:
+        wanted = [float(word) for word in words(dice) or ()]
+    except ValueError as error:
+        raise ConfigError("--dice is a list of numbers", found=dice, expected="such as 0.8,0.9") from error
+    result = run.cost(runs, output, dice=wanted)
+    show(result.to_text(), result.facts(), as_json)
 
 
 def report(

@@ -3,6 +3,7 @@ from .check import check as check
 from .compare import compare as compare
 from .convert import convert as convert
 from .correct import correct as correct
+from .cost import cost as cost
 from .demo import demo as demo
 from .doctor import doctor as doctor
 from .evaluate import evaluate as evaluate

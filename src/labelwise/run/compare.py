@@ -96,6 +96,11 @@ def _read(
     return lists, seen
 
 
+def repetitions_of(name: str, repetitions: Sequence[Folds], metrics: Collection[str]) -> list[list[Score]]:
+    """The scores of a run, one list for each repetition."""
+    return _read({name: repetitions}, metrics)[0][name]
+
+
 def _together(name: str, scores: Mapping[Path, list[Score]]) -> list[list[Score]]:
     """The scores of the folds as one list; those of folds that were scored on the same cases as one list each."""
     cases = {folder: {score.case for score in found} for folder, found in scores.items()}
@@ -122,7 +127,7 @@ def _notes(name: str, repetitions: Sequence[Folds]) -> list[str]:
         found = {
             int(number[1]): folder for folder in folds if (number := _FOLD.search(folder.resolve().name))
         }
-        learnt = {number: data for number, folder in found.items() if (data := _data_of(folder)) is not None}
+        learnt = {number: data for number, folder in found.items() if (data := data_of(folder)) is not None}
         missing |= set(missing_folds(learnt)) - found.keys()
     return (
         [f"Of the folds of {name} these are missing: {', '.join(map(str, sorted(missing)))}."]
@@ -131,7 +136,7 @@ def _notes(name: str, repetitions: Sequence[Folds]) -> list[str]:
     )
 
 
-def _data_of(run: Path) -> Path | None:
+def data_of(run: Path) -> Path | None:
     """The manifest that a run learnt from, as its record says."""
     try:
         table = parse_toml(decode((run / "run.toml").read_bytes()))

@@ -17,6 +17,7 @@ from labelwise.console import Progress, duration, silent
 from labelwise.errors import ConfigError, DataError
 from labelwise.lock import only_writer
 from labelwise.run.compare import compare
+from labelwise.run.cost import cost
 from labelwise.run.pairing import PREDICTIONS, SCORES
 from labelwise.run.report import report
 from labelwise.run.simulate import simulate
@@ -87,9 +88,11 @@ def sweep(
     """Train, predict and evaluate every run of a plan, and compare the methods of each budget.
 
     Writes to ``output/BUDGET/``: the manifest data/ (or one for each fold), one folder for each run
-    (``METHOD_seedN``, ``METHOD_seedN_foldK``), compare.csv, compare.txt and report.html. Repeating the call goes on:
-    finished runs are skipped, one in the middle of its training resumes. A run that fails stops no other one, and is
-    listed.
+    (``METHOD_seedN``, ``METHOD_seedN_foldK``), compare.csv, compare.txt and report.html; and to ``output`` itself what
+    the labels of the budgets are worth (cost.csv, cost.txt, cost.png, see `labelwise.run.cost`).
+
+    Repeating the call goes on: finished runs are skipped, one in the middle of its training resumes. A run that fails
+    stops no other one, and is listed.
 
     Arguments
         dry_run     only say what is left, and what it will cost by some steps of each method
@@ -140,6 +143,8 @@ def sweep(
                 _tell(
                     budget, [job.folder for job in jobs if job.budget == budget and job.seconds is not None]
                 )
+            if len(plan.budgets) > 1 and not failed:
+                cost([folder], folder)
     return replace(_result(folder, jobs, failed), interrupted=interrupted)
 
 

@@ -1,0 +1,323 @@
+"""What a label is worth: Dice against the masks that were drawn for it, and how many more a wanted Dice needs.
+
+    Dice(n) = a - b n^(-c),   b >= 0,  a <= 1,  0.05 <= c <= 2
+
+n counts the training scans in which the structure is annotated; for the mean over structures, all masks together. The
+curve is the least-squares fit to the means of the budgets, c from a grid. Its interval comes from the same fit to
+resamples: patients are drawn with replacement, the same for all budgets, and in each budget its trainings. Beyond
+ten times the largest budget nothing is told.
+
+Source
+    Inverse power law as a learning curve: Cortes et al., NIPS 1993; Figueroa et al., BMC Medical Informatics and
+    Decision Making 2012.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from labelwise.documents import cells
+from labelwise.errors import DataError
+from labelwise.report.comparison import MEAN
+from labelwise.report.measures import UNDEFINED
+from labelwise.report.statistics import FEWEST_PATIENTS, defined_mean, draw_patients
+from labelwise.report.tables import Entry, Table
+from labelwise.types import Array
+
+FEWEST_BUDGETS = 3  # as many as the curve has numbers
+FARTHEST = 10  # times the largest budget
+RESAMPLES = 500
+_COLOURS, _MARKERS = (
+    ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    "os^Dv",
+)  # Okabe and Ito
+_EXPONENTS = np.geomspace(0.05, 2, 60)
+
+
+class Curves(NamedTuple):
+    """Dice(n) = a - b (n / scale)^(-c), for R samples at once."""
+
+    a: Array  # (R,)
+    b: Array  # (R,)
+    c: Array  # (R,)
+    scale: float  # the largest n
+
+    def values(self, masks: Array) -> Array:
+        """(R, N) Dice at (N,) numbers of masks."""
+        return np.asarray(self.a[:, None] - self.b[:, None] * (masks / self.scale) ** -self.c[:, None])
+
+    def masks_for(self, dice: float) -> Array:
+        """(R,) masks that reach a Dice; infinite where the curve never does."""
+        gap = self.a - dice
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            found = self.scale * (self.b / gap) ** (1 / self.c)
+        return np.where(gap > 0, np.where(self.b > 0, found, 0.0), math.inf)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The runs of one method with equally many labels."""
+
+    name: str
+    masks: Mapping[str, float]  # structure -> training scans in which it is annotated
+    # (S, N, C) Dice of each training, case and structure
+    dice: Array
+
+
+@dataclass(frozen=True)
+class Need:
+    """How many masks a Dice needs by the curve."""
+
+    dice: float
+    masks: float  # infinite: never
+    low: float  # 95 %; NaN for fewer than FEWEST_PATIENTS patients
+    high: float
+
+
+@dataclass(frozen=True)
+class Course:
+    """One structure (or their mean) of one method."""
+
+    row: str
+    structure: str
+    masks: tuple[float, ...]
+    dice: tuple[float, ...]  # means over cases and trainings
+    curve: tuple[float, float, float] | None  # a, b, c as at the top; None for fewer than FEWEST_BUDGETS
+    needs: tuple[Need, ...]
+    drawn: Curves | None  # the curve, then its resamples; for a picture
+
+    @property
+    def most(self) -> float:
+        """The largest number of masks that was tried."""
+        return max(self.masks)
+
+    def told(self, need: Need) -> tuple[str, str]:
+        """A need in words, and its interval."""
+        far = FARTHEST * self.most
+        interval = f"[{_masks(need.low, far)}, {_masks(need.high, far)}]" if not math.isnan(need.low) else ""
+        if math.isnan(need.masks):
+            return UNDEFINED, ""
+        if need.masks <= self.most:
+            return _masks(need.masks, far), interval
+        if not math.isfinite(need.masks) or need.masks > far:
+            return f"> {far:.0f}" if math.isfinite(need.masks) else "never", interval
+        return f"{math.ceil(need.masks)} ({math.ceil(need.masks - self.most)} more)", interval
+
+
+@dataclass(frozen=True)
+class Cost:
+    """All courses of a sweep."""
+
+    courses: tuple[Course, ...]
+    patients: int
+    targets: tuple[float, ...]
+
+    def tables(self) -> tuple[Table, ...]:
+        """One table for each method: what was measured, and what a wanted Dice needs."""
+        return tuple(self._table(row) for row in dict.fromkeys(course.row for course in self.courses))
+
+    def _table(self, row: str) -> Table:
+        rows = []
+        for course in (course for course in self.courses if course.row == row):
+            measured = ", ".join(
+                f"{masks:g}: {100 * dice:.1f}" for masks, dice in zip(course.masks, course.dice, strict=True)
+            )
+            needs = [Entry(*course.told(need)) for need in course.needs]
+            rows.append((Entry(course.structure), Entry(measured), *needs))
+        header = ("structure", "masks: Dice [%]", *(f"masks for {100 * dice:g} %" for dice in self.targets))
+        few = f"too few patients ({self.patients}) for intervals" if self.patients < FEWEST_PATIENTS else ""
+        short = any(course.curve is None for course in self.courses)
+        legend = (
+            "Training scans in which the structure is annotated, and the Dice with them; for the mean all masks. Needs "
+            "by the curve a - b n^(-c), [95 % interval over patients and trainings]"
+        )
+        legend += f"; {few}" if few else ""
+        legend += f"; no curve with fewer than {FEWEST_BUDGETS} budgets" if short else ""
+        return Table(f"What labels are worth: {row}", header, tuple(rows), legend + ".")
+
+    def to_text(self) -> str:
+        """The tables."""
+        return "\n\n".join(table.to_text() for table in self.tables()) + "\n"
+
+    def to_csv(self) -> str:
+        """One row for each method, structure and budget, and one for each need."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("row", "structure", "kind", "dice", "masks", "low", "high"))
+        for course in self.courses:
+            for masks, dice in zip(course.masks, course.dice, strict=True):
+                writer.writerow(
+                    cells((course.row, course.structure, "measured", repr(dice), repr(masks), "", ""))
+                )
+            for need in course.needs:
+                numbers = map(repr, (need.dice, need.masks, need.low, need.high))
+                writer.writerow(cells((course.row, course.structure, "needed", *numbers)))
+        return text.getvalue()
+
+    def facts(self) -> dict[str, Any]:
+        """The same as plain values; null stands for a number that is not finite."""
+        return {
+            "patients": self.patients,
+            "courses": [
+                {
+                    "row": course.row,
+                    "structure": course.structure,
+                    "masks": list(course.masks),
+                    "dice": list(course.dice),
+                    "curve": None if course.curve is None else dict(zip("abc", course.curve, strict=True)),
+                    "needs": [
+                        {key: _finite(value) for key, value in vars(need).items()} for need in course.needs
+                    ],
+                }
+                for course in self.courses
+            ],
+        }
+
+    def to_png(self) -> bytes:
+        """Measured Dice and fitted curves with their bands, one panel for each structure."""
+        names = list(dict.fromkeys(course.structure for course in self.courses))
+        rows = list(dict.fromkeys(course.row for course in self.courses))
+        across = min(3, len(names))
+        down = math.ceil(len(names) / across)
+        figure = Figure(figsize=(3.2 * across + 0.6, 2.7 * down + 0.5), layout="constrained")
+        for place, name in enumerate(names, start=1):
+            axes = figure.add_subplot(down, across, place)
+            for number, row in enumerate(rows):
+                course = next(c for c in self.courses if (c.row, c.structure) == (row, name))
+                self._draw(axes, course, _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)])
+            axes.set(title=name, xlabel="masks", ylabel="Dice [%]")
+            axes.grid(alpha=0.25, lw=0.6)
+        figure.axes[0].legend(fontsize=8, frameon=False)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=140, metadata={"Software": None})
+        return buffer.getvalue()
+
+    def _draw(self, axes: Axes, course: Course, colour: str, marker: str) -> None:
+        axes.plot(
+            course.masks, 100 * np.array(course.dice), marker, color=colour, ms=5, label=course.row, ls="none"
+        )
+        if course.drawn is None:
+            return
+        masks = np.linspace(min(course.masks), 2 * course.most, 80)
+        values = 100 * course.drawn.values(masks)
+        axes.plot(masks, values[0], color=colour, lw=1.3)
+        if self.patients >= FEWEST_PATIENTS:
+            low, high = np.percentile(values[1:], (2.5, 97.5), axis=0)
+            axes.fill_between(masks, low, high, color=colour, alpha=0.15, lw=0)
+
+
+def annotation_cost(
+    rows: Mapping[str, Sequence[Budget]],
+    structures: Sequence[str],
+    patients: Array,
+    targets: Sequence[float],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Cost:
+    """Fit the curves of several methods.
+
+    Arguments
+        rows        method -> its budgets, all scored on the same N cases
+        patients    (N,) number of the patient of each case
+        targets     Dice values that are wanted
+
+    Errors
+        DataError   a method with one budget only
+    """
+    draws = draw_patients(int(patients.max()) + 1, resamples, seed)
+    courses = []
+    for row, budgets in rows.items():
+        if len(budgets) < 2:
+            raise DataError(
+                f"'{row}' was trained with one budget of labels only",
+                found=", ".join(budget.name for budget in budgets),
+                do="name runs of several budgets, such as the folder of a sweep with [budgets]",
+            )
+        chance = np.random.default_rng(seed)
+        means = [_means(budget.dice, patients, draws, chance) for budget in budgets]  # (1 + R, C) each
+        for number, structure in enumerate((*structures, MEAN) if len(structures) > 1 else structures):
+            whole = structure == MEAN
+            masks = [sum(b.masks.values()) if whole else b.masks[structure] for b in budgets]
+            values = np.stack([defined_mean(m, axis=1) if whole else m[:, number] for m in means], axis=1)
+            courses.append(_course(row, structure, masks, values, patients, targets))
+    return Cost(tuple(courses), int(patients.max()) + 1, tuple(targets))
+
+
+def _course(
+    row: str, structure: str, masks: Sequence[float], values: Array, patients: Array, targets: Sequence[float]
+) -> Course:
+    order = np.argsort(masks, kind="stable")
+    known = [n for n in order if masks[n] > 0 and np.isfinite(values[0, n])]
+    n, found = np.array([masks[k] for k in known], float), values[:, known]
+    found = found[np.isfinite(found).all(axis=1)]
+    if len(set(n.tolist())) < FEWEST_BUDGETS:
+        unknown = tuple(Need(dice, math.nan, math.nan, math.nan) for dice in targets)
+        return Course(
+            row, structure, tuple(n.tolist()), tuple(values[0, known].tolist()), None, unknown, None
+        )
+    curves = fit_curves(n, found)
+    needs = []
+    for dice in targets:
+        needed = curves.masks_for(dice)
+        low, high = math.nan, math.nan
+        if int(patients.max()) + 1 >= FEWEST_PATIENTS:
+            low, high = np.quantile(needed[1:], (0.025, 0.975), method="nearest").tolist()
+        needs.append(Need(dice, float(needed[0]), low, high))
+    a, b, c = (float(part[0]) for part in curves[:3])
+    first = (a, b * curves.scale**c, c)
+    return Course(row, structure, tuple(n.tolist()), tuple(found[0].tolist()), first, tuple(needs), curves)
+
+
+def fit_curves(masks: Array, values: Array) -> Curves:
+    """Least-squares curves through (R, K) Dice values at (K,) numbers of masks."""
+    scale = float(masks.max())
+    best = [np.full(len(values), math.inf), *(np.zeros(len(values)) for _ in range(3))]
+    for c in _EXPONENTS:
+        z = (masks / scale) ** -c
+        centred = z - z.mean()
+        b = np.maximum(-(values @ centred) / (centred @ centred), 0)
+        a = values.mean(axis=1) + b * z.mean()
+        over = a > 1
+        b = np.where(over, np.maximum((1 - values) @ z / (z @ z), 0), b)
+        a = np.minimum(a, 1)
+        error = np.square(values - (a[:, None] - b[:, None] * z)).sum(axis=1)
+        better = error < best[0] - 1e-15
+        best = [
+            np.where(better, new, old)
+            for new, old in zip((error, a, b, np.full_like(a, c)), best, strict=True)
+        ]
+    return Curves(best[1], best[2], best[3], scale)
+
+
+def _means(dice: Array, patients: Array, draws: Array, chance: np.random.Generator) -> Array:
+    """(1 + R, C) means over cases and trainings: as measured, and of resampled patients and trainings."""
+    member = np.zeros((int(patients.max()) + 1, len(patients)))
+    member[patients, np.arange(len(patients))] = 1
+    finite = np.isfinite(dice)
+    sums, counts = member @ np.where(finite, dice, 0.0), (member @ finite).astype(float)  # (S, G, C)
+    trainings = chance.multinomial(len(dice), np.full(len(dice), 1 / len(dice)), size=len(draws)).astype(
+        float
+    )
+    measured = sums.sum(axis=1), counts.sum(axis=1)  # (S, C)
+    drawn = [np.einsum("rs,rg,sgc->rc", trainings, draws, part) for part in (sums, counts)]
+    first = [part.sum(axis=0, keepdims=True) for part in measured]
+    total, number = (np.concatenate([one, more]) for one, more in zip(first, drawn, strict=True))
+    return np.where(number > 0, total / np.maximum(number, 1), math.nan)
+
+
+def _masks(value: float, far: float) -> str:
+    return f"> {far:.0f}" if value > far else str(math.ceil(value))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

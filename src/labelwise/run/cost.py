@@ -1,0 +1,168 @@
+"""`cost`: what labels are worth, from runs that were trained with more and with fewer of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labelwise.atomic import atomic_path, write_text
+from labelwise.cohort.manifest import Manifest, manifest_file, read_manifest
+from labelwise.errors import ConfigError, DataError
+from labelwise.evaluate.scores import Score
+from labelwise.report.cost import Budget, Cost, annotation_cost
+from labelwise.run.compare import data_of, repetitions_of, runs_by_name
+from labelwise.run.pairing import SCORES
+from labelwise.types import Array
+
+__all__ = ["CostResult", "cost"]
+
+DICE = (0.8, 0.9)
+
+
+@dataclass(frozen=True)
+class CostResult:
+    """What labels are worth, and the files that say so."""
+
+    cost: Cost
+    files: tuple[Path, ...]
+
+    def to_text(self) -> str:
+        """One table for each method, and where it was written."""
+        return self.cost.to_text() + "".join(f"written: {file}\n" for file in self.files)
+
+    def facts(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return {**self.cost.facts(), "files": [str(file) for file in self.files]}
+
+
+def cost(
+    runs: Sequence[Path | str], output: Path | str | None = None, *, dice: Sequence[float] = DICE
+) -> CostResult:
+    """Fit how Dice grows with the number of masks, and say how many more a wanted Dice needs, for each structure.
+
+    Arguments
+        runs        folders of sweeps with budgets; or folders of evaluated runs, those of one budget in one folder
+        output      folder for cost.csv, cost.txt and cost.png
+        dice        Dice values that are wanted, between 0 and 1
+
+    Errors
+        ConfigError     no run, or a Dice that is none
+        DataError       a run without scores or whose manifest is gone; one budget only; budgets that were scored on
+                        other cases
+    """
+    if not dice or not all(0 < value < 1 for value in dice):
+        found = ", ".join(map(str, dice))
+        raise ConfigError("a wanted Dice lies between 0 and 1", found=found, expected="such as 0.85")
+    budgets: dict[Path, list[Path]] = {}
+    for folder in (each for run in runs for each in _expanded(Path(run))):
+        budgets.setdefault(folder.resolve().parent, []).append(folder)
+    tables: dict[str, dict[str, list[list[Score]]]] = {}
+    manifests: dict[tuple[str, str], list[Manifest]] = {}
+    for place, folders in budgets.items():
+        for row, repetitions in runs_by_name(folders).items():
+            tables.setdefault(row, {})[str(place)] = repetitions_of(row, repetitions, {"dice"})
+            manifests[row, str(place)] = [_manifest(folder) for folds in repetitions for folder in folds]
+    cases = _common_cases(tables)
+    structures = list(
+        dict.fromkeys(s.class_name for s in next(iter(next(iter(tables.values())).values()))[0])
+    )
+    rows = {
+        row: [
+            _budget(Path(place).name, manifests[row, place], lists, list(cases), structures)
+            for place, lists in found.items()
+        ]
+        for row, found in tables.items()
+    }
+    numbers = {patient: number for number, patient in enumerate(dict.fromkeys(cases.values()))}
+    patients = np.array([numbers[patient] for patient in cases.values()])
+    result = annotation_cost(rows, structures, patients, tuple(dice))
+    return CostResult(result, _written(result, output))
+
+
+def _written(result: Cost, output: Path | str | None) -> tuple[Path, ...]:
+    if output is None:
+        return ()
+    folder = Path(output)
+    write_text(folder / "cost.csv", result.to_csv())
+    write_text(folder / "cost.txt", result.to_text())
+    with atomic_path(folder / "cost.png") as temporary:
+        temporary.write_bytes(result.to_png())
+    return tuple(folder / f"cost.{kind}" for kind in ("csv", "txt", "png"))
+
+
+def _expanded(folder: Path) -> list[Path]:
+    """The runs in the folder of a sweep or of a budget; a run is itself."""
+    if (folder / SCORES).exists():
+        return [folder]
+    found = sorted(
+        file.parent for pattern in (f"*/{SCORES}", f"*/*/{SCORES}") for file in folder.glob(pattern)
+    )
+    if not found:
+        raise DataError(
+            "there is no evaluated run here", file=folder, expected=f"a sweep, or runs with {SCORES}",
+            do="run `labelwise sweep`, or `labelwise evaluate`", code="not-found",
+        )  # fmt: skip
+    return found
+
+
+def _manifest(run: Path) -> Manifest:
+    data = data_of(run)
+    if data is None or not manifest_file(data).is_file():
+        raise DataError(
+            "what the run has learnt from is not there any more, so its masks cannot be counted",
+            file=data or run / "run.toml",
+            do="put the manifest back to where run.toml says",
+        )
+    return read_manifest(data)
+
+
+def _common_cases(tables: dict[str, dict[str, list[list[Score]]]]) -> dict[str, str]:
+    """Case -> patient; the same in all runs.
+
+    Errors
+        DataError   a run that was scored on other cases
+    """
+    first: dict[str, str] = {}
+    owner = ""
+    for row, budgets in tables.items():
+        for place, lists in budgets.items():
+            for scores in lists:
+                cases = {score.case: score.patient for score in scores}
+                if not first:
+                    first, owner = cases, f"'{row}' in {place}"
+                elif cases.keys() != first.keys():
+                    apart = sorted(cases.keys() ^ first.keys())
+                    raise DataError(
+                        f"'{row}' in {place} was scored on other cases than {owner}",
+                        case=apart[0],
+                        found=f"{len(apart)} cases that only one of them has",
+                        do="evaluate all runs on the same cases; name finished sweeps only",
+                    )
+    return first
+
+
+def _budget(
+    name: str,
+    manifests: Sequence[Manifest],
+    lists: Sequence[Sequence[Score]],
+    cases: Sequence[str],
+    structures: Sequence[str],
+) -> Budget:
+    """Masks are the mean over the trainings: folds learn from different patients."""
+    trains = [manifest.split("train") for manifest in manifests]
+    masks = {
+        organ: float(np.mean([sum(organ in case.annotated for case in train) for train in trains]))
+        for organ in structures
+    }
+    dice: Array = np.full((len(lists), len(cases), len(structures)), np.nan)
+    places = {case: number for number, case in enumerate(cases)}
+    columns = {organ: number for number, organ in enumerate(structures)}
+    for repetition, scores in enumerate(lists):
+        for score in scores:
+            if score.metric == "dice":
+                dice[repetition, places[score.case], columns[score.class_name]] = score.value
+    return Budget(name, masks, dice)
