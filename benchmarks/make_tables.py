@@ -32,7 +32,7 @@ COLUMNS = {
 # The long trainings: heading -> result file and how names of its rows end.
 LONG = {
     "ACDC, 3 patients": ("acdc_long", "_of_3"),
-    "ACDC, 3 patients, not turned": ("acdc_long", "_of_3_not_turned"),
+    "ACDC, 3 patients, not on the side": ("acdc_long", "_of_3_not_turned"),
     "ACDC, 7 patients": ("acdc_long", "_of_7"),
     "ACDC, one structure": ("acdc_long", "_of_one"),
 }
