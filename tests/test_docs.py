@@ -273,6 +273,19 @@ def test_the_reference_explains_every_field_of_a_model():
     assert [field.name for field in fields(ModelInfo) if f"`{field.name}`" not in page] == []
 
 
+def test_the_glossary_explains_each_word_once_and_names_words_that_are_there():
+    page = (ROOT / "docs" / "reference" / "glossary.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")][1:]
+    words = [word for row in rows for word in row[0].split(", ")]
+    assert sorted(set(words)) == sorted(words)
+    assert len(words) > 40
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    named = [name for row in rows for name in re.findall(r"`([^`]+)`", row[-1])]
+    known = {"[sources.NAME.values]", "labelwise plan", "corrections/", "proposals/"}  # made of parts
+    parts = [name.removeprefix("--").split(".")[-1].replace("-", "_") for name in named if name not in known]
+    assert [part for part in parts if part not in source and part not in ("toml", "csv")] == []
+
+
 def test_every_method_and_every_mode_is_listed():
     gallery = (ROOT / "docs" / "methods" / "README.md").read_text(encoding="utf-8")
     assert [name for name in METHODS if f"]({name}.md)" not in gallery] == []

@@ -101,4 +101,5 @@ def test_the_first_screen_says_what_it_is_and_shows_a_result():
     first = README.splitlines()[:34]
     assert any("make demo" in line for line in first)
     assert any("make test" in line for line in first)
+    assert any("docs/assets/first.png" in line for line in first)
     assert any(line.startswith("| supervised") for line in first)
