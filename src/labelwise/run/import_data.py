@@ -10,7 +10,8 @@ from typing import Any
 
 from labelwise.anatomy import canonical
 from labelwise.cohort.join import Sides, join
-from labelwise.cohort.manifest import Manifest, write_new_manifest
+from labelwise.cohort.manifest import MANIFEST_NAME, Manifest, write_new_manifest
+from labelwise.cohort.source import FILE_NAME as TABLE_NAME
 from labelwise.cohort.source import Others
 from labelwise.cohort.split import cut_groups, leave_source_out, split_cases
 from labelwise.console import Progress, silent
@@ -80,6 +81,8 @@ def import_data(
         raise ConfigError(
             "the test data set decides which cases test", do="leave out --test or --test-data-set"
         )
+    if importer is None:
+        _refuse_manifests(named, Path(output))
     reading = Reading(others, overlap, undrawn, file_names)
     parts: dict[str, Manifest] = {}
     for job, scanned in _scanned(plan(named, importer, options)):
@@ -138,6 +141,22 @@ def _distinct(parts: Mapping[str, Manifest]) -> list[Manifest]:
                     do=f"import '{name}' under another name",
                 )
     return list(parts.values())
+
+
+def _refuse_manifests(named: Mapping[str, Path | str], output: Path) -> None:
+    """A folder that a manifest describes already is no folder to be guessed at; writing it again is."""
+    for folder in map(Path, named.values()):
+        if (folder / MANIFEST_NAME).is_file() and (folder / TABLE_NAME).is_file() and not _is(output, folder):
+            raise ConfigError(
+                "this folder is described already: a manifest lies in it",
+                file=folder / MANIFEST_NAME,
+                do=f"use it as it is, as in: labelwise check {folder}; or name the importer that reads the folder "
+                "anew, as in: --importer folders",
+            )
+
+
+def _is(path: Path, other: Path) -> bool:
+    return path.exists() and path.samefile(other)
 
 
 def _unknown_source(option: str, name: str, named: Mapping[str, Path | str]) -> ConfigError:
