@@ -44,7 +44,9 @@ SHOWN = {
     ".toml": "toml",
     ".sh": "sh",
 }  # ending -> language; others are copied
-NOT_SEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"  # who searches wants the pages that explain, and a small index
+NOT_SEARCHED = (
+    "---\nsearch:\n  exclude: true\n---\n\n"  # who searches wants the pages that explain, and a small index
+)
 HIDDEN = ("__pycache__", ".ipynb_checkpoints")
 CODE = re.compile(r"(^( *)```.*?^\2```|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(\]\(|\b(?:src|srcset|href)=\")([^)\"\s#]+)")

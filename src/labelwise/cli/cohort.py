@@ -286,7 +286,7 @@ def check(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """List every problem of a cohort at once, with remedies. Prints which source annotates what, too."""
+    """List every problem of a cohort at once, with remedies. Prints which data set annotates what, too."""
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         report = run.check(data, output, fix=fix, workers=workers, engine=engine, progress=progress)
     show(report.to_text(), report.facts(), as_json)
