@@ -44,6 +44,9 @@ SHOWN = {
     ".toml": "toml",
     ".sh": "sh",
 }  # ending -> language; others are copied
+NOT_SEARCHED = (
+    "---\nsearch:\n  exclude: true\n---\n\n"  # who searches wants the pages that explain, and a small index
+)
 HIDDEN = ("__pycache__", ".ipynb_checkpoints")
 CODE = re.compile(r"(^( *)```.*?^\2```|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(\]\(|\b(?:src|srcset|href)=\")([^)\"\s#]+)")
@@ -130,11 +133,11 @@ def content(path: Path) -> str:
         lines = [
             f"- [{item.relative_to(path).as_posix()}]({item.relative_to(path).as_posix()})" for item in inside
         ]
-        return f"# {name}/\n\n" + "\n".join(lines) + "\n"
+        return f"{NOT_SEARCHED}# {name}/\n\n" + "\n".join(lines) + "\n"
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         return text
-    return f"# {name}\n\n````{SHOWN[path.suffix]}\n{text}````\n"
+    return f"{NOT_SEARCHED}# {name}\n\n````{SHOWN[path.suffix]}\n{text}````\n"
 
 
 def _reference(name: str, file: Path) -> str:

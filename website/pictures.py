@@ -107,7 +107,7 @@ def first_picture(folder: Path, manifest: Manifest) -> Figure:
             0.06,
             f"{organ} {100 * value:.0f}",
             colours[space.index(organ)],
-            22,
+            19,
         )
     _write(figure, 0.25, 0.94, "each training scan: one organ, or none", WHITE, 27)
     _write(figure, 0.765, 0.94, "a new scan: all organs, Dice [%]", WHITE, 27)

@@ -60,6 +60,13 @@ def test_the_help_lists_every_verb_once_under_a_heading(command):
     assert "train" in verbs["Training"]
     assert "predict" in verbs["Results"]
     assert "doctor" in verbs["About"]
+    assert not any("..." in listed[heading] for heading in verbs)  # each verb is told by a whole sentence
+
+
+def test_the_list_of_recipes_tells_each_by_a_whole_sentence(command):
+    for row in json.loads(command("recipes", "--json").out):
+        assert row["title"].endswith((".", ":")), row
+        assert "labelwise train" not in row["title"], row
 
 
 @pytest.mark.parametrize(

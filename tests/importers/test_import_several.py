@@ -195,3 +195,24 @@ def test_a_test_source_that_cannot_be_is_refused(four, command, tmp_path: Path):
     assert "did you mean 'kits'" in command(*words, "kist").err
     assert "leave out --test or --test-data-set" in command(*words, "kits", "--test", 1).err
     assert not (tmp_path / "out").exists()
+
+
+# what was imported before
+
+
+def test_a_folder_with_a_manifest_is_refused_by_what_to_do_with_it(tiny_cohort, tmp_path: Path):
+    with pytest.raises(ConfigError, match="a manifest lies in it") as refused:
+        run.import_data([tiny_cohort], tmp_path / "m")
+    assert f"labelwise check {tiny_cohort}" in str(refused.value)
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_manifest_may_lie_in_the_folder_that_it_describes_and_be_written_again(tmp_path: Path):
+    folder = plain(tmp_path / "own", "a", "b")
+    options = {"classes": {"liver": 1, "spleen": 2}, "modality": "ct"}
+    first = run.import_data([folder], folder, **options)
+    assert run.import_data([folder], folder, **options) == first
+    with pytest.raises(ConfigError, match="a manifest lies in it"):
+        run.import_data([folder], tmp_path / "m", **options)
+    again = run.import_data([folder], tmp_path / "m", importer="folders", **options)
+    assert [case.id for case in again.cases] == ["a", "b"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import pickle
@@ -15,7 +16,9 @@ import pytest
 from stored_cohort import ANNOTATED, SPACE, label_map, make_store, scan
 
 from labelwise.errors import DataError, ResourceError
+from labelwise.loading import checked
 from labelwise.loading import store as cache
+from labelwise.loading.prepare import prepare
 from labelwise.loading.store import Store, annotated_table, label_points, write_case
 from labelwise.preprocess.pipeline import Undo
 from labelwise.types import IGNORE, Volume
@@ -272,3 +275,77 @@ def refused_after(refuse: Callable[..., None], write: Callable[..., int]) -> Cal
         return write(path, *arguments, **options)
 
     return write_unless_refused
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def read_all(store: Store) -> None:
+    case = store.case("full_1")
+    case.image()
+    case.labels(EVERYTHING)
+    assert case.points
+
+
+@pytest.mark.parametrize("name", ["image.b2nd", "labels.b2nd", "points.safetensors", "case.json", "checksum"])
+def test_no_flipped_bit_goes_unnoticed(store, name):
+    """Bits all over each file, one in every part of it: whoever reads the case is told, with folder and remedy."""
+    folder = store.case_folder(store.keys["full_1"])
+    content = (folder / name).read_bytes()
+    chance = np.random.default_rng(len(content))
+    parts = np.linspace(0, 8 * len(content), 81).astype(int)
+    bits = {int(chance.integers(a, b)) for a, b in itertools.pairwise(parts) if b > a}
+    for bit in sorted(bits | {0, 8 * len(content) - 1}):
+        (folder / name).write_bytes(flipped(content, bit))
+        with pytest.raises(DataError) as caught:
+            read_all(Store(store.folder))
+        assert caught.value.case == "full_1", bit
+        assert caught.value.file == folder
+        assert "labelwise prepare" in str(caught.value.do)
+    (folder / name).write_bytes(content)
+    assert Store(store.folder).case("full_1").image().any()
+
+
+def test_only_what_is_read_is_checked_and_only_once(tmp_path, monkeypatch):
+    """A patch costs the checks of its own chunks: a scan of many chunks is not read as a whole."""
+    shape = (130, 70, 66)
+    image = Volume(np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32), np.eye(4))
+    write_case(tmp_path / "case", image, None, undo_of(shape))
+    case = cache.StoredCase(tmp_path / "case")
+    counted: list[int] = []
+    crc32 = checked.zlib.crc32
+    case.read_image((0, 0, 0), np.empty((1, 8, 8, 8), np.float32))
+    monkeypatch.setattr(checked.zlib, "crc32", lambda *args: (counted.append(1), crc32(*args))[1])
+    case.read_image((4, 4, 4), np.empty((1, 8, 8, 8), np.float32))
+    assert not counted
+    case.read_image((60, 0, 0), np.empty((1, 8, 8, 8), np.float32))
+    assert len(counted) == 1
+    np.testing.assert_array_equal(case.image(), np.float16(image.data))
+    assert len(counted) == 3 * 2 * 2 - 1
+
+
+def test_a_scan_of_equal_voxels_has_checksums_too(tmp_path):
+    """Its chunks have no bytes of their own."""
+    shape = (70, 66, 5)
+    write_case(tmp_path / "case", Volume(np.ones((2, *shape), np.float32), np.eye(4)), None, undo_of(shape))
+    np.testing.assert_array_equal(cache.StoredCase(tmp_path / "case").image(), np.ones((2, *shape)))
+    file = tmp_path / "case" / "image.b2nd"
+    content = file.read_bytes()
+    for bit in range(8 * len(content)):
+        file.write_bytes(flipped(content, bit))
+        with pytest.raises(DataError, match="damaged"):
+            cache.StoredCase(tmp_path / "case").image()
+
+
+def test_a_case_without_checksums_is_prepared_again_under_its_name(tmp_path):
+    """Of an earlier version: runs that were begun with it go on."""
+    manifest, prepared = make_store(tmp_path)
+    folder = prepared.store.case_folder(prepared.keys["full_1"])
+    (folder / "checksum").unlink()
+    again = prepare(manifest, prepared.store.folder)
+    assert again.written == ("full_1",)
+    assert again.keys == prepared.keys
+    assert again.store.case("full_1").image().any()

@@ -27,7 +27,7 @@ def demo(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Everything once, on synthetic CT scans: four sites that each annotate one organ, three methods, a report."""
+    """Everything once, on synthetic CT scans. Four sites that each annotate one organ, three methods, a report."""
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         result = run.demo(output, seed=seed, steps=steps, overwrite=overwrite, progress=progress)
     show(f"{result.comparison.to_text()}\n\nreport: {result.report}", result.facts(), as_json)
@@ -45,13 +45,13 @@ def methods(as_json: AsJson = False) -> None:
 
 
 def recipes(as_json: AsJson = False) -> None:
-    """List the recipes that come with the package: `labelwise train NAME --data my_data` trains by one."""
+    """List the recipes that come with the package. `labelwise train NAME --data my_data` trains by one."""
     rows = run.recipes()
     width = max((len(row["name"]) for row in rows), default=0)
     show("\n".join(f"{row['name']:<{width}}  {row['title']}" for row in rows), rows, as_json)
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Say what this machine has, how fast it computes and reads, and what a training waits for."""
+    """Say what this machine has, and how fast it computes. And what a training waits for."""
     facts = run.doctor()
     show("\n".join(f"{name:<27} {value}" for name, value in facts.items()), facts, as_json)

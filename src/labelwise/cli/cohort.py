@@ -132,7 +132,7 @@ def import_(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Describe folders of scans by a manifest; or take corrected label files back into one. Scans are not copied."""
+    """Describe folders of scans by a manifest. Or take corrected label files back into one. Scans are not copied."""
     if into is not None:
         _take_back(context, sources, into, classes=classes, verified=verified, quiet=quiet, as_json=as_json)
         return
@@ -245,7 +245,7 @@ def review(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """A work list of proposals, the most doubtful first, with files for 3D Slicer and ITK-SNAP."""
+    """A work list of proposals, the most doubtful first. With files for 3D Slicer and ITK-SNAP."""
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         result = run.review(
             data, output, split=split, scores=scores, top=top, label_format=label_format, progress=progress
@@ -286,7 +286,7 @@ def check(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """List every problem of a cohort at once, with remedies, and print which source annotates what."""
+    """List every problem of a cohort at once, with remedies. Prints which data set annotates what, too."""
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         report = run.check(data, output, fix=fix, workers=workers, engine=engine, progress=progress)
     show(report.to_text(), report.facts(), as_json)
@@ -311,7 +311,7 @@ def measure(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Volume, intensities, extent and place of every annotated organ, from label maps that exist."""
+    """Volume, intensities and place of every annotated organ. From label maps that exist."""
     values = class_values(classes) if classes else None
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         measured = run.measure(

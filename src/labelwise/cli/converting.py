@@ -66,7 +66,7 @@ def convert(
     binary: Binary = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write labels as NIfTI, for 3D Slicer, as DICOM-SEG or RTSTRUCT, or as meshes (STL, GLB)."""
+    """Write labels in another format, or as meshes. NIfTI, 3D Slicer, DICOM-SEG, RTSTRUCT; STL and GLB."""
     named = class_values(classes) if classes else None
     result = run.convert(
         labels, output, like=like, label_format=label_format, classes=named, overlap=cast("Any", overlap),
@@ -103,7 +103,7 @@ def export(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a cohort as a raw data set of nnU-Net v2, where what is not annotated is ignored; or a model as ONNX."""
+    """Write a cohort for nnU-Net, or a model as ONNX. What is not annotated is ignored there."""
     if is_model(data):
         if (number, name, unknown) != (1, None, "ignore"):
             raise ConfigError("--id, --name and --unknown are about data sets", found=f"the model {data}")

@@ -129,7 +129,7 @@ def calibrate(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how far a model may be believed when it says how sure it is, and mend that by a temperature."""
+    """Measure how far a model's certainty may be believed. And mend it by a temperature."""
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         result = run.calibrate(model, data, split=split, device=device, progress=progress)
     show(result.to_text(), result.facts(), as_json)
@@ -231,7 +231,7 @@ def report(
     title: Annotated[str, typer.Option(help="Headline of the page.")] = "Comparison of runs",
     as_json: AsJson = False,
 ) -> None:
-    """One self-contained HTML page: summary, tables, plots, the worst and the best cases, a viewer, curves."""
+    """One HTML page that compares runs and stands by itself. Tables, plots, worst and best cases, a viewer, curves."""
     run.report(
         runs, output, metrics=_metrics(metrics), reference=reference, title=title, pictures=pictures,
         viewer_cases=viewer_cases,
@@ -267,6 +267,6 @@ def show_result(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Pictures or a page of results without a reference: planes, the structures in space, volumes."""
+    """Pictures or a page of results without a reference. Planes, the structures in space, volumes."""
     result = run.show(labels, output, image=image, classes=class_values(classes) if classes else None)
     show(result.to_text(), result.facts(), as_json)

@@ -1,4 +1,4 @@
-"""How the labels of a case lie on its image: what headers say, what the voxels say, and sources that follow.
+"""How the labels of a case lie on its image: what headers say, what the voxels say, and data sets that follow.
 
 The check of the voxels: labels of an abdominal organ lie on soft tissue. In a CT the median under the label must be
 within -20..280 HU, and 80 % of the voxels within -100..350 HU. In portal venous scans the medians of liver, spleen,
@@ -62,7 +62,7 @@ def headers_agree(image: Path, labels: Path) -> bool:
 def sources_by_reading(
     name: str, values: Mapping[int, str], modality: Modality, readings: Mapping[Key, Reading]
 ) -> tuple[dict[str, Source], dict[Key, str]]:
-    """One source for each way of reading, and the name of the source for each case.
+    """One data set for each way of reading, and the name of the data set for each case.
 
     The way that most cases share has the plain name: what looks for the data set by name finds most of it.
     """

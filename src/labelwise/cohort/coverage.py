@@ -27,14 +27,14 @@ class CoverageRow:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Numbers of annotated cases by source and class."""
+    """Numbers of annotated cases by data set and class."""
 
     organs: tuple[str, ...]
     rows: tuple[CoverageRow, ...]
 
     @property
     def total(self) -> CoverageRow:
-        """All sources together."""
+        """All data sets together."""
         return CoverageRow(
             "total",
             sum(row.cases for row in self.rows),
@@ -60,7 +60,7 @@ class Coverage:
 
 
 def coverage(manifest: Manifest, split: str | None = None) -> Coverage:
-    """Count the cases in which each class is annotated, by source; in one split, or in all cases."""
+    """Count the cases in which each class is annotated, by data set; in one split, or in all cases."""
     organs = manifest.label_space.organs
     rows = []
     for source in manifest.sources:
@@ -112,7 +112,7 @@ class CaseCoverage:
     cases: tuple[CoveredCase, ...]
 
     def by_source(self) -> dict[str, list[CoveredCase]]:
-        """Cases by source, sources in the order of their first case."""
+        """Cases by data set, data sets in the order of their first case."""
         sources: dict[str, list[CoveredCase]] = {}
         for case in self.cases:
             sources.setdefault(case.source, []).append(case)

@@ -7,7 +7,7 @@ Only the column `annotated` of training cases changes. Validation and test stay 
     one_organ_per_case   every patient keeps one organ, each organ equally often (LiTS + KiTS + ...)
     organs_per_case      every patient keeps k organs, drawn at random (WORD protocol) or equally often
     equal_cost           as many organ masks as organs_per_case with k, but of completely labelled patients
-    by_source            every source keeps its own organs (as if each site had annotated for its own purpose)
+    by_source            every data set keeps its own organs (as if each site had annotated for its own purpose)
 
 The published settings `ltuda_toy` and `ltuda_union` also decide the splits: see `labelwise.cohort.published`.
 
@@ -168,7 +168,7 @@ class EqualCost:
 
 @dataclass(frozen=True, config=_STRICT)
 class BySource:
-    """The named sources keep the given organs; sources that are not named keep all of theirs."""
+    """The named data sets keep the given organs; data sets that are not named keep all of theirs."""
 
     keep: dict[str, list[str]]  # source -> organs
 
@@ -217,7 +217,7 @@ def hide(manifest: Manifest, mode: str | Mode, /, **settings: Any) -> Manifest:
     not depend on the order of the cases either.
 
     Errors
-        ConfigError   unknown mode, setting, source or class; more is to be kept than there is; no training case
+        ConfigError   unknown mode, setting, data set or class; more is to be kept than there is; no training case
                       would keep an organ that is drawn by chance
         DataError     a published list names cases that the manifest does not have
 

@@ -1,10 +1,10 @@
 """Several data sets in one label space: classes are joined by what their names mean.
 
     names      known spellings of a structure become its canonical name (`labelwise.anatomy`); others stay
-    sides      where one source has left and right in one class and another has them apart, the caller chooses
-    lesions    where one source has a tumour as a class and another counts it as something else, the user is told
+    sides      where one data set has left and right in one class and another has them apart, the caller chooses
+    lesions    where one data set has a tumour as a class and another counts it as something else, the user is told
 
-Only the value tables of the sources and the lists of annotated classes change; label files are never rewritten.
+Only the value tables of the data sets and the lists of annotated classes change; label files are never rewritten.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ LESIONS = ("tumour", "cyst")
 
 @dataclass(frozen=True)
 class SideConflict:
-    """One source has both of a pair in one class, another has them apart."""
+    """One data set has both of a pair in one class, another has them apart."""
 
     whole: str  # the joint class
-    joint: tuple[str, ...]  # sources that have it
+    joint: tuple[str, ...]  # data sets that have it
     apart: Mapping[str, tuple[str, ...]]  # source -> its classes with a side
 
     def __str__(self) -> str:
@@ -47,14 +47,14 @@ def join(manifests: Sequence[Manifest], sides: Sides = None) -> Manifest:
     """One manifest of several; a single one keeps its names, and only what `sides` names is changed in it.
 
     Parameters
-        sides   join: left and right become one class in every source; a case is annotated for it if it was for
+        sides   join: left and right become one class in every data set; a case is annotated for it if it was for
                 both. split: the joint class goes, and the cases that have it are no longer annotated for it. A
-                plain word settles conflicts only, a mapping also joins pairs about which sources agree
+                plain word settles conflicts only, a mapping also joins pairs about which data sets agree
 
     Errors
-        ConfigError     sources disagree about sides and nothing is chosen; a source would be left without a class;
+        ConfigError     data sets disagree about sides and nothing is chosen; a data set would be left without a class;
                         `sides` has another value, or names a class that joins no pair
-        DataError       two different sources have the same name
+        DataError       two different data sets have the same name
     """
     wanted = _choices(sides)
     if len(manifests) == 1:
@@ -107,7 +107,7 @@ def _with_canonical_names(manifest: Manifest) -> Manifest:
 
 
 def side_conflicts(manifest: Manifest) -> list[SideConflict]:
-    """Pairs that some sources have in one class and other sources apart."""
+    """Pairs that some data sets have in one class and other data sets apart."""
     conflicts = []
     for whole, parts in _pairs().items():
         joint = tuple(source.name for source in manifest.sources.values() if whole in source.organs)
@@ -188,7 +188,7 @@ def _joined(manifest: Manifest, whole: str) -> Manifest:
 
 
 def _split(manifest: Manifest, whole: str) -> Manifest:
-    """The joint class goes. Where a source has the sides too, its voxels of the joint class are unknown."""
+    """The joint class goes. Where a data set has the sides too, its voxels of the joint class are unknown."""
     joint, apart = _classes_of(manifest, whole)
     if not apart:
         raise ConfigError(f"no data set has left and right of '{whole}' apart", do=f"leave {whole}=split out")
@@ -244,7 +244,7 @@ def _mapped(
 
 
 def _warn_of_lesions(manifest: Manifest) -> None:
-    """Say where a tumour is a class of its own, and another source that annotates the organ has no such class."""
+    """Say where a tumour is a class of its own, and another data set that annotates the organ has no such class."""
     for lesion in manifest.label_space.organs:
         organ, _, kind = lesion.rpartition(" ")
         if kind not in LESIONS:

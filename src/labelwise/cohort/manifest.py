@@ -2,7 +2,7 @@
 
     manifest.csv    id,images,labels,annotated,group,source,split        one row per case
                     and states,proposals, if models or reviewers have said something of a class (see `states`)
-    dataset.toml    the classes in order, and what each source's integers mean (see `labelwise.cohort.source`)
+    dataset.toml    the classes in order, and what each data set's integers mean (see `labelwise.cohort.source`)
 
 Several files or class names in one cell are joined by ';'. `annotated` is ``all``, a list of organs, or
 empty. Paths are relative to the folder of the manifest where the files lie inside it, else absolute.
@@ -89,11 +89,11 @@ class Manifest:
         return tuple(case for case in self.cases if case.split == name)
 
     def replace_cases(self, cases: Iterable[Case]) -> Manifest:
-        """The same classes and sources with other cases."""
+        """The same classes and data sets with other cases."""
         return replace(self, cases=tuple(cases))
 
     def source_of(self, case: Case) -> Source:
-        """The source a case comes from."""
+        """The data set a case comes from."""
         return self.sources[case.source]
 
     def annotated(self, case: Case) -> Tensor:
@@ -150,7 +150,7 @@ def read_case_image(case: Case, manifest: Manifest) -> Volume:
 def read_case_labels(case: Case, manifest: Manifest, *, erase: bool = True) -> Volume:
     """(X, Y, Z) uint8 class indices of a case: 0..C-1, or IGNORE where nothing is known.
 
-    Values of the file are mapped by the names that it gives to them, else through the table of the case's source
+    Values of the file are mapped by the names that it gives to them, else through the table of the case's data set
     (`labelwise.cohort.meaning`). Organs that are not annotated are
     erased to 0, whatever the file says about them; a case without any annotation is IGNORE everywhere and its
     label file is not even opened. With `erase` False the whole file is believed instead: for the store, which
@@ -177,7 +177,7 @@ def read_case_labels(case: Case, manifest: Manifest, *, erase: bool = True) -> V
 
 
 def resolved(single: Manifest) -> Manifest:
-    """A manifest of one case, in which its source has the value table that holds for its label file.
+    """A manifest of one case, in which its data set has the value table that holds for its label file.
 
     Errors
         DataError   the names in the file contradict the table
@@ -216,12 +216,12 @@ def check_same_grid(case: Case, image: Volume, labels: Volume) -> None:
 def merge(manifests: Sequence[Manifest]) -> Manifest:
     """Several data sets in one label space, joined by class name.
 
-    Classes keep the order in which they first appear. Case ids that occur twice are prefixed by their source;
+    Classes keep the order in which they first appear. Case ids that occur twice are prefixed by their data set;
     a group of its own moves with its id, a group that was given is kept, so that a patient who is in two data
     sets stays one patient.
 
     Errors
-        DataError   two different sources have the same name
+        DataError   two different data sets have the same name
     """
     names = dict.fromkeys(name for manifest in manifests for name in manifest.label_space.names)
     sources: dict[str, Source] = {}
@@ -267,7 +267,7 @@ def read_manifest(path: Path | str) -> Manifest:
     Errors
         DataError   a file is missing, empty or garbled; a column is missing or unknown; an id is missing or
                     stands
-                    twice; a class, source or split is unknown. The message names file, row and column.
+                    twice; a class, data set or split is unknown. The message names file, row and column.
     """
     file = manifest_file(absolute(path))
     if not file.exists() and (file.parent / FOLDS).exists():

@@ -18,7 +18,7 @@ from labelwise.types import BACKGROUND
 
 
 def source_of_file(source: Source, file: Path) -> Source:
-    """The source with the value table that holds for one of its label files.
+    """The data set with the value table that holds for one of its label files.
 
     Errors
         DataError   a damaged file; its names contradict the table, or the record beside the file
@@ -86,7 +86,7 @@ def _reconciled(source: Source, file: Path, named: Mapping[int, str]) -> dict[in
 
 
 def _class_of(name: str, told: str | None, source: Source) -> str | None:
-    """The class of a source that a name means: its own, or the joint one of both sides."""
+    """The class of a data set that a name means: its own, or the joint one of both sides."""
     known = (*sorted(source.organs), BACKGROUND, IGNORE_NAME)
     found = next((each for each in known if anatomy.same(each, name)), None)
     structure = anatomy.find(name)

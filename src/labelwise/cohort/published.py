@@ -83,7 +83,7 @@ class LtudaToy:
 
     n: Literal[3, 5, 10] = 10  # training cases per organ
     validation: int = Field(default=0, ge=0)  # per organ: the last of the n validate instead, on their organ
-    source: str = ""  # the source that holds the scans; needed only if it cannot be told
+    source: str = ""  # the data set that holds the scans; needed only if it cannot be told
 
     def apply(self, manifest: Manifest) -> Manifest:
         """The manifest of the published setting."""
@@ -99,7 +99,7 @@ class LtudaToy:
 class LtudaUnion:
     """Four data sets, each annotated for its own organ, with their published training and test cases."""
 
-    lits: str = "lits"  # name of the source in the manifest, for each of the four
+    lits: str = "lits"  # name of the data set in the manifest, for each of the four
     msd_spleen: str = "msd_spleen"
     kits: str = "kits"
     nih: str = "nih"
@@ -176,7 +176,7 @@ def _train_roles(numbers: Sequence[int], name: str, validation: int) -> dict[int
 
 
 def _dealt(manifest: Manifest, shares: Sequence[_Share], organs: Iterable[str]) -> Manifest:
-    """The cases of the shares in the roles that the lists give them; of other classes and sources nothing."""
+    """The cases of the shares in the roles that the lists give them; of other classes and data sets nothing."""
     classes = frozenset(organs)
     share_of = {name: share for share in shares for name in share.members}
     cases = [case for case in manifest.cases if case.source in share_of]
@@ -250,11 +250,11 @@ def ranges(numbers: Iterable[int]) -> str:
     )
 
 
-# sources and classes
+# data sets and classes
 
 
 def _toy_source(manifest: Manifest) -> str:
-    """The only source, or the only one that the importer of AbdomenCT-1K has for the scans with 12 organs."""
+    """The only data set, or the only one that the importer of AbdomenCT-1K has for the scans with 12 organs."""
     names = list(manifest.sources)
     twelve = [name for name in names if name.endswith("_organ12")]
     if len(names) > 1 and len(twelve) != 1:
@@ -301,7 +301,7 @@ def _class_of(sources: Sequence[Source], organ: str) -> str:
 
 
 def _reduced(source: Source, share: _Share, classes: frozenset[str]) -> Source:
-    """The same source with no classes but these."""
+    """The same data set with no classes but these."""
 
     def meaning(name: str) -> str:
         if name in {*classes, BACKGROUND, IGNORE_NAME}:

@@ -3,7 +3,7 @@
     shown       what people drew, and where that is background what models propose of the other classes
     corrected   what people drew, with the judged classes replaced voxel by voxel, and nothing else
 
-The labels of a corrected case are a new file. It belongs to a source of its own, ``NAME_reviewed``, because it may
+The labels of a corrected case are a new file. It belongs to a data set of its own, ``NAME_reviewed``, because it may
 show more classes than the files of NAME do.
 """
 
@@ -190,7 +190,7 @@ def corrected(case: Case, manifest: Manifest, drawn: Drawn, judged: Collection[s
 
 
 def reviewed_source(manifest: Manifest, case: Case) -> Source:
-    """The source of the corrected labels of a case: it can show every class, with values that never change."""
+    """The data set of the corrected labels of a case: it can show every class, with values that never change."""
     source = manifest.source_of(case)
     name = source.name if source.name.endswith(_SUFFIX) else source.name + _SUFFIX
     known = manifest.sources.get(name)

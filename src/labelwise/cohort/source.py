@@ -1,4 +1,4 @@
-"""The class table: the classes of a project, and the integers that stand for them in each source's files.
+"""The class table: the classes of a project, and the integers that stand for them in each data set's files.
 
 dataset.toml                              read by people, by tomllib and by nobody else
     schema = 1
@@ -56,7 +56,7 @@ class Source:
 
     @property
     def organs(self) -> frozenset[str]:
-        """The organs that a label file of this source can show."""
+        """The organs that a label file of this data set can show."""
         return frozenset(self.values.values()) - {BACKGROUND, IGNORE_NAME}
 
 
@@ -91,7 +91,7 @@ class LookupTable:
 
 
 def unknown_values(source: Source, stored: Array, case: str, file: Path) -> DataError:
-    """The error for a label map with values that the table of its source does not know."""
+    """The error for a label map with values that the table of its data set does not know."""
     numbers, counts = np.unique(stored, return_counts=True)
     found = {
         int(number): int(count)
@@ -147,7 +147,7 @@ def read_class_table(file: Path) -> tuple[LabelSpace, dict[str, Source]]:
     """Read dataset.toml.
 
     Errors
-        DataError   the file is missing or garbled, a key is unknown, a class of a source is not in `classes`,
+        DataError   the file is missing or garbled, a key is unknown, a class of a data set is not in `classes`,
                     a value means two things, or the file was written by a newer labelwise
     """
     document = _read_toml(file)
@@ -198,7 +198,7 @@ def _table(source: Source) -> dict[str, Any]:
 
 
 def check_source(source: Source, label_space: LabelSpace, file: Path | None = None) -> None:
-    """Raise a DataError unless every value of a source means a class of the label space."""
+    """Raise a DataError unless every value of a data set means a class of the label space."""
     known = {*label_space.names, IGNORE_NAME}
     for value, name in source.values.items():
         if name not in known:

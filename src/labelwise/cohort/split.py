@@ -78,18 +78,18 @@ def hold_out(manifest: Manifest, number: int) -> Manifest:
 
 
 def leave_source_out(manifest: Manifest, sources: Iterable[str]) -> Manifest:
-    """Some sources test, the others train: how well does a model do on a data set that it has never seen?
+    """Some data sets test, the others train: how well does a model do on a data set that it has never seen?
 
-    Annotated cases of these sources become the test cases, and no others are. Unlabelled scans of these sources,
-    test cases of the other sources, and whoever shares a group with a new test case take no part.
-    Validation cases of the other sources stay. Cases that took no part before take none.
+    Annotated cases of these data sets become the test cases, and no others are. Unlabelled scans of these data sets,
+    test cases of the other data sets, and whoever shares a group with a new test case take no part.
+    Validation cases of the other data sets stay. Cases that took no part before take none.
 
     Parameters
         sources     names of sources in the manifest, e.g. those that one importer made
 
     Errors
-        ConfigError   an unknown source, or all sources
-        DataError     no case of the sources is annotated and takes part, or no training case would remain
+        ConfigError   an unknown data set, or all data sets
+        DataError     no case of the data sets is annotated and takes part, or no training case would remain
     """
     left_out = set(sources)
     for name in sorted(left_out - set(manifest.sources)):

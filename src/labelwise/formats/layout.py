@@ -17,7 +17,7 @@ Flip = Literal["", "x", "y", "z", "xy", "xz", "yz", "xyz"]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Layout:
-    """How the files of one source are to be read. Most sources need none of it."""
+    """How the files of one data set are to be read. Most data sets need none of it."""
 
     # h5 files
     axes: Literal["xyz", "zyx"] = "xyz"  # order of the stored axes; 2D slices: xy or yx

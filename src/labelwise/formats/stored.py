@@ -1,4 +1,4 @@
-"""Voxels as they are stored: which module reads a file, and what the layout of its source corrects.
+"""Voxels as they are stored: which module reads a file, and what the layout of its data set corrects.
 
 A path is a file, or a folder: of a DICOM series (an image), or of one mask for each organ (labels).
 """

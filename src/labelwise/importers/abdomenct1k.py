@@ -2,7 +2,7 @@
 
     AbdomenCT-1K-ImagePart1/Case_00001_0000.nii.gz      1062 scans in three parts, or in imagesTr/
     Mask/Case_00001.nii.gz                              1000 labels, or in labels/
-    Organ12_0001_0000.nii.gz, Organ12_0001.nii.gz       50 scans with 12 organs, a source of their own
+    Organ12_0001_0000.nii.gz, Organ12_0001.nii.gz       50 scans with 12 organs, a data set of their own
 
 Files are found by their names, wherever they lie. Tumours belong to their organ. Spleens are absent in cases 219
 and 656. 20 scans from 3D-IRCADb have a false voxel size of 1 mm: they take no part unless `suspect` says so.
@@ -65,7 +65,7 @@ def scan(
 ) -> Manifest:
     """The manifest of the data set: all scans train, those without labels as unlabelled cases; imagesTs/ tests.
 
-    The scans with 12 organs are the source `<source>_organ12`, or `<source>` if there are no others.
+    The scans with 12 organs are the data set `<source>_organ12`, or `<source>` if there are no others.
 
     Parameters
         suspect   whether scans with a false voxel size take part

@@ -5,7 +5,7 @@
     imagesTs/                       without labels
     dataset.json, readme.md         not read: the table of values is below, whatever they call the aorta
 
-An id below 500 is a CT, one from 500 on an MR (they begin at 507): two sources with a modality each. Organs
+An id below 500 is a CT, one from 500 on an MR (they begin at 507): two data sets with a modality each. Organs
 may be absent, and bladder and prostate or uterus lie outside the field of view of some scans.
 
 Source
@@ -126,7 +126,7 @@ def scan(
     split: str = OFFICIAL,
     source: str = "amos22",
 ) -> Manifest:
-    """The manifest of the data set; its sources are `<source>_ct` and `<source>_mr`.
+    """The manifest: the data sets `<source>_ct` and `<source>_mr`.
 
     Parameters
         modality   which scans are taken

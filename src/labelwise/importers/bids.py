@@ -317,7 +317,7 @@ def _dseg_sources(
     pairs: Mapping[str, Sequence[BidsFile]],
     top: Path,
 ) -> tuple[dict[str, Source], dict[str, tuple[str, frozenset[str]]]]:
-    """One source for each table of values."""
+    """One data set for each table of values."""
     sources: dict[str, Source] = {}
     known: dict[str, tuple[str, frozenset[str]]] = {}
     tables: dict[Path, dict[int, str]] = {}

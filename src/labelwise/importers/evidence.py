@@ -83,7 +83,7 @@ def _without_unseen(manifest: Manifest, before: Manifest) -> Manifest:
         name for source in before.sources.values() if not source.layout.segments for name in source.organs
     }
     seen = {organ for case in manifest.cases for organ in case.annotated} | stated
-    for source in manifest.sources.values():  # a source names an organ, even if its files show none
+    for source in manifest.sources.values():  # a data set names an organ, even if its files show none
         seen |= source.organs if not source.organs & seen else set()
     unseen = [organ for organ in manifest.label_space.organs if organ not in seen]
     if not unseen or not seen:

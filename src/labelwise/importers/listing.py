@@ -121,10 +121,10 @@ def listed(folder: Path, lists: Mapping[str, str], names_of: Mapping[str, Sequen
 
 
 def annotated_organs(annotated: Iterable[str] | None, organs: Sequence[str]) -> frozenset[str]:
-    """What a labelled case says: all classes of the source unless stated otherwise.
+    """What a labelled case says: all classes of the data set unless stated otherwise.
 
     Errors
-        ConfigError   a stated class is not one of the source's
+        ConfigError   a stated class is not one of the data set's
     """
     names = frozenset(organs if annotated is None else annotated)
     for name in sorted(names - set(organs)):

@@ -1,4 +1,4 @@
-"""What users set for the importers of several folders: which option belongs to which source, and is it one."""
+"""What users set for the importers of several folders: which option belongs to which data set, and is it one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOT_OPTIONS = {"folder", "source", "annotated"}  # of the import, whatever the i
 class Job(NamedTuple):
     """One folder, and how it is going to be imported."""
 
-    name: str  # of the source; empty: the importer chooses it
+    name: str  # of the data set; empty: the importer chooses it
     folder: Path
     importer: str
     options: Mapping[str, Any]
@@ -40,7 +40,7 @@ def plan(
 ) -> tuple[Job, ...]:
     """The importer of each folder with its options; nothing is scanned yet.
 
-    An option ``key`` is for every importer that has it, ``source.key`` for one source and stronger. Options that
+    An option ``key`` is for every importer that has it, ``source.key`` for one data set and stronger. Options that
     are None are not set.
 
     Parameters
@@ -48,14 +48,14 @@ def plan(
         importer   how all folders are laid out; found out from their contents if not given
 
     Errors
-        ConfigError   an option is for an unknown source, no importer has it, or its value is of a wrong kind
+        ConfigError   an option is for an unknown data set, no importer has it, or its value is of a wrong kind
         DataError     a folder is missing or empty, or no importer knows its layout
     """
     chosen = {name: importer or detect(folder) for name, folder in folders.items()}
     hints = {name: options_of(load(kind).scan) for name, kind in chosen.items()}
     given: dict[str, dict[str, Any]] = {name: {} for name in folders}
     known = {key: value for key, value in options.items() if value is not None}
-    for key, value in sorted(known.items(), key=lambda item: "." in item[0]):  # those of one source last
+    for key, value in sorted(known.items(), key=lambda item: "." in item[0]):  # those of one data set last
         source, dot, option = key.rpartition(".")
         if dot and source not in folders:
             raise _unknown_source(source, folders)

@@ -159,7 +159,7 @@ def content_key(
 ) -> str:
     """The name of a prepared scan: a hash of all that decides about its voxels.
 
-    That is the bytes of its files, the plan, how the files of its source are read, and the format of the
+    That is the bytes of its files, the plan, how the files of its data set are read, and the format of the
     store; not what is annotated in the case, because organs are hidden only when a patch is read.
     """
     file_hash = file_hash or hash_file

@@ -8,13 +8,16 @@
             labels.b2nd             (X, Y, Z) uint8 class indices or IGNORE; missing if there is no label file
             points.safetensors      voxels of each organ, int32 (N, 3): where patches may be centred; 0 names any
                                     labelled voxels of a scan that is annotated in parts only
-            case.json               shape, spacing, undo, sizes of the files, share of the voxels that are labelled
+            case.json               shape, spacing, undo, sizes and checksums of the files, share of labelled voxels
+            checksum                that of case.json
 
 A folder is named by what went into it, so it never has to be changed: a scan, its label file or the plan
 changed, and the name changes too. It appears complete or not at all.
 
 Labels are stored as the label file gives them, before any organ is hidden. One store therefore serves every
 manifest that `simulate` makes of a data set: what a case does not know is erased when a patch is read.
+
+Every byte has a checksum (CRC-32), which is compared when it is read first: see `labelwise.loading.checked`.
 
 Precision: float16 keeps 11 bits, a relative error of at most 0.05 %, which is far below the noise of a scan.
 Beyond +-2048 it could no longer hold every whole number, so such images (raw HU) are kept as float32; and so
@@ -25,6 +28,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -35,15 +39,18 @@ import blosc2
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 from labelwise.atomic import atomic_path, write_json, write_new_json
 from labelwise.documents import read_json
 from labelwise.errors import DataError
+from labelwise.loading.checked import CheckedArray, array_sums
 from labelwise.preprocess.pipeline import Plan, Undo
 from labelwise.types import IGNORE, SPARSE_FROM, Array, Volume
 
 FORMAT = 2
+IMAGE, LABELS, POINTS = "image.b2nd", "labels.b2nd", "points.safetensors"
+FACTS, CHECKSUM = "case.json", "checksum"
 POINTS_PER_CLASS = 1000
 CHUNK = (64, 64, 64)  # what is compressed together
 BLOCK = (16, 32, 32)  # what is decompressed together
@@ -86,8 +93,9 @@ class StoredCase:
             self.shape: Corner = tuple(facts["shape"])
             self.spacing_mm: tuple[float, float, float] = tuple(facts["spacing_mm"])
             self.modalities: int = facts["modalities"]
-            self.has_labels: bool = "labels.b2nd" in facts["sizes"]
+            self.has_labels: bool = LABELS in facts["sizes"]
             self._undo: Any = facts["undo"]
+            self._checksums: dict[str, Any] = facts["checksums"]
             self.is_sparse: bool = self.has_labels and facts["known"] <= 1 - SPARSE_FROM
 
     @cached_property
@@ -102,9 +110,10 @@ class StoredCase:
         Where the scan is annotated in parts only, 0 names labelled voxels of any class.
         """
         with self._reporting_damage():
-            return {
-                int(name): points for name, points in load_file(self.folder / "points.safetensors").items()
-            }
+            content = (self.folder / POINTS).read_bytes()
+            if zlib.crc32(content) != self._checksums[POINTS]:
+                raise ValueError(f"{POINTS}: the checksum does not fit")
+            return {int(name): points for name, points in load(content).items()}
 
     def read_image(self, corner: Corner, out: Array) -> None:
         """Fill `out` (M, *size) float32 with the patch that begins at `corner`; 0 beyond the scan.
@@ -135,12 +144,12 @@ class StoredCase:
         return out
 
     @cached_property
-    def _image(self) -> Any:
-        return _open_array(self.folder / "image.b2nd")
+    def _image(self) -> CheckedArray:
+        return CheckedArray(self.folder / IMAGE, self._checksums[IMAGE])
 
     @cached_property
-    def _labels(self) -> Any:
-        return _open_array(self.folder / "labels.b2nd")
+    def _labels(self) -> CheckedArray:
+        return CheckedArray(self.folder / LABELS, self._checksums[LABELS])
 
     @contextmanager
     def _reporting_damage(self) -> Iterator[None]:
@@ -255,16 +264,16 @@ def write_case(folder: Path, image: Volume, labels: Volume | None, undo: Undo) -
     """Write one prepared scan: image (M, X, Y, Z) float32, labels (X, Y, Z) uint8 or None. All or nothing."""
     with atomic_path(folder) as temporary:
         temporary.mkdir()
-        _write_array(temporary / "image.b2nd", _in_stored_type(image.data), _BYTES_APART)
+        image_sums = _write_array(temporary / IMAGE, _in_stored_type(image.data), _BYTES_APART)
         points: dict[int, Array] = {}
-        known = 0.0
+        known, sums = 0.0, {IMAGE: image_sums}
         if labels is not None:
             known = float((labels.data != IGNORE).mean())
-            _write_array(temporary / "labels.b2nd", labels.data.astype(np.uint8, copy=False), _PLAIN)
+            sums[LABELS] = _write_array(temporary / LABELS, labels.data.astype(np.uint8, copy=False), _PLAIN)
             points = label_points(labels.data, seed=_seed(folder.name), in_parts=known <= 1 - SPARSE_FROM)
         # Not by `save_file`, which hides the errors of the system as well.
         packed = save({str(index): voxels for index, voxels in points.items()})
-        (temporary / "points.safetensors").write_bytes(packed)
+        (temporary / POINTS).write_bytes(packed)
         facts = {
             "format": FORMAT,
             "shape": list(image.shape),
@@ -273,14 +282,18 @@ def write_case(folder: Path, image: Volume, labels: Volume | None, undo: Undo) -
             "undo": undo.to_json(),
             "known": known,
             "sizes": {file.name: file.stat().st_size for file in sorted(temporary.iterdir())},
+            "checksums": {**sums, POINTS: zlib.crc32(packed)},
             "versions": {"blosc2": blosc2.__version__, "numpy": np.__version__},
         }
-        write_json(temporary / "case.json", facts)
+        write_json(temporary / FACTS, facts)
+        (temporary / CHECKSUM).write_bytes(_checksum_of(temporary / FACTS))
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """The content of case.json; a ValueError or OSError if a file beside it is missing or cut."""
-    facts: dict[str, Any] = read_json(folder / "case.json")
+    """The content of case.json; a ValueError or OSError if it is damaged, or a file beside it is missing or cut."""
+    if _checksum_of(folder / FACTS) != (folder / CHECKSUM).read_bytes():
+        raise ValueError(f"{FACTS}: the checksum does not fit")
+    facts: dict[str, Any] = read_json(folder / FACTS)
     if facts["format"] != FORMAT:
         raise ValueError(f"format {facts['format']}, this version of labelwise reads format {FORMAT}")
     for name, size in facts["sizes"].items():
@@ -325,7 +338,12 @@ def _seed(key: str) -> int:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])
 
 
-def _write_array(path: Path, array: Array, blosc_filter: blosc2.Filter) -> None:
+def _checksum_of(file: Path) -> bytes:
+    return f"{zlib.crc32(file.read_bytes()):08x}\n".encode()
+
+
+def _write_array(path: Path, array: Array, blosc_filter: blosc2.Filter) -> dict[str, Any]:
+    """Write an array; returns its checksums."""
     leading = (1,) * (array.ndim - 3)
     chunk = tuple(min(sides) for sides in zip(leading + CHUNK, array.shape, strict=True))
     block = tuple(min(sides) for sides in zip(leading + BLOCK, chunk, strict=True))
@@ -336,17 +354,19 @@ def _write_array(path: Path, array: Array, blosc_filter: blosc2.Filter) -> None:
         np.ascontiguousarray(array), chunks=chunk, blocks=block, cparams=compression, contiguous=True
     )
     # Not by blosc2 itself: it does not say that a disk is full.
-    path.write_bytes(packed.to_cframe())
-
-
-def _open_array(path: Path) -> Any:
-    # Mapping files is unreliable under Windows; plain reads give the same values.
-    mapping = None if os.name == "nt" else "r"
-    return blosc2.open(str(path), mode="r", mmap_mode=mapping, dparams={"nthreads": 1})
+    frame = packed.to_cframe()
+    path.write_bytes(frame)
+    return array_sums(packed, frame)
 
 
 def _read(
-    stored: Any, shape: Corner, corner: Corner, out: Array, *, fill: float, table: Array | None = None
+    stored: CheckedArray,
+    shape: Corner,
+    corner: Corner,
+    out: Array,
+    *,
+    fill: float,
+    table: Array | None = None,
 ) -> None:
     """Fill `out` with the patch at `corner` of `stored`, and what lies beyond the scan with `fill`."""
     size = out.shape[-3:]
@@ -356,7 +376,7 @@ def _read(
     if empty or [b - a for a, b in zip(low, high, strict=True)] != list(size):
         out.fill(fill)
     if not empty:
-        patch = stored[(..., *(slice(a, b) for a, b in zip(low, high, strict=True)))]
+        patch = stored.read(low, high)
         x, y, z = (slice(a - begin, b - begin) for a, b, begin in zip(low, high, corner, strict=True))
         target = out[..., x, y, z]
         if table is None:  # torch turns float16 into float32 ten times as fast as NumPy

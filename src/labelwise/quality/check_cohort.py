@@ -1,4 +1,4 @@
-"""All cases together: duplicates, what differs from the others of its source, splits, and what is never annotated."""
+"""All cases together: duplicates, what differs from the others of its data set, splits, and what is never annotated."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from labelwise.quality.check_scan import size_text
 from labelwise.quality.problem import Problem, of_cohort, of_image, some
 from labelwise.types import Case
 
-SPACING_RATIO = 3.0  # from the median of the source
-ENOUGH_SCANS = 6  # of a source, to say what is usual in it
+SPACING_RATIO = 3.0  # from the median of the data set
+ENOUGH_SCANS = 6  # of a data set, to say what is usual in it
 FAR = 8.0  # robust standard deviations (1.4826 x median absolute deviation)
 # However alike the others are: differences that a contrast phase or another patient makes.
 CT_TOLERANCE_HU = 150.0

@@ -1,4 +1,4 @@
-"""Scans that are in a cohort more than once, within a source or in several: equal voxels, whatever their names.
+"""Scans that are in a cohort more than once, within a data set or in several: equal voxels, whatever their names.
 
 Public data sets contain each other, and no header says so. Cases with the same image become one group, so that no
 split cuts through them. A scan that was cropped, resampled or mirrored on the way is another scan to this search.

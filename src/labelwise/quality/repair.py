@@ -15,7 +15,7 @@
 | left-right-names | the values of left and right partners are exchanged |
 | duplicate, duplicate-across-splits | one group for cases with one image, and that of their splits that is held out |
 
-A case whose source needs a layout (h5, DICOM-SEG, wrong headers, ...) is written anew as a whole, in a source of its
+A case whose data set needs a layout (h5, DICOM-SEG, wrong headers) is written anew as a whole, in a data set of its
 own that needs none.
 """
 
@@ -213,7 +213,7 @@ def _mend(job: _Job) -> _Done:
 
 
 def _with_ignore(single: Manifest) -> Manifest:
-    """A manifest of one case whose source has a value for voxels about which nothing is known."""
+    """A manifest of one case whose data set has a value for voxels about which nothing is known."""
     case, source = single.cases[0], single.source_of(single.cases[0])
     if IGNORE_NAME in source.values.values():
         return single

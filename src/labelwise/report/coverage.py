@@ -1,4 +1,4 @@
-"""The coverage matrix as a picture: cases by source as rows, classes as columns."""
+"""The coverage matrix as a picture: cases by data set as rows, classes as columns."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NAMED_CASES = 60  # with more, names of cases are too small to read
 _CELL_INCHES = (0.34, 0.17)
 _TALLEST_INCHES = 11.0
 _LONGEST_NAME = 32  # letters
-_GAP = 0.6  # rows between two sources, for few cases
+_GAP = 0.6  # rows between two data sets, for few cases
 _STYLE = {"svg.fonttype": "none", "svg.hashsalt": "labelwise", "text.parse_math": False, "font.size": 8}
 
 

@@ -28,7 +28,7 @@ _WIDTHS = (8, 24)  # severity, cases
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Every problem of a cohort, which source annotates what, and what was repaired."""
+    """Every problem of a cohort, which data set annotates what, and what was repaired."""
 
     problems: tuple[Problem, ...]  # those that are left
     coverage: Coverage
@@ -41,7 +41,7 @@ class CheckReport:
         return sum(problem.severity == "error" for problem in self.problems)
 
     def to_text(self, width: int | None = None) -> str:
-        """The coverage by source, then one table of problems, errors first; equal problems share a row."""
+        """The coverage by data set, then one table of problems, errors first; equal problems share a row."""
         width = width or min(max(shutil.get_terminal_size((120, 24)).columns, _NARROWEST), _WIDEST)
         parts = [self.coverage.text()]
         if self.problems:

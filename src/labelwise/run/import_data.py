@@ -10,7 +10,8 @@ from typing import Any
 
 from labelwise.anatomy import canonical
 from labelwise.cohort.join import Sides, join
-from labelwise.cohort.manifest import Manifest, write_new_manifest
+from labelwise.cohort.manifest import MANIFEST_NAME, Manifest, write_new_manifest
+from labelwise.cohort.source import FILE_NAME as TABLE_NAME
 from labelwise.cohort.source import Others
 from labelwise.cohort.split import cut_groups, leave_source_out, split_cases
 from labelwise.console import Progress, silent
@@ -52,9 +53,9 @@ def import_data(
                         single one keeps its names
         output          folder that receives manifest.csv and dataset.toml; another manifest there is not replaced
         importer        how the folders are laid out; found out from their contents if not given
-        annotated       organs that the labelled cases of a source are annotated for (per source, or for all);
-                        default: all classes of the source
-        sides           join or split, where one source has left and right in one class and another apart; or a
+        annotated       organs that the labelled cases of a data set are annotated for (per data set, or for all);
+                        default: all classes of the data set
+        sides           join or split, where one data set has left and right in one class and another apart; or a
                         choice by joint class, {"kidneys": "join"}; see `labelwise.cohort.join`
         find_duplicates     read all images once, report scans that are there twice, and make one group of each
         test_source     the data set that tests, while all others train
@@ -66,10 +67,10 @@ def import_data(
         file_names      ignored: the names that label files give to their values are wrong, their numbers right
         workers, engine     where images are read, for `find_duplicates`
         options         of the importers, e.g. classes={"liver": 1}, modality="ct", group=r"patient\\d+"; for one
-                        source of several: {"kits.tumour": "class"}
+                        data set of several: {"kits.tumour": "class"}
 
     Errors
-        DataError, ConfigError      nothing is written if one source cannot be imported
+        DataError, ConfigError      nothing is written if one data set cannot be imported
     """
     named = _named(sources)
     if isinstance(annotated, Mapping) and (unknown := set(annotated) - set(named)):
@@ -80,6 +81,8 @@ def import_data(
         raise ConfigError(
             "the test data set decides which cases test", do="leave out --test or --test-data-set"
         )
+    if importer is None:
+        _refuse_manifests(named, Path(output))
     reading = Reading(others, overlap, undrawn, file_names)
     parts: dict[str, Manifest] = {}
     for job, scanned in _scanned(plan(named, importer, options)):
@@ -128,7 +131,7 @@ def _scanned(jobs: Sequence[Job]) -> list[tuple[Job, Manifest]]:
 
 
 def _distinct(parts: Mapping[str, Manifest]) -> list[Manifest]:
-    """The parts, none of which has the name of a source that is in another one too."""
+    """The parts, none of which has the name of a data set that is in another one too."""
     owner: dict[str, str] = {}
     for name, part in parts.items():
         for source in part.sources:
@@ -138,6 +141,22 @@ def _distinct(parts: Mapping[str, Manifest]) -> list[Manifest]:
                     do=f"import '{name}' under another name",
                 )
     return list(parts.values())
+
+
+def _refuse_manifests(named: Mapping[str, Path | str], output: Path) -> None:
+    """A folder that a manifest describes already is no folder to be guessed at; writing it again is."""
+    for folder in map(Path, named.values()):
+        if (folder / MANIFEST_NAME).is_file() and (folder / TABLE_NAME).is_file() and not _is(output, folder):
+            raise ConfigError(
+                "this folder is described already: a manifest lies in it",
+                file=folder / MANIFEST_NAME,
+                do=f"use it as it is, as in: labelwise check {folder}; or name the importer that reads the folder "
+                "anew, as in: --importer folders",
+            )
+
+
+def _is(path: Path, other: Path) -> bool:
+    return path.exists() and path.samefile(other)
 
 
 def _unknown_source(option: str, name: str, named: Mapping[str, Path | str]) -> ConfigError:

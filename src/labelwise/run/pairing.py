@@ -126,7 +126,7 @@ def _table(manifest: Manifest, file: Path, case: str) -> Mapping[int, str]:
     """What the values of a file of another program mean: those of the data set, if there is one answer.
 
     Errors
-        DataError   the tables of the sources contradict each other
+        DataError   the tables of the data sets contradict each other
     """
     values: dict[int, str] = {}
     for source in manifest.sources.values():

@@ -231,7 +231,7 @@ def _written(row: _Row, manifest: Manifest, folder: Path, target: Path, label_fo
 
 
 def _viewed(case: Case, layout: Layout) -> Path | None:
-    """The scan itself, if viewers show it as it is; headers that the source corrects would mislead them."""
+    """The scan itself, if viewers show it as it is; headers that the data set corrects would mislead them."""
     file = case.images[0]
     plain = suffix(file) in _VIEWED and not layout.slices_first and not layout.channels
     return file if plain else None

@@ -1,0 +1,90 @@
+"""Compressed arrays on disk with checksums (CRC-32): a flipped bit is noticed before a voxel of it is used.
+
+Each chunk has a checksum of its own, so that reading a patch costs no pass over the file: a chunk is checked when a
+process reads it first. What is not in a chunk (head and table of the file) is checked when the file is opened.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+
+from labelwise.types import Array
+
+
+def array_sums(packed: blosc2.NDArray, frame: bytes) -> dict[str, Any]:
+    """The checksums of an array, and of the bytes of its file (`frame`) that are in no chunk."""
+    begin = end = inside = 0
+    sums = []
+    for number in range(packed.schunk.nchunks):
+        chunk = bytes(packed.schunk.get_chunk(number))
+        sums.append(zlib.crc32(chunk))
+        # A chunk of equal voxels has no bytes of its own: the table says all of it.
+        if (place := frame.find(chunk, end)) >= 0:
+            begin, end, inside = begin or place, place + len(chunk), inside + len(chunk)
+    if inside != end - begin:  # something else lies between the chunks: then all is checked at once
+        begin = end = 0
+    return {
+        "chunks": sums,
+        "between": [begin, end],
+        "rest": zlib.crc32(frame[end:], zlib.crc32(frame[:begin])),
+    }
+
+
+class CheckedArray:
+    """An array on disk, open for reading.
+
+    Errors
+        ValueError      a checksum does not fit (when opened, and in `read`)
+    """
+
+    def __init__(self, path: Path, sums: dict[str, Any]):
+        self._name = path.name
+        _check_rest(path, sums)
+        # Mapping files is unreliable under Windows; plain reads give the same values.
+        mapping = None if os.name == "nt" else "r"
+        self._array: Any = blosc2.open(str(path), mode="r", mmap_mode=mapping, dparams={"nthreads": 1})
+        sizes = zip(self._array.shape, self._array.chunks, strict=True)
+        self._grid = tuple(-(-size // chunk) for size, chunk in sizes)
+        self._sums = np.reshape(np.array(sums["chunks"], dtype=np.int64), self._grid)
+        self._unread = np.ones(self._grid, dtype=bool)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the stored numbers."""
+        found: np.dtype[Any] = self._array.dtype
+        return found
+
+    def read(self, low: Sequence[int], high: Sequence[int]) -> Array:
+        """The part from `low` to `high` (exclusive) of the last axes, whole along the others."""
+        leading = len(self._grid) - len(low)
+        inner = zip(low, high, self._array.chunks[leading:], strict=True)
+        part = (slice(None),) * leading + tuple(slice(a // size, -(-b // size)) for a, b, size in inner)
+        if self._unread[part].any():
+            self._check(part)
+        found: Array = self._array[(..., *(slice(a, b) for a, b in zip(low, high, strict=True)))]
+        return found
+
+    def _check(self, part: tuple[slice, ...]) -> None:
+        new = np.zeros_like(self._unread)
+        new[part] = self._unread[part]
+        for number in np.flatnonzero(new).tolist():
+            if zlib.crc32(self._array.schunk.get_chunk(number)) != self._sums.flat[number]:
+                raise ValueError(f"{self._name}: the checksum of chunk {number} does not fit")
+        self._unread[part] = False
+
+
+def _check_rest(path: Path, sums: dict[str, Any]) -> None:
+    begin, end = sums["between"]
+    with path.open("rb") as file:
+        found = zlib.crc32(file.read(begin))
+        file.seek(end)
+        found = zlib.crc32(file.read(), found)
+    if found != sums["rest"]:
+        raise ValueError(f"{path.name}: the checksum of its head and table does not fit")
