@@ -76,6 +76,8 @@ def load_checkpoint(
 def check_continues(path: Path, settings: Mapping[str, Any]) -> None:
     """Refuse to go on with a checkpoint that other settings began; without a checkpoint nothing is wrong.
 
+    A setting that the version of the checkpoint did not have, and that is off now, changes nothing.
+
     Errors
         CheckpointError     unreadable or foreign file, a newer format, or other settings: the message names those
     """
@@ -91,7 +93,11 @@ def check_continues(path: Path, settings: Mapping[str, Any]) -> None:
             "written by a newer version of labelwise", file=path, do="update labelwise", code="newer-version"
         )
     before, now = _flat(header["facts"]["settings"]), _flat(settings)
-    different = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    different = [
+        key
+        for key in {**before, **now}
+        if before.get(key) != now.get(key) and (key in before or bool(now[key]))
+    ]
     if different:
         raise CheckpointError(
             "this run was begun with other settings",
