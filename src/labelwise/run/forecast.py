@@ -178,7 +178,7 @@ def _step_seconds(method: Method, config: RunConfig, cohort: Cohort, fabric: Fab
             seed=config.seed,
         )
         try:
-            fit(stage, replace(config.train, log_every=1, checkpoint_minutes=inf), fabric, report)
+            fit(stage, replace(config.train, log_every=1, checkpoint_minutes=inf, loggers=()), fabric, report)
         except torch.OutOfMemoryError as error:
             raise ResourceError(
                 "the memory of the device is too small for a step of this training",

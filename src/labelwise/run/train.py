@@ -45,6 +45,7 @@ from labelwise.run.thresholds import Thresholds
 from labelwise.run.validation import Validation
 from labelwise.train.checkpoint import check_continues, load_method
 from labelwise.train.distributed import connect
+from labelwise.train.loggers import MLFLOW, TENSORBOARD, check_loggers
 from labelwise.train.loop import BEST, LAST, Result, Stage, fit
 from labelwise.types import Batch, Case
 
@@ -75,6 +76,8 @@ WRITTEN = (
     PATIENTS,
     COST,
     "log.jsonl",
+    TENSORBOARD,
+    MLFLOW,
     "*.safetensors",
     "stage_[0-9]",
     "model",
@@ -142,6 +145,7 @@ def train(
     config = settled.config
     warm_start.check_alone(config.warm_start, config.start_from)
     stages = plan_stages(config)
+    check_loggers(config.train.loggers)
     _check_trainable(manifest, config)
     with only_writer(folder) if fabric.is_global_zero else nullcontext():
         with fabric.rank_zero_first():  # the other ranks find the store filled
@@ -267,6 +271,7 @@ class _Trainer:
         self.nets = config.nets(in_channels=first.modalities, num_classes=manifest.label_space.num_classes)
         decisive = {key: value for key, value in asdict(config).items() if key not in NOT_DECISIVE}
         del decisive["prepare"]["store"]  # the same scans may lie elsewhere
+        del decisive["train"]["loggers"]  # who is told does not change what is learnt
         if config.warm_start is not None:  # by whatever name
             decisive["warm_start"] = str(Path(config.warm_start).absolute())
         self.settings = {
@@ -287,7 +292,7 @@ class _Trainer:
                 method.start_from(previous)
             elif self.config.warm_start is not None and not (target / LAST).exists():
                 self._warm_start(method, folder)
-            result = self._fit(method, number + stages.offset, self.config.train.steps[number], target)
+            result = self._fit(method, number, stages.offset, target, folder)
             if result.interrupted:
                 break
             load_method(self._selected(target, result), method)
@@ -317,7 +322,9 @@ class _Trainer:
         torch.manual_seed(self.config.seed)  # the same first weights on every rank and in every resumed run
         return kind(self.nets, settings_of(kind, self.config))
 
-    def _fit(self, method: Method, number: int, steps: int, folder: Path) -> Result:
+    def _fit(self, method: Method, place: int, offset: int, folder: Path, run: Path) -> Result:
+        """Train the stage at a place of those of this run; `offset` were trained by another one."""
+        number, steps = place + offset, self.config.train.steps[place]
         stage = Stage(
             method=method,
             batches=self._batches(method, number, steps),
@@ -326,6 +333,8 @@ class _Trainer:
             settings=self.settings,
             seed=self.config.seed,
             number=number,
+            steps_before=sum(self.config.train.steps[:place]),
+            run=run,
             validate=self._validation(),
         )
         task = f"train {self.config.method.name}" + (f" stage {number + 1}" if number else "")

@@ -37,6 +37,7 @@ from labelwise.methods.base import Method
 from labelwise.train.average import AveragedWeights
 from labelwise.train.checkpoint import check_continues, load_checkpoint, save_checkpoint
 from labelwise.train.distributed import Agreement, mean_over_ranks, set_up
+from labelwise.train.loggers import open_loggers
 from labelwise.train.record import Record
 from labelwise.train.schedule import OptimizerConfig, ScheduleConfig, build_optimizers, set_rate
 from labelwise.types import Batch, Progress
@@ -64,6 +65,8 @@ class LoopConfig:
     log_every: Annotated[int, Field(ge=1)] = 10  # steps between two lines of the log
     validate_every: Annotated[int, Field(ge=0)] = 0  # steps between two validations; 0: only at the end
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 1.0  # at most this much work is lost to a kill
+    # where the training is shown besides log.jsonl: tensorboard, mlflow, or a logger of another package
+    loggers: tuple[str, ...] = ()
 
 
 class ReportProgress(Protocol):
@@ -83,6 +86,8 @@ class Stage:
     settings: Mapping[str, Any]  # plain values that a checkpoint must agree with to be continued
     seed: int = 0
     number: int = 0
+    steps_before: int = 0  # of the stages before
+    run: Path | None = None  # folder of the run, for loggers; None: that of the stage
     validate: Callable[[nn.Module], float] | None = None  # predictor -> score, higher is better
 
 
@@ -125,11 +130,29 @@ class _Training:
             discard_leftovers(self.last)
             discard_leftovers(self.best)
         log = stage.folder / "log.jsonl" if fabric.is_global_zero else None
-        self.record = Record(log, keep_until=(stage.number, self.step))
+        loggers = []
+        if fabric.is_global_zero:
+            loggers = open_loggers(
+                config.loggers, stage.run or stage.folder, step=stage.steps_before + self.step,
+                settings=stage.settings.get("run", {}),
+            )  # fmt: skip
+        self.record = Record(
+            log, keep_until=(stage.number, self.step), loggers=loggers, steps_before=stage.steps_before
+        )
         self.saved_at = time.monotonic()
         self.agreement = Agreement(fabric)
 
     def run(self) -> Result:
+        """Train; loggers are told how it ended."""
+        status = "failed"
+        try:
+            result = self._run()
+            status = "interrupted" if result.interrupted else "success"
+            return result
+        finally:
+            self.record.end(status)
+
+    def _run(self) -> Result:
         total, batches = self.stage.steps, iter(self.stage.batches(self.step))
         self.wrapped.train()
         with stop_signal() as stopped:

@@ -5,22 +5,34 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labelwise.atomic import explained, write_text
 from labelwise.documents import parse_json
+
+if TYPE_CHECKING:  # `report` reads logs, and needs none of them
+    from lightning_fabric.loggers.logger import Logger
 
 
 class Record:
     """The log of a run. Written by rank 0 only; other ranks pass ``path=None``.
 
     A resumed run first drops the events behind its checkpoint `keep_until` (stage, step), so that every step
-    stands in the log once.
+    stands in the log once. Further `loggers` of Fabric are told the numbers of each event, at its step plus those of
+    the stages before.
     """
 
-    def __init__(self, path: Path | None, *, keep_until: tuple[int, int] = (0, 0)):
-        self.path = path
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        keep_until: tuple[int, int] = (0, 0),
+        loggers: Sequence[Logger] = (),
+        steps_before: int = 0,
+    ):
+        self.path, self.loggers, self.steps_before = path, loggers, steps_before
         if path is not None and path.exists():
             kept = [event for event in read_log(path) if (event.get("stage", 0), event["step"]) <= keep_until]
             write_text(path, "".join(json.dumps(event) + "\n" for event in kept))
@@ -35,6 +47,24 @@ class Record:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
+        numbers = _numbers(event, facts)
+        for logger in self.loggers:
+            logger.log_metrics(numbers, self.steps_before + step)
+
+    def end(self, status: str) -> None:
+        """Tell the loggers how the training ended: success, interrupted or failed."""
+        for logger in self.loggers:
+            logger.finalize(status)
+
+
+def _numbers(event: str, facts: Mapping[str, Any]) -> dict[str, float]:
+    """What a logger shows of an event; a score that is undefined is left out."""
+    if event == "validation":
+        return (
+            {"validation/dice": facts["score"]} if facts["score"] == facts["score"] else {}
+        )  # NaN is not itself
+    terms = {f"term/{name}": value for name, value in facts.get("terms", {}).items()}
+    return {name: facts[name] for name in ("loss", "rate") if name in facts} | terms
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,161 @@
+"""Where a training is shown besides ``log.jsonl``, on request: TensorBoard, MLflow, and what other packages bring.
+
+    [train]
+    loggers = ["tensorboard", "mlflow"]
+
+A logger is a function that gives one of Lightning Fabric's loggers. Other packages bring theirs through entry points:
+
+    [project.entry-points."labelwise.loggers"]
+    my_logger = "my_package.my_logger:my_logger"
+
+    def my_logger(folder, *, step):
+        return ...      # a lightning_fabric.loggers.logger.Logger
+
+`folder` is that of the run, `step` the one that the training goes on from, counted through all stages. Logged are
+``loss``, ``term/NAME``, ``rate`` and ``validation/dice``, and the settings once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric.loggers.logger import Logger
+from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+
+from labelwise.atomic import write_json
+from labelwise.documents import read_json
+from labelwise.errors import ConfigError, ResourceError, did_you_mean
+from labelwise.plugins import Parts
+
+LOGGERS: dict[str, str] = {
+    "tensorboard": "labelwise.train.loggers:tensorboard",
+    "mlflow": "labelwise.train.loggers:mlflow",
+}
+PARTS: Parts[Callable[..., Logger]] = Parts(
+    "logger",
+    "labelwise.loggers",
+    LOGGERS,
+    "a function of folder and step that gives a Fabric logger",
+    callable,
+)
+_NEEDS = {"tensorboard": "tensorboard", "mlflow": "mlflow"}  # packages
+TENSORBOARD, MLFLOW = "tensorboard", "mlflow.json"  # in the folder of a run
+EXPERIMENT = "labelwise"
+VALIDATION = "validation/dice"
+
+
+def check_loggers(names: Sequence[str]) -> None:
+    """Refuse loggers that would fail when the training begins.
+
+    Errors
+        ConfigError     no logger has this name, or one stands twice
+        ResourceError   its package is not installed
+    """
+    known = PARTS.names()
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"unknown logger '{name}'{did_you_mean(name, known)}",
+                expected=", ".join(known),
+                code="unknown-name",
+            )
+        PARTS.find(name)
+        if name in _NEEDS:
+            _package(_NEEDS[name])
+    if len(set(names)) < len(names):
+        raise ConfigError("a logger stands twice", found=", ".join(names))
+
+
+def tensorboard(folder: Path, *, step: int) -> Logger:
+    """Event files in ``RUN/tensorboard``; what a break has made invalid is purged."""
+    _package("tensorboard")
+    return TensorBoardLogger(folder, name=TENSORBOARD, version="", purge_step=step + 1 if step else None)
+
+
+def mlflow(folder: Path, *, step: int) -> Logger:
+    """A run of MLflow, at the tracking server that MLflow is told of (``MLFLOW_TRACKING_URI``), else in ``mlflow.db``
+    beside the folder of the run. It is named like that folder, and one that is resumed goes on."""
+    package = _package("mlflow")
+    told = package.tracking.is_tracking_uri_set()
+    uri = package.get_tracking_uri() if told else f"sqlite:///{folder.absolute().parent / 'mlflow.db'}"
+    return _MLflow(package.MlflowClient(tracking_uri=uri), folder)
+
+
+class _MLflow(Logger):
+    """The few calls of MLflow that a training needs, as a Fabric logger."""
+
+    def __init__(self, client: Any, folder: Path):
+        self.client = client
+        record = folder / MLFLOW
+        self.run = str(read_json(record)["run"]) if record.exists() else self._begin(folder)
+        write_json(record, {"run": self.run})
+        # What was logged before a break comes again, and stands there once.
+        self.logged = {
+            key: max((metric.step for metric in client.get_metric_history(self.run, key)), default=-1)
+            for key in ("loss", VALIDATION)
+        }
+        client.update_run(self.run, status="RUNNING")
+
+    def _begin(self, folder: Path) -> str:
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        experiment = found.experiment_id if found else self.client.create_experiment(EXPERIMENT)
+        return str(self.client.create_run(experiment, run_name=folder.absolute().name).info.run_id)
+
+    @property
+    def name(self) -> str:
+        return EXPERIMENT
+
+    @property
+    def version(self) -> str:
+        return self.run
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if step is not None and any(step <= last for key, last in self.logged.items() if key in metrics):
+            return
+        for key, value in metrics.items():
+            self.client.log_metric(self.run, key, value, step=step)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        known = self.client.get_run(self.run).data.params
+        for key, value in params.items():
+            if key not in known:  # MLflow refuses to change what stands
+                self.client.log_param(self.run, key, str(value)[:500])
+
+    def finalize(self, status: str) -> None:
+        ends = {"success": "FINISHED", "interrupted": "KILLED"}
+        self.client.set_terminated(self.run, ends.get(status, "FAILED"))
+
+
+def open_loggers(
+    names: Sequence[str], folder: Path, *, step: int, settings: Mapping[str, Any]
+) -> list[Logger]:
+    """The loggers of a training that goes on from a step, with its settings."""
+    loggers = [PARTS.find(name)(folder, step=step) for name in names]
+    for logger in loggers:
+        logger.log_hyperparams(_flat(settings))
+    return loggers
+
+
+def _flat(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """``{"train": {"steps": [4]}}`` -> ``{"train.steps": "[4]"}``; what is simple stays as it is."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{path}{key}.")
+        else:
+            flat[f"{path}{key}"] = value if isinstance(value, bool | int | float | str) else str(value)
+    return flat
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ResourceError(
+            f"the logger '{name}' needs the extra 'loggers'",
+            do="pip install 'labelwise[loggers]'",
+            code="extra-missing",
+        ) from error

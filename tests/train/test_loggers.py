@@ -1,0 +1,131 @@
+"""Loggers on request: what a training says reaches TensorBoard and MLflow, and their own readers find it."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import EntryPoint
+
+import pytest
+from lightning_fabric.loggers.logger import Logger
+
+from conftest import tiny_config
+from labelwise import run
+from labelwise.errors import ConfigError, ResourceError
+from labelwise.train import loggers
+from labelwise.train.record import read_log
+
+told: list[tuple[str, dict, int | None]] = []
+
+
+class Telling(Logger):
+    """A logger of another package."""
+
+    name, version = "telling", "0"
+
+    def __init__(self, folder, *, step):
+        told.append(("begin", {"folder": folder.name}, step))
+
+    def log_metrics(self, metrics, step=None):
+        told.append(("metrics", dict(metrics), step))
+
+    def log_hyperparams(self, params, *args, **kwargs):
+        told.append(("settings", dict(params), None))
+
+    def finalize(self, status):
+        told.append((status, {}, None))
+
+
+@pytest.fixture
+def telling(monkeypatch):
+    told.clear()
+    point = EntryPoint("telling", f"{__name__}:Telling", "labelwise.loggers")
+    monkeypatch.setattr(
+        "labelwise.plugins.entry_points", lambda group: [point] if group == "labelwise.loggers" else []
+    )
+
+
+def test_a_logger_of_another_package_is_told_what_the_log_says(telling, tiny_cohort, tmp_path):
+    run.train(tiny_config(tiny_cohort, train__loggers=["telling"]), tmp_path / "one")
+    assert told[0] == ("begin", {"folder": "one"}, 0)
+    settings = told[1][1]
+    assert settings["train.steps"] == "[4]"
+    assert settings["method.name"] == "supervised"
+    assert not any(key.startswith(("cases", "validation")) for key in settings), "scans are no settings"
+    events = [event for event in read_log(tmp_path / "one" / "log.jsonl") if event["event"] == "train"]
+    losses = [(step, facts["loss"]) for kind, facts, step in told if kind == "metrics" and "loss" in facts]
+    assert losses == [(event["step"], event["loss"]) for event in events]
+    assert any("validation/dice" in facts for _, facts, _ in told)
+    assert any("term/supervised" in facts for _, facts, _ in told)
+    assert told[-1][0] == "success"
+
+
+def test_another_logger_does_not_make_another_training(telling, tiny_cohort, tmp_path):
+    run.train(tiny_config(tiny_cohort), tmp_path / "one")
+    again = run.train(tiny_config(tiny_cohort, train__loggers=["telling"]), tmp_path / "one")
+    assert again.steps == 4
+    assert [kind for kind, *_ in told] == ["begin", "settings", "success"]
+
+
+def test_steps_of_a_second_stage_go_on_after_those_of_the_first(telling, tiny_cohort, tmp_path):
+    config = tiny_config(tiny_cohort, "bcp", train__steps=[2, 2], train__loggers=["telling"])
+    run.train(config, tmp_path / "two")
+    steps = [step for kind, facts, step in told if kind == "metrics" and "loss" in facts]
+    assert steps == [1, 2, 3, 4]
+    assert {facts["folder"] for kind, facts, _ in told if kind == "begin"} == {"two"}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_reads_what_was_logged(tiny_cohort, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run.train(tiny_config(tiny_cohort, train__loggers=["tensorboard"]), tmp_path / "one")
+    events = accumulator.EventAccumulator(str(tmp_path / "one" / "tensorboard"))
+    events.Reload()
+    log = [event for event in read_log(tmp_path / "one" / "log.jsonl") if event["event"] == "train"]
+    found = [(point.step, point.value) for point in events.Scalars("loss")]
+    assert found == [(event["step"], pytest.approx(event["loss"], rel=1e-6)) for event in log]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_reads_what_was_logged_and_a_resumed_run_goes_on(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setattr(mlflow.tracking, "is_tracking_uri_set", lambda: True)
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: (tmp_path / "store").as_uri())
+    (tmp_path / "one").mkdir()
+    (logger,) = loggers.open_loggers(["mlflow"], tmp_path / "one", step=0, settings={"train": {"steps": [4]}})
+    logger.log_metrics({"loss": 2.0, "term/a": 2.0}, 10)
+    logger.log_metrics({"loss": 1.5, "term/a": 1.5}, 20)
+    logger.finalize("interrupted")
+    (again,) = loggers.open_loggers(["mlflow"], tmp_path / "one", step=10, settings={"train": {"steps": [4]}})
+    again.log_metrics({"loss": 1.5, "term/a": 1.5}, 20)
+    again.log_metrics({"loss": 1.0, "term/a": 1.0}, 30)
+    again.log_metrics({"validation/dice": 0.5}, 30)
+    again.finalize("success")
+    client = mlflow.MlflowClient(tracking_uri=(tmp_path / "store").as_uri())
+    name = json.loads((tmp_path / "one" / "mlflow.json").read_text())["run"]
+    found = client.get_run(name)
+    assert (found.info.status, found.info.run_name) == ("FINISHED", "one")
+    assert found.data.params == {"train.steps": "[4]"}
+    assert [(m.step, m.value) for m in client.get_metric_history(name, "loss")] == [
+        (10, 2.0),
+        (20, 1.5),
+        (30, 1.0),
+    ]
+    assert found.data.metrics["validation/dice"] == 0.5
+
+
+def test_unknown_loggers_and_missing_packages_are_refused_before_the_training(
+    tiny_cohort, tmp_path, monkeypatch
+):
+    with pytest.raises(ConfigError, match=r"unknown logger 'tensorbord'.*did you mean 'tensorboard'"):
+        run.train(tiny_config(tiny_cohort, train__loggers=["tensorbord"]), tmp_path / "one")
+    assert not (tmp_path / "one").exists()
+    with pytest.raises(ConfigError, match="stands twice"):
+        loggers.check_loggers(["tensorboard", "tensorboard"])
+
+    def missing(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr("labelwise.train.loggers.importlib.import_module", missing)
+    with pytest.raises(ResourceError, match=r"labelwise\[loggers\]"):
+        loggers._package("mlflow")
