@@ -96,7 +96,7 @@ def found(tmp_path_factory):
     image, labels, _ = scan(0)
     structures = {1: Structure("liver", (221, 130, 101)), 2: Structure("spleen", (157, 108, 162))}
     result = ready_result(Volume(labels, image.affine), structures, image)
-    rows = [(one.name, "#dd8265", 12.5) for one in structures.values()]
+    rows = [(one.name, "#dd8265", "12.5 ml") for one in structures.values()]
     case = FoundCase("case0", result_panels(result, "case0"), rows, ("pancreas",), ["the scan is not in HU"])
     viewer = result_case("case0", image, labels, structures)
     write_result_page(file, title="case0", cases=[case], viewer=[viewer], oriented=True)

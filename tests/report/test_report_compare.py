@@ -390,9 +390,9 @@ def test_seeds_that_scatter_widen_the_interval_and_raise_p():
 
 def test_ranks_say_how_often_each_run_is_first():
     runs = {
-        "worst": scores(random_values(0, -0.2)),
-        "best": scores(random_values(0, 0.2)),
-        "same": scores(random_values(0, 0.2)),
+        "worst": scores(random_values(0, -0.2, 30)),
+        "best": scores(random_values(0, 0.2, 30)),
+        "same": scores(random_values(0, 0.2, 30)),
     }
     ranks = compare(runs).ranks["dice"]
     assert [(one.run, one.rank, one.first) for one in ranks] == [
@@ -401,10 +401,21 @@ def test_ranks_say_how_often_each_run_is_first():
         ("worst", 3.0, 0.0),
     ]
     distances = {
-        "far": scores(random_values(0, 5), "hd95", unit="mm"),
-        "near": scores(random_values(0), "hd95", unit="mm"),
+        "far": scores(random_values(0, 5, 30), "hd95", unit="mm"),
+        "near": scores(random_values(0, cases=30), "hd95", unit="mm"),
     }
     assert [one.run for one in compare(distances).ranks["hd95"]] == ["near", "far"]
+
+
+def test_of_few_patients_the_place_is_told_and_not_how_firm_it_is():
+    runs = {name: scores(random_values(0, shift)[:5]) for name, shift in (("a", 0.0), ("b", 0.2))}
+    comparison = compare(runs)
+    assert [(one.run, one.rank, one.low, one.first) for one in comparison.ranks["dice"]] == [
+        ("b", 1, None, None),
+        ("a", 2, None, None),
+    ]
+    assert "first in" not in comparison.to_text()
+    assert json.loads(comparison.to_json())["ranks"]["dice"][0]["first"] is None
 
 
 def test_no_rank_where_the_runs_have_values_of_different_cases():

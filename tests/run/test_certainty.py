@@ -13,7 +13,9 @@ import pytest
 from labelwise import run
 from labelwise.errors import ConfigError, DataError
 from labelwise.formats import read_geometry, read_image, read_labels
+from labelwise.infer.calibration import Calibration
 from labelwise.infer.model import load_model
+from labelwise.run.calibrate import CalibrationResult
 
 
 @pytest.fixture
@@ -95,3 +97,11 @@ def test_the_commands(command, own_run, tiny_cohort, tmp_path):
     )
     assert answer.code == 0, answer.err
     assert len(list((tmp_path / "out/entropy").iterdir())) == 2
+
+
+@pytest.mark.parametrize(("temperature", "told"), [(19.99, True), (0.2001, True), (1.4, False)])
+def test_a_temperature_at_the_end_of_the_search_is_said_to_be_one(tmp_path, temperature, told):
+    found = Calibration("model", temperature, 1, 9, 2.0, 1.0, {})
+    text = CalibrationResult(tmp_path, found).to_text()
+    assert ("lies at the end of what is looked at" in text) == told
+    assert "(1 case)" in text

@@ -108,7 +108,7 @@ def test_a_page_holds_each_case_with_volumes_warnings_and_the_scan_itself(tmp_pa
     assert re.findall(r"<h2>(.*?)</h2>", page) == ["a", "b", "Look into the scans"]
     assert page.count('<p class="caution">the scan is not in HU</p>') == 1
     liver = np.count_nonzero(label_map(VALUES) == 1) * VOXEL_ML
-    assert page.count(f"<span>liver</span></th><td>{liver:.4g}</td>") == 2
+    assert page.count(f"<span>liver</span></th><td>{liver:.4g} ml</td>") == 2
     assert page.count("Without a voxel: a &lt;b&gt;thing&lt;/b&gt;.") == 2
     assert page.count("data:image/png;base64,") == 10
     about = json.loads(re.search(r'id="viewer-cases">(.*?)</script>', page)[1])

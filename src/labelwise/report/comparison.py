@@ -338,14 +338,12 @@ class Comparison:
         rows = []
         for run in order:
             found = [by_run[m.name][run] for m in judged]
-            entries = [
-                Entry(f"{one.rank:g}", f"[{one.low:g}, {one.high:g}], first in {100 * one.first:.0f} %")
-                for one in found
-            ]
-            rows.append((Entry(self.name(run)), *entries))
+            rows.append((Entry(self.name(run)), *(Entry(f"{one.rank:g}", _stability(one)) for one in found)))
         legend = (
             "Rank of the mean; [middle 95 % of the ranks] and how often first, in resamples of patients"
             f"{' and seeds' if max(self.seeds.values()) > 1 else ''}. A place that changes often is no result."
+            if self.num_patients >= FEWEST_PATIENTS
+            else f"Rank of the mean. With fewer than {FEWEST_PATIENTS} patients nobody can say how firm a place is."
         )
         return Table(f"Ranks: {self.main_row}", ("run", *(m.title for m in judged)), tuple(rows), legend)
 
@@ -553,3 +551,10 @@ def _csv_field(value: object) -> object:
     if isinstance(value, list):
         return ";".join("" if item is None else repr(item) for item in value)
     return value
+
+
+def _stability(one: Rank) -> str:
+    """How firm the place of a run is; nothing of too few patients."""
+    if one.low is None or one.high is None or one.first is None:
+        return ""
+    return f"[{one.low:g}, {one.high:g}], first in {100 * one.first:.0f} %"

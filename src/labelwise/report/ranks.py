@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy  # loads its statistics when they are asked for
 
-from labelwise.report.statistics import Clusters, defined_mean
+from labelwise.report.statistics import FEWEST_PATIENTS, Clusters, defined_mean
 from labelwise.types import Array
 
 
@@ -17,15 +17,16 @@ class Rank(NamedTuple):
 
     run: str
     rank: float
-    low: float  # 95 of 100 resamples lie between low and high
-    high: float
-    first: float  # part of the resamples in which no other run is better
+    # None for fewer than FEWEST_PATIENTS, of whom resamples say nothing.
+    low: float | None  # 95 of 100 resamples lie between low and high
+    high: float | None
+    first: float | None  # part of the resamples in which no other run is better
 
 
 def rank_runs(
     per_seed: Mapping[str, Array], patients: Array, draws: Array, *, higher_is_better: bool, seed: int = 0
 ) -> tuple[Rank, ...]:
-    """Rank runs by their mean over the classes, and again in every resample of patients and seeds.
+    """Rank runs by their mean over the classes, and, of enough patients, again in every resample of them and of seeds.
 
     Shapes
         per_seed    (S, N, C) values of each run; the runs have values of the same cases
@@ -44,6 +45,11 @@ def rank_runs(
         seeds = generator.multinomial(len(each), np.full(len(each), 1 / len(each)), size=len(draws))
         resampled.append((seeds * np.stack(each, axis=1)).sum(axis=1) / len(each))
     ranks = scipy.stats.rankdata(np.round(sign * np.array(means), 12), method="average")
+    if draws.shape[1] < FEWEST_PATIENTS:
+        unsure = [
+            Rank(run, rank, None, None, None) for run, rank in zip(per_seed, ranks.tolist(), strict=True)
+        ]
+        return tuple(sorted(unsure, key=lambda one: one.rank))
     table = np.round(sign * np.stack(resampled, axis=1), 12)
     places = scipy.stats.rankdata(table[np.isfinite(table).all(axis=1)], method="average", axis=1)
     low, high = np.quantile(places, [0.025, 0.975], axis=0, method="inverted_cdf")

@@ -57,6 +57,16 @@ _PLANES = (
 )
 
 
+def millilitres(volume: float) -> str:
+    """A volume for people: four digits, and all of those before the point.
+
+    Example
+        >>> millilitres(12346.7), millilitres(0.12345), millilitres(857.93)
+        ('12,347 ml', '0.1235 ml', '857.9 ml')
+    """
+    return f"{volume:,.0f} ml" if volume >= 1000 else f"{volume:.4g} ml"
+
+
 @dataclass(frozen=True)
 class Result:
     """A label map that is ready to be drawn.
@@ -113,7 +123,7 @@ def ready_result(
             expected=Geometry(image.shape, image.affine),
             code="grids-differ",
         )
-    millilitres = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
+    voxel_ml = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
     table = np.zeros((len(counts), 3))
     for value, found in named.items():
         table[value] = np.array(found.colour) / 255
@@ -123,7 +133,7 @@ def ready_result(
         table=table,
         spacing_mm=labels.spacing_mm,
         oriented=oriented,
-        volumes_ml={value: float(counts[value]) * millilitres for value in named},
+        volumes_ml={value: float(counts[value]) * voxel_ml for value in named},
         structures=named,
     )
 
@@ -237,7 +247,7 @@ def _draw_legend(axes: Axes, result: Result) -> None:
     axes.set_axis_off()
     shown = result.shown
     rows = [
-        Patch(color=result.table[value], label=f"{found.name}  {result.volumes_ml[value]:.4g} ml")
+        Patch(color=result.table[value], label=f"{found.name}  {millilitres(result.volumes_ml[value])}")
         for value, found in list(shown.items())[:_ROWS_OF_LEGEND]
     ]
     if len(shown) > len(rows):

@@ -18,7 +18,7 @@ class FoundCase:
 
     case: str
     panels: tuple[Picture, ...]
-    volumes: Sequence[tuple[str, str, float]]  # structure, "#rrggbb", ml; the first in the legend first
+    volumes: Sequence[tuple[str, str, str]]  # structure, "#rrggbb", volume in words
     absent: tuple[str, ...]  # structures without a voxel
     warnings: Sequence[str]  # what was said of the scan when it was segmented
 

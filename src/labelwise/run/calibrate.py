@@ -21,6 +21,8 @@ from labelwise.cohort.review import class_of
 from labelwise.console import Progress, silent
 from labelwise.errors import DataError, naming
 from labelwise.infer.calibration import (
+    HIGHEST,
+    LOWEST,
     Calibration,
     check_class,
     fit_temperature,
@@ -38,6 +40,13 @@ __all__ = ["CalibrationResult", "calibrate"]
 VOXELS_PER_CASE = 200_000
 
 
+_OFF = 1.01  # a search within bounds ends just before them
+
+
+def _cases(number: int) -> str:
+    return f"{number} case{'' if number == 1 else 's'}"
+
+
 @dataclass(frozen=True)
 class CalibrationResult:
     """What was fitted and measured, and where it is kept."""
@@ -50,8 +59,13 @@ class CalibrationResult:
         found = self.calibration
         lines = [
             f"temperature {found.temperature:.3f}: loss per voxel {found.loss_before:.4f} -> {found.loss_after:.4f} "
-            f"({found.cases} cases)"
+            f"({_cases(found.cases)})"
         ]
+        if not LOWEST * _OFF < found.temperature < HIGHEST / _OFF:
+            lines.append(
+                "the temperature lies at the end of what is looked at: the scores say next to nothing of what is "
+                "right, or the cases are too few"
+            )
         for name, check in found.classes.items():
             if check.mean_error is None or check.mean_absolute_error is None:
                 lines.append(f"{name}: no case to compare")
@@ -59,7 +73,7 @@ class CalibrationResult:
             rank = "too few" if check.rank_correlation is None else f"{check.rank_correlation:.2f}"
             lines.append(
                 f"{name}: expected - true Dice {100 * check.mean_error:+.1f} %, apart "
-                f"{100 * check.mean_absolute_error:.1f} % in the mean, rank correlation {rank} ({check.cases} cases)"
+                f"{100 * check.mean_absolute_error:.1f} % in the mean, rank correlation {rank} ({_cases(check.cases)})"
             )
         return "\n".join([*lines, f"kept in {self.folder}"])
 

@@ -24,7 +24,14 @@ from labelwise.formats import (
     value_names,
 )
 from labelwise.infer.record import warnings_of
-from labelwise.report.result import Result, Structure, ready_result, result_panels, result_picture
+from labelwise.report.result import (
+    Result,
+    Structure,
+    millilitres,
+    ready_result,
+    result_panels,
+    result_picture,
+)
 from labelwise.report.result_page import FoundCase, write_result_page
 from labelwise.report.viewer import ViewerCase, result_case
 from labelwise.run.convert import check_agreement, label_files, scan_of
@@ -60,7 +67,7 @@ class Pictures:
 
 
 def _found(volumes: Mapping[str, float]) -> str:
-    there = ", ".join(f"{name} {volume:.4g} ml" for name, volume in volumes.items() if volume)
+    there = ", ".join(f"{name} {millilitres(volume)}" for name, volume in volumes.items() if volume)
     absent = ", ".join(name for name, volume in volumes.items() if not volume)
     return there + (f"; without a voxel: {absent}" if absent else "")
 
@@ -187,7 +194,7 @@ def _volumes(result: Result) -> dict[str, float]:
 def _found_case(case: _Case) -> FoundCase:
     result = case.result
     rows = [
-        (found.name, "#" + bytes(found.colour).hex(), result.volumes_ml[value])
+        (found.name, "#" + bytes(found.colour).hex(), millilitres(result.volumes_ml[value]))
         for value, found in result.shown.items()
     ]
     return FoundCase(case.id, result_panels(result, case.id), rows, result.absent, case.warnings)
