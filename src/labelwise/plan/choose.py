@@ -200,7 +200,7 @@ class _Planner:
         limit, reason = self._most_voxels()
         self._spacing_for(limit)
         shape, spacing = self.facts.shape[:dims], self.facts.spacing_mm[:dims]
-        if self._turned:  # a square can be turned
+        if not self._lies_one_way:  # a square can be turned
             shape = (max(shape),) * dims
         topology = self._network(find_patch(shape, spacing, limit))
         patch = topology.patch if dims == 3 else (*topology.patch, 1)
@@ -342,20 +342,27 @@ class _Planner:
         )
         # Measured with 3 patients of ACDC: docs/explanation/what-makes-it-train.md.
         self._set("augment.mirror_axes", (), "no patient is mirrored; with few labels it cost several points")
+        obstacle = self._lies_one_way
         self._set(
             "augment.on_side",
-            round(self.facts.turned, 2) if self._turned else 0.0,
-            f"{100 * self.facts.turned:.0f} % of the scans lie the other way in the plane, labelled or not"
-            if self._turned
-            else "the scans lie alike, or a class has a side",
+            0.0 if obstacle else round(self.facts.turned, 2),
+            obstacle or f"{100 * self.facts.turned:.0f} % of the scans, labelled or not, lie on their side",
         )
 
     @property
-    def _turned(self) -> bool:
-        """Whether slices come in several orientations, and no class depends on it."""
-        sided = any(named_side(name) for name in self.facts.organs)
-        square = "sampling.patch_size" in self.open or len(set(self.values["sampling.patch_size"][:2])) == 1
-        return self.dims == 2 and self.facts.turned >= TURNED and square and not sided
+    def _lies_one_way(self) -> str:
+        """Why slices are not turned on their side; empty if they are."""
+        sided = [name for name in self.facts.organs if named_side(name)]
+        fixed = "sampling.patch_size" not in self.open
+        if self.dims == 3:
+            return "in 3D, scans are brought to one orientation"
+        if self.facts.turned < TURNED:
+            return "the slices of nearly all scans lie alike"
+        if sided:
+            return f"'{sided[0]}' is named by its side"
+        if fixed and len(set(self.values["sampling.patch_size"][:2])) > 1:
+            return "a patch that is no square cannot be turned"
+        return ""
 
     # the training
 
