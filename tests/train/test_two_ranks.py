@@ -130,7 +130,7 @@ def test_the_run_folder_is_written_once_and_complete(trained, method):
     stages = [folder] if count == 1 else [folder / f"stage_{number + 1}" for number in range(count)]
     files = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
     expected = {folder / name for name in ("run.toml", "environment.json", "patients.json", "cost.json")}
-    expected |= {folder / "model" / name for name in ("model.json", "weights.safetensors")}
+    expected |= {folder / "model" / name for name in ("model.json", "weights.safetensors", "card.md")}
     expected |= {
         stage / name for stage in stages for name in ("log.jsonl", "last.safetensors", "best.safetensors")
     }

@@ -2,6 +2,7 @@
 
     model.json              label space, preparation, network or method, patch size, versions, training facts
     weights.safetensors     the predictor's tensors
+    card.md                 the same for people, with scores and limits (`labelwise.infer.card`)
 
 No pickle, no absolute path, no patient data. A predictor that is a plain network with a softmax loads without
 the code of the method that trained it.
@@ -26,13 +27,14 @@ from pydantic import ConfigDict, Field
 from pydantic import dataclasses as pydantic_dataclasses
 from torch import nn
 
-from labelwise.atomic import atomic_path, write_json
+from labelwise.atomic import atomic_path, write_json, write_text
 from labelwise.devices import choose_device, memory_explained, use_fast_layout
 from labelwise.documents import read_json
 from labelwise.errors import CheckpointError, ConfigError, did_you_mean
-from labelwise.formats import Layout
+from labelwise.formats import Layout, hash_file
 from labelwise.formats.tensors import load_shapes, load_tensors, load_weights, save_tensors
 from labelwise.infer.calibration import Calibration, read_calibration
+from labelwise.infer.card import CARD, card_text
 from labelwise.infer.doubt import Doubt
 from labelwise.infer.ensemble import Average, common_patch, common_plan, joined_training, require_equal
 from labelwise.infer.image import Given, Image, as_image
@@ -281,7 +283,19 @@ def save_model(folder: Path, info: Mapping[str, Any], method: Method, nets: NetF
         temporary.mkdir()
         save_tensors(temporary / WEIGHTS, kept.state_dict(), {"format": FORMAT})
         write_json(temporary / DESCRIPTION, {**vars(complete)})
+        write_text(temporary / CARD, _card(folder, temporary / WEIGHTS, complete))
     return complete
+
+
+def _card(folder: Path, weights: Path, info: ModelInfo) -> str:
+    """The card of a model; that which lies there, with scores and what people wrote, if the weights are the same."""
+    if (
+        (folder / CARD).exists()
+        and (folder / WEIGHTS).exists()
+        and hash_file(folder / WEIGHTS) == hash_file(weights)
+    ):
+        return (folder / CARD).read_text(encoding="utf-8")
+    return card_text(vars(info))
 
 
 def load_model(

@@ -18,6 +18,7 @@ from labelwise.evaluate.agreement import calibration_error
 from labelwise.evaluate.cases import VARIANTS, Score, Summary, Variant, evaluate_case, summarise, write_scores
 from labelwise.evaluate.further import parts
 from labelwise.formats import Geometry, Layout, placed_on, read_image, read_labels
+from labelwise.infer.card import add_scores
 from labelwise.infer.record import NOTICED, PROBABILITIES, map_paths, told_beside
 from labelwise.report.compare import compare
 from labelwise.run.pairing import PREDICTIONS, SCORES, Pair, find_pairs, in_space
@@ -124,6 +125,8 @@ def evaluate(
     scores = tuple(score for pair in pairs for score in by_case[pair.case])
     write_scores(target, scores)
     record_scores(target, files, split, model)
+    if model is not None and target == folder.parent / SCORES:  # of a run, by its own model
+        add_scores(folder.parent / "model", scores, split)
     return EvaluationResult(scores, summarise(scores), target)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
@@ -415,9 +416,11 @@ class _Trainer:
             "selected": self.config.select,
             "best_validation_dice": result.best_score,
             "cases": len(cases),
+            "sources": dict(Counter(case.source for case in cases)),
             "annotated_cases": {organ: sum(organ in case.annotated for case in cases) for organ in organs},
             **({"thresholds": how} if how else {}),
             "scans": scan_ranges([self.prepared.store.case(case.id).undo for case in cases]),
+            **({"began_with": Path(start).name} if (start := self.config.warm_start) else {}),
             "environment": environment(),
         }
         info = {
