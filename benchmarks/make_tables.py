@@ -166,11 +166,11 @@ def demo() -> str:
         rows.append([name, *dice, value(cells["hd95"], "hd95")])
     organs = list(seeds[0]["rows"]["naive"]["dice"])
     header = [f"Dice [%], {seeds[0]['test_cases']} test scans", *organs, "HD95 [mm]"]
-    minutes = max(seed["seconds"] for seed in seeds) / 60
-    note = (
-        f"\nMean and spread over {len(seeds)} seeds (scans, weights and batches). From the making of the scans to the "
-        f"report: at most {minutes:.1f} minutes.\n"
-    )
+    several = "Mean and spread over" if len(seeds) > 1 else "One seed of"
+    note = f"\n{several} {len(seeds)} seeds (scans, weights and batches)."
+    if timed := [seed["seconds"] for seed in seeds if seed["seconds"] is not None]:
+        note += f" From the making of the scans to the report: at most {max(timed) / 60:.1f} minutes."
+    note += "\n"
     return table(header, rows) + note + source("demo", seeds[0]["metadata"])
 
 
