@@ -29,7 +29,7 @@ from labelwise.components.teachers import EmaTeacher, batch_norms, renew_statist
 from labelwise.devices import SafeConvolutions
 from labelwise.errors import ConfigError, did_you_mean
 from labelwise.methods.base import Method, NetFactory
-from labelwise.nets.parts import Blueprint
+from labelwise.nets.parts import Blueprint, Head
 from labelwise.settings import build_settings
 from labelwise.types import IGNORE, Batch, LabelSpace, Progress, check_batch
 
@@ -50,6 +50,7 @@ SPACE = LabelSpace(("background", "liver", "spleen", "pancreas"))
 
 KNOWN: Mapping[Kind, tuple[str, ...]] = {"full": SPACE.organs, "partial": ("liver",), "none": ()}
 HALFWAY = Progress(50, 100)
+PADDED = 8  # voxels beyond the scan
 MIXES: tuple[tuple[Kind, ...], ...] = (
     ("full", "full"),
     ("full", "none"),
@@ -316,6 +317,42 @@ def cases_annotated_in_parts_are_learnt_from(candidate: Candidate) -> None:
     _require(terms["supervised"].item() > 0, "the annotated planes do not supervise")
 
 
+def what_lies_beyond_the_scan_is_not_learnt_from(candidate: Candidate) -> None:
+    """Padding asks no voxel for an answer: no term has a gradient there in the logits of a network."""
+    if "none" not in candidate.kind.card.learns_from:
+        return  # nothing but labels asks for an answer
+    dims = candidate.dims[0]
+    batch, method = beyond_the_scan(dims), candidate.make(dims=dims)
+    terms_of(method, batch)  # memories are filled by the first step
+    method.after_step(HALFWAY)
+    logits: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if output.requires_grad and output.shape[2:] == batch.labels.shape[1:]:
+            output.retain_grad()
+            logits.append(output)
+
+    hooks = [part.register_forward_hook(keep) for part in method.modules() if isinstance(part, Head)]
+    terms = terms_of(method, batch)
+    for hook in hooks:
+        hook.remove()
+    torch.autograd.backward(torch.stack(list(terms.values())).sum())
+    for output in logits:
+        if output.grad is not None:
+            largest = output.grad[..., -PADDED:].abs().max().item()
+            _require(largest == 0, f"a gradient of {largest} in padding: act where batch.inside is true")
+
+
+def beyond_the_scan(dims: int) -> Batch:
+    """Cases of all kinds, whose last `PADDED` voxels along the last axis are padding."""
+    batch = make_batch("full", "partial", "none", "none", dims=dims)
+    images, labels, valid = batch.images.clone(), batch.labels.clone(), torch.ones_like(batch.labels).bool()
+    images[..., -PADDED:], labels[..., -PADDED:], valid[..., -PADDED:] = 0, IGNORE, False
+    padded = batch._replace(images=images, labels=labels, valid=valid)
+    check_batch(padded)
+    return padded
+
+
 def annotated_in_parts(dims: int) -> Batch:
     """Four cases of all organs, of which every fourth plane is annotated."""
     batch = make_batch("full", "full", "full", "full", dims=dims)
@@ -490,6 +527,7 @@ METHOD_CHECKS: Mapping[str, Callable[[Candidate], None]] = _by_name(
     every_term_teaches,
     labels_of_unlabelled_cases_are_never_read,
     cases_annotated_in_parts_are_learnt_from,
+    what_lies_beyond_the_scan_is_not_learnt_from,
     without_supervision_the_supervised_term_is_silent,
     a_class_without_a_voxel_is_no_problem,
     bf16_gives_nearly_the_same_terms_in_float32,
