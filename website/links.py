@@ -26,7 +26,7 @@ PUBLIC = {
     "labelwise.formats": "src/labelwise/formats/__init__.py",
     "labelwise.metrics": "src/labelwise/metrics.py",
     "labelwise.synthetic": "src/labelwise/synthetic/__init__.pyi",
-    "labelwise.testing": "src/labelwise/testing.py",
+    "labelwise.testing": "src/labelwise/testing/__init__.py",
 }
 API = {ROOT / file: f"reference/api/{name}.md" for name, file in PUBLIC.items()}
 PLACES = {
