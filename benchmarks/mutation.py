@@ -97,14 +97,12 @@ class _Place(ast.NodeTransformer):
     """Counts the places that can be changed, and changes one of them."""
 
     def __init__(self, wanted: int = -1):
-        self.wanted, self.seen, self.what, self.line = wanted, 0, "", 0
+        self.wanted = wanted
+        self.seen: list[tuple[str, int]] = []  # what each place would become, and its line
 
     def _is_wanted(self, node: ast.AST, what: str) -> bool:
-        chosen = self.seen == self.wanted
-        self.seen += 1
-        if chosen:
-            self.what, self.line = what, getattr(node, "lineno", 0)
-        return chosen
+        self.seen.append((what, getattr(node, "lineno", 0)))
+        return len(self.seen) == self.wanted + 1
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         node.body = [self.visit(part) for part in node.body]  # neither annotations nor defaults
@@ -143,18 +141,17 @@ class _Place(ast.NodeTransformer):
         return node
 
 
-def places(source: str) -> int:
-    """How many places of a file can be changed."""
+def places(source: str) -> list[tuple[str, int]]:
+    """The places of a file that can be changed: what each would become, and its line."""
     counter = _Place()
     counter.visit(ast.parse(source))
     return counter.seen
 
 
-def changed(source: str, place: int) -> tuple[ast.Module, str, int]:
-    """The tree with one place changed, what was changed, and its line."""
-    change = _Place(place)
-    tree = change.visit(ast.parse(source))
-    return ast.fix_missing_locations(tree), change.what, change.line
+def changed(source: str, place: int) -> ast.Module:
+    """The tree with one place changed."""
+    tree = _Place(place).visit(ast.parse(source))
+    return ast.fix_missing_locations(tree)  # type: ignore[no-any-return]
 
 
 class _Faulty(MetaPathFinder, Loader):
@@ -248,7 +245,7 @@ def planned_faults(paths: Iterator[Path], per_file: int) -> list[tuple[Path, int
     """Some places of each file, in random order: a run that is cut short has seen some of all."""
     draw, planned = random.Random(0), []
     for path in paths:
-        numbers = range(places(path.read_text(encoding="utf-8")))
+        numbers = range(len(places(path.read_text(encoding="utf-8"))))
         planned += [(path, place) for place in draw.sample(numbers, min(per_file, len(numbers)))]
     draw.shuffle(planned)
     return planned
@@ -258,8 +255,7 @@ def numbered_faults(path: Path) -> list[tuple[Fault, int]]:
     """Every fault of a file, and its number among those that look alike."""
     source, found, alike = path.read_text(encoding="utf-8"), [], Counter[tuple[str, str]]()
     lines = source.splitlines()
-    for place in range(places(source)):
-        _, what, line = changed(source, place)
+    for what, line in places(source):
         text = lines[line - 1].strip()
         found.append((Fault(str(path.relative_to(METHODS)), line, what, text), alike[what, text]))
         alike[what, text] += 1
@@ -281,7 +277,7 @@ def try_faults(planned: Sequence[tuple[Path, int]], work: Path, minutes: float) 
         if known.get(key, SURVIVED) == SURVIVED:
             if time.monotonic() > until:
                 continue
-            tree, _, _ = changed(path.read_text(encoding="utf-8"), place)
+            tree = changed(path.read_text(encoding="utf-8"), place)
             module = ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
             known[key] = run_tests(tests_of(path), _Faulty(module, path, tree))
             with work.open("a", encoding="utf-8") as file:
