@@ -39,7 +39,7 @@ class MyMethod(Method):
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         logits = self.network(batch.images)
         entropy = voxel_entropy(logits.log_softmax(dim=1))
-        undecided = masked_mean(entropy, open_voxels(batch.labels, batch.annotated))
+        undecided = masked_mean(entropy, open_voxels(batch.labels, batch.annotated, batch.inside))
         return {
             "supervised": supervised(logits, batch.labels, batch.annotated),
             "entropy": self.config.entropy_weight * progress.fraction * undecided,

@@ -57,7 +57,7 @@ def test_every_link_of_the_site_leads_to_a_page_or_a_copied_file(links):
     places = {links.place(path) for path in shown}
     copied = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.*")}
     broken = []
-    for path in (path for path in shown if path.suffix == ".md" or path.is_dir()):
+    for path in (path for path in shown if path.suffix in (".md", ".ipynb") or path.is_dir()):
         here = links.place(path)
         text = links.turned(links.content(path), path if path.is_dir() else path.parent, here)
         for link in found_links(links, text):
@@ -78,6 +78,15 @@ def test_a_link_to_a_file_of_the_repository_is_turned_to_its_page(links):
     assert links.turned(text, DOCS / "methods", "methods/bcp.md") == (
         "[a](../files/src/labelwise/types.py.md) `[b](types.py)` [c](naive.md#idea) [e](../index.md) [d](mailto:a@b)"
     )
+
+
+def test_a_notebook_is_a_page_of_its_cells(links):
+    page = links.content(ROOT / "examples" / "quick_start.ipynb")
+    assert page.startswith("# ")
+    assert page.count("```python\n") == page.count("\n```\n")
+    assert "model.predict(scan)" in page
+    assert "../docs/how-to/predict-in-python.md" in page
+    assert links.place(ROOT / "examples" / "quick_start.ipynb") == "files/examples/quick_start.ipynb.md"
 
 
 def test_the_reference_of_python_has_every_public_name(links):

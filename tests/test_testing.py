@@ -39,8 +39,11 @@ class Good(Method):
         certain = logits.float().square().mean(dim=1)
         return {
             "supervised": supervised(logits, batch.labels, batch.annotated),
-            "open": self.config.weight * masked_mean(certain, open_voxels(batch.labels, batch.annotated)),
+            "open": self.config.weight * masked_mean(certain, self.where(batch)),
         }
+
+    def where(self, batch):
+        return open_voxels(batch.labels, batch.annotated, batch.inside)
 
     def forward(self, batch, progress):
         return self.terms(batch)
@@ -82,6 +85,11 @@ class ForgetsGaps(Good):
         terms = self.terms(batch)
         complete = [row for row, sparse in enumerate(batch.sparse or ()) if not sparse]
         return terms | {"supervised": terms["supervised"] * (len(complete) > 0 or not batch.sparse)}
+
+
+class AsksInPadding(Good):
+    def where(self, batch):
+        return open_voxels(batch.labels, batch.annotated)
 
 
 class SupervisesWithoutLabels(Good):
@@ -171,6 +179,7 @@ BROKEN = {
     "every_term_teaches": TeachesNothing,
     "labels_of_unlabelled_cases_are_never_read": ReadsUnlabelled,
     "cases_annotated_in_parts_are_learnt_from": ForgetsGaps,
+    "what_lies_beyond_the_scan_is_not_learnt_from": AsksInPadding,
     "without_supervision_the_supervised_term_is_silent": SupervisesWithoutLabels,
     "a_class_without_a_voxel_is_no_problem": NeedsEveryClass,
     "bf16_gives_nearly_the_same_terms_in_float32": HalfPrecision,

@@ -8,6 +8,7 @@ site needs no other host.
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ PUBLIC = {
     "labelwise.formats": "src/labelwise/formats/__init__.py",
     "labelwise.metrics": "src/labelwise/metrics.py",
     "labelwise.synthetic": "src/labelwise/synthetic/__init__.pyi",
-    "labelwise.testing": "src/labelwise/testing.py",
+    "labelwise.testing": "src/labelwise/testing/__init__.py",
 }
 API = {ROOT / file: f"reference/api/{name}.md" for name, file in PUBLIC.items()}
 PLACES = {
@@ -47,6 +48,7 @@ SHOWN = {
 NOT_SEARCHED = (
     "---\nsearch:\n  exclude: true\n---\n\n"  # who searches wants the pages that explain, and a small index
 )
+NOTEBOOK = ".ipynb"
 HIDDEN = ("__pycache__", ".ipynb_checkpoints")
 CODE = re.compile(r"(^( *)```.*?^\2```|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(\]\(|\b(?:src|srcset|href)=\")([^)\"\s#]+)")
@@ -65,7 +67,7 @@ def place(path: Path) -> str:
     if path.is_relative_to(DOCS):
         return path.relative_to(DOCS).as_posix()
     name = f"files/{path.relative_to(ROOT).as_posix()}"
-    return f"{name}.md" if path.suffix in SHOWN else name
+    return f"{name}.md" if path.suffix in (*SHOWN, NOTEBOOK) else name
 
 
 def targets(text: str, folder: Path) -> Iterator[Path]:
@@ -108,7 +110,7 @@ def shown() -> list[Path]:
     """Every file and folder that the site shows: the pages of docs, those in PLACES, and all that they lead to."""
     found = [*sorted(DOCS.rglob("*.md")), *PLACES]
     for path in found:  # grows
-        if path.suffix == ".md" or path.is_dir():
+        if path.suffix in (".md", NOTEBOOK) or path.is_dir():
             folder = path if path.is_dir() else path.parent
             found += [
                 target for target in dict.fromkeys(targets(content(path), folder)) if target not in found
@@ -118,7 +120,7 @@ def shown() -> list[Path]:
 
 def is_page(path: Path) -> bool:
     """Whether a file or folder becomes a page; other files are copied as they are."""
-    return path.is_dir() or path.suffix in (*SHOWN, ".md")
+    return path.is_dir() or path.suffix in (*SHOWN, NOTEBOOK, ".md")
 
 
 def content(path: Path) -> str:
@@ -137,7 +139,15 @@ def content(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         return text
+    if path.suffix == NOTEBOOK:
+        return "\n\n".join(map(_cell, json.loads(text)["cells"])) + "\n"
     return f"{NOT_SEARCHED}# {name}\n\n````{SHOWN[path.suffix]}\n{text}````\n"
+
+
+def _cell(cell: dict[str, Any]) -> str:
+    """A cell of a notebook, which is stored without outputs."""
+    source = "".join(cell["source"])
+    return source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```"
 
 
 def _reference(name: str, file: Path) -> str:

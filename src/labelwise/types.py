@@ -8,7 +8,7 @@ What a label voxel says (checked where batches are made, by `check_batch`):
 
     c > 0     this voxel is organ c; occurs only where organ c is annotated in that case
     0         none of the case's annotated organs; background only if *all* organs are annotated
-    IGNORE    nothing is known: unlabelled case, scribble gap, padding
+    IGNORE    nothing is known: unlabelled case, scribble gap, padding (which `Batch.valid` tells apart)
 """
 
 from __future__ import annotations
@@ -220,6 +220,16 @@ class Batch(NamedTuple):
     weak_images: Tensor | None = None
     # Cases whose label file leaves voxels open (IGNORE) in a good part of the scan, also on the host; () says none.
     sparse: tuple[bool, ...] = ()
+    # (B, *S) bool: voxels of the scan. The others are padding: zeros that the scanner never saw. None: no padding.
+    valid: Tensor | None = None
+
+    @property
+    def inside(self) -> Tensor:
+        """(B, *S) bool: `valid`, also where there is no padding. Only there may a term ask for an answer."""
+        if self.valid is not None:
+            return self.valid
+        every: Tensor = self.labels == self.labels
+        return every
 
     @property
     def complete(self) -> Tensor:
@@ -276,5 +286,7 @@ def check_batch(batch: Batch) -> None:
             )
         if bool(counts[1:num_classes][~annotated[1:]].any()):
             raise DataError("a label names a structure that is not annotated in this case", case=case)
+        if batch.valid is not None and bool((case_labels[~batch.valid[row]] != IGNORE).any()):
+            raise DataError(f"padding must be {IGNORE}: nothing is known beyond the scan", case=case)
         if not bool(annotated.any()) and bool(counts[:IGNORE].any()):
             raise DataError(f"an unlabelled case must be {IGNORE} (nothing known) everywhere", case=case)

@@ -34,7 +34,9 @@ def make_views(count: int = 3, size: tuple[int, ...] = CUBE, modalities: int = 2
 
 
 def copy_of(views: Views) -> Views:
-    return Views(views.images.clone(), views.labels.clone(), {n: v.clone() for n, v in views.targets.items()})
+    targets = {name: values.clone() for name, values in views.targets.items()}
+    valid = None if views.valid is None else views.valid.clone()
+    return Views(views.images.clone(), views.labels.clone(), targets, valid=valid)
 
 
 def apply(
@@ -497,3 +499,24 @@ def test_the_weak_view_is_moved_like_the_image_and_keeps_its_intensities():
     assert torch.equal(found.weak, expected.images)
     assert not torch.equal(found.images, expected.images)
     assert expected.weak is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rotation_degrees": always(30)},
+        {"scale": always(0.6)},
+        {"shift": always(0.3)},
+        {"elastic": always(0.3)},
+        {"mirror_axes": (0, 2), "quarter_turns": True},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_the_mask_of_the_scan_moves_as_the_labels_do(settings):
+    """Everything is labelled here, so what is no padding is what has a label; also where a turn leaves the patch."""
+    views = make_views()
+    views.labels[..., 12:] = IGNORE
+    found = apply(views._replace(valid=views.labels != IGNORE), **settings)
+    assert found.valid is not None
+    assert found.valid.equal(found.labels != IGNORE)
+    assert not found.valid.all()

@@ -285,3 +285,28 @@ def test_sides_are_not_swapped_beside_targets_that_were_made_before(cohort):
     swap = AugmentConfig(preset="none", mirror_axes=(0,), sides="swap")
     with pytest.raises(ConfigError, match="whose targets are made before"):
         batches(store, cases, space, SAMPLING, swap, seed=0, total=1, extra_targets={"masks": organ_masks})
+
+
+def test_padding_is_told_from_voxels_without_a_label(cohort):
+    """A patch of 32 x 8 x 8 around scans of 20 to 24 x 18 x 14 to 22: also in cases without any label."""
+    sampling = replace(SAMPLING, patch_size=(32, 8, 8))
+    lengths = {name: scan(number).shape[0] for name, number in NUMBERS.items()}
+    seen = set()
+    for batch in load(cohort, sampling=sampling, total=8):
+        assert batch.valid is not None
+        assert batch.inside is batch.valid
+        assert (batch.images[:, 0][~batch.valid] == 0).all()
+        assert (batch.labels[~batch.valid] == IGNORE).all()
+        for case, valid in zip(batch.case_ids, batch.valid, strict=True):
+            assert valid.any(dim=2).any(dim=1).sum() == lengths[case]
+            assert valid.sum() == lengths[case] * 64
+        seen.update(batch.case_ids)
+    assert {"bare", "hidden"} & seen
+
+
+def test_a_label_in_padding_is_refused(cohort):
+    (batch,) = islice(load(cohort), 1)
+    assert batch.valid is not None
+    nowhere = torch.zeros_like(batch.valid)
+    with pytest.raises(DataError, match="nothing is known beyond the scan"):
+        check_batch(batch._replace(valid=nowhere))

@@ -272,6 +272,17 @@ def test_the_augmented_view_is_a_copy():
     assert not differs.all(), "each change happens in every second case"
 
 
+def test_brightness_is_a_factor_within_the_bounds_and_even_between_them():
+    """Contrast and blur leave a constant image alone; U(0.8, 1.2) has the mean 1, its inverse 1.014."""
+    torch.manual_seed(0)
+    factors = perturbed(torch.ones(4000, 1, 4, 4), 0.2).mean(dim=(1, 2, 3))
+    changed = factors[(factors - 1).abs() > 1e-6]
+    assert len(changed) > 1500
+    assert 0.8 - 1e-5 < changed.min() < 0.81
+    assert 1.19 < changed.max() < 1.2 + 1e-5
+    assert abs(changed.double().mean().item() - 1) < 4 * 0.4 / (12 * len(changed)) ** 0.5
+
+
 def test_a_wrong_number_of_windows_is_refused():
     with pytest.raises(ConfigError, match="windows"):
         make_method("arco_pretraining", dims=2, settings={"windows": (2, 2, 2)})

@@ -105,3 +105,12 @@ def test_masked_batch_norm_learns_nothing_from_fewer_than_two_rows():
         assert result.isfinite().all()
     assert norm.running_mean.tolist() == [0, 0]
     assert norm.running_var.tolist() == [1, 1]
+
+
+def test_a_case_that_offered_more_is_drawn_as_often_as_if_all_had_been_kept():
+    """Four vectors stand for eight, two for two: 8 of 10 draws; within four standard errors of 1500 draws."""
+    memory = small_memory()
+    memory.write(both(entry("a", 1, (8, 0)), entry("b", 2, (2, 0))))
+    torch.manual_seed(0)
+    first = torch.stack([memory.draw(1, 1).vectors[0, 0] for _ in range(1500)])
+    assert abs((first == 1).double().mean().item() - 0.8) < 4 * (0.8 * 0.2 / 1500) ** 0.5

@@ -233,3 +233,12 @@ def test_the_background_wins_where_no_organ_is_more_likely_than_not():
     scores = method.predictor().eval()(make_batch("full", size=16).images)
     assert scores.shape == (1, 4, 16, 16, 16)
     assert scores.argmax(dim=1).max().item() == 0
+
+
+def test_the_condition_is_the_organ_that_is_asked_for():
+    method = make_method("conemos", dims=2)
+    told = []
+    method.network.film.register_forward_hook(lambda module, inputs, output: told.append(inputs[0]))
+    images = make_batch("full", dims=2).images
+    method.network.answer(images, torch.tensor([0, 0]), torch.tensor([2, 0]))
+    assert told[0].int().tolist() == [[0, 0, 1], [1, 0, 0]]

@@ -63,7 +63,7 @@ def test_a_box_brings_the_image_the_labels_and_what_is_annotated_of_the_same_cas
     batch = make_batch("full", "partial", "none", dims=2)
     marks = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 32, 32)
     target, trust = batch.labels * 0, marks[:, 0]
-    images, labels, annotated, _, mixed_trust = splice(
+    images, labels, annotated, _, mixed_trust, _ = splice(
         batch._replace(images=marks), Targets(target, trust), method.config
     )
     origin = images[:, 0].long()

@@ -166,12 +166,12 @@ class EmaTeacher(nn.Module):
         self.network = copy.deepcopy(student).requires_grad_(False)
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        """Whatever the network returns, without a gradient."""
+    def forward(self, images: Tensor, *further: Tensor) -> Tensor:
+        """Whatever the network returns for these, without a gradient."""
         if self.statistics == "eval":
             follow_statistics(self.network, images)
             self.network.eval()  # the loop turns everything to training mode again, before each part of the training
-        return self.network(images)  # type: ignore[no-any-return]
+        return self.network(images, *further)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def follow(self, student: nn.Module, progress: Progress) -> None:

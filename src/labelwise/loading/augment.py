@@ -252,6 +252,9 @@ class Views(NamedTuple):
     targets: Mapping[str, Tensor]  # (B, K, *S) float32 each
     # (B, M, *S): the images before their intensities were changed, where somebody asked for them
     weak: Tensor | None = None
+    valid: Tensor | None = (
+        None  # (B, *S) bool: voxels of the scan; false beyond it, and where nothing was read
+    )
     swapped: tuple[int, ...] = ()  # rows that were mirrored along x and have the labels of the other side
 
 
@@ -295,7 +298,7 @@ def _move(
     changes = torch.cat([(matrix - torch.eye(dims)).flatten(1), shift, points.flatten(1)], dim=1)
     rows = (changes != 0).any(1).nonzero().flatten()
 
-    result = Views(*_each(views, lambda patches: warp.centre(patches, size).contiguous()))
+    result = _each(views, lambda patches: warp.centre(patches, size).contiguous())
     if len(rows) == 0:
         return result
     bending = None
@@ -304,6 +307,8 @@ def _move(
     grid = warp.sampling_grid(matrix[rows], shift[rows], size, read, device=device, bending=bending)
     result.images[rows] = warp.resample(views.images[rows], grid)
     result.labels[rows] = warp.resample_labels(views.labels[rows], grid)
+    if result.valid is not None and views.valid is not None:
+        result.valid[rows] = warp.resample_mask(views.valid[rows], grid)
     for name, targets in views.targets.items():
         result.targets[name][rows] = warp.resample_targets(targets[rows], grid)
     return result
@@ -367,20 +372,21 @@ def _turn_and_mirror(
         each = zip(patches, turns, mirrored, strict=True)
         return torch.stack([warp.turn_and_mirror(patch, k, axes, dims) for patch, k, axes in each])
 
-    images, labels, targets = _each(views, moved)
+    result = _each(views, moved)
     if other_side is None:
-        return Views(images, labels, targets)
+        return result
     swapped = tuple(row for row, axes in enumerate(mirrored) if LEFT_RIGHT in axes)
     table = torch.arange(256, dtype=torch.uint8)
     table[: len(other_side)] = torch.tensor(other_side, dtype=torch.uint8)
     rows = list(swapped)
-    labels[rows] = table.to(labels.device)[labels[rows].int()]
-    return Views(images, labels, targets, swapped=swapped)
+    result.labels[rows] = table.to(result.labels.device)[result.labels[rows].int()]
+    return result._replace(swapped=swapped)
 
 
-def _each(views: Views, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def _each(views: Views, function: Callable[[Tensor], Tensor]) -> Views:
     targets = {name: function(values) for name, values in views.targets.items()}
-    return function(views.images), function(views.labels), targets
+    valid = None if views.valid is None else function(views.valid)
+    return Views(function(views.images), function(views.labels), targets, valid=valid)
 
 
 def _change_intensity(images: Tensor, config: AugmentConfig, generator: Generator) -> None:

@@ -85,10 +85,12 @@ def _iterate(dataset: StepDataset, steps: range, workers: int, device: torch.dev
             raise item
         reading = item if dataset.augments else dataset.augment(_travelled(item, device), step)
         on_host = tuple(tuple(row) for row in reading.annotated.tolist())
-        images, labels, targets, weak, _ = reading.views
+        images, labels, targets, weak, valid, _ = reading.views
         annotated = reading.annotated.to(device, non_blocking=True)
         sparse = tuple(case in dataset.sparse for case in reading.case_ids)
-        batch = Batch(images, labels.long(), annotated, reading.case_ids, targets, on_host, weak, sparse)
+        batch = Batch(
+            images, labels.long(), annotated, reading.case_ids, targets, on_host, weak, sparse, valid
+        )
         if step < steps.start + CHECKED_BATCHES:
             check_batch(batch)
         yield batch
@@ -204,13 +206,15 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
         size = self.augmentation.read_size(self.sampling.patch_size)
         images = np.empty((len(draws), stored[0].modalities, *size), np.float32)
         labels = np.empty((len(draws), *size), np.uint8)
+        valid = np.zeros((len(draws), *size), np.bool_)
         for row, (draw, case) in enumerate(zip(draws, stored, strict=True)):
             _check_modalities(case, images.shape[1])
             corner = self._corner(draw, case, size)
             case.read_image(corner, images[row])
             case.read_labels(corner, labels[row], self.tables[draw.case])
+            valid[row][_of_the_scan(corner, case.shape, size)] = True
         if self.sampling.dims == 2:
-            images, labels = images[..., 0], labels[..., 0]
+            images, labels, valid = images[..., 0], labels[..., 0], valid[..., 0]
         annotated = self.annotated[[draw.case for draw in draws]]
         spacing_mm = np.array([case.spacing_mm for case in stored])
         targets = {
@@ -222,6 +226,7 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
                 torch.from_numpy(images),
                 torch.from_numpy(labels),
                 {name: torch.as_tensor(values, dtype=torch.float32) for name, values in targets.items()},
+                valid=torch.from_numpy(valid),
             ),
             torch.from_numpy(annotated),
             torch.from_numpy(spacing_mm).float(),
@@ -257,6 +262,14 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
         return x, y, z
 
 
+def _of_the_scan(corner: Corner, shape: Corner, size: Corner) -> tuple[slice, ...]:
+    """The part of a patch of `size` at `corner` that lies in a scan of `shape`."""
+    return tuple(
+        slice(min(max(-low, 0), length), max(min(end - low, length), 0))
+        for low, end, length in zip(corner, shape, size, strict=True)
+    )
+
+
 def _shared(reading: Reading) -> Reading | ResourceError:
     """What a worker sends, in memory that it shares with the training process.
 
@@ -289,10 +302,11 @@ def _check_modalities(case: StoredCase, expected: int) -> None:
 
 
 def _travelled(reading: Reading, device: torch.device) -> Reading:
-    images, labels, targets, *_ = reading.views
+    images, labels, targets, _, valid, _ = reading.views
     views = Views(
         images.to(device, non_blocking=True),
         labels.to(device, non_blocking=True),
         {name: values.to(device, non_blocking=True) for name, values in targets.items()},
+        valid=None if valid is None else valid.to(device, non_blocking=True),
     )
     return reading._replace(views=views)

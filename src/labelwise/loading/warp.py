@@ -69,6 +69,14 @@ def resample_labels(labels: Tensor, grid: Tensor) -> Tensor:
     return (nearest[:, 0] + IGNORE).to(torch.uint8)
 
 
+def resample_mask(mask: Tensor, grid: Tensor) -> Tensor:
+    """(B, *R) bool -> (B, *S) bool, the nearest voxel, false outside."""
+    nearest = F.grid_sample(
+        mask[:, None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False
+    )
+    return nearest[:, 0] > 0
+
+
 def resample_targets(targets: Tensor, grid: Tensor) -> Tensor:
     """(B, K, *R) -> (B, K, *S), linear, continued at the border: a distance does not fall to 0 there."""
     return F.grid_sample(targets, grid, mode="bilinear", padding_mode="border", align_corners=False)

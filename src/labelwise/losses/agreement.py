@@ -237,7 +237,9 @@ def sharpen(logits: Tensor, temperature: float, possible: Tensor | None = None) 
     return scaled.softmax(dim=1)
 
 
-def mutual_region(labels: Tensor, annotated: Tensor, region: Region) -> tuple[Tensor, Tensor]:
+def mutual_region(
+    labels: Tensor, annotated: Tensor, region: Region, inside: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Where outputs should agree, and on which classes.
 
     "open": where the labels leave several classes possible, on one of these. "all": in addition everywhere in complete
@@ -246,13 +248,15 @@ def mutual_region(labels: Tensor, annotated: Tensor, region: Region) -> tuple[Te
     Shapes
         labels      (B, *S)     int64 in [0, C) or IGNORE
         annotated   (B, C)      bool
+        inside      (B, *S)     bool, `Batch.inside`; None: everywhere
         returns     (B, *S) bool and (B, C, *S) bool
     """
-    where, possible = open_voxels(labels, annotated), possible_classes(labels, annotated)
+    where, possible = open_voxels(labels, annotated, inside), possible_classes(labels, annotated)
     if region == "open":
         return where, possible
     complete = annotated[:, 1:].all(dim=1).view(-1, *(1 for _ in labels.shape[1:]))
-    return where | complete, possible | complete.unsqueeze(1)
+    everywhere = complete if inside is None else complete & inside
+    return where | everywhere, possible | complete.unsqueeze(1)
 
 
 def mutual_consistency(

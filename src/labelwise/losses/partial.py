@@ -159,16 +159,18 @@ def possible_classes(labels: Tensor, annotated: Tensor) -> Tensor:
     return possible
 
 
-def open_voxels(labels: Tensor, annotated: Tensor) -> Tensor:
+def open_voxels(labels: Tensor, annotated: Tensor, inside: Tensor | None = None) -> Tensor:
     """Where the labels leave more than one class possible: consistency terms act there.
 
     Shapes
         labels      (B, *S)  int64 in [0, C) or IGNORE
         annotated   (B, C) or (B, C, *S) bool
+        inside      (B, *S)  bool, `Batch.inside`: padding is not open, it is nothing; None: there is none
         returns     (B, *S)  bool
     """
     incomplete = ~_known_organs(labels, annotated)[:, 1:].all(dim=1)
-    return (labels == IGNORE) | ((labels == 0) & incomplete)
+    is_open = (labels == IGNORE) | ((labels == 0) & incomplete)
+    return is_open if inside is None else is_open & inside
 
 
 def marginal_cross_entropy(logits: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:

@@ -104,15 +104,17 @@ class Cps(Method):
             return (logits[0].sum() + logits[1].sum()) * 0
         labels, annotated = select_rows(batch.labels, rows), select_rows(batch.annotated, rows)
         first, second = (select_rows(z, rows) for z in logits)
+        inside = select_rows(batch.inside, rows)
         opinions = first.detach(), second.detach()
         if self.config.cut_mix:
             splice = self.splicer(batch, rows)
             images = splice(select_rows(batch.images, rows))
             labels, annotated = splice(labels), splice(_per_voxel(annotated, labels))
+            inside = splice(inside)
             opinions = splice(opinions[0]), splice(opinions[1])
             first, second = self.first(images), self.second(images)
         targets = [self.targets(opinion, labels, annotated) for opinion in opinions]
-        where = open_voxels(labels, annotated) if open_only else None
+        where = open_voxels(labels, annotated, inside) if open_only else inside
         return cross_teaching(first, second, targets[0], targets[1], where)
 
     def targets(self, opinion: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:

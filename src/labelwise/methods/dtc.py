@@ -84,10 +84,11 @@ class DualTaskConsistency(Method):
     def consistency(self, answers: Answers, batch: Batch) -> Tensor:
         """Mean squared difference between the segmentation and the mask that the distances stand for."""
         apart = (self.mask_of(answers.distances) - full_precision(answers.logits).sigmoid()).square()
+        inside = batch.inside.unsqueeze(1).expand_as(apart)
         if self.config.consistency_on == "all":
-            return apart.mean()
+            return masked_mean(apart, inside)
         _, known = organ_answers(batch.labels, batch.annotated)
-        return masked_mean(apart, ~known)
+        return masked_mean(apart, ~known & inside)
 
     def mask_of(self, distances: Tensor) -> Tensor:
         """T(z): a smooth step from 1 inside to 0 outside, one half on the surface."""

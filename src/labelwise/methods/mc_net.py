@@ -130,7 +130,9 @@ class MutualDecoders(Method):
         """Squared distance of each decoder's probabilities to the sharpened ones of each other decoder."""
         if self.config.consistency_on == "open" and not batch.incomplete_rows:
             return torch.stack([logits.sum() for logits in outputs]).sum() * 0
-        where, possible = mutual_region(batch.labels, batch.annotated, self.config.consistency_on)
+        where, possible = mutual_region(
+            batch.labels, batch.annotated, self.config.consistency_on, batch.valid
+        )
         return mutual_consistency(
             outputs,
             where,

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import ConfigDict, Field, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -89,9 +88,8 @@ class MeanTeacher(Method):
         labels, annotated = select_rows(batch.labels, rows), select_rows(batch.annotated, rows)
         noisy = add_noise(select_rows(batch.images, rows), self.config.noise_std, self.config.noise_clip)
         teacher_probabilities = complete(self.teacher(noisy).softmax(dim=1), labels, annotated)
-        where = open_voxels(labels, annotated)
-        if self.config.consistency_on == "all":
-            where = torch.ones_like(where)
+        inside = select_rows(batch.inside, rows)
+        where = inside if self.config.consistency_on == "all" else open_voxels(labels, annotated, inside)
         return squared_difference(select_rows(logits, rows).softmax(dim=1), teacher_probabilities, where)
 
     def weight(self, progress: Progress) -> float:

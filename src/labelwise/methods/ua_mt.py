@@ -90,8 +90,9 @@ class UncertaintyAwareMeanTeacher(Method):
         rows = batch.incomplete_rows
         if not rows:
             return logits.sum() * 0
-        images, labels, annotated = (
-            select_rows(values, rows) for values in (batch.images, batch.labels, batch.annotated)
+        images, labels, annotated, inside = (
+            select_rows(values, rows)
+            for values in (batch.images, batch.labels, batch.annotated, batch.inside)
         )
         teacher_probabilities = complete(self.noisy_pass(images).exp(), labels, annotated)
         repeated = mean_log_probability(self.noisy_pass(images) for _ in range(self.config.passes))
@@ -99,7 +100,7 @@ class UncertaintyAwareMeanTeacher(Method):
         certain = (
             uncertainty < self.threshold(progress) * possible_classes(labels, annotated).sum(dim=1).log()
         )
-        where = certain & open_voxels(labels, annotated)
+        where = certain & open_voxels(labels, annotated, inside)
         return squared_difference(select_rows(logits, rows).softmax(dim=1), teacher_probabilities, where)
 
     def noisy_pass(self, images: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ class UniMatch(Method):
         if not rows:
             return {**terms, "strong_views": logits.sum() * 0, "feature_dropout": logits.sum() * 0}
         targets = self.targets(
-            select_rows(logits, rows), select_rows(batch.labels, rows), select_rows(batch.annotated, rows)
+            *(select_rows(part, rows) for part in (logits, batch.labels, batch.annotated, batch.inside))
         )
         strong = self.strong_views(select_rows(batch.images, rows), targets)
         terms["strong_views"] = self.config.views_weight * strong
@@ -114,13 +114,15 @@ class UniMatch(Method):
         logits: Tensor = self.student.head(self.student.decoder(features)[-1])
         return logits[: len(images)], logits[len(images) :]
 
-    def targets(self, logits: Tensor, labels: Tensor, annotated: Tensor) -> Targets:
+    def targets(
+        self, logits: Tensor, labels: Tensor, annotated: Tensor, inside: Tensor | None = None
+    ) -> Targets:
         """Hard labels where the weak view is sure; where the labels decide, they are the target."""
         probabilities = complete(logits.softmax(dim=1), labels, annotated)
         certainty, best = probabilities.max(dim=1)
-        counted = torch.ones_like(labels, dtype=torch.bool)
+        counted = torch.ones_like(labels, dtype=torch.bool) if inside is None else inside
         if self.config.consistency_on == "open":
-            counted = open_voxels(labels, annotated)
+            counted = open_voxels(labels, annotated, inside)
         return Targets(best.where(counted & (certainty >= self.config.threshold), IGNORE), counted)
 
     def strong_views(self, images: Tensor, targets: Targets) -> Tensor:

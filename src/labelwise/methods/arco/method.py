@@ -65,6 +65,7 @@ class View(NamedTuple):
     target: Tensor  # (B, *S) int64: label where it is known, else pseudo-label; IGNORE takes part in nothing
     open: Tensor  # (B, *S) bool: the target is a pseudo-label
     confidence: Tensor  # (B, *S) of the target; 1 where it is known
+    inside: Tensor  # (B, *S) bool: no padding
 
 
 class Selection(NamedTuple):
@@ -121,8 +122,9 @@ class Arco(Method):
         logits, representation = self.student(view.images)
         taught_logits, taught = self.teach(view.images)
         selection = self.selection(view, annotated, logits, taught_logits, progress)
-        maps = pooled(representation, len(rows), config.neighbour_bins)
-        taught_maps = pooled(taught, len(rows), config.neighbour_bins)
+        inside = view.inside.unsqueeze(1)
+        maps = pooled(representation * inside, len(rows), config.neighbour_bins)
+        taught_maps = pooled(taught * inside, len(rows), config.neighbour_bins)
         self.entries = self.remembered(taught, selection.negatives, taught_maps, batch)
         on = float(progress.step >= config.warm_up * progress.total)
         return {
@@ -140,11 +142,12 @@ class Arco(Method):
         """The complete cases as they came, then the incomplete ones, each with a box of another one."""
         images, labels = select_rows(batch.images, complete_rows), select_rows(batch.labels, complete_rows)
         certain = torch.ones(labels.shape, device=labels.device)
-        known = View(images, labels, labels, torch.zeros_like(labels, dtype=torch.bool), certain)
+        nothing = torch.zeros_like(labels, dtype=torch.bool)
+        known = View(images, labels, labels, nothing, certain, select_rows(batch.inside, complete_rows))
         if not rows:
             return known
         mine = self.guessed(
-            *(select_rows(part, rows) for part in (batch.images, batch.labels, batch.annotated))
+            *(select_rows(part, rows) for part in (batch.images, batch.labels, batch.annotated, batch.inside))
         )
         other = equal_partners([batch.annotated_rows[row] for row in rows])
         shape, device = batch.images.shape[2:], batch.images.device
@@ -154,11 +157,12 @@ class Arco(Method):
             mixed = mixed._replace(images=perturbed(mixed.images, self.config.jitter))
         return View(*(torch.cat(parts) for parts in zip(known, mixed, strict=True)))
 
-    def guessed(self, images: Tensor, labels: Tensor, annotated: Tensor) -> View:
+    def guessed(self, images: Tensor, labels: Tensor, annotated: Tensor, inside: Tensor) -> View:
         """Incomplete cases as the teacher sees them."""
         probabilities = self.teach(images)[0].softmax(dim=1)
         confidence, target = complete(probabilities, labels, annotated).max(dim=1)
-        return View(images, labels, target, open_voxels(labels, annotated), confidence)
+        target = target.where(inside, IGNORE)
+        return View(images, labels, target, open_voxels(labels, annotated, inside), confidence, inside)
 
     def supervised(self, logits: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
         """Cross-entropy plus Dice, the background included."""

@@ -25,6 +25,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from labelwise.components.choose import labels_at
 from labelwise.components.teachers import Decay, EmaTeacher
 from labelwise.components.views import sometimes_blurred
 from labelwise.errors import ConfigError
@@ -135,8 +136,8 @@ class ArcoPretraining(Method):
         config = self.config
         plain, changed = batch.images, perturbed(batch.images, config.jitter)
         views = (changed, plain) if config.augmented_view == "student" else (plain, changed)
-        logits, image, window_maps = self.student(views[0])
-        told_image, told_maps = self.teacher_view(views[1])
+        logits, image, window_maps = self.student(views[0], batch.inside)
+        told_image, told_maps = self.teacher_view(views[1], batch.inside)
         windows = as_windows(self.window_predictor(window_maps))
         told_windows = as_windows(told_maps)
         self.entries = self.remembered(told_image, told_windows, batch)
@@ -154,9 +155,9 @@ class ArcoPretraining(Method):
             "window_relation": config.window_weight * self.relation(windows, told_windows, self.windows),
         }
 
-    def teacher_view(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def teacher_view(self, images: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
         """Embedding of the images and maps of their windows, without a gradient."""
-        _, image, maps = cast(tuple[Tensor, Tensor, Tensor], self.teacher(images))
+        _, image, maps = cast(tuple[Tensor, Tensor, Tensor], self.teacher(images, inside))
         return image, maps
 
     def relation(self, student: Tensor, teacher: Tensor, memory: RingMemory) -> Tensor:
@@ -199,12 +200,18 @@ class RelationNet(nn.Module):
         self.image_head = two_layers(width, width, IMAGE_FEATURES)
         self.window_head = two_convolutions(nets.dims, nets.num_classes, 2 * nets.num_classes)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (B, M, *S) -> logits (B, C, *S), embeddings (B, IMAGE_FEATURES), maps (B, C, *windows * BINS)."""
+    def forward(self, images: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (B, M, *S) -> logits (B, C, *S), embeddings (B, IMAGE_FEATURES), maps (B, C, *windows * BINS).
+
+        `inside` (B, *S) bool tells the scan from padding, which has no part in embeddings and maps; None: no padding.
+        """
+        inside = (images[:, 0] == images[:, 0]) if inside is None else inside
         scales = self.network.decoder(self.network.encoder(images))
         logits = self.network.head(scales[-1])
-        image = self.image_head(scales[0].flatten(2).mean(dim=2))
-        return logits, image, self.window_head(pool_windows(logits, self.windows))
+        coarse = labels_at(inside, scales[0].shape[2:]).flatten(1).unsqueeze(1)
+        image = (scales[0].flatten(2) * coarse).sum(dim=2) / coarse.sum(dim=2).clamp_min(1)
+        maps = self.window_head(pool_windows(logits * inside.unsqueeze(1), self.windows))
+        return logits, self.image_head(image), maps
 
 
 def two_layers(before: int, hidden: int, after: int) -> nn.Sequential:

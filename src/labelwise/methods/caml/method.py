@@ -166,7 +166,9 @@ class CAML(Method):
         """Squared distance of each network's probabilities to the sharpened ones of the other."""
         if self.config.consistency_on == "open" and not batch.incomplete_rows:
             return silent(outputs)
-        where, possible = mutual_region(batch.labels, batch.annotated, self.config.consistency_on)
+        where, possible = mutual_region(
+            batch.labels, batch.annotated, self.config.consistency_on, batch.valid
+        )
         return mutual_consistency(
             outputs,
             where,
@@ -211,7 +213,11 @@ class CAML(Method):
         first, second = (complete(logits.softmax(dim=1), batch.labels, batch.annotated) for logits in outputs)
         certainty, classes = first.max(dim=1)
         incomplete = batch.incomplete.view(-1, *(1 for _ in batch.labels.shape[1:]))
-        agree = open_voxels(batch.labels, batch.annotated) & incomplete & (classes == second.argmax(dim=1))
+        agree = (
+            open_voxels(batch.labels, batch.annotated, batch.valid)
+            & incomplete
+            & (classes == second.argmax(dim=1))
+        )
         each = min(self.config.rows_per_class, max(self.config.max_rows // first.shape[1], 1))
         index, valid = most_certain(
             certainty.flatten(), classes.flatten(), agree.flatten(), first.shape[1], each

@@ -198,9 +198,9 @@ class DKUXNet(Method):
         nothing = seen.logits[0].sum() * 0
         if not any(weights):
             return nothing, nothing
-        where = None
+        where = batch.valid
         if self.config.consistency_on == "open":
-            where = open_voxels(batch.labels, batch.annotated)
+            where = open_voxels(batch.labels, batch.annotated, where)
         strong, weak = seen.logits[0].softmax(dim=1).chunk(2)
         sample = None
         if self.config.contrast == "voxel":
@@ -241,7 +241,7 @@ class DKUXNet(Method):
         """
         mean = (strong + weak).detach() / 2
         classes = complete(mean, batch.labels, batch.annotated).argmax(dim=1)
-        valid = torch.ones_like(classes, dtype=torch.bool) if where is None else where
+        valid = batch.inside if where is None else where
         if self.config.negatives == "cross_group":
             certain = (strong.argmax(dim=1) == weak.argmax(dim=1)) & (mean.amax(dim=1) > CERTAIN)
             valid = valid & (certain | ~open_voxels(batch.labels, batch.annotated))

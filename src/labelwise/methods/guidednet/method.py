@@ -99,7 +99,8 @@ class Answers(NamedTuple):
     own: Tensor  # (B, N, C) bool: labelled with the class
     known: Tensor  # (B, N, C) bool: whether the voxel has the class is known
     rows: list[int]  # whose means each case is compared with
-    cases: Tensor  # (B, 1, 1) bool: anything is annotated
+    cases: Tensor  # (B, N, 1) bool: anything is annotated in the case, and the voxel is no padding
+    inside: Tensor  # (B, N, 1) bool: the voxel is no padding
 
 
 class GuidedNet(Method):
@@ -191,8 +192,9 @@ class GuidedNet(Method):
         place: Place = (..., *(slice(start, None, step) for start in starts))
         own, known = knowledge(batch.labels[place].flatten(1), batch.annotated)
         rows = rows_of_means(self.config.means_over, annotated)
-        cases = batch.annotated[:, 1:].any(dim=1).view(-1, 1, 1)
-        return Answers(place, own, known, rows, cases)
+        inside = batch.inside[place].flatten(1).unsqueeze(2)
+        cases = batch.annotated[:, 1:].any(dim=1).view(-1, 1, 1) & inside
+        return Answers(place, own, known, rows, cases, inside)
 
     def mixture_of_network(self, view: View, answers: Answers) -> tuple[dict[str, Tensor], Tensor]:
         """The terms that concern one network, and its responses (B, N, C)."""
@@ -206,7 +208,7 @@ class GuidedNet(Method):
         terms = {
             "label": mean_over_known(by_label, answers.known & present),
             "self": mean_over_known(tie, answers.cases & present),
-            "rectify": mean_over_known(tie, ~answers.known & present),
+            "rectify": mean_over_known(tie, ~answers.known & answers.inside & present),
             "apart": shared_overlap(means),
         }
         return terms, responses
@@ -228,7 +230,9 @@ class GuidedNet(Method):
         predictions = [logits.argmax(dim=1) for logits in (first, second)]
         weights = self.learn_class_weights(predictions, batch, progress)
         targets = self.pseudo_labels([first, second], predictions, batch)
-        where = open_voxels(batch.labels, batch.annotated) if self.config.consistency_on == "open" else None
+        where = batch.inside
+        if self.config.consistency_on == "open":
+            where = open_voxels(batch.labels, batch.annotated, where)
         if not self.config.class_weighted:
             weights = torch.ones_like(weights)
         return pseudo_cross_entropy(

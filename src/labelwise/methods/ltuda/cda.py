@@ -81,7 +81,9 @@ class Targets(NamedTuple):
 
     truth: Tensor  # (B, C - 1, *S) bool: where each organ is annotated
     known: Tensor  # (B, C - 1, *S) bool: where that is known
-    completed: Tensor  # (B, *S) int64 in [0, C), IGNORE only where an annotated case leaves a voxel out
+    completed: (
+        Tensor  # (B, *S) int64 in [0, C), IGNORE where an annotated case leaves a voxel out, and in padding
+    )
     guessed: Tensor  # (B, *S) int64 in [0, C): the teacher's organs that are not annotated
 
 
@@ -161,7 +163,7 @@ def views(batch: Batch, teacher: EmaTeacher, config: LtudaConfig) -> list[View]:
     guesses = teacher_labels(
         teacher(batch.images), batch.annotated, config.threshold, restrict=config.restrict_to_unknown
     )
-    targets = complete_targets(batch.labels, batch.annotated, guesses)
+    targets = complete_targets(batch.labels, batch.annotated, guesses, batch.valid)
     weak = View(batch.images, targets)
     if not config.cut_mix:
         return [weak] * (1 + STRONG_VIEWS)
@@ -195,7 +197,9 @@ def teacher_labels(logits: Tensor, annotated: Tensor, threshold: float, *, restr
     return torch.where(strongest >= threshold, organ + 1, 0)
 
 
-def complete_targets(labels: Tensor, annotated: Tensor, guesses: Tensor) -> Targets:
+def complete_targets(
+    labels: Tensor, annotated: Tensor, guesses: Tensor, inside: Tensor | None = None
+) -> Targets:
     """Labels completed by a teacher's guesses about the organs that are not annotated.
 
     Where the teacher sees an annotated organ that the label denies, the voxel becomes background.
@@ -204,6 +208,7 @@ def complete_targets(labels: Tensor, annotated: Tensor, guesses: Tensor) -> Targ
         labels      (B, *S) int64 in [0, C) or IGNORE
         annotated   (B, C)  bool
         guesses     (B, *S) int64 in [0, C)
+        inside      (B, *S) bool, `Batch.inside`; None: everywhere
     """
     organs = annotated.clone()
     organs[:, 0] = False
@@ -212,6 +217,8 @@ def complete_targets(labels: Tensor, annotated: Tensor, guesses: Tensor) -> Targ
     left_out = labels == IGNORE
     # Everything is IGNORE in an unlabelled case; there the teacher alone speaks.
     says_so = left_out & _over_space(organs.any(dim=1), labels.ndim)
+    if inside is not None:
+        says_so = says_so | ~inside
     is_organ = (labels > 0) & ~left_out
     completed = torch.where(is_organ, labels, guessed).masked_fill(says_so, IGNORE)
     return Targets(*organ_answers(labels, annotated), completed, guessed)

@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from labelwise.losses.partial import OverlapSums, dice_loss, full_precision, overlap_sums
+from labelwise.components.choose import labels_at
+from labelwise.losses.partial import OverlapSums, dice_loss, full_precision, masked_mean, overlap_sums
 from labelwise.types import IGNORE
 
 SMALLEST = 1e-10  # of a probability under a logarithm: without a bound the published training diverges
@@ -100,7 +101,7 @@ def _two_sided_dice(organ: OverlapSums, count: Tensor) -> Tensor:
     return (dice_loss(organ, numerator=0.0) + dice_loss(complement, numerator=0.0)) / 2
 
 
-def class_affinity(probabilities: Tensor) -> Tensor:
+def class_affinity(probabilities: Tensor, inside: Tensor | None = None) -> Tensor:
     """Cosine between the probability maps of each two classes of a case, as vectors over its voxels.
 
     It follows from the scalar products of the maps, so no normalised copy of them is made, and the bounded copy of
@@ -108,16 +109,19 @@ def class_affinity(probabilities: Tensor) -> Tensor:
 
     Shapes
         probabilities   (B, C, *S)  float, after softmax
+        inside          (B, *S)     bool, `Batch.inside`: the voxels of the maps; None: all
         returns         (B, C, C)   float32 in [0, 1], symmetric, 1 on the diagonal
     """
     maps = full_precision(probabilities)
     with torch.autocast(device_type=maps.device.type, enabled=False):
-        products = cast(Tensor, checkpoint(_products, maps, use_reentrant=False, preserve_rng_state=False))
+        products = cast(
+            Tensor, checkpoint(_products, maps, inside, use_reentrant=False, preserve_rng_state=False)
+        )
     norms = products.diagonal(dim1=1, dim2=2).sqrt().clamp_min(SMALLEST_NORM)
     return products / (norms.unsqueeze(1) * norms.unsqueeze(2))
 
 
-def classwise_orthogonal_loss(probabilities: Tensor) -> Tensor:
+def classwise_orthogonal_loss(probabilities: Tensor, inside: Tensor | None = None) -> Tensor:
     """How far the class maps of a case are from being orthogonal: cross-entropy of the affinities to the identity.
 
     Mean over cases and classes j of ``logsumexp_i A_ij - A_jj`` with A as in `class_affinity`, the background
@@ -125,6 +129,7 @@ def classwise_orthogonal_loss(probabilities: Tensor) -> Tensor:
 
     Shapes
         probabilities   (B, C, *S)  float, after softmax
+        inside          (B, *S)     bool, as in `class_affinity`
         returns         ()
 
     Example
@@ -132,38 +137,52 @@ def classwise_orthogonal_loss(probabilities: Tensor) -> Tensor:
         >>> classwise_orthogonal_loss(identical)  # log 2
         tensor(0.6931)
     """
-    affinity = class_affinity(probabilities)
+    affinity = class_affinity(probabilities, inside)
     return (affinity.logsumexp(dim=1) - affinity.diagonal(dim1=1, dim2=2)).mean()
 
 
-def _products(probabilities: Tensor) -> Tensor:
+def _products(probabilities: Tensor, inside: Tensor | None) -> Tensor:
     maps = probabilities.flatten(2).clamp(SMALLEST_PROBABILITY, 1)
+    if inside is not None:
+        maps = maps * inside.flatten(1).unsqueeze(1)
     return maps @ maps.mT
 
 
-def soft_cross_entropy(logits: Tensor, target_logits: Tensor, temperature: float = 1.0) -> Tensor:
+def soft_cross_entropy(
+    logits: Tensor, target_logits: Tensor, temperature: float = 1.0, where: Tensor | None = None
+) -> Tensor:
     """Cross-entropy of the softened prediction to the softened target, mean over the voxels of all cases.
 
     ``-mean over voxels of sum_c softmax(target / T)_c log softmax(logits / T)_c``, without the factor T squared.
 
     Shapes
         logits, target_logits   (B, C, *S)  float; no gradient reaches the target
+        where                   (B, *S)     bool; None: everywhere
         returns                 ()
     """
     target = (full_precision(target_logits.detach()) / temperature).softmax(dim=1)
     log_probabilities = (full_precision(logits) / temperature).log_softmax(dim=1)
-    return -(target * log_probabilities).sum(dim=1).mean()
+    per_voxel = -(target * log_probabilities).sum(dim=1)
+    return per_voxel.mean() if where is None else masked_mean(per_voxel, where)
 
 
-def progressive_self_distillation(outputs: Sequence[Tensor], temperature: float = 10.0) -> Tensor:
+def progressive_self_distillation(
+    outputs: Sequence[Tensor], temperature: float = 10.0, inside: Tensor | None = None
+) -> Tensor:
     """Each coarser output imitates the next finer one, whose logits are resized to it.
 
     Shapes
         outputs     two or more (B, C, *S_s) logits, fine to coarse
+        inside      (B, *S) bool, `Batch.inside`, of the finest; None: everywhere
         returns     ()  mean over the coarser outputs; the finest one gets no gradient
     """
     terms = [
-        soft_cross_entropy(coarse, _resized(fine.detach(), coarse.shape[2:]), temperature)
+        soft_cross_entropy(
+            coarse,
+            _resized(fine.detach(), coarse.shape[2:]),
+            temperature,
+            None if inside is None else labels_at(inside, coarse.shape[2:]),
+        )
         for fine, coarse in pairwise(outputs)
     ]
     return torch.stack(terms).mean()

@@ -75,10 +75,11 @@ class PLSeg(Method):
         if self.config.extra_marginal_ce:
             extra = marginal_cross_entropy(outputs[0], batch.labels, batch.annotated)
             supervised = supervised + self.config.extra_marginal_ce * extra
-        distillation = progressive_self_distillation(outputs, self.config.temperature)
+        distillation = progressive_self_distillation(outputs, self.config.temperature, batch.valid)
         return {
             "supervised": supervised,
-            "contrast": self.config.contrast_weight * classwise_orthogonal_loss(probabilities[0]),
+            "contrast": self.config.contrast_weight
+            * classwise_orthogonal_loss(probabilities[0], batch.valid),
             "distillation": self.distillation_weight(progress) * distillation,
         }
 

@@ -94,11 +94,13 @@ class Sassnet(Method):
             absent_distance=self.config.absent_distance,
             negatives=self.config.known_negatives,
         )
+        # The critic sees no distances beyond the scan: whatever stands there is neither known nor asked for.
+        distances = answers.distances * batch.inside.unsqueeze(1)
         known, open_ = choose_pairs(batch.annotated_rows, self.config.pairs_per_case, batch.sparse)
         return {
             "supervised": supervised,
-            "adversarial": self.weight(progress) * self.deceit(answers.distances, batch.images, open_),
-            "critic": self.judgement(answers.distances, batch.images, known, open_),
+            "adversarial": self.weight(progress) * self.deceit(distances, batch.images, open_),
+            "critic": self.judgement(distances, batch.images, known, open_),
         }
 
     def deceit(self, distances: Tensor, images: Tensor, open_: Sequence[Pair]) -> Tensor:

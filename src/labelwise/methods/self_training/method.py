@@ -84,6 +84,7 @@ class Spliced(NamedTuple):
     annotated: Tensor  # (B, C, *S) bool: what the case of a voxel annotates
     classes: Tensor  # (B, *S) int64, and
     trust: Tensor  # (B, *S): as in Targets
+    inside: Tensor  # (B, *S) bool: no padding
 
 
 class SelfTraining(Method):
@@ -135,7 +136,8 @@ def complete_labels(
     probabilities = complete(teacher(select_rows(images, rows)).softmax(dim=1), labels, annotated)
     certainty, best = probabilities.max(dim=1)
     tau = config.confidence
-    counts = ((certainty - tau) / (1 - tau)).clamp_min(0) * open_voxels(labels, annotated)
+    is_open = open_voxels(labels, annotated, select_rows(batch.inside, rows))
+    counts = ((certainty - tau) / (1 - tau)).clamp_min(0) * is_open
     if config.reliability:
         counts = counts * reliability.of(best, labels, annotated)
     index = _on(torch.tensor(rows), classes)
@@ -152,7 +154,7 @@ def splice(batch: Batch, targets: Targets, config: SelfTrainingConfig) -> Splice
     keep = cut_boxes(len(rows), shape, area=config.box_area, device=batch.images.device)
     keep = keep | _on(whole | alone, keep).view(-1, *(1 for _ in shape))
     annotated = batch.annotated.view(*batch.annotated.shape, *(1 for _ in shape))
-    parts = (batch.images, batch.labels, annotated.expand(-1, -1, *shape), *targets)
+    parts = (batch.images, batch.labels, annotated.expand(-1, -1, *shape), *targets, batch.inside)
     return Spliced(*(mix(values, select_rows(values, partner), keep) for values in parts))
 
 
@@ -163,7 +165,7 @@ def spliced_loss(
 
     The second one weighs as much as the teacher is trusted on average over the open voxels.
     """
-    _, labels, annotated, classes, trust = spliced
+    _, labels, annotated, classes, trust, inside = spliced
 
     def labelled_loss(logits: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
         return supervised(logits, labels, annotated, squared=config.squared_dice, pooling=config.dice_pooling)
@@ -172,7 +174,7 @@ def spliced_loss(
         return pseudo_loss(logits, classes, trust, config)
 
     weight = config.pseudo_weight * min(1.0, progress.fraction / max(config.ramp, 1e-9))
-    trusted = trust.sum() / open_voxels(labels, annotated).sum().clamp_min(1)
+    trusted = trust.sum() / open_voxels(labels, annotated, inside).sum().clamp_min(1)
     return {
         "supervised": at_all_scales(scales, (labels, annotated), labelled_loss),
         "pseudo": weight * trusted * at_all_scales(scales, (classes, trust), completed_loss),

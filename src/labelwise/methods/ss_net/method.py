@@ -141,18 +141,20 @@ class SsNet(Method):
 
         All passes have dropout masks of their own and leave the running statistics alone.
         """
-        images, labels, annotated = batch.images, batch.labels, batch.annotated
+        images, labels, annotated, where = batch.images, batch.labels, batch.annotated, batch.inside
         if self.config.smooth_on == "open":
             rows = batch.incomplete_rows
             if not rows:
                 return None
-            images, labels, annotated = (select_rows(part, rows) for part in (images, labels, annotated))
+            images, labels, annotated, where = (
+                select_rows(part, rows) for part in (images, labels, annotated, where)
+            )
         with unchanged_statistics(self.network):
             with torch.no_grad():
                 target = self.network(images).softmax(dim=1)
-            where = torch.ones_like(labels, dtype=torch.bool)
             if self.config.smooth_on == "open":
-                target, where = complete(target, labels, annotated), open_voxels(labels, annotated)
+                target = complete(target, labels, annotated)
+                where = open_voxels(labels, annotated, where)
 
             def distance(change: Tensor) -> Tensor:
                 return disagreement(self.network(images + change), target, where)
@@ -193,6 +195,7 @@ class SsNet(Method):
         scores = logits.masked_fill(~possible, -torch.inf)
         is_open = open_voxels(batch.labels, batch.annotated)
         groups = (scores.argmax(dim=1) + self.num_classes * is_open).short()  # short numbers are sorted fast
+        groups = groups.masked_fill(~batch.inside, 2 * self.num_classes)
         if self.config.pseudo_threshold:
             unsure = is_open & (scores.softmax(dim=1).amax(dim=1) < self.config.pseudo_threshold)
             groups = groups.masked_fill(unsure, 2 * self.num_classes)

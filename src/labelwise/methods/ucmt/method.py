@@ -92,12 +92,12 @@ class Ucmt(Method):
         guess = hard_labels(opinion, batch.labels, batch.annotated)
         losses = [self.objective(logits, guess, batch)]
         if self.config.u_mix:
-            source, patch = self.cover(logits, opinion)
-            image, labels, guess = (
-                rearrange(values, source, patch) for values in (views[0], batch.labels, guess)
+            source, patch = self.cover(logits, opinion, batch.inside)
+            image, labels, guess, inside = (
+                rearrange(values, source, patch) for values in (views[0], batch.labels, guess, batch.inside)
             )
             logits = self.first(image), self.second(image)
-            losses.append(self.objective(logits, guess, batch._replace(labels=labels)))
+            losses.append(self.objective(logits, guess, batch._replace(labels=labels, valid=inside)))
         supervised, cross_pseudo, teacher_pseudo = (
             torch.stack(parts).sum() for parts in zip(*losses, strict=True)
         )
@@ -124,22 +124,27 @@ class Ucmt(Method):
         if not rows:
             nothing = (logits[0].sum() + logits[1].sum()) * 0
             return Losses(supervised_mean, nothing, nothing)
-        labels, annotated, guess = (
-            select_rows(values, rows) for values in (batch.labels, batch.annotated, guess)
+        labels, annotated, guess, where = (
+            select_rows(values, rows) for values in (batch.labels, batch.annotated, guess, batch.inside)
         )
         first, second = (select_rows(z, rows) for z in logits)
         targets = [hard_labels(z, labels, annotated) for z in (first, second)]
-        crossed = pseudo_dice(first, targets[1], absent=absent) + pseudo_dice(
-            second, targets[0], absent=absent
-        )
-        taught = pseudo_dice(first, guess, absent=absent) + pseudo_dice(second, guess, absent=absent)
-        return Losses(supervised_mean, crossed / 2, taught / 2)
+        pairs = ((first, targets[1]), (second, targets[0]), (first, guess), (second, guess))
+        crossed, back, *taught = (pseudo_dice(z, y, where, absent=absent) for z, y in pairs)
+        return Losses(supervised_mean, (crossed + back) / 2, (taught[0] + taught[1]) / 2)
 
     @torch.no_grad()
-    def cover(self, logits: tuple[Tensor, Tensor], opinion: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-        """Which patch each patch is filled with, (B, L), and the sides of a patch in voxels."""
+    def cover(
+        self, logits: tuple[Tensor, Tensor], opinion: Tensor, inside: Tensor
+    ) -> tuple[Tensor, tuple[int, ...]]:
+        """Which patch each patch is filled with, (B, L), and the sides of a patch in voxels.
+
+        A patch that is mostly padding is neither covered nor does it cover: it counts as middling.
+        """
         patch = patch_shape(opinion.shape[2:], self.cuts)
-        first, second = (patch_means(uncertainty(z, opinion), patch) for z in logits)
+        ours = patch_means(inside.to(opinion.dtype), patch) >= 0.5
+        doubts = [patch_means(uncertainty(z, opinion), patch) for z in logits]
+        first, second = (doubt.where(ours, mean_of_rows(doubt, ours).unsqueeze(1)) for doubt in doubts)
         return certain_over_uncertain(first, second, self.config.covered_patches), patch
 
     def weight(self, progress: Progress) -> float:
@@ -158,6 +163,11 @@ class Ucmt(Method):
     def predictor(self) -> nn.Module:
         networks = {"teacher": self.teacher.network, "first": self.first, "second": self.second}
         return Softmax(networks[self.config.eval_model])
+
+
+def mean_of_rows(values: Tensor, where: Tensor) -> Tensor:
+    """(B, L), (B, L) bool -> (B,) mean of each row where the mask is true; 0 if it is nowhere."""
+    return torch.where(where, values, 0).sum(dim=1) / where.sum(dim=1).clamp_min(1)
 
 
 def uncertainty(student: Tensor, teacher: Tensor) -> Tensor:

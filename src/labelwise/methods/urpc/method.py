@@ -94,7 +94,8 @@ class Urpc(Method):
         if not rows:
             return scales[-1].sum() * 0
         labels, annotated = select_rows(batch.labels, rows), select_rows(batch.annotated, rows)
-        return pyramid_consistency([select_rows(scale, rows) for scale in scales], labels, annotated)
+        inside = select_rows(batch.inside, rows)
+        return pyramid_consistency([select_rows(scale, rows) for scale in scales], labels, annotated, inside)
 
     def weight(self, progress: Progress) -> float:
         """w(t): the sigmoid ramp of the step, in stairs as in the official code."""
@@ -146,7 +147,9 @@ class MeanOfScales(nn.Module):
         return mean_log_probability(logits.log_softmax(dim=1) for logits in scales).exp()
 
 
-def pyramid_consistency(scales: Sequence[Tensor], labels: Tensor, annotated: Tensor) -> Tensor:
+def pyramid_consistency(
+    scales: Sequence[Tensor], labels: Tensor, annotated: Tensor, inside: Tensor | None = None
+) -> Tensor:
     """Distance of each scale from the mean of all, less where it deviates, plus the deviation itself.
 
     Gradients flow through everything: through the mean, the scales and their weights. All is computed from
@@ -156,6 +159,7 @@ def pyramid_consistency(scales: Sequence[Tensor], labels: Tensor, annotated: Ten
         scales      S x (B, C, *S)  logits
         labels      (B, *S)         int64 in [0, C) or IGNORE
         annotated   (B, C)          bool
+        inside      (B, *S)         bool, `Batch.inside`; None: everywhere
         returns     ()              mean over the scales; 0 with a zero gradient if no voxel is left open
     """
     stacked = torch.cat(list(scales)).log_softmax(dim=1).view(len(scales), *scales[0].shape)
@@ -164,7 +168,7 @@ def pyramid_consistency(scales: Sequence[Tensor], labels: Tensor, annotated: Ten
     mass = mean.logsumexp(dim=1, keepdim=True)  # log of what the mean gives to all possible classes
     mean = mean - mass
     probability = mean.exp()
-    where = open_voxels(labels, annotated) & (mass.squeeze(1) >= math.log(SMALLEST_MASS))
+    where = open_voxels(labels, annotated, inside) & (mass.squeeze(1) >= math.log(SMALLEST_MASS))
     # ln(m / p) is read where m can be positive only; elsewhere it would be infinite, times zero.
     gap = torch.where(possible, mean - stacked, 0)
     divergence = (probability * gap).sum(dim=2).clamp_min(0)

@@ -13,11 +13,9 @@ Every registered method is held to the same checks (tests/contract). Networks an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -26,11 +24,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from labelwise.components.teachers import EmaTeacher, batch_norms, renew_statistics, renew_teachers
-from labelwise.devices import SafeConvolutions
-from labelwise.errors import ConfigError, did_you_mean
 from labelwise.methods.base import Method, NetFactory
-from labelwise.nets.parts import Blueprint
+from labelwise.nets.parts import Head
 from labelwise.settings import build_settings
+from labelwise.testing.checks import by_name, require, run_checks
+from labelwise.testing.networks import NETWORK_CHECKS, check_network
 from labelwise.types import IGNORE, Batch, LabelSpace, Progress, check_batch
 
 __all__ = [
@@ -50,6 +48,7 @@ SPACE = LabelSpace(("background", "liver", "spleen", "pancreas"))
 
 KNOWN: Mapping[Kind, tuple[str, ...]] = {"full": SPACE.organs, "partial": ("liver",), "none": ()}
 HALFWAY = Progress(50, 100)
+PADDED = 8  # voxels beyond the scan
 MIXES: tuple[tuple[Kind, ...], ...] = (
     ("full", "full"),
     ("full", "none"),
@@ -159,56 +158,9 @@ def check_method(
     """
     build_settings(kind.Config, settings or {}, kind.__name__)  # a wrong one is no broken check
     candidate = Candidate(kind, settings or {}, net, net_settings)
-    _run({name: partial(check, candidate) for name, check in METHOD_CHECKS.items()}, only, kind.__name__)
-
-
-def check_network(
-    kind: type[Blueprint], *, settings: Mapping[str, Any] | None = None, only: Sequence[str] | None = None
-) -> None:
-    """Hold the blueprint of a network to what methods and the sliding window rely on, in 2D and in 3D.
-
-    Arguments
-        settings    of the network; choose few channels
-        only        names of NETWORK_CHECKS; default: all
-
-    Errors
-        AssertionError  every check that failed, and what it found
-        ConfigError     unknown check or setting
-    """
-    built = build_settings(kind.Settings, settings or {}, kind.__name__)
-    checks = {
-        f"{name}_in_{dims}d": partial(check, kind, built, dims)
-        for name, check in NETWORK_CHECKS.items()
-        for dims in (2, 3)
-    }
-    chosen = None if only is None else [f"{name}_in_{dims}d" for name in only for dims in (2, 3)]
-    _run(checks, chosen, kind.__name__)
-
-
-def _run(checks: Mapping[str, Callable[[], None]], only: Sequence[str] | None, subject: str) -> None:
-    for name in only or ():
-        if name not in checks:
-            raise ConfigError(
-                f"unknown check '{name}'{did_you_mean(name, checks)}", expected=", ".join(checks)
-            )
-    failed: list[str] = []
-    first: Exception | None = None
-    for name in checks if only is None else only:
-        try:
-            checks[name]()
-        except Exception as error:  # noqa: BLE001 - a method fails in any way, and the next check still tells more
-            first = first or error
-            what = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
-            failed.append(f"{name}: {what}")
-    if failed:
-        raise AssertionError(
-            f"{subject} breaks {len(failed)} of {len(checks)} checks\n" + "\n".join(failed)
-        ) from first
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise AssertionError(message)
+    run_checks(
+        {name: partial(check, candidate) for name, check in METHOD_CHECKS.items()}, only, kind.__name__
+    )
 
 
 # methods
@@ -263,21 +215,21 @@ def terms_are_finite_for_every_mix_of_cases(candidate: Candidate) -> None:
         for dims in candidate.dims:
             method = candidate.make(dims=dims)
             terms = terms_of(method, candidate.batch(*kinds, dims=dims))
-            _require(bool(terms), "a method without a loss term")
+            require(bool(terms), "a method without a loss term")
             for name, term in terms.items():
-                _require(term.shape == (), f"term '{name}' has the shape {tuple(term.shape)}, not ()")
-                _require(bool(term.isfinite()), f"term '{name}' is {term.item()} for cases {kinds}")
+                require(term.shape == (), f"term '{name}' has the shape {tuple(term.shape)}, not ()")
+                require(bool(term.isfinite()), f"term '{name}' is {term.item()} for cases {kinds}")
             torch.autograd.backward(torch.stack(list(terms.values())).sum())
             gradients = [p.grad for p in method.parameters() if p.grad is not None]
-            _require(bool(gradients), f"no weight has a gradient for cases {kinds}")
+            require(bool(gradients), f"no weight has a gradient for cases {kinds}")
             finite = all(bool(gradient.isfinite().all()) for gradient in gradients)
-            _require(finite, f"a gradient is not finite for cases {kinds}")
+            require(finite, f"a gradient is not finite for cases {kinds}")
 
 
 def terms_have_the_same_names_for_every_mix_of_cases(candidate: Candidate) -> None:
     """Ranks add up their terms one by one, and each rank has other cases."""
     names = {kinds: tuple(terms_of(candidate.make(), candidate.batch(*kinds))) for kinds in MIXES}
-    _require(len(set(names.values())) == 1, f"names differ: {names}")
+    require(len(set(names.values())) == 1, f"names differ: {names}")
 
 
 def every_term_teaches(candidate: Candidate) -> None:
@@ -289,7 +241,7 @@ def every_term_teaches(candidate: Candidate) -> None:
     for name, term in terms_of(method, batch).items():
         gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
         reached = any(g is not None and bool(g.abs().sum() > 0) for g in gradients)
-        _require(reached, f"term '{name}' reaches no trainable weight")
+        require(reached, f"term '{name}' reaches no trainable weight")
 
 
 def labels_of_unlabelled_cases_are_never_read(candidate: Candidate) -> None:
@@ -300,7 +252,7 @@ def labels_of_unlabelled_cases_are_never_read(candidate: Candidate) -> None:
     changed[1] = torch.where(torch.rand(changed[1].shape, generator=generator) < 0.5, 0, IGNORE)
     before = _values(terms_of(candidate.make(), batch))
     after = _values(terms_of(candidate.make(), batch._replace(labels=changed)))
-    _require(before == after, f"terms {before} became {after}")
+    require(before == after, f"terms {before} became {after}")
 
 
 def cases_annotated_in_parts_are_learnt_from(candidate: Candidate) -> None:
@@ -312,8 +264,44 @@ def cases_annotated_in_parts_are_learnt_from(candidate: Candidate) -> None:
     terms = terms_of(method, batch)
     torch.autograd.backward(torch.stack(list(terms.values())).sum())
     for name, term in terms.items():
-        _require(bool(term.isfinite()), f"term '{name}' is {term.item()}")
-    _require(terms["supervised"].item() > 0, "the annotated planes do not supervise")
+        require(bool(term.isfinite()), f"term '{name}' is {term.item()}")
+    require(terms["supervised"].item() > 0, "the annotated planes do not supervise")
+
+
+def what_lies_beyond_the_scan_is_not_learnt_from(candidate: Candidate) -> None:
+    """Padding asks no voxel for an answer: no term has a gradient there in the logits of a network."""
+    if "none" not in candidate.kind.card.learns_from:
+        return  # nothing but labels asks for an answer
+    dims = candidate.dims[0]
+    batch, method = beyond_the_scan(dims), candidate.make(dims=dims)
+    terms_of(method, batch)  # memories are filled by the first step
+    method.after_step(HALFWAY)
+    logits: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if output.requires_grad and output.shape[2:] == batch.labels.shape[1:]:
+            output.retain_grad()
+            logits.append(output)
+
+    hooks = [part.register_forward_hook(keep) for part in method.modules() if isinstance(part, Head)]
+    terms = terms_of(method, batch)
+    for hook in hooks:
+        hook.remove()
+    torch.autograd.backward(torch.stack(list(terms.values())).sum())
+    for output in logits:
+        if output.grad is not None:
+            largest = output.grad[..., -PADDED:].abs().max().item()
+            require(largest == 0, f"a gradient of {largest} in padding: act where batch.inside is true")
+
+
+def beyond_the_scan(dims: int) -> Batch:
+    """Cases of all kinds, whose last `PADDED` voxels along the last axis are padding."""
+    batch = make_batch("full", "partial", "none", "none", dims=dims)
+    images, labels, valid = batch.images.clone(), batch.labels.clone(), torch.ones_like(batch.labels).bool()
+    images[..., -PADDED:], labels[..., -PADDED:], valid[..., -PADDED:] = 0, IGNORE, False
+    padded = batch._replace(images=images, labels=labels, valid=valid)
+    check_batch(padded)
+    return padded
 
 
 def annotated_in_parts(dims: int) -> Batch:
@@ -327,15 +315,15 @@ def annotated_in_parts(dims: int) -> Batch:
 def without_supervision_the_supervised_term_is_silent(candidate: Candidate) -> None:
     """The term ``supervised`` exists, and is exactly 0 where nothing is annotated."""
     terms = terms_of(candidate.make(), candidate.batch("none", "none"))
-    _require("supervised" in terms, f"no term is called 'supervised', only {', '.join(terms)}")
+    require("supervised" in terms, f"no term is called 'supervised', only {', '.join(terms)}")
     value = terms["supervised"].item()
-    _require(value == 0, f"supervised is {value} without any annotation")
+    require(value == 0, f"supervised is {value} without any annotation")
 
 
 def a_class_without_a_voxel_is_no_problem(candidate: Candidate) -> None:
     """Terms stay finite if an annotated organ is in no case."""
     for name, term in terms_of(candidate.make(), candidate.batch("full", "none", absent="pancreas")).items():
-        _require(bool(term.isfinite()), f"term '{name}' is {term.item()}")
+        require(bool(term.isfinite()), f"term '{name}' is {term.item()}")
 
 
 def bf16_gives_nearly_the_same_terms_in_float32(candidate: Candidate) -> None:
@@ -345,9 +333,9 @@ def bf16_gives_nearly_the_same_terms_in_float32(candidate: Candidate) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = terms_of(candidate.make(), batch)
     for name, term in rough.items():
-        _require(term.dtype == torch.float32, f"term '{name}' is {term.dtype}")
+        require(term.dtype == torch.float32, f"term '{name}' is {term.dtype}")
         close = abs(term.item() - exact[name]) <= max(0.02, 0.1 * abs(exact[name]))
-        _require(close, f"term '{name}' is {term.item()} in bf16 and {exact[name]} in float32")
+        require(close, f"term '{name}' is {term.item()} in bf16 and {exact[name]} in float32")
 
 
 class _Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -379,7 +367,7 @@ def a_step_never_waits_for_the_device(candidate: Candidate) -> None:
     with _Waits() as waits:
         torch.autograd.backward(torch.stack(list(terms_of(method, batch).values())).sum())
         method.after_step(HALFWAY)
-    _require(not waits.seen, f"a GPU would be waited for: {', '.join(dict.fromkeys(waits.seen))}")
+    require(not waits.seen, f"a GPU would be waited for: {', '.join(dict.fromkeys(waits.seen))}")
 
 
 def the_same_seed_gives_the_same_step(candidate: Candidate) -> None:
@@ -387,7 +375,7 @@ def the_same_seed_gives_the_same_step(candidate: Candidate) -> None:
     first, second = (
         _values(terms_of(candidate.make(seed=5), candidate.batch("full", "none"))) for _ in range(2)
     )
-    _require(first == second, f"{first} became {second}")
+    require(first == second, f"{first} became {second}")
 
 
 def the_predictor_gives_one_score_per_class_in_the_unit_interval(candidate: Candidate) -> None:
@@ -398,10 +386,10 @@ def the_predictor_gives_one_score_per_class_in_the_unit_interval(candidate: Cand
         with torch.inference_mode():
             scores = predictor(images)
         expected = (len(images), SPACE.num_classes, *images.shape[2:])
-        _require(scores.shape == expected, f"scores have the shape {tuple(scores.shape)}, not {expected}")
-        _require(scores.dtype == torch.float32, f"scores are {scores.dtype}")
+        require(scores.shape == expected, f"scores have the shape {tuple(scores.shape)}, not {expected}")
+        require(scores.dtype == torch.float32, f"scores are {scores.dtype}")
         low, high = scores.min().item(), scores.max().item()
-        _require(low >= 0 and high <= 1, f"scores lie in {low}..{high}, not in 0..1")
+        require(low >= 0 and high <= 1, f"scores lie in {low}..{high}, not in 0..1")
 
 
 def two_cases_can_be_learnt_by_heart(candidate: Candidate) -> None:
@@ -423,7 +411,7 @@ def two_cases_can_be_learnt_by_heart(candidate: Candidate) -> None:
         torch.autograd.backward(term)
         optimizer.step()
         method.after_step(progress)
-    _require(last < 0.5 * first, f"supervised fell from {first} to {last} only")
+    require(last < 0.5 * first, f"supervised fell from {first} to {last} only")
 
 
 def state_survives_a_save_and_a_load(candidate: Candidate) -> None:
@@ -433,7 +421,7 @@ def state_survives_a_save_and_a_load(candidate: Candidate) -> None:
     twin.load_state_dict(method.state_dict())
     batch = candidate.batch("full", "none")
     mine, theirs = _values(terms_of(method, batch)), _values(terms_of(twin, batch))
-    _require(mine == theirs, f"terms {mine}, and {theirs} after loading")
+    require(mine == theirs, f"terms {mine}, and {theirs} after loading")
 
 
 def averaged_networks_are_declared_and_their_statistics_can_be_renewed(candidate: Candidate) -> None:
@@ -444,13 +432,13 @@ def averaged_networks_are_declared_and_their_statistics_can_be_renewed(candidate
         teachers = [part for part in method.modules() if isinstance(part, EmaTeacher)]
         settings = build_settings(candidate.kind.Config, candidate.settings, candidate.kind.__name__)
         declared = candidate.kind.decays(settings).values()
-        _require(all(teacher.decay in declared for teacher in teachers), "decays() leaves out a decay")
+        require(all(teacher.decay in declared for teacher in teachers), "decays() leaves out a decay")
         renew_teachers(method, partial(list, [images]))
         predictor = method.predictor()
         renew_statistics(predictor, [images])
         for network in (predictor, *(teacher.network for teacher in teachers)):
             counted = [int(norm.num_batches_tracked or 0) for norm in batch_norms(network)]
-            _require(all(counted), "a batch norm takes no statistics; see components.batch_statistics")
+            require(all(counted), "a batch norm takes no statistics; see components.batch_statistics")
 
 
 def the_defaults_suit_every_length_of_training(candidate: Candidate) -> None:
@@ -465,31 +453,28 @@ def parameter_groups_cover_every_trainable_weight_once(candidate: Candidate) -> 
     method = candidate.make()
     grouped = [id(p) for group in method.parameter_groups() for p in group["params"]]
     wanted = [id(p) for p in method.parameters() if p.requires_grad]
-    _require(sorted(grouped) == sorted(wanted), f"{len(grouped)} weights in groups, {len(wanted)} to train")
+    require(sorted(grouped) == sorted(wanted), f"{len(grouped)} weights in groups, {len(wanted)} to train")
 
 
 def the_card_says_what_the_method_is(candidate: Candidate) -> None:
     """A title, one sentence, known kinds of cases, 2 or 3 axes."""
     card = candidate.kind.card
-    _require(bool(card.title), "the card has no title")
-    _require(card.idea.endswith("."), f"the idea is no sentence: {card.idea!r}")
-    _require(
+    require(bool(card.title), "the card has no title")
+    require(card.idea.endswith("."), f"the idea is no sentence: {card.idea!r}")
+    require(
         bool(card.learns_from) and card.learns_from <= {"full", "partial", "none"}, "learns_from is wrong"
     )
-    _require(bool(card.dims) and card.dims <= {2, 3}, f"dims are {set(card.dims)}, not some of 2 and 3")
+    require(bool(card.dims) and card.dims <= {2, 3}, f"dims are {set(card.dims)}, not some of 2 and 3")
 
 
-def _by_name(*checks: Callable[..., None]) -> dict[str, Callable[..., None]]:
-    return {check.__name__: check for check in checks}
-
-
-METHOD_CHECKS: Mapping[str, Callable[[Candidate], None]] = _by_name(
+METHOD_CHECKS: Mapping[str, Callable[[Candidate], None]] = by_name(
     the_card_says_what_the_method_is,
     terms_are_finite_for_every_mix_of_cases,
     terms_have_the_same_names_for_every_mix_of_cases,
     every_term_teaches,
     labels_of_unlabelled_cases_are_never_read,
     cases_annotated_in_parts_are_learnt_from,
+    what_lies_beyond_the_scan_is_not_learnt_from,
     without_supervision_the_supervised_term_is_silent,
     a_class_without_a_voxel_is_no_problem,
     bf16_gives_nearly_the_same_terms_in_float32,
@@ -503,82 +488,3 @@ METHOD_CHECKS: Mapping[str, Callable[[Candidate], None]] = _by_name(
     parameter_groups_cover_every_trainable_weight_once,
 )
 """What `check_method` checks, by name."""
-
-
-# networks
-
-
-def _images(blueprint: Blueprint, dims: int) -> Tensor:
-    """Two images of two channels, large enough for two voxels on the coarsest scale along each axis."""
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(2, 2, *[2 * blueprint.stride] * dims, generator=generator)
-
-
-@contextmanager
-def _seeded() -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
-def logits_are_float32_and_as_large_as_the_image(kind: type[Blueprint], settings: Any, dims: int) -> None:
-    """(B, C, *S), also under autocast with bf16."""
-    with _seeded():
-        blueprint = kind(settings, dims, 2)
-        encoder, decoder = blueprint.encoder(), blueprint.decoder()
-        head = blueprint.head(decoder.channels[-1], 3)
-        images = _images(blueprint, dims)
-        expected = (2, 3, *images.shape[2:])
-        for bf16 in (False, True):
-            with SafeConvolutions(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                logits = head(decoder(encoder(images))[-1])
-            _require(logits.shape == expected, f"logits are {tuple(logits.shape)}, not {expected}")
-            _require(logits.dtype == torch.float32, f"logits are {logits.dtype}" + " under bf16" * bf16)
-            _require(bool(logits.isfinite().all()), "logits are not finite")
-
-
-def every_weight_is_trained(kind: type[Blueprint], settings: Any, dims: int) -> None:
-    """A backward pass from the logits reaches all parameters: a training on several ranks waits for each."""
-    with _seeded():
-        blueprint = kind(settings, dims, 2)
-        encoder, decoder = blueprint.encoder(), blueprint.decoder()
-        head = blueprint.head(decoder.channels[-1], 3)
-        torch.autograd.backward(head(decoder(encoder(_images(blueprint, dims)))[-1]).square().mean())
-    parts: tuple[nn.Module, ...] = (encoder, decoder, head)
-    left = [name for part in parts for name, weight in part.named_parameters() if weight.grad is None]
-    _require(not left, f"no gradient reaches {', '.join(left)}")
-
-
-def parts_fit_together_and_name_their_channels(kind: type[Blueprint], settings: Any, dims: int) -> None:
-    """Features run from fine to coarse, scales from coarse to fine; `channels` and `stride` are what they say."""
-    with _seeded():
-        blueprint = kind(settings, dims, 2)
-        encoder, decoder = blueprint.encoder(), blueprint.decoder()
-        images = _images(blueprint, dims)
-        features = encoder(images)
-        scales = decoder(features)
-    for name, part, maps in (("encoder", encoder, features), ("decoder", decoder, scales)):
-        found = tuple(values.shape[1] for values in maps)
-        _require(found == tuple(part.channels), f"{name}.channels is {part.channels}, and there are {found}")
-    sizes = [values.shape[2] for values in features]
-    _require(all(fine >= coarse for fine, coarse in pairwise(sizes)), f"sizes of the features: {sizes}")
-    _require(sizes[-1] * blueprint.stride == images.shape[2], f"stride {blueprint.stride}, and sizes {sizes}")
-    _require(scales[-1].shape[2:] == images.shape[2:], f"the last scale is {tuple(scales[-1].shape[2:])}")
-
-
-def new_parts_have_weights_of_their_own(kind: type[Blueprint], settings: Any, dims: int) -> None:
-    """Each call builds anew: two networks of a method must not share weights."""
-    blueprint = kind(settings, dims, 2)
-    for name, build in (("encoder", blueprint.encoder), ("decoder", blueprint.decoder)):
-        parts: list[nn.Module] = [build(), build()]
-        first, second = ({id(weight) for weight in part.parameters()} for part in parts)
-        _require(not first & second, f"two calls of {name}() share weights")
-
-
-NETWORK_CHECKS: Mapping[str, Callable[[type[Blueprint], Any, int], None]] = _by_name(
-    logits_are_float32_and_as_large_as_the_image,
-    every_weight_is_trained,
-    parts_fit_together_and_name_their_channels,
-    new_parts_have_weights_of_their_own,
-)
-"""What `check_network` checks in 2D and in 3D, by name."""
