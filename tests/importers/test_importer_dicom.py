@@ -269,3 +269,22 @@ def test_no_word_about_the_patient_leaves_the_dicom_files_and_nothing_the_machin
     for word in SECRETS:
         assert not any(word in message for message in messages), word
     assert calls == []
+
+
+@pytest.mark.parametrize("ending", [".seg.dcm", ".rtstruct.dcm", ".seg.nrrd", ".nii.gz"])
+def test_own_predictions_of_a_series_are_imported_again_without_an_option(tmp_path, ending):
+    """As `predict` writes them, in a folder beside the series or among its patients: classes come from the file."""
+    write_scan(tmp_path / "data" / "anna" / "ct", 1)
+    write_scan(tmp_path / "data" / "berta" / "ct", 2, PatientID="other patient")
+    scan = tmp_path / "data" / "anna" / "ct"
+    (tmp_path / "data" / "predictions").mkdir()
+    draw(tmp_path / "data" / "predictions" / f"anna_ct{ending}", scan)
+    manifest = run.import_data([tmp_path / "data"], tmp_path / "m", importer="dicom")
+    assert set(manifest.label_space.organs) == {"liver", "spleen"}
+    assert [sorted(case.annotated) for case in manifest.cases] == [["liver", "spleen"], []]
+    assert {manifest.source_of(case).modality for case in manifest.cases} == {"ct"}
+    labels = read_case_labels(manifest.cases[0], manifest)
+    drawn = block(scan)
+    for value, name in ((1, "liver"), (2, "spleen")):
+        found = labels.data == manifest.label_space.index(name)
+        np.testing.assert_array_equal(found, drawn.data == value)

@@ -16,6 +16,7 @@ from labelwise.cohort.manifest import read_case_labels, read_manifest
 from labelwise.errors import ConfigError, DataError
 from labelwise.formats import read_geometry, read_labels, write_labels
 from labelwise.importers.described import channel_names, modality_of
+from labelwise.infer.image import as_image
 from labelwise.infer.scans import find_scans
 from labelwise.types import Volume
 
@@ -172,13 +173,27 @@ def test_channels_keep_their_order_either_way_round():
 # predict
 
 
+@pytest.mark.parametrize("loose", [False, True])
+def test_predict_uses_dicom_series_beside_other_scans(tmp_path, heard, loose):
+    """In a folder of its own, or its slices among the files."""
+    write_scan(tmp_path / "in" / "a.nii.gz")
+    place = tmp_path / "in" if loose else tmp_path / "in" / "series"
+    write_series(place, np.arange(120, dtype=np.int16).reshape(6, 5, 4), np.diag((-1.0, -1, 2, 1)))
+    found = find_scans(tmp_path / "in", modality="ct")
+    assert [scan.id for scan in found] == ["a", "in" if loose else "series"]
+    assert [as_image(scan.images).volume.shape for scan in found] == [SHAPE, (6, 5, 4)]
+    assert "passed over" not in heard.text
+    assert [scan.id for scan in find_scans(tmp_path / "in", modality="mr")] == ["a"]
+    assert "passed over" in heard.text
+
+
 def test_predict_names_what_it_passes_over_and_finds_a_folder_for_each_patient(tmp_path, heard):
     write_scan(tmp_path / "in" / "a.nii.gz")
     write_segments(tmp_path / "in" / "a.seg.nrrd", [label_map(VALUES)], [("Liver", 1, 0)])
     write_series(tmp_path / "in" / "series", np.zeros((6, 5, 4), np.int16), np.diag((-1.0, -1, 2, 1)))
     write_scan(tmp_path / "in" / "more" / "b.nii.gz")
-    assert [scan.id for scan in find_scans(tmp_path / "in", modality="ct")] == ["a"]
-    for word in ("series/", "more/", "a.seg.nrrd"):
+    assert [scan.id for scan in find_scans(tmp_path / "in", modality="ct")] == ["a", "series"]
+    for word in ("more/", "a.seg.nrrd"):
         assert word in heard.text
     for name in ("anna", "berta"):
         write_scan(tmp_path / "patients" / name / "ct.nii.gz")

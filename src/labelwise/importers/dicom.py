@@ -2,7 +2,8 @@
 
     <anything>/<slices of a series>              one folder per series, or series mixed, or spread below a DICOMDIR
     <anything>/<DICOM-SEG or RTSTRUCT>           belongs to the series that it refers to
-    <anything>/<name>.nii.gz                     a label map beside, if it lies on the grid of one series
+    <anything>/<name>.nii.gz, <name>.seg.nrrd    a label map beside, if it lies on the grid of one series and names its
+                                                 classes (own predictions do), or they are stated
 
 Of each study the series with labels become cases; without labels the series with most slices, all of them if
 several have as many. Patients are numbered;
@@ -23,7 +24,16 @@ from labelwise.anatomy import canonical
 from labelwise.cohort.manifest import Manifest, Source
 from labelwise.cohort.source import MODALITIES, Modality, value_table
 from labelwise.errors import ConfigError, DataError, warn_about
-from labelwise.formats import Layout, is_dicom, read_geometry, stem, suffix
+from labelwise.formats import (
+    Layout,
+    is_dicom,
+    read_geometry,
+    segment_names,
+    stem,
+    suffix,
+    value_names,
+)
+from labelwise.formats.stored import SEGMENTATION
 from labelwise.importers.described import about
 from labelwise.importers.listing import NOTHING_LABELLED, class_names, existing_folder, files_below
 from labelwise.types import BACKGROUND, Case, LabelSpace
@@ -83,8 +93,8 @@ def scan(
     labels = objects_of(folder, found, wanted)
     chosen = _chosen(found, set(labels), series, folder, modality)
     paths = {one.key: dicom.path_of(one, found) for one in chosen}
-    if classes:
-        labels = maps_on(folder, paths) | labels
+    labels = maps_on(folder, paths, named_only=not classes) | labels
+    classes = classes or _named_values(labels.values())
     with about(folder):
         return _manifest(
             chosen, paths, {key: labels[key] for key in paths if key in labels}, classes, modality, source
@@ -320,35 +330,59 @@ def _owner(label: Any, reference: str | None, found: Sequence[Series], dicom: Mo
     return best[0] if len(best) == 1 else None
 
 
-def maps_on(folder: Path, paths: Mapping[str, Path]) -> dict[str, Labels]:
-    """Key of a series -> the label map that lies on its grid; of several fitting series the nearest by path."""
+def maps_on(folder: Path, paths: Mapping[str, Path], *, named_only: bool) -> dict[str, Labels]:
+    """Key of a series -> the label map that lies on its grid; of several fitting series the nearest by path.
+
+    `named_only` takes only maps that say themselves what their values mean.
+    """
     grids = {key: read_geometry(path) for key, path in paths.items()}
     labels: dict[str, Labels] = {}
-    unclear = []
-    for file in files_below(folder, NIFTI):
+    unclear, nameless = [], []
+    for file in files_below(folder, (*NIFTI, SEGMENTATION)):
         names = {_folder(path).name for path in paths.values()}
         words = set(re.split(r"[^a-z]+", f"{file.relative_to(folder).as_posix()}".lower()))
-        if not words & LABEL_WORDS and stem(file) not in names:
-            continue
         try:
+            named = bool(value_names(file) or segment_names(file))
+            if not named and not words & LABEL_WORDS and stem(file) not in names:
+                continue
             grid = read_geometry(file)
         except DataError:
             unclear.append(file.relative_to(folder).as_posix())
             continue
+        if named_only and not named:
+            nameless.append(file.relative_to(folder).as_posix())
+            continue
         near = {key: _nearness(file, paths[key]) for key, own in grids.items() if own.matches(grid)}
         best = [key for key, value in near.items() if value == max(near.values())]
         if len(best) == 1 and best[0] not in labels:
-            labels[best[0]] = Labels(file)
+            labels[best[0]] = Labels(file, segment_names(file))
         else:
             unclear.append(file.relative_to(folder).as_posix())
-    warn_about("NIfTI label files that do not belong to exactly one series are left out", unclear)
+    warn_about("label files that do not belong to exactly one series are left out", unclear)
+    warn_about("label files that do not name their classes are left out (--classes states them)", nameless)
     return labels
 
 
-def _nearness(file: Path, path: Path) -> tuple[bool, int]:
-    folder = _folder(path)
+def _named_values(labels: Iterable[Labels]) -> dict[str, int]:
+    """Class name -> value, as the label maps of integers say themselves."""
+    named: dict[str, int] = {}
+    for each in labels:
+        for value, name in () if each.names else value_names(each.file).items():
+            if value:
+                named.setdefault(class_name(name), value)
+    return named
+
+
+def _nearness(file: Path, path: Path) -> tuple[int, int]:
+    """How many folders of a series are in the name of a file, from the last one on, and how many they share.
+
+    `predict` names results so: PATIENT_SERIES.
+    """
+    folder, name = _folder(path), stem(file).lower()
+    parts = folder.parts[1:]
+    named = (k for k in range(len(parts), 0, -1) if "_".join(parts[-k:]).lower() in name)
     shared = sum(parent in folder.parents or parent == folder for parent in file.parents)
-    return folder.name.lower() in stem(file).lower(), shared
+    return next(named, 0), shared
 
 
 def _folder(path: Path) -> Path:

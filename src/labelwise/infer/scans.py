@@ -12,7 +12,7 @@ from pathlib import Path
 
 from labelwise.documents import cell as plain
 from labelwise.documents import decode
-from labelwise.errors import DataError, warn_about
+from labelwise.errors import DataError, LabelwiseError, warn_about
 from labelwise.formats import SUFFIXES, Layout, is_dicom, stem, suffix
 from labelwise.formats.stored import SEGMENTATION
 
@@ -44,11 +44,11 @@ def find_scans(
     """The scans that a user means by a path, sorted by id.
 
     A file         one scan, named like the file
-    A folder       its image files; ``CASE_0000 ... CASE_000N`` are the N channels of CASE (nnU-Net). Without such files
-                   those in its sub-folders, named after these. Segmentations of 3D Slicer are no scans; what else is
-                   passed over, such as DICOM series beside, is reported.
-    DICOM          a folder without such files: of each study below it the series with most slices, named like
-                   its folder (see `labelwise.formats.dicom.image.choose`); or a file, which stands for its series
+    A folder       its image files; ``CASE_0000 ... CASE_000N`` are the N channels of CASE (nnU-Net). Beside them, or
+                   alone, DICOM: of each study below the folder the series with most slices, named like its folder (see
+                   `labelwise.formats.dicom.image.choose`). With neither, the image files of its sub-folders, named
+                   after these. Segmentations of 3D Slicer are no scans; what else is passed over is reported.
+    A DICOM file   stands for its series
     A .txt list    one scan per line, its channels separated by ``;``; lines starting with ``#`` are comments
     A .csv list    the column ``images`` (channels separated by ``;``), and ``id`` if there is one; other
                    columns are passed over, so a manifest will do
@@ -62,7 +62,9 @@ def find_scans(
     if not path.exists():
         raise DataError("there is no such file or folder", file=path, do="correct its path")
     if path.is_dir():
-        named = _in_folder(path, channels) or _in_dicom(path, modality) or _in_subfolders(path, channels)
+        named = _in_folder(path, channels)
+        named += _dicom_beside(path, modality, channels) if named else _in_dicom(path, modality)
+        named = named or _in_subfolders(path, channels)
         _report_passed_over(path, named)
     elif path.suffix.lower() in (".txt", ".csv"):
         named = list(_in_list(path))
@@ -122,11 +124,13 @@ def _in_subfolders(folder: Path, channels: int) -> list[_Named]:
 
 def _report_passed_over(folder: Path, named: Sequence[_Named]) -> None:
     """Name what else lies there: nothing vanishes silently."""
-    taken = {image for _, images in named for image in images}
+    taken = {image.absolute() for _, images in named for image in images}
+    folder = folder.absolute()
     rest = [file for file in sorted(folder.iterdir()) if file not in taken and not file.name.startswith(".")]
     if any(suffix(image) for image in taken):
         places = [entry for entry in rest if entry.is_dir() and _has_scans(entry, taken)]
-        loose = any(is_dicom(file) for file in rest if file.is_file() and not suffix(file))
+        used = any(image == folder or (image.parent == folder and not suffix(image)) for image in taken)
+        loose = not used and any(is_dicom(file) for file in rest if file.is_file() and not suffix(file))
         names = [f"{place.name}/" for place in places] + (["DICOM files"] if loose else [])
         warn_about("folders and DICOM files beside the scans are passed over", names)
     warn_about(
@@ -137,8 +141,19 @@ def _report_passed_over(folder: Path, named: Sequence[_Named]) -> None:
 
 def _has_scans(folder: Path, taken: Collection[Path]) -> bool:
     files = [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")]
-    inside = any(file in taken for file in files)
+    inside = any(image.is_relative_to(folder) for image in taken)
     return not inside and any(_is_scan(file) or (not suffix(file) and is_dicom(file)) for file in files)
+
+
+def _dicom_beside(folder: Path, modality: str, channels: int) -> list[_Named]:
+    """DICOM series beside other scans: used if they are of the model's kind, else passed over, which is reported."""
+    if channels > 1:  # a series is one channel
+        return []
+    try:
+        return _in_dicom(folder, modality)
+    except LabelwiseError as error:  # of another modality, or the extra is not installed
+        warn_about("DICOM beside the scans is passed over", [error.what])
+        return []
 
 
 def _in_dicom(folder: Path, modality: str) -> list[_Named]:
