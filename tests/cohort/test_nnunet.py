@@ -138,6 +138,9 @@ def test_what_nnunet_cannot_hold_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="there is such a data set already"):
         run.export(data, tmp_path / "raw", number=2)
     run.export(data, tmp_path / "raw", number=2, overwrite=True)
+    with pytest.raises(ConfigError, match="cannot be written as ONNX"):
+        run.export(data, tmp_path / "data.onnx")
+    assert not (tmp_path / "data.onnx").exists()
     with pytest.raises(ConfigError, match="three digits"):
         run.export(data, tmp_path / "raw", number=1000)
     with pytest.raises(ConfigError, match="ignore or background"):

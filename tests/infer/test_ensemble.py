@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 from conftest import SPACE
 from labelwise.errors import ConfigError
 from labelwise.infer import sliding_window
-from labelwise.infer.ensemble import common_patch, common_plan
-from labelwise.infer.model import load_model, save_model
+from labelwise.infer.ensemble import common_patch, common_plan, common_postprocess
+from labelwise.infer.model import _ensemble, load_model, save_model
+from labelwise.infer.postprocess import PostprocessConfig
 from labelwise.infer.sliding_window import InferenceConfig
 from labelwise.methods import find_method
-from labelwise.methods.base import NetFactory
+from labelwise.methods.base import NetFactory, Sigmoid
 from labelwise.preprocess.pipeline import IntensityRule, Plan
 from labelwise.types import Volume
 
@@ -35,7 +36,10 @@ def saved(folder, *, seed=0, rule=CT, spacing=(2.0, 2.0, 3.0), patch=(32, 16, 16
         "name": folder.name, "classes": SPACE.names, "modalities": ("ct",),
         "plan": Plan(spacing_mm=spacing, intensity={"ct": rule}).to_json(), "method": "supervised",
         "method_settings": asdict(kind.Config()), "patch_size": patch, "inference": asdict(InferenceConfig()),
-        "training": {"scans": {"spacing_mm": {"low": [1.0, 1, seed + 1], "high": [2.0, 2, seed + 2]}}},
+        "training": {"scans": {
+            "spacing_mm": {"low": [1.0, 1, seed + 1], "high": [2.0, 2, seed + 2]},
+            "extent_mm": {"low": [50.0, 40, 30], "high": [60.0, 50, 40]},
+        }},
     }  # fmt: skip
     save_model(folder, described | info, kind(nets, kind.Config()), nets)
     return folder
@@ -97,6 +101,35 @@ def test_grids_that_were_planned_from_parts_of_one_cohort_are_joined():
     assert joined == (pytest.approx(1.08**0.5, abs=1e-6), 1.0, 2.0)
     assert common_patch({"a": (64, 64, 32), "b": (64, 48, 48)}, [(16, 16, 8), (8, 8, 12)]) == (64, 64, 48)
     assert common_patch({"a": (64, 64, 1), "b": (96, 64, 1)}, [(16, 16), (16, 16)]) == (96, 64, 1)
+
+
+def test_an_ensemble_cleans_up_only_what_every_model_cleans_up(tmp_path, caplog):
+    def cleaning(name, seed, **settings):
+        inference = {**asdict(InferenceConfig()), "postprocess": settings}
+        return saved(tmp_path / name, seed=seed, inference=inference)
+
+    first = cleaning("a", 0, largest_component=True, classes=(1, 2))
+    second = cleaning("b", 1, largest_component=True, classes=(2, 3))
+    seldom = cleaning("c", 2)
+    everything = cleaning("d", 3, largest_component=True)
+    with caplog.at_level("INFO"):
+        assert load_model([first, second], "cpu").config.postprocess == PostprocessConfig(True, False, (2,))
+    assert f"of {SPACE.names[1]}, {SPACE.names[3]}; together they keep all components" in caplog.text
+    assert load_model([first, seldom], "cpu").config.postprocess == PostprocessConfig()
+    assert load_model([first, everything], "cpu").config.postprocess == PostprocessConfig(True, False, (1, 2))
+    holes = {"a": PostprocessConfig(fill_holes=True), "b": PostprocessConfig()}
+    with pytest.raises(ConfigError, match="differ in the clean-up of their results"):
+        common_postprocess(holes, SPACE.organs)
+
+
+def test_scores_of_different_scales_have_no_mean(tmp_path):
+    plain, independent = (
+        load_model(saved(tmp_path / name, seed=seed), "cpu") for seed, name in enumerate("ab")
+    )
+    stretched = replace(independent, predictor=Sigmoid(independent.predictor.network))
+    assert _ensemble([independent, plain]).members
+    with pytest.raises(ConfigError, match="differ in how they score"):
+        _ensemble([stretched, plain])
 
 
 @pytest.mark.parametrize(

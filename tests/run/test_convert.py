@@ -108,6 +108,19 @@ def test_what_cannot_be_converted_is_refused(tmp_path, scan, labels):
         run.convert(seg, tmp_path / "b.nii.gz")
 
 
+def test_a_folder_whose_values_are_named_by_the_user_holds_label_maps_and_no_masks(tmp_path, scan):
+    for case in ("first", "second"):
+        write_labels(tmp_path / "labels" / f"{case}.nii.gz", labels_on(scan))
+    named = {"liver": 1, "spleen": 2, "aorta": 3}
+    out = run.convert(tmp_path / "labels", tmp_path / "out", classes=named)
+    assert [each.file.name for each in out.files] == ["first.nii.gz", "second.nii.gz"]
+    assert set(value_names(tmp_path / "out" / "second.nii.gz").values()) >= set(named)
+    shown = run.show(tmp_path / "labels", tmp_path / "pictures", classes=named)
+    assert {case: set(volumes) for case, volumes in shown.volumes_ml.items()} == {
+        "first": set(named), "second": set(named)
+    }  # fmt: skip
+
+
 # predict --format
 
 

@@ -152,6 +152,9 @@ ARRAY = np.zeros((8, 8, 8), np.float32)
         ({"scan": ARRAY, "affine": np.eye(4), "modality": "mr"}, ConfigError, "modality 'mr'"),
         ({"scan": "nowhere.nii.gz"}, DataError, "nowhere.nii.gz"),
         ({"scan": []}, DataError, "at least one image"),
+        ({"scan": None}, ConfigError, "no scan"),
+        ({"scan": torch.zeros(4, 4, 4), "affine": np.eye(4)}, ConfigError, "type torch.Tensor"),
+        ({"scan": nibabel.Nifti1Image(ARRAY, np.eye(4))}, ConfigError, "type nibabel.nifti1.Nifti1Image"),
     ],
 )
 def test_what_is_no_scan_is_refused(model, given, kind, says):

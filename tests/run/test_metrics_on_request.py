@@ -21,6 +21,7 @@ def test_metrics_on_request_are_scored_and_compared(command, tiny_run, tiny_coho
     asked = "lesions,boundary_iou,calibration_error"
     answer = command("evaluate", out, tiny_cohort, "--metrics", asked)
     assert answer.code == 0, answer.err
+    assert all(title in answer.out for title in ("Lesion F1", "Boundary IoU [%]", "HD95 [mm]"))
     scores = {(s.case, s.class_name, s.metric): s for s in read_scores(out / "scores.csv")}
     errors = [
         s.value for s in scores.values() if s.metric == "calibration_error" and s.status != "not_annotated"

@@ -10,6 +10,7 @@ from parts of one cohort differ a little: then all models see voxels of the mean
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import lcm
@@ -19,8 +20,11 @@ import numpy as np
 from torch import Tensor, nn
 
 from labelwise.errors import ConfigError
+from labelwise.infer.postprocess import PostprocessConfig
 from labelwise.infer.windows import Size
 from labelwise.preprocess.pipeline import Plan
+
+logger = logging.getLogger("labelwise")
 
 MOST_APART = 1.1  # ratio of voxel sizes: less than what augmentation changes
 LARGEST_PATCH = 1.5  # ratio of patch sizes along an axis
@@ -100,6 +104,33 @@ def common_patch(patches: Mapping[str, Size], strides: Sequence[Sequence[int]]) 
     divisors = [lcm(*(each[axis] if axis < len(each) else 1 for each in strides)) for axis in range(3)]
     x, y, z = (-(-int(size) // by) * by for size, by in zip(sizes.max(axis=0), divisors, strict=True))
     return x, y, z
+
+
+def common_postprocess(configs: Mapping[str, PostprocessConfig], organs: Sequence[str]) -> PostprocessConfig:
+    """The clean-up that all models ask for: the largest component of the organs of which each of them keeps it.
+
+    It is planned from the training scans. One fold may have seen an organ in two pieces, or too seldom to judge, where
+    another has not: then all pieces stay, because a model that knows better asks for them.
+
+    Errors
+        ConfigError     clean-ups that differ and fill holes, which nothing plans
+    """
+    first = next(iter(configs.values()))
+    if all(config == first for config in configs.values()):
+        return first
+    if any(config.fill_holes for config in configs.values()):
+        require_equal("the clean-up of their results", configs)
+    every = range(1, len(organs) + 1)
+    cleaned = [
+        set(config.classes or every) if config.largest_component else set() for config in configs.values()
+    ]
+    shared = tuple(sorted(set.intersection(*cleaned)))
+    if left := sorted(set.union(*cleaned).difference(shared)):
+        logger.info(
+            "only some of the models keep the largest component of %s; together they keep all components",
+            ", ".join(organs[index - 1] for index in left),
+        )
+    return PostprocessConfig(largest_component=bool(shared), classes=shared)
 
 
 def joined_training(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -64,11 +64,18 @@ def as_image(
     """What `Model.predict` is given, as a scan.
 
     Errors
-        ConfigError     an array without its place in the world, or a place for what has one
+        ConfigError     an array without its place in the world, a place for what has one, or another kind of object
         DataError       a file that cannot be read, an array of another shape, voxels that are not numbers
     """
     if isinstance(scan, np.ndarray):
         return _of_array(scan, _affine(affine, spacing_mm))
+    if not isinstance(scan, Path | str | Volume | list | tuple):
+        raise ConfigError(
+            "this is no scan",
+            found=f"an object of the type {type(scan).__module__}.{type(scan).__qualname__}",
+            expected="the path of a file or of a DICOM series, paths of channels, a Volume, or a NumPy array",
+            do="take its voxels as a NumPy array, and say affine or spacing_mm",
+        )
     if affine is not None or spacing_mm is not None:
         raise ConfigError("affine and spacing_mm belong to an array; a file and a Volume have their own")
     if isinstance(scan, Volume):

@@ -36,7 +36,14 @@ from labelwise.formats.tensors import load_shapes, load_tensors, load_weights, s
 from labelwise.infer.calibration import Calibration, read_calibration
 from labelwise.infer.card import CARD, card_text
 from labelwise.infer.doubt import Doubt
-from labelwise.infer.ensemble import Average, common_patch, common_plan, joined_training, require_equal
+from labelwise.infer.ensemble import (
+    Average,
+    common_patch,
+    common_plan,
+    common_postprocess,
+    joined_training,
+    require_equal,
+)
 from labelwise.infer.image import Given, Image, as_image
 from labelwise.infer.postprocess import postprocess
 from labelwise.infer.record import deciding
@@ -356,12 +363,16 @@ def _ensemble(models: Sequence[Model]) -> Model:
         "their classes": {name: model.label_space.names for name, model in named.items()},
         "the modalities that they know": {name: model.info.modalities for name, model in named.items()},
         "the number of channels of a scan": {name: model.channels for name, model in named.items()},
+        "how they score": {name: _scoring(model) for name, model in named.items()},
         "the settings of their prediction": {name: _deciding(model) for name, model in named.items()},
     }
     for what, values in alike.items():
         require_equal(what, values)
     first = next(iter(named.values()))
     plan = common_plan({name: model.plan for name, model in named.items()})
+    clean_up = common_postprocess(
+        {name: model.config.postprocess for name, model in named.items()}, first.label_space.organs
+    )
     strides = [NetFactory.from_description(model.info.net).strides for model in named.values()]
     patch = common_patch({name: model.info.patch_size for name, model in named.items()}, strides)
     for name, model in named.items():
@@ -385,11 +396,20 @@ def _ensemble(models: Sequence[Model]) -> Model:
     )
     decisive = json.dumps([[member.id for member in members], info.plan, patch], sort_keys=True)
     name = hashlib.sha256(decisive.encode()).hexdigest()[:16]
-    return Model(info, first.label_space, plan, first.config, average, first.device, name, members=members)
+    config = replace(first.config, postprocess=clean_up)
+    return Model(info, first.label_space, plan, config, average, first.device, name, members=members)
+
+
+def _scoring(model: Model) -> str:
+    """Scores of different scales have no mean: the background of independent maps is 0.5 everywhere."""
+    independent = isinstance(model.predictor, IndependentMaps)
+    return "each structure by a map of its own" if independent else "one choice among all classes"
 
 
 def _deciding(model: Model) -> dict[str, Any]:
-    return deciding(vars(model.config))
+    settings = deciding(vars(model.config))
+    del settings["postprocess"]  # the clean-ups are joined
+    return settings
 
 
 def model_folder(folder: Path | str) -> Path:

@@ -406,7 +406,7 @@ class _Planner:
             {"largest_component": bool(connected), "classes": indices},
             f"one component in every annotated scan: {', '.join(connected)}; smaller ones are dropped"
             if connected
-            else "no structure is known to be one component in every annotated scan",
+            else "no structure is seen in three annotated scans or more, and one component in all of them",
         )
 
     def _workers(self) -> None:

@@ -141,7 +141,7 @@ def convert(
         )
     if not source.exists():
         raise DataError("there is no such file", file=source, do="correct its path", code="not-found")
-    files = label_files(source)
+    files = label_files(source, classes)
     if not files:
         scan = None if like is None else Path(like)
         return _one(
@@ -228,13 +228,16 @@ def _report(source: Path, names: Mapping[int, str], tally: Tally) -> None:
 # files
 
 
-def label_files(source: Path) -> list[Path]:
-    """The label files in a folder, if each is one of a scan; none for a file, and for masks of organs of one scan."""
+def label_files(source: Path, classes: Mapping[str, int] | None = None) -> list[Path]:
+    """The label files in a folder, if each is one of a scan; none for a file, and for masks of organs of one scan.
+
+    Files whose values `classes` names are label maps: masks are named by their files.
+    """
     if not source.is_dir():
         return []
     there = [file for file in sorted(source.iterdir()) if file.is_file() and not file.name.startswith(".")]
     files = [file for file in there if suffix(file) or file.name.lower().endswith(_DICOM_ENDINGS)]
-    return files if any(_is_of_a_scan(file) for file in files) else []
+    return files if classes or any(_is_of_a_scan(file) for file in files) else []
 
 
 def _is_of_a_scan(file: Path) -> bool:

@@ -15,12 +15,22 @@ from labelwise.console import Progress, silent
 from labelwise.engine import Outcome, run_jobs
 from labelwise.errors import ConfigError, DataError, did_you_mean
 from labelwise.evaluate.agreement import calibration_error
-from labelwise.evaluate.cases import VARIANTS, Score, Summary, Variant, evaluate_case, summarise, write_scores
+from labelwise.evaluate.cases import (
+    METRICS,
+    VARIANTS,
+    Score,
+    Summary,
+    Variant,
+    evaluate_case,
+    summarise,
+    write_scores,
+)
 from labelwise.evaluate.further import parts
 from labelwise.formats import Geometry, Layout, placed_on, read_image, read_labels
 from labelwise.infer.card import add_scores
 from labelwise.infer.record import NOTICED, PROBABILITIES, map_paths, told_beside
 from labelwise.report.compare import compare
+from labelwise.report.measures import SHOWN
 from labelwise.run.pairing import PREDICTIONS, SCORES, Pair, find_pairs, in_space
 from labelwise.run.patients import patients_of
 from labelwise.run.provenance import check_predictions, record_scores
@@ -40,8 +50,10 @@ class EvaluationResult:
     file: Path
 
     def to_text(self) -> str:
-        """Means per class and metric, with their n."""
-        tables = compare({self.file.parent.resolve().name: self.scores}).to_text()
+        """Means per class and metric, with their n; of further metrics too."""
+        further = dict.fromkeys(score.metric for score in self.scores if score.metric not in METRICS)
+        shown = [*SHOWN["default"], *further] if further else None
+        tables = compare({self.file.parent.resolve().name: self.scores}, shown).to_text()
         return f"{tables}\nscores: {self.file}"
 
     def facts(self) -> dict[str, Any]:

@@ -63,9 +63,16 @@ def export(
         overwrite   replace a data set of the same name
 
     Errors
-        ConfigError     a wrong number; a data set of this name is there already
+        ConfigError     a wrong number; a data set of this name is there already; the name of an ONNX file
         DataError       nothing is annotated, several modalities, a file that cannot be read
     """
+    if Path(output).suffix.lower() == ".onnx":
+        raise ConfigError(
+            "a data set cannot be written as ONNX, only a model can",
+            file=data,
+            found=f"output {output}",
+            do="name a model, or a folder for the data set",
+        )
     manifest = read_manifest(data)
     layout = Layout(manifest, unknown)
     default = Path(data).resolve()

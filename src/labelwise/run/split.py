@@ -140,8 +140,8 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
 
 def _line(folder: Path, manifest: Manifest) -> str:
     found = _facts(manifest)
+    testing = found["patients_that_test"]
     cases = ", ".join(f"{count} {name}" for name, count in found["cases"].items())
     organs = ", ".join(f"{organ} {count}" for organ, count in found["annotated_tests"].items())
-    return (
-        f"{folder / MANIFEST_NAME}: {cases}; {found['patients_that_test']} patients test, annotated {organs}"
-    )
+    who = f"{testing} patient{' tests' if testing == 1 else 's test'}"
+    return f"{folder / MANIFEST_NAME}: {cases}; {who}, annotated {organs}"
