@@ -10,6 +10,7 @@ import pytest
 from labelwise.evaluate.scores import Score, summarise
 from labelwise.report.compare import compare
 from labelwise.report.comparison import MEAN
+from labelwise.report.plots import paired_plot, value_plot
 
 CLASSES, CASES = ("liver", "spleen", "pancreas", "uterus"), 5
 
@@ -129,3 +130,20 @@ def test_a_structure_that_no_reference_has_is_in_no_mean_and_that_is_said():
     for run in "ab":
         classes = [comparison.cells[run, name, "dice"].mean for name in CLASSES[:3]]
         assert comparison.cells[run, MEAN, "dice"].mean == pytest.approx(np.mean(classes))
+
+
+def test_plots_say_when_the_mean_of_the_table_is_not_that_of_the_cases():
+    chance = np.random.default_rng(0)
+    whole = np.ones((CASES, 2), bool)
+    partly = whole.copy()
+    partly[1:, 1] = False  # the spleen is in the first case only
+    for reference, told in ((whole, False), (partly, True)):
+        comparison = compare(
+            {run: [scores_of(chance, reference, reference)] for run in "ab"}, ("dice",), resamples=50
+        )
+        (dice,) = comparison.measures
+        for plot in (value_plot, paired_plot):
+            picture = plot(comparison, dice)
+            assert picture is not None
+            assert ("different structures" in picture.caption) is told
+            assert "of the table" in picture.caption

@@ -31,20 +31,25 @@ def value_plot(comparison: Comparison, m: Measure) -> Picture | None:
     with svg_panels((5.6, 0.7 + 0.26 * len(runs))) as (figure, (axes,)):
         places = np.arange(len(runs))[::-1]
         boxes = axes.boxplot(
-            values, positions=places, orientation="horizontal", widths=0.55, patch_artist=True, showmeans=True,
+            values, positions=places, orientation="horizontal", widths=0.55, patch_artist=True,
             flierprops={"marker": "o", "ms": 2.5, "mec": INK, "alpha": 0.6},
-            meanprops={"marker": "D", "ms": 3.5, "mfc": COLOURS[1], "mec": COLOURS[1]},
             medianprops={"color": INK}, whiskerprops={"color": INK}, capprops={"color": INK},
         )  # fmt: skip
         for box in boxes["boxes"]:
             box.set(facecolor=COLOURS[0], alpha=0.35, edgecolor=INK)
+        for place, run in zip(places, runs, strict=True):
+            mean = comparison.cells[run, comparison.main_row, m.name].mean
+            axes.plot(scale * mean, place, marker="D", ms=3.5, color=COLOURS[1], zorder=3)
         axes.set_yticks(places, [_short(run) for run in runs])
         axes.tick_params(axis="y", length=0)
         axes.set(xlabel=m.heading, ylim=(-0.6, len(runs) - 0.4))
         axes.grid(axis="x", color=INK, alpha=0.15, lw=0.6)
         data = finished_svg(figure)
     medians = "; ".join(f"{run} median {np.median(v):.1f}" for run, v in zip(runs, values, strict=True))
-    caption = "Each case's value: box of the middle half, line at the median, diamond at the mean"
+    caption = (
+        "Each case's value: box of the middle half, line at the median, diamond at the mean of the table."
+    )
+    caption += _other_structures(comparison, m)
     return Picture(data, "svg", f"{m.heading} of the cases. {medians}.", caption)
 
 
@@ -88,8 +93,8 @@ def paired_plot(comparison: Comparison, m: Measure) -> Picture | None:
     )
     more = f" The {len(runs)} best of {len(differences)} runs." if len(runs) < len(differences) else ""
     caption = (
-        f"Case by case against {comparison.reference}: dots are cases, the diamond is the mean, the bar its 95 % "
-        f"interval.{more}"
+        f"Case by case against {comparison.reference}: dots are cases, the diamond is the difference of the "
+        f"table, the bar its 95 % interval.{_other_structures(comparison, m)}{more}"
     )
     return Picture(data, "svg", f"Differences in {m.title}: {words}.", caption)
 
@@ -141,6 +146,19 @@ def size_plot(comparison: Comparison) -> Picture | None:
         f"{m.heading} against the volume of {', '.join(classes)}.",
         f"{m.title} against size.{more}",
     )
+
+
+def _other_structures(comparison: Comparison, m: Measure) -> str:
+    """A sentence for cases that annotate different structures, where the mean of the table is not that of the cases."""
+    row = comparison.main_row
+    for run in comparison.runs:
+        values, mean = _finite(comparison.per_case[run, row, m.name]), comparison.cells[run, row, m.name].mean
+        if len(values) and math.isfinite(mean) and not math.isclose(values.mean(), mean, rel_tol=1e-6):
+            return (
+                " Cases have values of different structures: a case's value is a mean over its own, the mean of the "
+                "table one over all structures alike."
+            )
+    return ""
 
 
 def _best_first(comparison: Comparison, m: Measure) -> list[str]:
