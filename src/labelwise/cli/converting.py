@@ -103,7 +103,7 @@ def export(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a cohort for nnU-Net, or a model as ONNX. What is not annotated is ignored there."""
+    """Write a cohort for nnU-Net v2, or a model as one ONNX file."""
     if is_model(data):
         if (number, name, unknown) != (1, None, "ignore"):
             raise ConfigError("--id, --name and --unknown are about data sets", found=f"the model {data}")

@@ -208,7 +208,7 @@ def cost(
     dice: Annotated[str, typer.Option(help="Dice values that are wanted, separated by commas.")] = "0.8,0.9",
     as_json: AsJson = False,
 ) -> None:
-    """Dice against the masks that were drawn, and how many more masks a wanted Dice needs, for each structure."""
+    """Dice against the number of masks drawn, and how many more are needed."""
     try:
         wanted = [float(word) for word in words(dice) or ()]
     except ValueError as error:

@@ -7,6 +7,8 @@ from dataclasses import asdict, is_dataclass
 from typing import Any, TypeVar, cast
 
 import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 from torch import nn
 
 from labelwise.errors import CheckpointError, ConfigError
@@ -60,6 +62,17 @@ def find_net(name: str) -> type[Blueprint]:
         ConfigError     there is no such network, or it comes from a package that is broken
     """
     return _PARTS.find(name)
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class _Description:
+    """What a file says of a network."""
+
+    name: str
+    settings: dict[str, Any]
+    dims: int
+    in_channels: int
+    num_classes: int
 
 
 class NetFactory:
@@ -185,4 +198,4 @@ class NetFactory:
                 found=", ".join(sorted(description)),
                 expected=", ".join(expected),
             )
-        return cls(**description)
+        return cls(**vars(build_settings(_Description, description, "a network's description")))
