@@ -71,6 +71,16 @@ def _one_network(caption: str, **terms: Term) -> Figure:
     )
 
 
+# The arrows of a student that agrees with its teacher, who sees noise.
+CONSISTENCY = (
+    "x > student",
+    "noisy > teacher",
+    "student > supervised",
+    "student > consistency",
+    "teacher - consistency",
+    "student ~ teacher",
+)
+
 FIGURES: dict[str, Figure] = {
     "naive": _one_network("label 0 is read as background"),
     "supervised": _one_network("label 0: background, or a class not annotated"),
@@ -199,14 +209,7 @@ FIGURES: dict[str, Figure] = {
             "supervised": Term("labels", "what is annotated"),
             "consistency": Term("predictions", "agree with the teacher"),
         },
-        (
-            "x > student",
-            "noisy > teacher",
-            "student > supervised",
-            "student > consistency",
-            "teacher - consistency",
-            "student ~ teacher",
-        ),
+        CONSISTENCY,
     ),
     "ua_mt": Figure(
         {"x": X, "noisy": View("noise", "noise, 8 times", of="open")},
@@ -215,14 +218,7 @@ FIGURES: dict[str, Figure] = {
             "supervised": Term("labels", "what is annotated"),
             "consistency": Term("predictions", "where its answers are certain"),
         },
-        (
-            "x > student",
-            "noisy > teacher",
-            "student > supervised",
-            "student > consistency",
-            "teacher - consistency",
-            "student ~ teacher",
-        ),
+        CONSISTENCY,
     ),
     "bcp_pretraining": Figure(
         {"x": View("box", "box of another scan", of="labelled")},

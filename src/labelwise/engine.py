@@ -30,6 +30,7 @@ from typing import Any, Generic, TypeVar
 
 from labelwise.atomic import explained
 from labelwise.errors import ConfigError, LabelwiseError, ResourceError
+from labelwise.plugins import import_extra
 
 logger = logging.getLogger("labelwise")
 
@@ -117,14 +118,7 @@ def executor(
             yield jobs
         return
     if engine.startswith("dask://"):
-        try:
-            distributed = importlib.import_module("distributed")
-        except ImportError as error:
-            raise ResourceError(
-                "the Dask engine needs the extra 'cluster'",
-                do="pip install 'labelwise[cluster]'",
-                code="extra-missing",
-            ) from error
+        distributed = import_extra("distributed", "cluster", "the Dask engine needs the extra 'cluster'")
         with _client(distributed, "tcp://" + engine.removeprefix("dask://")) as client:
             _check_shared(client, shared)
             yield client.get_executor()
@@ -280,12 +274,7 @@ class OnSlurm(Executor):
 
 @contextmanager
 def _on_slurm(cluster: str, shared: Sequence[Path], settings: Mapping[str, Any]) -> Iterator[OnSlurm]:
-    try:
-        submitit = importlib.import_module("submitit")
-    except ImportError as error:
-        raise ResourceError(
-            "jobs of SLURM need the extra 'slurm'", do="pip install 'labelwise[slurm]'", code="extra-missing"
-        ) from error
+    submitit = import_extra("submitit", "slurm", "jobs of SLURM need the extra 'slurm'")
     if cluster not in (SLURM, "local"):
         raise ConfigError(
             f"unknown engine 'slurm:{cluster}'", expected="slurm or slurm:local", code="unknown-name"

@@ -19,7 +19,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar, cast
 
-from labelwise.errors import ConfigError, LabelwiseError, did_you_mean
+from labelwise.errors import ConfigError, LabelwiseError, ResourceError, did_you_mean
 
 Part = TypeVar("Part")
 
@@ -115,6 +115,20 @@ class Parts(Generic[Part]):
             do="repair or remove this package",
             **facts,
         )
+
+
+def import_extra(module: str, extra: str, why: str) -> Any:
+    """A library of an optional extra of this package, imported when it is needed.
+
+    Errors
+        ResourceError   it is not installed: says `why` it is needed, and what to install
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ResourceError(
+            why, found=str(error), do=f"pip install 'labelwise[{extra}]'", code="extra-missing"
+        ) from error
 
 
 def _imported(place: str) -> Any:

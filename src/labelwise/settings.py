@@ -120,6 +120,14 @@ def put(tree: dict[str, Any], dotted: str, value: Any) -> None:
     tree[name] = merged(tree[name], value) if both else value
 
 
+def flat(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """``{"train": {"steps": [4]}}`` -> ``{"train.steps": [4]}``: what `put` undoes."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{path}{key}.") if isinstance(value, Mapping) else {f"{path}{key}": value}
+    return found
+
+
 def merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     """Two nested tables as one; where both have a value, that of `top`."""
     together = dict(base)

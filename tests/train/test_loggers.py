@@ -126,6 +126,6 @@ def test_unknown_loggers_and_missing_packages_are_refused_before_the_training(
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr("labelwise.train.loggers.importlib.import_module", missing)
+    monkeypatch.setattr("importlib.import_module", missing)
     with pytest.raises(ResourceError, match=r"labelwise\[loggers\]"):
         loggers._package("mlflow")

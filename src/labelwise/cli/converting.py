@@ -12,6 +12,7 @@ from labelwise.cli.options import (
     AsJson,
     Binary,
     Engine,
+    Labels,
     Overwrite,
     Quiet,
     Workers,
@@ -29,13 +30,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def convert(
-    labels: Annotated[
-        Path,
-        typer.Argument(
-            help="A label file, a folder with a mask per structure, or a folder of label files.",
-            show_default=False,
-        ),
-    ],
+    labels: Labels,
     output: Annotated[
         Path,
         typer.Option(
@@ -103,7 +98,7 @@ def export(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a cohort for nnU-Net v2, or a model as one ONNX file."""
+    """Write a cohort for nnU-Net, or a model as ONNX. What is not annotated is ignored there."""
     if is_model(data):
         if (number, name, unknown) != (1, None, "ignore"):
             raise ConfigError("--id, --name and --unknown are about data sets", found=f"the model {data}")

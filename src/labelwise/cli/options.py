@@ -21,6 +21,13 @@ Workers = Annotated[int | None, typer.Option("--workers", "-j", min=1, help="Pro
 Engine = Annotated[str, typer.Option("--engine", help="Where jobs run: local, or dask://host:port.")]
 Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:1 or mps.")]
 Data = Annotated[Path, typer.Argument(help="Folder of a manifest, or its manifest.csv.", show_default=False)]
+Labels = Annotated[
+    Path,
+    typer.Argument(
+        help="A label file, a folder with a mask per structure, or a folder of label files.",
+        show_default=False,
+    ),
+]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.", show_default=False)]
 Binary = Annotated[bool, typer.Option("--binary", help="DICOM-SEG of the type BINARY instead of LABELMAP.")]
 Base = Annotated[

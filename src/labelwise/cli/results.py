@@ -16,6 +16,7 @@ from labelwise.cli.options import (
     Data,
     Device,
     Engine,
+    Labels,
     Overwrite,
     Quiet,
     Workers,
@@ -246,13 +247,7 @@ def _metrics(text: str) -> list[str]:
 
 
 def show_result(
-    labels: Annotated[
-        Path,
-        typer.Argument(
-            help="A label file, a folder with a mask per structure, or a folder of label files.",
-            show_default=False,
-        ),
-    ],
+    labels: Labels,
     output: Annotated[
         Path,
         typer.Option(

@@ -185,18 +185,8 @@ def write_labels(
             raise ConfigError("DICOM labels need the series that they belong to", file=path)
         grid = Geometry(labels.shape, labels.affine)
     else:
-        grid = stored.geometry(Path(like), layout)
-        orientation = orientation_of(grid.affine)
-        expected, found = orientation.geometry_to_ras(grid), Geometry(labels.shape, labels.affine)
-        if not expected.matches(found):
-            raise DataError(
-                "the labels do not lie on the grid of the image",
-                file=like,
-                found=found,
-                expected=expected,
-                code="grids-differ",
-            )
-        voxels = orientation.from_ras(voxels)
+        grid = _grid_of(Path(like), layout, labels, "labels")
+        voxels = orientation_of(grid.affine).from_ras(voxels)
     if kind in _DICOM:
         assert like is not None
         options = {"binary": binary} if kind == "dicom-seg" else {}
@@ -231,19 +221,24 @@ def write_image(path: Path, image: Volume, like: Path | None = None, layout: Lay
     if like is None:
         nifti.write(path, voxels, image.affine)
         return
-    grid = stored.geometry(Path(like), layout)
-    orientation = orientation_of(grid.affine)
-    expected, found = orientation.geometry_to_ras(grid), Geometry(image.shape, image.affine)
+    grid = _grid_of(Path(like), layout, image, "voxels")
+    header_source = Path(like) if suffix(like) in stored.NIFTI else None
+    nifti.write(path, orientation_of(grid.affine).from_ras(voxels), grid.affine, like=header_source)
+
+
+def _grid_of(like: Path, layout: Layout, volume: Volume, what: str) -> Geometry:
+    """The grid of a stored image, which a volume in RAS+ must lie on."""
+    grid = stored.geometry(like, layout)
+    expected, found = orientation_of(grid.affine).geometry_to_ras(grid), Geometry(volume.shape, volume.affine)
     if not expected.matches(found):
         raise DataError(
-            "the voxels do not lie on the grid of the image",
+            f"the {what} do not lie on the grid of the image",
             file=like,
             found=found,
             expected=expected,
             code="grids-differ",
         )
-    header_source = Path(like) if suffix(like) in stored.NIFTI else None
-    nifti.write(path, orientation.from_ras(voxels), grid.affine, like=header_source)
+    return grid
 
 
 def _read_channels(path: Path, layout: Layout) -> tuple[Array, Geometry]:

@@ -12,11 +12,9 @@ Source: Lorensen & Cline, SIGGRAPH 1987, https://doi.org/10.1145/37401.37422; th
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,9 +22,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from labelwise.atomic import atomic_path
-from labelwise.errors import ConfigError, DataError, ResourceError
+from labelwise.errors import ConfigError, DataError
 from labelwise.formats.concepts import Concept, concepts_of
 from labelwise.formats.naming import file_name
+from labelwise.plugins import import_extra
 from labelwise.types import Array, Volume
 
 MESH_FORMATS = {"stl": ".stl", "glb": ".glb"}
@@ -227,14 +226,5 @@ def _stl_files(path: Path, names: Mapping[int, str]) -> dict[int, Path]:
     return files
 
 
-def _library(name: str) -> ModuleType:
-    """A library of the extra, imported when a mesh is wanted."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ResourceError(
-            "meshes need packages that are not installed",
-            found=str(error),
-            do="pip install 'labelwise[mesh]'",
-            code="extra-missing",
-        ) from error
+def _library(name: str) -> Any:
+    return import_extra(name, "mesh", "meshes need packages that are not installed")

@@ -6,7 +6,6 @@ part of the graph: it stands in the metadata of the file, as JSON under the key 
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import logging
@@ -19,8 +18,9 @@ import numpy as np
 import torch
 
 from labelwise.atomic import atomic_path
-from labelwise.errors import CheckpointError, ConfigError, ResourceError
+from labelwise.errors import CheckpointError, ConfigError
 from labelwise.infer.model import Model
+from labelwise.plugins import import_extra
 from labelwise.types import Array
 
 __all__ = ["INPUT", "METADATA", "OUTPUT", "Difference", "description", "scores_of_file", "write_onnx"]
@@ -161,11 +161,4 @@ def _window(model: Model) -> tuple[int, ...]:
 
 
 def _extra(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as problem:
-        raise ResourceError(
-            f"the package '{name}' is not installed",
-            do="pip install 'labelwise[onnx]'",
-            code="extra-missing",
-        ) from problem
+    return import_extra(name, "onnx", f"the package '{name}' is not installed")

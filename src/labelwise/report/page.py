@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -26,6 +26,7 @@ from labelwise.report.overlays import DIFFERENCES, CasePicture
 from labelwise.report.plots import best_runs, paired_plot, size_plot, value_plot
 from labelwise.report.statistics import defined_mean
 from labelwise.report.viewer import ViewerCase
+from labelwise.settings import flat
 
 NIIVUE = "niivue-0.69.0.umd.js.gz"
 MOST_CURVES = 8  # runs whose learning curves are drawn
@@ -190,16 +191,16 @@ def _blocks(facts: Mapping[str, object]) -> list[tuple[str, list[tuple[str, str]
     """Heading and lines of each list of facts; single facts first, under no heading."""
     nested = {name: value for name, value in facts.items() if isinstance(value, Mapping) and value}
     single = {name: value for name, value in facts.items() if not isinstance(value, Mapping)}
-    blocks = [("", list(_flat(single)))] if single else []
-    return blocks + [(name, list(_flat(block))) for name, block in nested.items()]
+    blocks = [("", _lines(single))] if single else []
+    return blocks + [(name, _lines(block)) for name, block in nested.items()]
 
 
-def _flat(facts: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+def _lines(facts: Mapping[str, object]) -> list[tuple[str, str]]:
     """Nested facts as dotted names; lists are joined, nothing set is a dash."""
-    for name, value in facts.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, (list, tuple, set, frozenset)):
-            yield f"{prefix}{name}", ", ".join(map(str, value)) or "–"
-        else:
-            yield f"{prefix}{name}", "–" if value in (None, "") else str(value)
+    return [(name, _told(value)) for name, value in flat(facts).items()]
+
+
+def _told(value: object) -> str:
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return ", ".join(map(str, value)) or "–"
+    return "–" if value in (None, "") else str(value)

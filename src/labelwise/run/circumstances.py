@@ -12,6 +12,7 @@ import numpy as np
 from labelwise.config import read_recipe
 from labelwise.infer.record import read_record
 from labelwise.run.pairing import PREDICTIONS
+from labelwise.settings import flat
 
 COST = "cost.json"
 _COMMON = "All runs"
@@ -96,7 +97,7 @@ def _of_seed(folder: Path) -> dict[str, str]:
 
 
 def _settings(folder: Path) -> dict[str, str]:
-    return _flat(without_folders(settings_of(folder)))
+    return {name: _text(value) for name, value in flat(without_folders(settings_of(folder))).items()}
 
 
 def _hardware(environment: Mapping[str, Any]) -> str:
@@ -127,15 +128,8 @@ def _prediction(folder: Path) -> str | None:
     return f"{np.mean(seconds):.3g} s a scan on {' and '.join(sorted(device)) or 'an unknown device'}"
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-            flat[f"{prefix}{name}"] = text or "–"
-    return flat
+def _text(value: Any) -> str:
+    return (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)) or "–"
 
 
 def _largest(*values: Any) -> float | None:

@@ -11,6 +11,7 @@ from labelwise.cohort.manifest import MANIFEST_NAME, read_manifest
 from labelwise.config import RunConfig, load_config
 from labelwise.console import Progress, silent
 from labelwise.errors import LabelwiseError
+from labelwise.plan.choose import LABELS_ALONE
 from labelwise.report.comparison import Comparison
 from labelwise.run.compare import compare
 from labelwise.run.evaluate import evaluate
@@ -96,5 +97,4 @@ def _cohort(folder: Path, seed: int, progress: Progress) -> Path:
 def _config(method: str, data: Path, seed: int, steps: int) -> RunConfig:
     changes = {**SETTINGS, "train.steps": [steps], "train.validate_every": max(1, steps // 4), "seed": seed}
     # The same loss on the labels for all: what differs between the rows is the method.
-    settings = {"squared_dice": True, "dice_pooling": "batch"}
-    return load_config(None, changes, data=str(data), method={"name": method, "settings": settings})
+    return load_config(None, changes, data=str(data), method={"name": method, "settings": LABELS_ALONE})

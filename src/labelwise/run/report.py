@@ -26,7 +26,7 @@ from labelwise.report.page import curves_of, write_page
 from labelwise.report.plots import best_runs
 from labelwise.report.viewer import ViewerCase, viewer_case
 from labelwise.run.circumstances import circumstances, settings_of
-from labelwise.run.compare import compare, part_of, runs_by_name
+from labelwise.run.compare import compare, data_of, part_of, runs_by_name
 from labelwise.run.pairing import PREDICTIONS, in_space
 from labelwise.train.record import read_log
 from labelwise.types import Array, Case
@@ -112,14 +112,9 @@ def _coverage(settings: Mapping[str, Mapping[str, Any]]) -> Picture | None:
     )
 
 
-def _data(run: Path) -> str:
-    """The folder of the manifest that a run learnt from; empty if it does not say."""
-    return str(settings_of(run).get("data", ""))
-
-
 def _data_set(run: Path) -> str:
     """The name of the data set that a run learnt from, without the folders around it; folds have that of their set."""
-    path = Path(_data(run))
+    path = data_of(run) or Path()
     path = path.parent if path.name == MANIFEST_NAME else path
     return path.parent.name if re.fullmatch(r"fold_\d+", path.name) else path.name
 
@@ -143,7 +138,7 @@ class Cases:
 
     def __init__(self, runs: Mapping[str, Sequence[Path]]):
         # Run -> its folder, or those of its folds, with the manifest that each learnt from.
-        known = {folder: _data(folder) for folders in runs.values() for folder in folders}
+        known = {folder: str(data_of(folder) or "") for folders in runs.values() for folder in folders}
         manifests = {data: _manifest(data) for data in known.values()}
         self.runs = {
             name: [(folder, manifest) for folder in folders if (manifest := manifests[known[folder]])]

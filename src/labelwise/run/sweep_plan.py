@@ -19,6 +19,7 @@ from labelwise.config import RunConfig, load_config
 from labelwise.console import Progress, duration
 from labelwise.errors import ConfigError
 from labelwise.methods import find_method
+from labelwise.plan.choose import LABELS_ALONE
 from labelwise.run.plan import plan as plan_training
 from labelwise.run.trial import Trial
 from labelwise.settings import build_settings
@@ -28,7 +29,7 @@ WHOLE = "all"  # the budget of a plan without budgets: the labels as they are
 FOLDS_FOLDER = "folds"
 CONTROL, SAME_BATCHES = "supervised", "same_batches"
 # The Dice term that methods which learn from unlabelled cases have by default: labels alone are trained with it too.
-THEIR_DICE = {"method.settings.squared_dice": True, "method.settings.dice_pooling": "batch"}
+THEIR_DICE = {f"method.settings.{name}": value for name, value in LABELS_ALONE.items()}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from labelwise.errors import CheckpointError
 from labelwise.formats.tensors import load_header, load_tensors, load_weights, save_tensors
+from labelwise.settings import flat
 from labelwise.train.average import PREFIX, AveragedWeights
 
 FORMAT = 1
@@ -92,7 +93,7 @@ def check_continues(path: Path, settings: Mapping[str, Any]) -> None:
         raise CheckpointError(
             "written by a newer version of labelwise", file=path, do="update labelwise", code="newer-version"
         )
-    before, now = _flat(header["facts"]["settings"]), _flat(settings)
+    before, now = flat(header["facts"]["settings"]), flat(settings)
     different = [
         key
         for key in {**before, **now}
@@ -107,14 +108,6 @@ def check_continues(path: Path, settings: Mapping[str, Any]) -> None:
             do="choose another output folder, or --overwrite to begin anew",
             code="settings-changed",
         )
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` -> ``{"a.b": 1}``."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
 
 
 def _listed(settings: Mapping[str, Any], names: list[str]) -> str:

@@ -17,7 +17,6 @@ A logger is a function that gives one of Lightning Fabric's loggers. Other packa
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,9 @@ from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
 from labelwise.atomic import write_json
 from labelwise.documents import read_json
-from labelwise.errors import ConfigError, ResourceError, did_you_mean
-from labelwise.plugins import Parts
+from labelwise.errors import ConfigError, did_you_mean
+from labelwise.plugins import Parts, import_extra
+from labelwise.settings import flat
 
 LOGGERS: dict[str, str] = {
     "tensorboard": "labelwise.train.loggers:tensorboard",
@@ -135,27 +135,14 @@ def open_loggers(
     """The loggers of a training that goes on from a step, with its settings."""
     loggers = [PARTS.find(name)(folder, step=step) for name in names]
     for logger in loggers:
-        logger.log_hyperparams(_flat(settings))
+        logger.log_hyperparams({name: _simple(value) for name, value in flat(settings).items()})
     return loggers
 
 
-def _flat(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """``{"train": {"steps": [4]}}`` -> ``{"train.steps": "[4]"}``; what is simple stays as it is."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{path}{key}.")
-        else:
-            flat[f"{path}{key}"] = value if isinstance(value, bool | int | float | str) else str(value)
-    return flat
+def _simple(value: Any) -> bool | int | float | str:
+    """A value that every tracker can show: as it is, or as text."""
+    return value if isinstance(value, bool | int | float | str) else str(value)
 
 
 def _package(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ResourceError(
-            f"the logger '{name}' needs the extra 'loggers'",
-            do="pip install 'labelwise[loggers]'",
-            code="extra-missing",
-        ) from error
+    return import_extra(name, "loggers", f"the logger '{name}' needs the extra 'loggers'")
