@@ -151,9 +151,8 @@ class AugmentConfig:
     mirror_axes: tuple[Axis, ...] = _FROM_PRESET  # 0, 1, 2 = x (left-right), y, z; each with p = 0.5
     mirror_once: bool = _FROM_PRESET  # exactly one of the mirror axes instead, always
     quarter_turns: bool = _FROM_PRESET  # 0 to 3 turns by 90 degrees in the x-y plane
-    on_side: Annotated[float, Field(ge=0, le=1)] = (
-        _FROM_PRESET  # chance of a turn by 90 degrees to the left or right
-    )
+    # chance of a turn by 90 degrees to the left or right
+    on_side: Annotated[float, Field(ge=0, le=1)] = _FROM_PRESET
     rotation_degrees: Chance = _FROM_PRESET  # about z, in mm: voxels of any shape turn rigidly
     tilt_degrees: Chance = _FROM_PRESET  # about x and y, 3D only
     scale: Chance = _FROM_PRESET  # larger than 1 enlarges
@@ -252,9 +251,8 @@ class Views(NamedTuple):
     targets: Mapping[str, Tensor]  # (B, K, *S) float32 each
     # (B, M, *S): the images before their intensities were changed, where somebody asked for them
     weak: Tensor | None = None
-    valid: Tensor | None = (
-        None  # (B, *S) bool: voxels of the scan; false beyond it, and where nothing was read
-    )
+    # (B, *S) bool: voxels of the scan; false beyond it, and where nothing was read
+    valid: Tensor | None = None
     swapped: tuple[int, ...] = ()  # rows that were mirrored along x and have the labels of the other side
 
 

@@ -60,9 +60,8 @@ class Record:
 def _numbers(event: str, facts: Mapping[str, Any]) -> dict[str, float]:
     """What a logger shows of an event; a score that is undefined is left out."""
     if event == "validation":
-        return (
-            {"validation/dice": facts["score"]} if facts["score"] == facts["score"] else {}
-        )  # NaN is not itself
+        is_defined = facts["score"] == facts["score"]  # NaN is not itself
+        return {"validation/dice": facts["score"]} if is_defined else {}
     terms = {f"term/{name}": value for name, value in facts.get("terms", {}).items()}
     return {name: facts[name] for name in ("loss", "rate") if name in facts} | terms
 
