@@ -37,6 +37,8 @@ SETTINGS: dict[str, Any] = {
     "augment.preset": "default",
     "train.optimizer.name": "adamw",
     "train.optimizer.rate": 4e-3,
+    "train.schedule.warmup_steps": 30,
+    "train.clip_gradient": 12.0,
     "train.log_every": 20,
     "inference.overlap": 0.25,
 }
