@@ -70,6 +70,16 @@ def canonical(name: str) -> str:
     return found.name if found else name
 
 
+def is_pair(name: str) -> bool:
+    """Whether a class joins a structure of the left and of the right.
+
+    Example
+        >>> is_pair("kidneys"), is_pair("left kidney"), is_pair("liver")
+        (True, False, False)
+    """
+    return any(same(name, one.whole) for one in structures().values() if one.whole)
+
+
 def named_side(name: str) -> Side:
     """The side that a class is named by; empty for one that has none, or whose mirror image is no other structure.
 

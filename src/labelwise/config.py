@@ -33,6 +33,7 @@ from labelwise.loading.sampling import SamplingConfig
 from labelwise.methods import find_method, stages_of
 from labelwise.nets.factory import NetFactory
 from labelwise.plan.choose import PLANNED
+from labelwise.preprocess.intensity import IntensityRule
 from labelwise.settings import build_settings, merged, put, to_toml
 from labelwise.train.distributed import DeviceConfig
 from labelwise.train.loop import LoopConfig
@@ -61,6 +62,8 @@ class PrepareConfig:
     spacing_mm: tuple[float, float, float] | None = None  # of the prepared scans, along x, y, z
     shape: tuple[int, int, int] | None = None  # fixed number of voxels per axis instead; 0 keeps an axis
     crop: Literal["none", "nonzero", "body"] | None = None
+    # By modality (ct, mr, normalised): clip, mean and std of a protocol, in place of those of the training scans.
+    intensity: dict[str, IntensityRule] | None = None
     store: str | None = None  # folder of prepared scans; default: "store" beside the manifest
 
 

@@ -16,6 +16,7 @@ import pytest
 from conftest import TINY_SETTINGS
 from labelwise import Volume, read_manifest
 from labelwise.formats import read_geometry, write_image, write_labels
+from labelwise.loading.store import Store
 from labelwise.synthetic.generate import SyntheticConfig, make_scan
 
 SETTINGS = [
@@ -203,6 +204,22 @@ def test_prepare_does_only_what_is_missing(command, tiny_cohort):
     assert answer.code == 0
     assert answer.out.rstrip().endswith("6 scans, 0 of them new")
     assert json.loads(command("prepare", tiny_cohort, *spacing, "--json").out)["written"] == 0
+
+
+def test_prepare_takes_the_intensities_of_a_protocol(command, tiny_cohort, tmp_path):
+    rule = "{scheme = 'ct', clip = [-325, 325], mean = 0, std = 325}"
+    where = ("--set", "prepare.spacing_mm=[14.0, 14.0, 14.0]", "--set", f"prepare.store={tmp_path}")
+    assert command("prepare", tiny_cohort, *where, "--set", f"prepare.intensity.ct={rule}").code == 0
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    store = Store(folder)
+    for case in read_manifest(tiny_cohort).cases:
+        values = store.case(case.id).image()
+        assert values.min() == -1  # air
+        assert 0 < values.max() <= 1
+    answer = command("prepare", tiny_cohort, *where, "--set", "prepare.intensity.mr.scheme=mr")
+    assert answer.code == 2
+    assert "no training scan has this modality" in answer.err
+    assert "prepare.intensity.mr" in answer.err
 
 
 # train

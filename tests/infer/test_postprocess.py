@@ -45,6 +45,19 @@ def test_only_the_largest_part_of_each_class_stays() -> None:
     np.testing.assert_array_equal(postprocess(labels, LARGEST), expected, strict=True)
 
 
+def test_of_a_pair_the_two_largest_parts_stay() -> None:
+    labels = np.zeros((20, 6, 6), np.uint8)
+    labels[:5, :3], labels[8:10, :2], labels[12, 0, 0] = 1, 1, 1
+    labels[14:16], labels[18:19] = 2, 2
+    expected = labels.copy()
+    expected[12], expected[18] = 0, 0
+    both = PostprocessConfig(largest_component=True, pairs=(1,))
+    np.testing.assert_array_equal(postprocess(labels, both), expected, strict=True)
+    labels[labels == 1] = 0  # of equal parts the first ones stay
+    labels[1:8:2, 0, 0] = 1
+    assert np.flatnonzero(postprocess(labels, both)[:, 0, 0] == 1).tolist() == [1, 3]
+
+
 def test_convention_parts_that_touch_at_a_corner_are_one_part() -> None:
     labels = np.zeros((4, 4, 4), np.uint8)
     labels[:2, :2, :2], labels[2:, 2:, 2:] = 1, 1

@@ -208,28 +208,39 @@ def test_facts_are_medians_of_the_cropped_scans_and_of_what_is_annotated():
 
 
 def test_of_organs_that_are_one_component_in_every_scan_the_largest_component_is_kept():
-    facts = replace(CT, organs=("liver", "kidney tumour", "spleen"), connected=("kidney tumour", "spleen"))
+    facts = replace(
+        CT, organs=("liver", "kidney tumour", "spleen"), components={"kidney tumour": 1, "spleen": 1}
+    )
     config, plan = planned(facts)
     assert config.inference.postprocess.largest_component
     assert config.inference.postprocess.classes == (3,)  # a second lesion is a lesion too
     (why,) = (line.why for line in plan.lines if line.setting == "inference.postprocess")
     assert "spleen" in why
     assert "tumour" not in why
-    config, _ = planned(replace(facts, connected=("kidney tumour",)))
+    config, _ = planned(replace(facts, components={"kidney tumour": 1}))
     assert not config.inference.postprocess.largest_component
 
 
+def test_of_pairs_that_are_two_components_in_every_scan_the_two_largest_are_kept():
+    found = {"spleen": 1, "kidneys": 2, "liver": 2}  # only the kidneys are two organs
+    config, plan = planned(replace(CT, organs=("spleen", "kidneys", "liver"), components=found))
+    postprocess = config.inference.postprocess
+    assert (postprocess.largest_component, postprocess.classes, postprocess.pairs) == (True, (1, 2), (2,))
+    (why,) = (line.why for line in plan.lines if line.setting == "inference.postprocess")
+    assert "two components in every annotated scan: kidneys" in why
+
+
 @pytest.mark.parametrize(
-    ("stray", "ignored", "scans", "connected"),
+    ("stray", "ignored", "scans", "components"),
     [
-        (0, 0, 3, ("liver",)),
-        (1, 0, 3, ("liver",)),  # one voxel of a thousand: a slip of the pen
-        (200, 0, 3, ()),
-        (0, 0, 2, ()),  # too few scans
-        (0, 9, 3, ()),  # nothing is known between the annotated slices
+        (0, 0, 3, {"liver": 1}),
+        (1, 0, 3, {"liver": 1}),  # one voxel of a thousand: a slip of the pen
+        (200, 0, 3, {"liver": 2}),
+        (0, 0, 2, {}),  # too few scans
+        (0, 9, 3, {}),  # nothing is known between the annotated slices
     ],
 )
-def test_one_component_is_what_every_scan_shows(stray, ignored, scans, connected):
+def test_components_are_what_every_scan_shows(stray, ignored, scans, components):
     labels = np.zeros((20, 20, 20), np.uint8)
     labels[:10, :10, :10] = 1
     labels[15, :10, :20].flat[:stray] = 1
@@ -240,7 +251,7 @@ def test_one_component_is_what_every_scan_shows(stray, ignored, scans, connected
         Case(str(number), (Path("s.nii"),), Path("l.nii"), frozenset({"liver"})) for number in range(scans)
     ]
     facts = gather([one] * scans, cases, LabelSpace(("background", "liver")), spacing_mm=None, shape=None)
-    assert facts.connected == connected
+    assert facts.components == components
 
 
 def test_scans_lie_the_other_way_if_their_longer_side_does():

@@ -30,8 +30,8 @@ def connected_parts(mask: Array, neighbours: Neighbours) -> tuple[Array, int]:
     return (_scipy_parts if flat and neighbours == "corners" else _parts())(mask, neighbours)
 
 
-def keep_largest_component(labels: Array, index: int) -> None:
-    """Turn into background, in place, all parts of a class but the largest; of equal parts the first one stays.
+def keep_largest_component(labels: Array, index: int, count: int = 1) -> None:
+    """Turn into background, in place, all parts of a class but the `count` largest; of equal parts the first stays.
 
     Voxels that touch by a corner are connected.
 
@@ -39,16 +39,19 @@ def keep_largest_component(labels: Array, index: int) -> None:
         labels      (*S)  unsigned integers, two or three axes
     """
     mask = labels == index
-    parts, count = connected_parts(mask, "corners")
-    if count < 2:
+    parts, found = connected_parts(mask, "corners")
+    if found <= count:
         return
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
-    kept = int(sizes.argmax())
-    largest = sizes == sizes[kept]
-    if largest.sum() > 1:  # the numbers of the parts depend on the library, their places do not
-        kept = parts.flat[largest[parts].argmax()]
-    labels[mask & (parts != kept)] = 0
+    kept = np.zeros(len(sizes), bool)
+    for _ in range(count):
+        one = int(sizes.argmax())
+        largest = sizes == sizes[one]
+        if largest.sum() > 1:  # the numbers of the parts depend on the library, their places do not
+            one = parts.flat[largest[parts].argmax()]
+        kept[one], sizes[one] = True, 0
+    labels[mask & ~kept[parts]] = 0
 
 
 @functools.cache

@@ -130,7 +130,10 @@ def common_postprocess(configs: Mapping[str, PostprocessConfig], organs: Sequenc
             "only some of the models keep the largest component of %s; together they keep all components",
             ", ".join(organs[index - 1] for index in left),
         )
-    return PostprocessConfig(largest_component=bool(shared), classes=shared)
+    pairs = {index for config in configs.values() for index in config.pairs}
+    return PostprocessConfig(
+        largest_component=bool(shared), classes=shared, pairs=tuple(sorted(pairs.intersection(shared)))
+    )
 
 
 def joined_training(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Optional clean-up of a label map: the largest part of each organ, and no holes inside an organ.
 
-Off by default: both help an organ that is one massive piece (a liver), and harm one that is not (two kidneys
-under one name, lesions).
+Off by default: both help an organ that is one massive piece (a liver), or two (both kidneys under one name, named in
+`pairs`), and harm what is not (lesions).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ class PostprocessConfig:
     largest_component: bool = False  # keep only the largest 26-connected part of each class
     fill_holes: bool = False  # background that a class encloses becomes that class
     classes: tuple[PositiveInt, ...] = ()  # class indices that it concerns; none named: every organ
+    pairs: tuple[PositiveInt, ...] = ()  # class indices of which the two largest are kept: both kidneys
 
 
 def postprocess(labels: Array, config: PostprocessConfig) -> Array:
@@ -39,7 +40,7 @@ def postprocess(labels: Array, config: PostprocessConfig) -> Array:
         if box is None or (config.classes and index not in config.classes):
             continue
         if config.largest_component:
-            keep_largest_component(labels[box], index)
+            keep_largest_component(labels[box], index, 2 if index in config.pairs else 1)
         if config.fill_holes:
             _fill_holes(labels[box], index)
     return labels

@@ -230,7 +230,7 @@ def _statistics_key(case: Case, manifest: Manifest) -> str:
     """What the fingerprint of a scan depends on: its files, how they are read, and what is annotated."""
     source = manifest.source_of(case)
     content = {
-        "format": 3,
+        "format": 4,
         "files": [[_name(path), *_stamp(path)] for path in _paths(case)],
         "annotated": sorted(case.annotated),
         "modality": source.modality,

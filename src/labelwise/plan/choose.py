@@ -5,12 +5,12 @@ Nothing here reads a file or measures: the same facts give the same plan.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil, prod
 from typing import Any
 
-from labelwise.anatomy import find, named_side
+from labelwise.anatomy import find, is_pair, named_side
 from labelwise.methods import METHODS, find_method, stages_of
 from labelwise.nets.factory import NetFactory
 from labelwise.plan.facts import Facts, Hardware, Triple
@@ -398,16 +398,27 @@ class _Planner:
         )
 
     def _prediction(self) -> None:
-        # Of an organ a second component is a slip of the network; of a lesion it is a second lesion.
-        connected = [name for name in self.facts.connected if (kind := find(name)) and kind.code]
-        indices = tuple(self.facts.organs.index(name) + 1 for name in connected)
+        # Of an organ one more component is a slip of the network; of a lesion it is one more lesion.
+        found = self.facts.components
+        single = [name for name, count in found.items() if count == 1 and (kind := find(name)) and kind.code]
+        pairs = [name for name, count in found.items() if count == 2 and is_pair(name)]
+        kept = [f"{noun} in every annotated scan: {', '.join(names)}" for noun, names in (
+            ("one component", single), ("two components", pairs),
+        ) if names]  # fmt: skip
         self._set(
             "inference.postprocess",
-            {"largest_component": bool(connected), "classes": indices},
-            f"one component in every annotated scan: {', '.join(connected)}; smaller ones are dropped"
-            if connected
+            {
+                "largest_component": bool(kept),
+                "classes": self._indices([*single, *pairs]),
+                "pairs": self._indices(pairs),
+            },
+            f"{'; '.join(kept)}; smaller ones are dropped"
+            if kept
             else "no structure is seen in three annotated scans or more, and one component in all of them",
         )
+
+    def _indices(self, names: Sequence[str]) -> tuple[int, ...]:
+        return tuple(sorted(self.facts.organs.index(name) + 1 for name in names))
 
     def _workers(self) -> None:
         if self.on_cpu:

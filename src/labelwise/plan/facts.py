@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ Triple = tuple[float, float, float]
 Sizes = tuple[int, int, int]
 
 LONGER = 0.05  # logarithm of the ratio of two sides: else the plane is a square
-CONNECTED = 0.99  # share of a structure's voxels in its largest component; the rest are slips of the pen
+CONNECTED = 0.99  # share of a structure's voxels in its largest components; the rest are slips of the pen
 CONNECTED_SCANS = 3  # that must show it: fewer are no evidence
 
 
@@ -44,9 +44,8 @@ class Facts:
     spacing_mm: Triple  # of these voxels
     structures_mm: Mapping[str, Triple]  # median size along x, y, z of the structures that have voxels
     turned: float = 0.0  # share of the scans whose longer side in the plane is not that of most scans
-    connected: tuple[
-        str, ...
-    ] = ()  # structures that are one component in all scans that show and annotate them
+    # structures of one component, or two, in all scans that show and annotate them
+    components: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def incomplete(self) -> int:
@@ -82,13 +81,13 @@ def gather(
     sides = np.array([scan.shape for scan in statistics], float) * spacings
     longer = np.where(np.abs(np.log(sides[:, 0] / sides[:, 1])) > LONGER, sides[:, 0] - sides[:, 1], 0)
     boxes: dict[int, list[Triple]] = {}
-    components: dict[int, list[float]] = {}
+    shares: dict[int, list[tuple[float, float]]] = {}
     for scan in statistics:
         for index, size_mm in scan.structures_mm.items():
             boxes.setdefault(int(index), []).append(size_mm)
         if not scan.is_sparse:  # labels in some slices only are never connected
-            for index, share in scan.largest_components.items():
-                components.setdefault(int(index), []).append(share)
+            for index, found in scan.largest_components.items():
+                shares.setdefault(int(index), []).append(found)
     organs = frozenset(label_space.organs)
     sparse = sum(scan.is_sparse for scan in statistics)  # annotated, but in parts of the scan only
     return Facts(
@@ -102,16 +101,22 @@ def gather(
         largest=_whole(prepared.max(axis=0)),
         spacing_mm=_triple(typical_mm),
         structures_mm={
-            label_space.names[index]: _triple(np.median(np.array(found), axis=0))
-            for index, found in sorted(boxes.items())
+            label_space.names[index]: _triple(np.median(np.array(sizes_mm), axis=0))
+            for index, sizes_mm in sorted(boxes.items())
         },
         turned=float(min((longer > 0).mean(), (longer < 0).mean())),
-        connected=tuple(
-            label_space.names[index]
-            for index, shares in sorted(components.items())
-            if len(shares) >= CONNECTED_SCANS and min(shares) >= CONNECTED
-        ),
+        components={
+            label_space.names[index]: count
+            for index, of_scans in sorted(shares.items())
+            if len(of_scans) >= CONNECTED_SCANS and (count := _components(of_scans))
+        },
     )
+
+
+def _components(shares: Sequence[tuple[float, float]]) -> int:
+    """1 or 2 components that hold the structure in every scan; 0 if some scan has more."""
+    in_one, in_two = np.min(shares, axis=0) >= CONNECTED
+    return 1 if in_one else 2 if in_two else 0
 
 
 def _triple(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Triple:

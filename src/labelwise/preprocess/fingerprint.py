@@ -38,8 +38,8 @@ class ScanStatistics:
     channels: int = 1
     # class index -> size along x, y, z in mm of the box around its voxels; annotated structures that are there
     structures_mm: dict[int, tuple[float, float, float]] = field(default_factory=dict)
-    # class index -> share of its voxels in its largest 26-connected component; of the same structures
-    largest_components: dict[int, float] = field(default_factory=dict)
+    # class index -> share of its voxels in its largest 26-connected component, and in the largest two
+    largest_components: dict[int, tuple[float, float]] = field(default_factory=dict)
     known: float = (
         1.0  # share of the voxels that its labels speak of; less in every eighth slice, or in scribbles
     )
@@ -83,7 +83,7 @@ def _of_labels(labels: Volume) -> dict[str, Any]:
     return {
         "structures_mm": {index: _size_mm(box, labels.spacing_mm) for index, box in boxes.items()},
         "largest_components": {
-            index: _largest_component(organs[box] == index) for index, box in boxes.items()
+            index: _largest_components(organs[box] == index) for index, box in boxes.items()
         },
         "known": float((labels.data != IGNORE).mean()),
     }
@@ -94,9 +94,10 @@ def _size_mm(box: tuple[slice, ...], spacing_mm: tuple[float, float, float]) -> 
     return x, y, z
 
 
-def _largest_component(mask: Array) -> float:
+def _largest_components(mask: Array) -> tuple[float, float]:
     components, _ = ndimage.label(mask, np.ones((3, 3, 3)))
-    return float(np.bincount(components[mask]).max() / mask.sum())
+    sizes = np.sort(np.bincount(components[mask]))
+    return float(sizes[-1] / mask.sum()), float(sizes[-2:].sum() / mask.sum())
 
 
 def make_plan(

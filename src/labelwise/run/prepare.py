@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from labelwise.cohort.manifest import Manifest, read_manifest
@@ -103,4 +103,12 @@ def _plan(manifest: Manifest, config: RunConfig, jobs: Jobs) -> Plan:
     statistics = preparation.training_statistics(manifest, jobs, memo=fingerprint_file(config))
     x, y, z = settings.shape or (0, 0, 0)
     shape = (x or None, y or None, z or None) if settings.shape else None
-    return make_plan(statistics, spacing_mm=settings.spacing_mm, shape=shape, crop=settings.crop)
+    plan = make_plan(statistics, spacing_mm=settings.spacing_mm, shape=shape, crop=settings.crop)
+    given = settings.intensity or {}
+    if unknown := sorted(set(given) - set(plan.intensity)):
+        raise ConfigError(
+            "no training scan has this modality",
+            found=f"prepare.intensity.{unknown[0]}",
+            expected=", ".join(plan.intensity),
+        )
+    return replace(plan, intensity=plan.intensity | given)
