@@ -26,7 +26,7 @@ from labelwise.train.checkpoint import load_method
 from labelwise.train.distributed import DeviceConfig, connect
 from labelwise.train.loop import STATISTICS_BATCHES, LoopConfig, Stage, fit, step_seed
 from labelwise.train.record import read_log
-from labelwise.train.schedule import OptimizerConfig
+from labelwise.train.schedule import OptimizerConfig, ScheduleConfig
 
 
 class Toy(Method):
@@ -157,6 +157,27 @@ class Manifold(Toy):
             {"params": [weight for layer in first for weight in layer.parameters()], "lr_scale": 0.5},
             {"params": list(last.parameters()), "optimizer": {"name": "adam", "rate": 1e-3}},
         ]
+
+
+def test_a_resumed_run_remembers_the_validations_that_its_rate_follows(tmp_path):
+    schedule = ScheduleConfig(name="plateau", factor=0.5, patience=0, floor=0.0)
+    config = replace(CONFIG, schedule=schedule, validate_every=1, log_every=1)
+    scores = [0.3, 0.2, 0.5, 0.4, 0.1, 0.6]
+
+    def rates(folder, parts):
+        left = iter(scores)
+        for last in parts:
+
+            def stop_there(done, total, message, last=last):
+                if done == last:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+            fit(stage(folder, validate=lambda predictor: next(left)), config, connect(PRECISE), stop_there)
+        return [event["rate"] for event in read_log(folder / "log.jsonl") if event["event"] == "train"]
+
+    halves = [1, 1, 0.5, 0.5, 0.25, 0.125]
+    assert rates(tmp_path / "whole", [None]) == pytest.approx([0.05 * half for half in halves])
+    assert rates(tmp_path / "parts", [2, 4, None]) == rates(tmp_path / "again", [None])
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])

@@ -32,6 +32,25 @@ def test_constant_with_warmup():
     assert [rate_factor(schedule, step, 100) for step in (0, 1, 3, 50)] == [0.25, 0.5, 1.0, 1.0]
 
 
+def test_plateau_drops_after_more_validations_without_a_better_score_than_patience_allows():
+    schedule = ScheduleConfig(name="plateau", factor=0.5, patience=1, floor=0.2)
+    scores = [0.1, 0.3, 0.3, float("nan"), 0.2, 0.4, 0.1, 0.1, 0.1, 0.1]
+    factors = [rate_factor(schedule, 0, 100, scores[:count]) for count in range(len(scores) + 1)]
+    assert factors == [1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.2]
+
+
+def test_plateau_is_that_of_torch():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, "max", factor=0.95, patience=4, threshold=0.0, min_lr=0.01
+    )
+    scores = torch.rand(60, generator=torch.Generator().manual_seed(0)).tolist()
+    schedule = ScheduleConfig(name="plateau", factor=0.95)
+    for count, score in enumerate(scores, start=1):
+        theirs.step(score)
+        assert rate_factor(schedule, 0, 100, scores[:count]) == pytest.approx(optimizer.param_groups[0]["lr"])
+
+
 def test_groups_scale_the_rate_or_bring_their_own_optimiser():
     weights = [nn.Parameter(torch.ones(1)) for _ in range(4)]
     groups = [

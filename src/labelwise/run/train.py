@@ -244,6 +244,11 @@ def _check_trainable(manifest: Manifest, config: RunConfig) -> None:
             "select = 'best' needs a validation",
             do="set cases aside (split 'validation' in manifest.csv), or choose select = 'last'",
         )
+    if config.train.schedule.name == "plateau" and not (config.train.validate_every and _scored(manifest)):
+        raise ConfigError(
+            "the schedule 'plateau' follows the validations, and there is none",
+            do="set cases aside (split 'validation' in manifest.csv) and set train.validate_every",
+        )
     learns_from = find_method(config.method.name).card.learns_from
     if "none" not in learns_from and not config.sampling.labelled_cases:
         raise ConfigError(

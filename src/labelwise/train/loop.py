@@ -123,6 +123,7 @@ class _Training:
             self.average = AveragedWeights(stage.method, stage.method.predictor(), half_life=config.average)
         self.best_score: float | None = None
         self.best_step: int | None = None
+        self.scores: list[float] = []  # of all validations
         self.sums: dict[str, Tensor] = {}
         self.counted = 0
         self.step = self._resume()
@@ -181,7 +182,7 @@ class _Training:
         torch.manual_seed(
             step_seed(self.stage.seed, self.stage.number, progress.step, self.fabric.global_rank)
         )
-        set_rate(self.optimizers, self.config.schedule, progress.step, progress.total)
+        set_rate(self.optimizers, self.config.schedule, progress.step, progress.total, self.scores)
         # Also in the backward pass, which may compute again what the forward pass did not keep.
         with SafeConvolutions():
             terms: dict[str, Tensor] = self.wrapped(batch, progress)
@@ -279,12 +280,13 @@ class _Training:
     def _validate(self) -> None:
         assert self.stage.validate is not None
         self._require_finite()
-        # Every rank validates, so none waits for another; the score and the checkpoint of rank 0 count.
+        # Every rank validates, so none waits for long; the score and the checkpoint of rank 0 count.
         predictor = self.stage.method.predictor()
         predictor.eval()
         kept = self.average.in_place() if self.average is not None else nullcontext()
         with kept, torch.random.fork_rng(devices=[]):
-            score = self.stage.validate(predictor)
+            score = self.fabric.broadcast(self.stage.validate(predictor))
+        self.scores.append(score)
         predictor.train()
         self.wrapped.train()
         self.record.write("validation", self.step, stage=self.stage.number, score=score)
@@ -300,6 +302,7 @@ class _Training:
                 "step": self.step,
                 "best_score": self.best_score,
                 "best_step": self.best_step,
+                "scores": self.scores,
                 "settings": self.stage.settings,
                 "ranks": self.fabric.world_size,
                 # So that the log of a resumed run is that of an uninterrupted one.
@@ -317,6 +320,7 @@ class _Training:
         check_continues(self.last, self.stage.settings)
         facts = load_checkpoint(self.last, self.stage.method, self.optimizers, self.average)
         self.best_score, self.best_step = facts["best_score"], facts["best_step"]
+        self.scores = list(facts.get("scores", ()))  # checkpoints of before have none
         device = self.fabric.device
         self.sums = {name: torch.tensor(value, device=device) for name, value in facts["sums"].items()}
         self.counted = int(facts["counted"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -30,16 +31,18 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ScheduleConfig:
-    name: Literal["poly", "step", "constant"] = "poly"
+    name: Literal["poly", "step", "constant", "plateau"] = "poly"
     power: Annotated[float, Field(ge=0)] = 0.9  # poly: (1 - step / total) ** power
     # step: parts of the training after which the rate drops
     milestones: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (5 / 12, 5 / 6)
-    factor: Annotated[float, Field(ge=0)] = 0.1  # step: by this factor
+    factor: Annotated[float, Field(ge=0)] = 0.1  # step and plateau: by this factor
+    patience: Annotated[int, Field(ge=0)] = 4  # plateau: validations in a row that may bring no better score
+    floor: Annotated[float, Field(ge=0, le=1)] = 0.01  # plateau: the rate stays at this part of it at least
     warmup_steps: Annotated[int, Field(ge=0)] = 0  # linear rise at the beginning
 
 
-def rate_factor(config: ScheduleConfig, step: int, total: int) -> float:
-    """The factor on the learning rate at a step; a pure function, so a resumed run needs no scheduler state.
+def rate_factor(config: ScheduleConfig, step: int, total: int, scores: Sequence[float] = ()) -> float:
+    """The factor on the learning rate at a step, after validations with `scores`; a pure function of these.
 
     Example
         >>> la = ScheduleConfig(name="step")                  # 6000 steps: drops at 2500 and 5000
@@ -51,8 +54,23 @@ def rate_factor(config: ScheduleConfig, step: int, total: int) -> float:
         return warmup
     if config.name == "poly":
         return float(warmup * (1 - step / total) ** config.power)
+    if config.name == "plateau":
+        return float(warmup * max(config.floor, config.factor ** _plateaus(scores, config.patience)))
     drops = sum(step >= round(part * total) for part in config.milestones)
     return float(warmup * config.factor**drops)
+
+
+def _plateaus(scores: Sequence[float], patience: int) -> int:
+    """How often more than `patience` scores in a row were not above all earlier ones; nan is above none."""
+    best, waited, plateaus = float("-inf"), 0, 0
+    for score in scores:
+        if score > best:
+            best, waited = score, 0
+        else:
+            waited += 1
+        if waited > patience:
+            plateaus, waited = plateaus + 1, 0
+    return plateaus
 
 
 def build_optimizers(groups: list[dict[str, Any]], config: OptimizerConfig) -> list[Optimizer]:
@@ -77,7 +95,9 @@ def _build(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
     return kind(groups, config.rate, config.betas, weight_decay=config.weight_decay)
 
 
-def set_rate(optimizers: list[Optimizer], config: ScheduleConfig, step: int, total: int) -> None:
+def set_rate(
+    optimizers: list[Optimizer], config: ScheduleConfig, step: int, total: int, scores: Sequence[float] = ()
+) -> None:
     """Set the learning rate of every group for a step: base rate, times its own scale, times the schedule's factor.
 
     A group that brings its own ``schedule`` (the settings of a ScheduleConfig) follows that one.
@@ -85,4 +105,4 @@ def set_rate(optimizers: list[Optimizer], config: ScheduleConfig, step: int, tot
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             own = ScheduleConfig(**group["schedule"]) if "schedule" in group else config
-            group["lr"] = group["base_rate"] * group["lr_scale"] * rate_factor(own, step, total)
+            group["lr"] = group["base_rate"] * group["lr_scale"] * rate_factor(own, step, total, scores)
