@@ -18,6 +18,7 @@ from metadata import RESULTS, metadata, write_result
 
 from labelwise import console, load_config, run
 from labelwise.atomic import write_json
+from labelwise.cohort.hide import Mode
 from labelwise.cohort.manifest import MANIFEST_NAME
 from labelwise.console import Progress
 from labelwise.evaluate.scores import Score, summarise
@@ -35,6 +36,7 @@ class Row:
     manifest: str  # name of its folder
     changes: Mapping[str, Any] = field(default_factory=dict)
     classifiers: tuple[str, ...] = ()  # each gets a row of its own, from the same training
+    after: str = ""  # the row, of the same seed, whose model it starts from: it must stand before
 
     def with_changes(self, more: Mapping[str, Any]) -> Row:
         """The same row with other settings."""
@@ -58,6 +60,11 @@ class Job:
         return f"{self.name}{self.suffix}_seed{self.seed}"
 
     @property
+    def start(self) -> str:
+        """Name of the folder of the run that it starts from."""
+        return f"{self.row.after}{self.suffix}_seed{self.seed}" if self.row.after else ""
+
+    @property
     def names(self) -> list[str]:
         """The rows of the table that its training fills."""
         return [f"{self.name}, {classifier}" for classifier in self.row.classifiers] or [self.name]
@@ -76,8 +83,14 @@ class Work(Trial):
         cls, job: Job, work: Path, variants: Mapping[str, Mapping[str, Any]], prediction: Mapping[str, Any]
     ) -> Work:
         """The work of a job, with its recipe read."""
-        config = load_config(job.row.recipe, dict(job.row.changes), data=str(job.data), seed=job.seed)
-        folder = work / job.run
+        folder, start = work / job.run, job.start
+        config = load_config(
+            job.row.recipe,
+            dict(job.row.changes),
+            data=str(job.data),
+            seed=job.seed,
+            **({"warm_start": str(work / start)} if start else {}),
+        )
         return cls(
             job.run, config, folder, job.data, job.split, job=job, variants=variants, prediction=prediction
         )
@@ -105,7 +118,7 @@ class Sweep:
     variants: Mapping[str, Mapping[str, Any]]  # evaluations: name -> unit and rules
     protocol: Mapping[str, Any]
     # The rows name manifests: "complete", or one that a mode of `simulate` makes of it: name -> mode and settings.
-    scarce: Mapping[str, tuple[str, Mapping[str, Any]]]
+    scarce: Mapping[str, tuple[str | Mode, Mapping[str, Any]]]
     make_complete: Callable[[Path], object] | None = None  # for data that is made, not found in --source
     import_options: Mapping[str, Any] = field(default_factory=dict)  # of the importer of --source
     # Facts of the complete data, for its result file.

@@ -127,6 +127,21 @@ FIGURES: dict[str, Figure] = {
         },
         ("strong > student", "x > teacher", "student > supervised", "student > pseudo", "teacher - pseudo"),
     ),
+    "add_class": Figure(
+        {"strong": View("strong", "intensities changed"), "x": OPEN},
+        {"student": Net("student"), "old": Net("old model, fixed", "followed")},
+        {
+            "supervised": Term("labels", "new classes, and what else is annotated"),
+            "distillation": Term("predictions", "the scores of the old model"),
+        },
+        (
+            "strong > student",
+            "x > old",
+            "student > supervised",
+            "student > distillation",
+            "old - distillation",
+        ),
+    ),
     "pipo_fan": Figure(
         {"x": View("pyramid", "all sizes")},
         {"network": NETWORK, "attention": Net("weights of the scales")},

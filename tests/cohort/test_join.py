@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from labelwise.cohort.join import join, side_conflicts
+from labelwise.cohort.join import join, side_conflicts, with_classes
 from labelwise.cohort.manifest import Manifest, Source, merge, read_case_labels
 from labelwise.errors import ConfigError
 from labelwise.types import IGNORE, Case, LabelSpace
@@ -174,3 +174,22 @@ def test_cysts_are_compared_with_kidneys_of_either_side(caplog):
 def test_sources_that_agree_about_tumours_are_not_warned_about(caplog):
     join([site("a", "liver", "liver tumour"), site("b", "liver lesion", "liver"), site("c", "spleen")])
     assert caplog.text == ""
+
+
+# the classes of a model
+
+
+def test_a_manifest_takes_the_classes_of_a_model_as_it_spells_them_and_adds_its_own():
+    found = with_classes(site("a", "aorta", "Kidneys"), ("background", "liver", "kidney"))
+    assert found.label_space.names == ("background", "liver", "kidney", "aorta")
+    assert found.sources["a"].values == {0: "background", 1: "aorta", 2: "kidney"}
+    assert annotated(found)["a"] == {"aorta", "kidney"}
+
+
+def test_classes_that_contradict_those_of_a_model_are_refused():
+    with pytest.raises(ConfigError, match="one class in the model or in the data, and two in the other"):
+        with_classes(site("a", LEFT), ("background", "kidneys"))
+    with pytest.raises(ConfigError, match="one class in the model or in the data, and two in the other"):
+        with_classes(site("a", "kidneys"), ("background", LEFT, RIGHT))
+    with pytest.raises(ConfigError, match="two classes of the data mean the same class"):
+        with_classes(site("a", "kidney", "kidneys"), ("background", "kidneys"))

@@ -381,6 +381,50 @@ def test_noisy_student_learns_at_full_weight_from_a_labeller_in_evaluation_mode(
     require_objective(method, WEAK, expected)
 
 
+def test_adding_a_class_repeats_the_old_model_where_labels_leave_classes_open_with_new_ones_in_its_background():
+    """The old model does not know the spleen (2), for which it says background."""
+    known, spleen = [0, 1, 3], 2
+
+    def divergence(old, new, sets):
+        """At each voxel; what is impossible has no part in either distribution."""
+        q, p = old * sets, new * sets
+        said = {0: p[0] + p[spleen], 1: p[1], 3: p[3]}
+        total = torch.zeros(q.shape[1])
+        for name in known:
+            here = sets[name]
+            truth = (q[name] / sum(q[other] for other in known))[here]
+            answer = (said[name] / sum(said.values()))[here]
+            total = total.masked_scatter(here, total[here] + truth * (truth / answer).log())
+        return total
+
+    def expected(method, batch):
+        chosen, scales = incomplete(batch), method.student.at_all_scales(batch.images)
+        with torch.no_grad():
+            old = method.old.eval()(rows(batch.weak_images, chosen)).softmax(dim=1)
+        sets, where = possible(batch.labels, batch.annotated), is_open(batch.labels, batch.annotated)
+        per_case = [
+            divergence(
+                old[place][:, where[case]],
+                scales[0][case].softmax(dim=0)[:, where[case]],
+                sets[case][:, where[case]],
+            ).mean()
+            for place, case in enumerate(chosen)
+        ]
+
+        def supervised(logits, labels):
+            return supervision(logits, labels, batch.annotated, squared=True, pooled=True)
+
+        return {
+            "supervised": at_both_scales(supervised, scales, batch.labels),
+            "distillation": 0.7 * mean(per_case),
+        }
+
+    settings = {"net_settings": {**DEEP, "norm": "batch"}, "distillation_weight": 0.7}
+    method = a_method("add_class", net="residual_unet", **settings)
+    method.known[spleen] = False
+    require_objective(method, WEAK, expected)
+
+
 @pytest.mark.parametrize(
     ("name", "kept"),
     [

@@ -72,7 +72,7 @@ def test_a_model_of_other_classes_gives_the_rows_that_both_know(tiny_cohort, tin
     with caplog.at_level("INFO", logger="labelwise"):
         run.train(tiny_config(tiny_cohort, "mean_teacher", warm_start=str(other)), tmp_path / "warm")
     kept = json.loads((tmp_path / "warm" / "warm_start.json").read_text())
-    assert kept["new_classes"] == ["liver"]
+    assert (kept["new_classes"], kept["lost_classes"]) == (["liver"], ["heart"])
     assert "spleen" in kept["classes"]
     assert "new: liver" in caplog.text
 

@@ -79,6 +79,46 @@ def join(manifests: Sequence[Manifest], sides: Sides = None) -> Manifest:
     return manifest
 
 
+def with_classes(manifest: Manifest, names: Sequence[str]) -> Manifest:
+    """The manifest in the label space of a model: its classes as it spells them, then those that it does not know.
+
+    Proposals are left out, because they are in the words of the manifest.
+
+    Parameters
+        names   of the model's classes, background first
+
+    Errors
+        ConfigError     left and right are one class in one of them and two in the other; two classes of the manifest
+                        mean the same class of the model
+    """
+    spelt = {canonical(name): name for name in names}
+    meaning = {name: spelt.get(canonical(name), name) for name in manifest.label_space.names}
+    if len(set(meaning.values())) < len(meaning):
+        raise ConfigError(
+            "two classes of the data mean the same class of the model",
+            found=", ".join(manifest.label_space.organs),
+            expected=", ".join(names[1:]),
+            do="import the data again with one of them",
+        )
+    classes = tuple(dict.fromkeys((*names, *meaning.values())))
+    for whole, parts in _pairs().items():
+        theirs, ours = ({canonical(name) for name in each} for each in (names, meaning))
+        if (whole in theirs and ours & {*parts}) or (whole in ours and theirs & {*parts}):
+            raise ConfigError(
+                f"left and right of {whole} are one class in the model or in the data, and two in the other",
+                found=", ".join(manifest.label_space.organs),
+                expected=", ".join(names[1:]),
+                do="give both the same classes: see the option --sides of `labelwise import`",
+            )
+    bare = manifest.replace_cases(replace(case, proposals=()) for case in manifest.cases)
+    return _mapped(
+        bare,
+        classes,
+        lambda _, name: meaning.get(name, name),
+        lambda organs: frozenset(meaning[name] for name in organs),
+    )
+
+
 # names
 
 

@@ -119,6 +119,7 @@ def _training(info: Mapping[str, Any], training: Mapping[str, Any]) -> str:
         "seed": training.get("seed"),
         "date": training.get("date"),
         "began with the weights of": training.get("began_with"),
+        "kept from it": ", ".join(training.get("kept_classes", ())) or None,
         "labelwise": (training.get("environment") or {}).get("versions", {}).get("labelwise"),
     }
     return _table(

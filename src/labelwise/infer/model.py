@@ -419,14 +419,22 @@ def model_folder(folder: Path | str) -> Path:
     return inside if not (folder / DESCRIPTION).exists() and (inside / DESCRIPTION).exists() else folder
 
 
+def model_info(folder: Path | str) -> ModelInfo:
+    """What a model folder, or that in the folder of a run, says of its model; the weights are not read.
+
+    Errors
+        CheckpointError     not a model
+    """
+    return _read_description(model_folder(folder) / DESCRIPTION)
+
+
 def model_ids(folder: Path) -> tuple[str, ...]:
     """`Model.id` of the model in a folder or a run, with its own classifier and with each that could be chosen.
 
     Errors
         CheckpointError     not a model
     """
-    folder = model_folder(folder)
-    info = _read_description(folder / DESCRIPTION)
+    folder, info = model_folder(folder), model_info(folder)
     kinds = [info, *(_with_classifier(info, name, folder) for name in find_method(info.method).classifiers)]
     return tuple(_model_id(folder / WEIGHTS, kind) for kind in kinds)
 

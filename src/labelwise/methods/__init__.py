@@ -16,6 +16,7 @@ METHODS: dict[str, str] = {
     "supervised": "labelwise.methods.supervised:Supervised",
     "self_training": "labelwise.methods.self_training.method:SelfTraining",
     "noisy_student": "labelwise.methods.self_training.second_round:NoisyStudent",
+    "add_class": "labelwise.methods.add_class:AddClass",
     "target_adaptive": "labelwise.methods.target_adaptive:TargetAdaptive",
     "marginal_exclusion": "labelwise.methods.marginal_exclusion:MarginalExclusion",
     "leaf_dice": "labelwise.methods.leaf_dice:LeafDice",

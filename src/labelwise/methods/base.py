@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from labelwise.components.teachers import Decay
 from labelwise.errors import CheckpointError
 from labelwise.nets.factory import NetFactory
+from labelwise.nets.transfer import Transfer
 from labelwise.types import Array, Batch, Progress
 
 __all__ = [
@@ -70,6 +71,9 @@ class Method(nn.Module, ABC):
 
     With `needs_weak_view` a batch also brings ``weak_images``: the patches before their intensities were changed.
 
+    With `keeps_classes` it begins with a trained model (`train --from`), whose classes belong to those of the training
+    although no case needs to annotate them.
+
     Memories are buffers: they are saved, resumed and moved with the method. A memory that the loss of a step reads
     changes in `after_step`, or is read as a ``.clone()``: autograd refuses what was changed in between.
     """
@@ -80,6 +84,7 @@ class Method(nn.Module, ABC):
     classifiers: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[Presets] = {}
     needs_weak_view: ClassVar[bool] = False
+    keeps_classes: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
@@ -99,6 +104,16 @@ class Method(nn.Module, ABC):
 
     def after_step(self, progress: Progress) -> None:
         """Move what has no gradient (averages, memories) after the optimiser's step. Default: nothing."""
+
+    def begin_with(self, transfer: Transfer, known: Tensor) -> None:
+        """Learn what a trained model has given to the networks, once, before the first step. Default: nothing.
+
+        Shapes
+            known       (C,) bool: the classes that the model knows, background included
+
+        Errors
+            CheckpointError     that is too little for this method
+        """
 
     def extra_targets(self) -> Mapping[str, TargetFunction]:
         """What the loader computes from the labels; it arrives in ``batch.extra`` by these names. Default: nothing."""

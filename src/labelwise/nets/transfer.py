@@ -30,6 +30,7 @@ class Transfer:
     taken: list[str] = field(default_factory=list)  # tensors of the network
     classes: list[str] = field(default_factory=list)  # that the head knows from before
     new_classes: list[str] = field(default_factory=list)
+    lost_classes: list[str] = field(default_factory=list)  # of the file, that the network has no place for
     left: dict[str, str] = field(default_factory=dict)  # tensor of the network -> why it begins anew
     unused: list[str] = field(default_factory=list)  # tensors of the file
 
@@ -72,6 +73,7 @@ def take_over(
     rows = _rows(classes, known_classes)
     report.classes = [classes[new] for new in rows if new]
     report.new_classes = [name for index, name in enumerate(classes) if index and index not in rows]
+    report.lost_classes = [name for index, name in enumerate(known_classes) if index not in rows.values()]
     if not known_classes:
         report.new_classes = []
     with torch.no_grad():

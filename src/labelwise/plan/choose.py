@@ -54,7 +54,7 @@ CPU_BLOCKS, GPU_BLOCKS = (
     (1, 3, 4, 6),
 )  # by scale, fine to coarse; nnU-Net's residual encoder on a GPU
 DEEP = frozenset(
-    {"supervised", "self_training", "noisy_student"}
+    {"supervised", "self_training", "noisy_student", "add_class"}
 )  # methods that train heads at coarser scales too
 CPU_SLICES = 12 * 128 * 128  # pixels of a 2D batch
 GPU_MEMORY, MOST_GPU_MEMORY = 0.8, 40 * 2**30  # part that is used, and how much is ever worth using

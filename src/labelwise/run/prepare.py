@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from labelwise.cohort.join import with_classes
 from labelwise.cohort.manifest import Manifest, read_manifest
 from labelwise.config import RunConfig
 from labelwise.console import Progress, silent
@@ -17,6 +18,7 @@ from labelwise.loading.store import Store
 from labelwise.preprocess.fingerprint import make_plan
 from labelwise.preprocess.pipeline import Plan
 from labelwise.run.learnable import learnable
+from labelwise.run.warm_start import kept_model
 
 __all__ = ["prepare", "prepare_manifest", "read_data"]
 
@@ -34,17 +36,21 @@ def prepare(
 
 
 def read_data(config: RunConfig) -> Manifest:
-    """The manifest that the settings name, annotated for what may teach.
+    """The manifest that the settings name, annotated for what may teach, in the classes that the training has.
 
     Errors
-        ConfigError     no manifest is named
-        DataError       the manifest is wrong, or a proposal that may teach cannot be read
+        ConfigError         no manifest is named; classes that do not fit those of a model that is to keep its own
+        CheckpointError     a model that is to keep its classes is none
+        DataError           the manifest is wrong, or a proposal that may teach cannot be read
     """
     if not config.data:
         raise ConfigError(
             "no data named", do="name the folder of a manifest: --data FOLDER, or data = ... in the recipe"
         )
-    return learnable(read_manifest(config.data), config.learn_from, store_folder(config).parent / "labels")
+    folder = store_folder(config).parent / "labels"
+    manifest = learnable(read_manifest(config.data), config.learn_from, folder)
+    kept = kept_model(config)
+    return with_classes(manifest, kept.classes) if kept else manifest
 
 
 def prepare_manifest(
@@ -86,6 +92,8 @@ def store_folder(config: RunConfig) -> Path:
     chosen = {
         key: value for key, value in asdict(config.prepare).items() if key != "store" and value is not None
     }
+    if kept := kept_model(config):
+        chosen["plan"] = kept.plan
     name = (
         hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8] if chosen else "automatic"
     )
@@ -98,13 +106,30 @@ def fingerprint_file(config: RunConfig) -> Path:
 
 
 def _plan(manifest: Manifest, config: RunConfig, jobs: Jobs) -> Plan:
-    """The plan that these settings and the fingerprint of the training scans give together."""
+    """The plan that these settings and the fingerprint of the training scans give together, or that of a model."""
     settings = config.prepare
-    statistics = preparation.training_statistics(manifest, jobs, memo=fingerprint_file(config))
     x, y, z = settings.shape or (0, 0, 0)
     shape = (x or None, y or None, z or None) if settings.shape else None
-    plan = make_plan(statistics, spacing_mm=settings.spacing_mm, shape=shape, crop=settings.crop)
     given = settings.intensity or {}
+    if kept := kept_model(config):
+        plan = Plan.from_json(kept.plan)
+        asked = {
+            "spacing_mm": settings.spacing_mm or plan.spacing_mm,
+            "shape": shape or plan.shape,
+            "crop": settings.crop or plan.crop,
+            "intensity": plan.intensity | given,
+        }
+        for name, value in asked.items():
+            if value != getattr(plan, name):
+                raise ConfigError(
+                    "a model that is to keep its classes must see scans as those that it knows",
+                    found=f"prepare.{name} = {getattr(settings, name)}",
+                    expected=str(getattr(plan, name)),
+                    do=f"leave prepare.{name} out",
+                )
+        return plan
+    statistics = preparation.training_statistics(manifest, jobs, memo=fingerprint_file(config))
+    plan = make_plan(statistics, spacing_mm=settings.spacing_mm, shape=shape, crop=settings.crop)
     if unknown := sorted(set(given) - set(plan.intensity)):
         raise ConfigError(
             "no training scan has this modality",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from labelwise.cohort.coverage import never_annotated
-from labelwise.cohort.hide import hide
+from labelwise.cohort.hide import Mode, hide
 from labelwise.cohort.manifest import Manifest, read_manifest, write_new_manifest
 from labelwise.cohort.published import PUBLISHED
 from labelwise.cohort.split import hold_out
@@ -19,7 +19,7 @@ __all__ = ["simulate"]
 
 
 def simulate(
-    data: Path | str, output: Path | str, mode: str, /, *, held_out: int = 0, **settings: Any
+    data: Path | str, output: Path | str, mode: str | Mode, /, *, held_out: int = 0, **settings: Any
 ) -> Manifest:
     """Make labels scarce: the same scans, fewer annotations. Label files are never rewritten.
 
@@ -27,7 +27,8 @@ def simulate(
         data        the manifest to begin with
         output      folder for the new manifest; another manifest there is not replaced
         mode        keep_labelled, one_organ_per_case, organs_per_case, equal_cost or by_source (see
-                    `labelwise.cohort.hide`), ltuda_toy or ltuda_union (see `labelwise.cohort.published`)
+                    `labelwise.cohort.hide`), ltuda_toy or ltuda_union (see `labelwise.cohort.published`); or one of
+                    your own
         held_out    training patients (the last of the list) that become validation before labels are hidden
         settings    of the mode, e.g. n=8, or k=2, seed=1
 

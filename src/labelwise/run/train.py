@@ -229,7 +229,8 @@ def _check_trainable(manifest: Manifest, config: RunConfig) -> None:
             do="put all cases of a patient into one split; see what `labelwise check` says",
             code="patients-cut",
         )
-    if missing := never_annotated(manifest):
+    kept = warm_start.kept_model(config)
+    if missing := [name for name in never_annotated(manifest) if not kept or name not in kept.classes]:
         raise DataError(
             f"no training case annotates {', '.join(missing)}, so it cannot be learnt",
             file=config.data,
@@ -310,6 +311,11 @@ class _Trainer:
         assert self.config.warm_start is not None
         transfer = warm_start.begin(method, self.config.warm_start, self.manifest.label_space)
         if self.fabric.is_global_zero:
+            if transfer.lost_classes:
+                logger.warning(
+                    "the model knows %s, and this training does not: it is forgotten; --method add_class keeps it",
+                    ", ".join(transfer.lost_classes),
+                )
             write_json(folder / WARM_START, {"from": self.config.warm_start, **transfer.facts()})
             for line in transfer.to_text().splitlines():
                 logger.info("%s", line)
@@ -412,7 +418,12 @@ class _Trainer:
     def save(self, method: Method, result: Result, folder: Path) -> None:
         """Write the model folder: what `predict` needs."""
         cases = self.manifest.split("train")
-        organs = self.manifest.label_space.organs
+        annotated = {
+            organ: sum(organ in case.annotated for case in cases)
+            for organ in self.manifest.label_space.organs
+        }
+        if kept := warm_start.kept_model(self.config):  # what it knew before is not little known
+            annotated = {organ: n for organ, n in annotated.items() if n or organ not in kept.classes}
         thresholds, how = self._thresholds(method)
         training = {
             "date": datetime.now(UTC).date().isoformat(),
@@ -422,7 +433,8 @@ class _Trainer:
             "best_validation_dice": result.best_score,
             "cases": len(cases),
             "sources": dict(Counter(case.source for case in cases)),
-            "annotated_cases": {organ: sum(organ in case.annotated for case in cases) for organ in organs},
+            "annotated_cases": annotated,
+            **({"kept_classes": kept.classes[1:]} if kept else {}),
             **({"thresholds": how} if how else {}),
             "scans": scan_ranges([self.prepared.store.case(case.id).undo for case in cases]),
             **({"began_with": Path(start).name} if (start := self.config.warm_start) else {}),

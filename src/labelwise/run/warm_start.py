@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from labelwise.config import RunConfig
 from labelwise.errors import CheckpointError, ConfigError
 from labelwise.formats.tensors import read_weights
-from labelwise.infer.model import DESCRIPTION, ModelInfo, load_model
+from labelwise.infer.model import DESCRIPTION, ModelInfo, load_model, model_info
+from labelwise.methods import find_method
+from labelwise.methods.base import Method
 from labelwise.nets.parts import SegmentationNet
 from labelwise.nets.transfer import PublicEncoder, Transfer, from_nnssl, is_nnssl, take_over
 from labelwise.types import LabelSpace
@@ -89,7 +92,31 @@ def find_source(path: Path | str) -> Source:
     return _of_file(path)
 
 
-def _of_model(folder: Path) -> Source:
+def kept_model(config: RunConfig) -> ModelInfo | None:
+    """The model whose classes and preparation a training keeps, if its method does that.
+
+    Errors
+        ConfigError         no model is named
+        CheckpointError     what is named is none
+    """
+    name = config.method.name
+    if not find_method(name).keeps_classes:
+        return None
+    if config.warm_start is None:
+        raise ConfigError(
+            f"{name} begins with a trained model, and none is named",
+            do="name the folder of a finished run or of a model: --from FOLDER",
+        )
+    folder = Path(config.warm_start)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{name} begins with a trained model, and this is none", file=folder, do="name its folder"
+        )
+    _require_model(folder)
+    return model_info(folder)
+
+
+def _require_model(folder: Path) -> None:
     if not any((place / DESCRIPTION).exists() for place in (folder, folder / "model")):
         unfinished = (folder / "run.toml").exists()
         raise CheckpointError(
@@ -97,6 +124,10 @@ def _of_model(folder: Path) -> Source:
             file=folder,
             do="finish it by repeating its command" if unfinished else DO,
         )
+
+
+def _of_model(folder: Path) -> Source:
+    _require_model(folder)
     model = load_model(folder)
     networks = [part for part in model.predictor.modules() if isinstance(part, SegmentationNet)]
     # A predictor that is no whole network, but parts of one, is searched by the names of the parts.
@@ -134,7 +165,15 @@ def check_alone(warm_start: str | None, start_from: str | None) -> None:
         )
 
 
-def begin(method: nn.Module, path: Path | str, label_space: LabelSpace) -> Transfer:
-    """Start a method from what a path means; random numbers of the process are left as they were."""
+def begin(method: Method, path: Path | str, label_space: LabelSpace) -> Transfer:
+    """Start a method from what a path means; random numbers of the process are left as they were.
+
+    Errors
+        CheckpointError     nothing fits, or too little for this method
+    """
     with torch.random.fork_rng(devices=[]):
-        return find_source(path).put_into(method, label_space)
+        transfer = find_source(path).put_into(method, label_space)
+    known = label_space.annotated(transfer.classes)
+    known[0] = True
+    method.begin_with(transfer, known)
+    return transfer
