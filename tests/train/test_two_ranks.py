@@ -38,6 +38,9 @@ def digest(method):
     return hashlib.sha256(values).hexdigest()
 
 def train(recipe, output):
+    # Stopped before its last step, and resumed: every rank gets the memories of rank 0.
+    config = load_config(recipe)
+    stop_on_the_second_rank(config, output, sum(config.train.steps) - 1)
     trained = []
     fit = training.fit
 
@@ -47,22 +50,22 @@ def train(recipe, output):
         return result
 
     training.fit = watched
-    result = run.train(load_config(recipe), output)
+    result = run.train(config, output)
     training.fit = fit
     return [*trained[-1], result.steps]
 
-def stop_on_the_second_rank(recipe, output):
-    # Only one of two processes gets the notice of the cluster, at its third step; the next line of the log is far.
+def stop_on_the_second_rank(config, output, after):
+    # Only one of two processes gets the notice of the cluster, and the next line of the log may be far.
     optimise, steps = loop._Training._optimise, []
 
     def watched(training, *arguments):
         steps.append(1)
-        if training.fabric.global_rank == 1 and len(steps) == 3:
+        if training.fabric.global_rank == 1 and len(steps) == after:
             signal.raise_signal(signal.SIGTERM)
         return optimise(training, *arguments)
 
     loop._Training._optimise = watched
-    result = run.train(load_config(recipe, json.loads(sys.argv[2])), output)
+    result = run.train(config, output)
     loop._Training._optimise = optimise
     return [result.interrupted, result.steps]
 
@@ -72,7 +75,8 @@ if __name__ == "__main__":
     for recipe in sorted(folder.glob("*.toml")):
         facts[recipe.stem] = train(recipe, folder / recipe.stem)
         (folder / f"rank{facts[recipe.stem][0]}.json").write_text(json.dumps(facts))
-    facts["stopped"] = stop_on_the_second_rank(folder / "supervised.toml", folder / "stopped")
+    longer = load_config(folder / "supervised.toml", json.loads(sys.argv[2]))
+    facts["stopped"] = stop_on_the_second_rank(longer, folder / "stopped", 3)
     (folder / f"rank{torch.distributed.get_rank()}.json").write_text(json.dumps(facts))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
@@ -108,7 +112,7 @@ def trained(tiny_cohort, tmp_path_factory):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_parameters_and_memories_of_all_ranks_are_equal(trained, method):
+def test_the_parameters_and_memories_of_all_ranks_are_equal_after_a_resume(trained, method):
     _, (first, second) = trained
     assert (first[method][0], second[method][0]) == (0, 1)
     assert first[method][1:] == second[method][1:]
