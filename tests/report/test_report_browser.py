@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from labelwise.evaluate.scores import Score
+from labelwise.report.agreement import Reading, data_sets
 from labelwise.report.compare import compare
+from labelwise.report.cost import Budget, annotation_cost
 from labelwise.report.figures import coverage_picture, learning_curves
 from labelwise.report.overlays import case_picture
 from labelwise.report.page import write_page
@@ -85,8 +87,38 @@ def report(tmp_path_factory):
         best=worst[:1],
         viewer=viewer,
         coverage=coverage_picture({"lits": {"liver": 3}}, {"lits": 4}),
+        data_sets=sites(),
+        cost=worth(),
     )
     return file
+
+
+def sites():
+    """Two data sets of which one draws larger, by models that have learnt from the other."""
+    return data_sets(
+        "supervised",
+        [
+            Reading(
+                (left_out,), name, name == left_out, f"{name}{n}", f"{name}{n}", "liver", 0.7 + 0.01 * n, 0.7
+            )
+            for left_out in ("a data set with a long name", "b")
+            for name in ("a data set with a long name", "b")
+            for n in range(8)
+        ],
+    )
+
+
+def worth():
+    """The worth of labels for two methods, with bands."""
+    of_case = np.random.default_rng(0).normal(0, 0.05, (1, 32, 2))
+    rows = {
+        run: [
+            Budget(f"n{n}", {"liver": n, "spleen": n}, 0.9 - 0.1 * place - 0.6 / np.sqrt(n) + of_case)
+            for n in (4, 8, 16)
+        ]
+        for place, run in enumerate(RUNS)
+    }
+    return annotation_cost(rows, SPACE.organs, np.arange(32), (0.8, 0.9), resamples=50)
 
 
 @pytest.fixture(scope="module")

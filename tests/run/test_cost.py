@@ -126,6 +126,25 @@ def test_the_command_reads_a_sweep_and_writes_table_and_picture(command, finishe
     assert command("cost", tmp_path / "cost").code != 0
 
 
+def test_a_report_shows_the_curves_of_a_sweep_beside_the_runs(command, finished, tmp_path):
+    runs = sorted((finished / "n8").glob("cps_*"))
+    page = tmp_path / "page.html"
+    answer = command("report", *runs, "-o", page, "--metrics", "dice", "--budgets", finished)
+    assert answer.code == 0, answer.err
+    text = page.read_text(encoding="utf-8")
+    assert "<h2>What labels are worth</h2>" in text
+    for name in (*SPACE.organs, "mean over organs"):
+        assert f'aria-label="Dice of {name} by masks: cps ' in text
+    assert "bands" not in text, "four patients got an interval"
+    assert "What labels are worth" not in run.report(runs, page, metrics=["dice"]).read_text(encoding="utf-8")
+
+
+def test_the_picture_of_a_page_has_bands_only_with_patients_enough():
+    many, few = (worth({"m": budgets((8, 16, 32), cases=n)}, cases=n).pictures()[0].data for n in (40, 10))
+    assert b"opacity: 0.15" in many
+    assert b"opacity: 0.15" not in few
+
+
 def test_budgets_on_other_cases_and_manifests_that_are_gone_are_refused(finished):
     file = finished / "n8" / "cps_seed0" / "scores.csv"
     text = file.read_text()
@@ -134,7 +153,7 @@ def test_budgets_on_other_cases_and_manifests_that_are_gone_are_refused(finished
         run.cost([finished])
     file.write_text(text)
     (finished / "n8" / "data" / "manifest.csv").unlink()
-    with pytest.raises(DataError, match="masks cannot be counted"):
+    with pytest.raises(DataError, match="not there any more"):
         run.cost([finished])
     with pytest.raises(ConfigError, match="between 0 and 1"):
         run.cost([finished], dice=[1.0])

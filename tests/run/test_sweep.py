@@ -238,7 +238,7 @@ def test_every_fold_of_a_plan_is_trained_and_the_folds_are_one_row(plan, steps, 
         lambda data, output, **asked: write_json(output / "folds.json", {"folds": asked["folds"]}),
     )
     compared = []
-    monkeypatch.setattr(module, "_tell", lambda budget, runs: compared.extend(runs))
+    monkeypatch.setattr(module, "_tell", lambda budget, runs, **_: compared.extend(runs))
     result = verb(plan, tmp_path / "out")
     names = [f"one/{row}_seed0_fold{fold}" for fold in range(2) for row in ("supervised", "cps")]
     assert list(result.done) == names

@@ -329,6 +329,9 @@ def split(
     folds: Annotated[
         int | None, typer.Option(help="Folds of a cross-validation: each annotated patient tests once.")
     ] = None,
+    by_data_set: Annotated[
+        bool, typer.Option("--by-data-set", help="One fold for each data set: it tests, the others train.")
+    ] = False,
     validation: Annotated[
         float | None,
         typer.Option(help="Patients (or part below 1) that validate; of each fold, with --folds."),
@@ -339,8 +342,8 @@ def split(
 ) -> None:
     """Draw who trains, validates and tests; or the folds of a cross-validation. Scans are not copied."""
     result = run.split(
-        data, output, folds=folds, validation=None if validation is None else _share(validation),
-        test=_share(test), seed=seed,
+        data, output, folds=folds, by_data_set=by_data_set, test=_share(test), seed=seed,
+        validation=None if validation is None else _share(validation),
     )  # fmt: skip
     show(result.to_text(), result.facts(), as_json)
 

@@ -43,6 +43,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command("evaluate")(evaluate)
     app.command("compare")(compare)
     app.command("cost")(cost)
+    app.command("agreement")(agreement)
     app.command("report")(report)
     app.command("show")(show_result)
 
@@ -218,6 +219,19 @@ def cost(
     show(result.to_text(), result.facts(), as_json)
 
 
+def agreement(
+    runs: Runs,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for agreement.csv and agreement.txt.")
+    ] = None,
+    cases: Annotated[int, typer.Option(help="How many of the cases that disagree most are listed.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Do the data sets draw the same structures? Tables of data sets, from runs that left one of them out."""
+    result = run.agreement(runs, output, cases=cases)
+    show(result.to_text(), result.facts(), as_json)
+
+
 def report(
     runs: Runs,
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")] = Path("report.html"),
@@ -229,13 +243,19 @@ def report(
     viewer_cases: Annotated[
         int, typer.Option(help="Cases in the viewer, the worst first; 0 for no viewer.")
     ] = 4,
+    budgets: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder of a sweep with budgets: what its labels are worth stands in the page. Repeatable."
+        ),
+    ] = None,
     title: Annotated[str, typer.Option(help="Headline of the page.")] = "Comparison of runs",
     as_json: AsJson = False,
 ) -> None:
     """One HTML page that compares runs and stands by itself. Tables, plots, worst and best cases, a viewer, curves."""
     run.report(
         runs, output, metrics=_metrics(metrics), reference=reference, title=title, pictures=pictures,
-        viewer_cases=viewer_cases,
+        viewer_cases=viewer_cases, budgets=budgets or (),
     )  # fmt: skip
     show(f"report: {output}", {"report": str(output)}, as_json)
 

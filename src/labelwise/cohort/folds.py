@@ -1,5 +1,7 @@
 """Cross-validation: every annotated patient tests once, and chooses nothing in the fold in which it tests.
 
+Folds are parts of the patients, or one data set each.
+
 Patients (groups) are dealt to the folds one after the other, those that annotate the rarest class first, each to the
 fold that lacks most of that class. Data sets count as classes do. So every fold has its share of each class and of
 each data set, and folds differ by one patient at most.
@@ -16,10 +18,11 @@ from dataclasses import replace
 import numpy as np
 
 from labelwise.cohort.coverage import never_annotated
+from labelwise.cohort.join import without_structures
 from labelwise.cohort.manifest import FOLDS as FOLDS
 from labelwise.cohort.manifest import Manifest
-from labelwise.cohort.split import groups_of
-from labelwise.errors import ConfigError, DataError
+from labelwise.cohort.split import groups_of, leave_source_out
+from labelwise.errors import ConfigError, DataError, warn_about
 from labelwise.types import Array, Case
 
 
@@ -73,6 +76,40 @@ def make_folds(
         _require_annotated(manifest, after, fold, annotated)
         found.append(after)
     return tuple(found)
+
+
+def leave_each_source_out(manifest: Manifest) -> dict[str, Manifest]:
+    """Data set -> the manifest in which it tests and the others train: do the data sets draw the same structures?
+
+    Test cases of the other data sets stay, so that it is seen how well these do when they are learnt from. Structures
+    that training cases of one data set alone annotate cannot be asked about: they leave all manifests, and so do data
+    sets without any other structure.
+
+    Errors
+        DataError       no structure is annotated in training cases of two data sets
+    """
+    owners: dict[str, set[str]] = {organ: set() for organ in manifest.label_space.organs}
+    for case in manifest.split("train"):
+        for organ in case.annotated:
+            owners[organ].add(case.source)
+    alone = [organ for organ, names in owners.items() if len(names) < 2]
+    if len(alone) == len(owners):
+        raise DataError(
+            "no structure is annotated in training cases of two data sets, so none can be left out",
+            found="; ".join(f"{organ}: {', '.join(sorted(owners[organ])) or 'nowhere'}" for organ in alone),
+            do="import data sets that annotate the same structure: labelwise import first=FOLDER second=FOLDER",
+            code="nothing-annotated",
+        )
+    warn_about("structures that fewer than two data sets annotate for training are left out", alone)
+    shared = without_structures(manifest, alone)
+    if gone := sorted(set(manifest.sources) - set(shared.sources)):
+        warn_about("data sets that share no structure with another are left out", gone)
+    names = [
+        name
+        for name in shared.sources
+        if any(c.annotated and c.split for c in shared.cases if c.source == name)
+    ]
+    return {name: leave_source_out(shared, [name], others_test=True) for name in names}
 
 
 def _moved(case: Case, splits: Mapping[str, str]) -> Case:

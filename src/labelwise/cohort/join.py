@@ -10,7 +10,7 @@ Only the value tables of the data sets and the lists of annotated classes change
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,7 +18,7 @@ from labelwise.anatomy import canonical, find, structures
 from labelwise.cohort.manifest import Manifest, Source, merge
 from labelwise.cohort.source import IGNORE_NAME
 from labelwise.errors import ConfigError, did_you_mean, warn_about
-from labelwise.types import BACKGROUND, LabelSpace
+from labelwise.types import BACKGROUND, Case, LabelSpace
 
 logger = logging.getLogger("labelwise")
 
@@ -278,6 +278,25 @@ def _mapped(
     }
     cases = (replace(case, annotated=annotated(case.annotated)) for case in manifest.cases)
     return Manifest(LabelSpace(tuple(names)), sources, tuple(cases))
+
+
+def without_structures(manifest: Manifest, gone: Collection[str]) -> Manifest:
+    """The manifest without these classes, whose voxels become background; a data set that has no other leaves it."""
+    taken = frozenset(gone)
+
+    def kept(case: Case) -> Case:
+        proposals = tuple(replace(each, organs=each.organs - taken) for each in case.proposals)
+        return replace(case, proposals=proposals)
+
+    sources = {name: source for name, source in manifest.sources.items() if source.organs - taken}
+    cases = tuple(kept(case) for case in manifest.cases if case.source in sources)
+    names = [name for name in manifest.label_space.names if name not in taken]
+    return _mapped(
+        replace(manifest, sources=sources, cases=cases),
+        names,
+        lambda _, name: BACKGROUND if name in taken else name,
+        lambda organs: organs - taken,
+    )
 
 
 # tumours

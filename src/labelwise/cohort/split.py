@@ -77,7 +77,7 @@ def hold_out(manifest: Manifest, number: int) -> Manifest:
     return _move(manifest, dict.fromkeys(chosen, "validation"))
 
 
-def leave_source_out(manifest: Manifest, sources: Iterable[str]) -> Manifest:
+def leave_source_out(manifest: Manifest, sources: Iterable[str], *, others_test: bool = False) -> Manifest:
     """Some data sets test, the others train: how well does a model do on a data set that it has never seen?
 
     Annotated cases of these data sets become the test cases, and no others are. Unlabelled scans of these data sets,
@@ -85,7 +85,8 @@ def leave_source_out(manifest: Manifest, sources: Iterable[str]) -> Manifest:
     Validation cases of the other data sets stay. Cases that took no part before take none.
 
     Parameters
-        sources     names of sources in the manifest, e.g. those that one importer made
+        sources         names of sources in the manifest, e.g. those that one importer made
+        others_test     test cases of the other data sets stay test cases
 
     Errors
         ConfigError   an unknown data set, or all data sets
@@ -110,7 +111,8 @@ def leave_source_out(manifest: Manifest, sources: Iterable[str]) -> Manifest:
     def split_of(case: Case) -> str:
         if case.id in tests:
             return "test"
-        return "" if case.source in left_out or case.group in groups or case.split == "test" else case.split
+        leaves = case.source in left_out or case.group in groups or (case.split == "test" and not others_test)
+        return "" if leaves else case.split
 
     after = manifest.replace_cases(replace(case, split=split_of(case)) for case in manifest.cases)
     if not after.split("train"):

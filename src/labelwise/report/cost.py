@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from labelwise.documents import cells
 from labelwise.errors import DataError
 from labelwise.report.comparison import MEAN
+from labelwise.report.figures import COLOURS, Picture, finished_svg, svg_panels
 from labelwise.report.measures import UNDEFINED
 from labelwise.report.statistics import FEWEST_PATIENTS, defined_mean, draw_patients
 from labelwise.report.tables import Entry, Table
@@ -36,10 +36,7 @@ from labelwise.types import Array
 FEWEST_BUDGETS = 3  # as many as the curve has numbers
 FARTHEST = 10  # times the largest budget
 RESAMPLES = 500
-_COLOURS, _MARKERS = (
-    ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
-    "os^Dv",
-)  # Okabe and Ito
+_MARKERS = "os^Dv"
 _EXPONENTS = np.geomspace(0.05, 2, 60)
 
 
@@ -121,6 +118,11 @@ class Cost:
     patients: int
     targets: tuple[float, ...]
 
+    @property
+    def has_intervals(self) -> bool:
+        """Whether there are patients enough for intervals."""
+        return self.patients >= FEWEST_PATIENTS
+
     def tables(self) -> tuple[Table, ...]:
         """One table for each method: what was measured, and what a wanted Dice needs."""
         return tuple(self._table(row) for row in dict.fromkeys(course.row for course in self.courses))
@@ -134,7 +136,7 @@ class Cost:
             needs = [Entry(*course.told(need)) for need in course.needs]
             rows.append((Entry(course.structure), Entry(measured), *needs))
         header = ("structure", "masks: Dice [%]", *(f"masks for {100 * dice:g} %" for dice in self.targets))
-        few = f"too few patients ({self.patients}) for intervals" if self.patients < FEWEST_PATIENTS else ""
+        few = "" if self.has_intervals else f"too few patients ({self.patients}) for intervals"
         short = any(course.curve is None for course in self.courses)
         legend = (
             "Training scans in which the structure is annotated, and the Dice with them; for the mean all masks. Needs "
@@ -184,33 +186,58 @@ class Cost:
 
     def to_png(self) -> bytes:
         """Measured Dice and fitted curves with their bands, one panel for each structure."""
-        names = list(dict.fromkeys(course.structure for course in self.courses))
-        rows = list(dict.fromkeys(course.row for course in self.courses))
-        across = min(3, len(names))
-        down = math.ceil(len(names) / across)
-        figure = Figure(figsize=(3.2 * across + 0.6, 2.7 * down + 0.5), layout="constrained")
-        for place, name in enumerate(names, start=1):
-            axes = figure.add_subplot(down, across, place)
-            for number, row in enumerate(rows):
-                course = next(c for c in self.courses if (c.row, c.structure) == (row, name))
-                self._draw(axes, course, _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)])
-            axes.set(title=name, xlabel="masks", ylabel="Dice [%]")
-            axes.grid(alpha=0.25, lw=0.6)
-        figure.axes[0].legend(fontsize=8, frameon=False)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=140, metadata={"Software": None})
+        across = min(3, len(self.structures))
+        down = math.ceil(len(self.structures) / across)
+        with svg_panels((3.2 * across + 0.6, 2.7 * down + 0.5), down, across) as (figure, panels):
+            for axes, name in zip(panels, self.structures, strict=False):
+                self._draw_structure(axes, name)
+                axes.set_title(name)
+            for axes in panels[len(self.structures) :]:
+                axes.set_axis_off()
+            panels[0].legend(fontsize=8, frameon=False)
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=140, metadata={"Software": None})
         return buffer.getvalue()
 
-    def _draw(self, axes: Axes, course: Course, colour: str, marker: str) -> None:
-        axes.plot(
-            course.masks, 100 * np.array(course.dice), marker, color=colour, ms=5, label=course.row, ls="none"
+    def pictures(self) -> tuple[Picture, ...]:
+        """The panels of `to_png` for a page, each with its words."""
+        return tuple(self._picture(name) for name in self.structures)
+
+    def _picture(self, name: str) -> Picture:
+        with svg_panels() as (figure, (axes,)):
+            self._draw_structure(axes, name)
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8)
+            data = finished_svg(figure)
+        told = "; ".join(
+            f"{course.row} {100 * course.dice[0]:.1f} with {course.masks[0]:g} masks, {100 * course.dice[-1]:.1f} with "
+            f"{course.masks[-1]:g}"
+            for course in self.courses
+            if course.structure == name and course.masks
         )
+        return Picture(data, "svg", f"Dice of {name} by masks: {told or 'nothing was scored'}.", name)
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """The structures, then their mean if there are several."""
+        return tuple(dict.fromkeys(course.structure for course in self.courses))
+
+    def _draw_structure(self, axes: Axes, name: str) -> None:
+        """One line, marker and band for each method."""
+        rows = list(dict.fromkeys(course.row for course in self.courses))
+        for course in (course for course in self.courses if course.structure == name):
+            number = rows.index(course.row)
+            self._draw(axes, course, COLOURS[number % len(COLOURS)], _MARKERS[number % len(_MARKERS)])
+        axes.set(xlabel="masks", ylabel="Dice [%]")
+        axes.grid(alpha=0.25, lw=0.6)
+
+    def _draw(self, axes: Axes, course: Course, colour: str, marker: str) -> None:
+        axes.plot(course.masks, 100 * np.array(course.dice), marker, color=colour, ms=5, label=course.row)
         if course.drawn is None:
             return
         masks = np.linspace(min(course.masks), 2 * course.most, 80)
         values = 100 * course.drawn.values(masks)
         axes.plot(masks, values[0], color=colour, lw=1.3)
-        if self.patients >= FEWEST_PATIENTS:
+        if self.has_intervals:
             low, high = np.percentile(values[1:], (2.5, 97.5), axis=0)
             axes.fill_between(masks, low, high, color=colour, alpha=0.15, lw=0)
 

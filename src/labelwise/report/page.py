@@ -19,7 +19,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from labelwise.atomic import write_text
+from labelwise.report.agreement import DataSets
 from labelwise.report.comparison import MEAN, Comparison
+from labelwise.report.cost import Cost
 from labelwise.report.figures import Picture
 from labelwise.report.measures import measure
 from labelwise.report.overlays import DIFFERENCES, CasePicture
@@ -44,6 +46,8 @@ def write_page(
     viewer: Sequence[ViewerCase] = (),
     oriented: bool = True,
     coverage: Picture | None = None,
+    data_sets: DataSets | None = None,
+    cost: Cost | None = None,
     measured_on: str = "",
 ) -> None:
     """Write the report, atomically. The answer comes first, then what it rests on.
@@ -55,6 +59,8 @@ def write_page(
         viewer          cases for the viewer
         oriented        False if the scans of the viewer do not tell the sides of the patient
         coverage        picture of `figures.coverage_picture`
+        data_sets       how far data sets agree, if runs left one after the other out
+        cost            what labels are worth, from trainings with more and with fewer of them
         measured_on     on which data the runs were scored, such as "test split of LA 2018"
 
     Errors
@@ -73,6 +79,8 @@ def write_page(
         worst=_ordered(worst),
         best=list(reversed(_ordered(best))),
         coverage=coverage,
+        data_sets=data_sets,
+        cost=cost,
         facts=_blocks(facts),
         **viewer_parts(viewer, oriented=oriented),
         MEAN=MEAN,

@@ -1,3 +1,4 @@
+from .agreement import agreement as agreement
 from .calibrate import calibrate as calibrate
 from .check import check as check
 from .compare import compare as compare

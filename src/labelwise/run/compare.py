@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from labelwise.cohort.manifest import Manifest, manifest_file, read_manifest
 from labelwise.documents import decode, parse_toml
 from labelwise.errors import ConfigError, DataError
 from labelwise.evaluate.cases import Score, read_scores
@@ -18,7 +19,7 @@ from labelwise.report.comparison import Comparison
 from labelwise.run.pairing import SCORES
 from labelwise.run.patients import patients_of
 from labelwise.run.provenance import check_scores
-from labelwise.run.split import missing_folds
+from labelwise.run.split import data_set_of_fold, missing_folds
 
 __all__ = ["compare"]
 
@@ -89,7 +90,7 @@ def _read(
     for name, repetitions in named.items():
         lists[name], seen[name] = [], set()
         for folds in repetitions:
-            scores = {folder: scores_of(folder, metrics) for folder in folds}
+            scores = {folder: _of_its_data_set(folder, scores_of(folder, metrics)) for folder in folds}
             for folder, found in scores.items():
                 seen[name] |= patients_of(folder).keys() & {score.patient for score in found}
             lists[name] += _together(name, scores)
@@ -99,6 +100,16 @@ def _read(
 def repetitions_of(name: str, repetitions: Sequence[Folds], metrics: Collection[str]) -> list[list[Score]]:
     """The scores of a run, one list for each repetition."""
     return _read({name: repetitions}, metrics)[0][name]
+
+
+def _of_its_data_set(folder: Path, scores: list[Score]) -> list[Score]:
+    """The scores of a run; of a fold that leaves a data set out only those of that data set, whatever else it tests."""
+    data = data_of(folder)
+    left_out = None if data is None else data_set_of_fold(data)
+    if data is None or left_out is None:
+        return scores
+    cases = {case.id for case in read_manifest(data).cases if case.source == left_out}
+    return [score for score in scores if score.case in cases]
 
 
 def _together(name: str, scores: Mapping[Path, list[Score]]) -> list[list[Score]]:
@@ -121,19 +132,21 @@ def _together(name: str, scores: Mapping[Path, list[Score]]) -> list[list[Score]
 
 
 def _notes(name: str, repetitions: Sequence[Folds]) -> list[str]:
-    """What a reader must know of the folds of a run: which are missing."""
+    """What a reader must know of the folds of a run: which are missing, and that they are data sets."""
     missing: set[int] = set()
+    by_data_set: set[Path] = set()
     for folds in repetitions:
         found = {
             int(number[1]): folder for folder in folds if (number := _FOLD.search(folder.resolve().name))
         }
         learnt = {number: data for number, folder in found.items() if (data := data_of(folder)) is not None}
         missing |= set(missing_folds(learnt)) - found.keys()
-    return (
-        [f"Of the folds of {name} these are missing: {', '.join(map(str, sorted(missing)))}."]
-        if missing
-        else []
-    )
+        by_data_set |= {data for data in learnt.values() if data_set_of_fold(data) is not None}
+    told = f"Of the folds of {name} these are missing: {', '.join(map(str, sorted(missing)))}."
+    notes = [told] if missing else []
+    if by_data_set:
+        notes.append(f"Each case is scored by the model of {name} that has not learnt from its data set.")
+    return notes
 
 
 def data_of(run: Path) -> Path | None:
@@ -143,6 +156,22 @@ def data_of(run: Path) -> Path | None:
     except (OSError, ValueError):
         return None
     return Path(str(table["data"])) if table.get("data") else None
+
+
+def learnt_from(run: Path) -> Manifest:
+    """The manifest that a run learnt from.
+
+    Errors
+        DataError   it is not there any more
+    """
+    data = data_of(run)
+    if data is None or not manifest_file(data).is_file():
+        raise DataError(
+            "what the run has learnt from is not there any more",
+            file=data or run / "run.toml",
+            do="put the manifest back to where run.toml says",
+        )
+    return read_manifest(data)
 
 
 def scores_of(folder: Path, metrics: Collection[str] | None = None) -> list[Score]:

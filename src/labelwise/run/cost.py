@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from labelwise.atomic import atomic_path, write_text
-from labelwise.cohort.manifest import Manifest, manifest_file, read_manifest
+from labelwise.cohort.manifest import Manifest
 from labelwise.errors import ConfigError, DataError
 from labelwise.evaluate.scores import Score
 from labelwise.report.cost import Budget, Cost, annotation_cost
-from labelwise.run.compare import data_of, repetitions_of, runs_by_name
+from labelwise.run.compare import learnt_from, repetitions_of, runs_by_name
 from labelwise.run.pairing import SCORES
 from labelwise.types import Array
 
@@ -65,7 +65,7 @@ def cost(
     for place, folders in budgets.items():
         for row, repetitions in runs_by_name(folders).items():
             tables.setdefault(row, {})[str(place)] = repetitions_of(row, repetitions, {"dice"})
-            manifests[row, str(place)] = [_manifest(folder) for folds in repetitions for folder in folds]
+            manifests[row, str(place)] = [learnt_from(folder) for folds in repetitions for folder in folds]
     cases = _common_cases(tables)
     structures = list(
         dict.fromkeys(s.class_name for s in next(iter(next(iter(tables.values())).values()))[0])
@@ -107,17 +107,6 @@ def _expanded(folder: Path) -> list[Path]:
             do="run `labelwise sweep`, or `labelwise evaluate`", code="not-found",
         )  # fmt: skip
     return found
-
-
-def _manifest(run: Path) -> Manifest:
-    data = data_of(run)
-    if data is None or not manifest_file(data).is_file():
-        raise DataError(
-            "what the run has learnt from is not there any more, so its masks cannot be counted",
-            file=data or run / "run.toml",
-            do="put the manifest back to where run.toml says",
-        )
-    return read_manifest(data)
 
 
 def _common_cases(tables: dict[str, dict[str, list[list[Score]]]]) -> dict[str, str]:

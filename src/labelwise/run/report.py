@@ -16,8 +16,9 @@ from labelwise.cohort.manifest import (
     read_case_labels,
     read_manifest,
 )
-from labelwise.errors import ConfigError
+from labelwise.errors import ConfigError, DataError
 from labelwise.formats import read_labels, suffix, value_names
+from labelwise.report.agreement import DataSets
 from labelwise.report.compare import worst_cases
 from labelwise.report.comparison import Comparison
 from labelwise.report.figures import Picture, coverage_picture, seed_curves
@@ -25,8 +26,10 @@ from labelwise.report.overlays import CT_WINDOW, CasePicture, case_pictures
 from labelwise.report.page import curves_of, write_page
 from labelwise.report.plots import best_runs
 from labelwise.report.viewer import ViewerCase, viewer_case
+from labelwise.run.agreement import agreement_of
 from labelwise.run.circumstances import circumstances, settings_of
-from labelwise.run.compare import compare, data_of, part_of, runs_by_name
+from labelwise.run.compare import Folds, compare, data_of, part_of, runs_by_name
+from labelwise.run.cost import cost
 from labelwise.run.pairing import PREDICTIONS, in_space
 from labelwise.train.record import read_log
 from labelwise.types import Array, Case
@@ -45,6 +48,7 @@ def report(
     title: str = "Comparison of runs",
     pictures: int = 6,
     viewer_cases: int = 4,
+    budgets: Sequence[Path | str] = (),
 ) -> Path:
     """Write one self-contained HTML page about evaluated runs: summary, tables, plots, cases, viewer, curves, settings.
 
@@ -55,9 +59,11 @@ def report(
         pictures        how many pictures of the worst cases there are; half as many of the best ones follow
         viewer_cases    how many cases can be looked at in the viewer, the worst first; 0 leaves the viewer out. The
                         more there are, the coarser they are, for the page stays small
+        budgets         runs with more and with fewer labels, as `cost` takes them: what labels are worth stands in the
+                        page too
 
     Errors
-        ConfigError, DataError      those of `compare`
+        ConfigError, DataError      those of `compare`, and of `cost` with `budgets`
         ResourceError               the page cannot be written
     """
     if pictures < 0 or viewer_cases < 0:
@@ -87,6 +93,8 @@ def report(
         viewer=[cases.in_viewer(case, len(looked_at)) for case in looked_at],
         oriented=all(cases.oriented(case) for case in looked_at),
         coverage=_coverage(settings),
+        data_sets=_data_sets(comparison, repetitions),
+        cost=cost(budgets).cost if budgets else None,
         measured_on=" and ".join(
             sorted({_data_set(folder) for each in folders.values() for folder in each} - {""})
         ),
@@ -98,6 +106,16 @@ def _events(folder: Path) -> list[dict[str, Any]]:
     """What the log of a run says, or the logs of its stages."""
     logs = sorted(folder.glob("log.jsonl")) or sorted(folder.glob("stage_*/log.jsonl"))
     return [event for log in logs for event in read_log(log)]
+
+
+def _data_sets(comparison: Comparison, repetitions: Mapping[str, Sequence[Folds]]) -> DataSets | None:
+    """How far the data sets agree, by the best run; None unless it left out one after the other."""
+    (best,) = best_runs(comparison, 1)
+    try:
+        found = agreement_of(best, repetitions[best])
+    except DataError:  # what it learnt from is not there any more
+        return None
+    return found if found and len(found.rows) > 1 else None
 
 
 def _coverage(settings: Mapping[str, Mapping[str, Any]]) -> Picture | None:

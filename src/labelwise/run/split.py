@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from labelwise.atomic import write_json
 from labelwise.cohort.coverage import never_annotated
-from labelwise.cohort.folds import FOLDS, fold_name, make_folds
+from labelwise.cohort.folds import FOLDS, fold_name, leave_each_source_out, make_folds
 from labelwise.cohort.manifest import MANIFEST_NAME, Manifest, read_manifest, write_new_manifest
 from labelwise.cohort.split import split_cases
 from labelwise.documents import read_json
@@ -45,6 +45,7 @@ def split(
     output: Path | str,
     *,
     folds: int | None = None,
+    by_data_set: bool = False,
     validation: int | float | None = None,
     test: int | float = 0,
     seed: int = 0,
@@ -52,13 +53,15 @@ def split(
     """Draw who trains, validates and tests. Patients stay whole; scans are not copied.
 
     With `folds` the output holds a manifest for each fold, ``fold_0``, ``fold_1``, ..., in which its part of the
-    annotated patients tests (see `labelwise.cohort.folds`), and ``folds.json``. Else it holds one manifest, in which
-    so many annotated training patients more validate and test.
+    annotated patients tests (see `labelwise.cohort.folds`), and ``folds.json``. With `by_data_set` each fold is a data
+    set: its annotated cases test, and so do the test cases of the others, which train. Else it holds one manifest, in
+    which so many annotated training patients more validate and test.
 
     Arguments
         data            folder of the manifest
         output          folder to write to; other manifests there are not replaced
         folds           of a cross-validation
+        by_data_set     one fold for each data set
         validation      patients: a number, or a part below 1; with folds by default as many as validate in the manifest
         test            as `validation`, without folds
 
@@ -67,13 +70,22 @@ def split(
         DataError       the manifest is wrong; a patient of two splits; a class that nobody would be left to learn from
     """
     folder = Path(output)
-    if folds is None and not validation and not test:
-        raise ConfigError("nothing to draw", do="say --folds, or --validation and --test")
+    if folds is None and not by_data_set and not validation and not test:
+        raise ConfigError("nothing to draw", do="say --folds, --by-data-set, or --validation and --test")
     if folds is not None and test:
         raise ConfigError(
             "each fold tests its part of the patients", found=f"test = {test}", do="leave out --test"
         )
+    if by_data_set and (folds is not None or validation or test):
+        raise ConfigError(
+            "the data sets decide who tests in which fold", do="leave out --folds, --validation and --test; set "
+            "validation and test cases aside before, by a `labelwise split` of its own",
+        )  # fmt: skip
     manifest = read_manifest(data)
+    if by_data_set:
+        left_out = leave_each_source_out(manifest)
+        record: dict[str, Any] = {"folds": len(left_out), "data_sets": list(left_out)}
+        return _written(folder, list(left_out.values()), record)
     if folds is None:
         drawn = split_cases(manifest, validation=validation or 0, test=test, seed=seed)
         if missing := never_annotated(drawn):
@@ -81,15 +93,16 @@ def split(
         write_new_manifest(drawn, folder)
         return SplitResult(folder, {"": drawn})
     record = {"folds": folds, "validation": validation, "seed": seed}
+    return _written(folder, make_folds(manifest, folds, validation=validation, seed=seed), record)
+
+
+def _written(folder: Path, folds: Sequence[Manifest], record: Mapping[str, Any]) -> SplitResult:
     if (found := read_folds(folder)) not in (None, record):
         raise ConfigError(
             "the output folder holds other folds", file=folder / FOLDS, found=found, expected=record,
             do="choose another folder", code="would-overwrite",
         )  # fmt: skip
-    made = {
-        fold_name(number): each
-        for number, each in enumerate(make_folds(manifest, folds, validation=validation, seed=seed))
-    }
+    made = {fold_name(number): each for number, each in enumerate(folds)}
     for name, each in made.items():
         write_new_manifest(each, folder / name)
     write_json(folder / FOLDS, record)
@@ -116,6 +129,14 @@ def read_folds(folder: Path) -> dict[str, Any] | None:
             do="repeat `labelwise split`",
         ) from error
     return record
+
+
+def data_set_of_fold(data: Path) -> str | None:
+    """The data set that the manifest of a fold leaves out; None if it is no fold by data set."""
+    manifest = data.parent if data.name == MANIFEST_NAME else data
+    record = read_folds(manifest.parent) or {}
+    names = {fold_name(number): str(name) for number, name in enumerate(record.get("data_sets", ()))}
+    return names.get(manifest.name)
 
 
 def missing_folds(folders: Mapping[int, Path]) -> tuple[int, ...]:

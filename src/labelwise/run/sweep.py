@@ -16,6 +16,7 @@ from labelwise.cohort.manifest import MANIFEST_NAME, manifest_file
 from labelwise.console import Progress, duration, silent
 from labelwise.errors import ConfigError, DataError
 from labelwise.lock import only_writer
+from labelwise.run.agreement import agreement
 from labelwise.run.compare import compare
 from labelwise.run.cost import cost
 from labelwise.run.pairing import PREDICTIONS, SCORES
@@ -88,7 +89,8 @@ def sweep(
     """Train, predict and evaluate every run of a plan, and compare the methods of each budget.
 
     Writes to ``output/BUDGET/``: the manifest data/ (or one for each fold), one folder for each run
-    (``METHOD_seedN``, ``METHOD_seedN_foldK``), compare.csv, compare.txt and report.html; and to ``output`` itself what
+    (``METHOD_seedN``, ``METHOD_seedN_foldK``), compare.csv, compare.txt and report.html, of folds by data set also
+    agreement.csv and agreement.txt; and to ``output`` itself what
     the labels of the budgets are worth (cost.csv, cost.txt, cost.png, see `labelwise.run.cost`).
 
     Repeating the call goes on: finished runs are skipped, one in the middle of its training resumes. A run that fails
@@ -139,34 +141,40 @@ def sweep(
         except KeyboardInterrupt:
             interrupted = True
         if not interrupted:
+            worth = [folder] if len(plan.budgets) > 1 and not failed else []
+            if worth:
+                cost(worth, folder)
             for budget in dict.fromkeys(job.budget for job in jobs):
-                _tell(
-                    budget, [job.folder for job in jobs if job.budget == budget and job.seconds is not None]
-                )
-            if len(plan.budgets) > 1 and not failed:
-                cost([folder], folder)
+                runs = [job.folder for job in jobs if job.budget == budget and job.seconds is not None]
+                _tell(budget, runs, by_data_set=plan.by_data_set, budgets=worth)
     return replace(_result(folder, jobs, failed), interrupted=interrupted)
 
 
 def _make_manifests(plan: SweepPlan, folder: Path) -> None:
     """The manifests of folds and budgets, once; those that were made otherwise are refused."""
-    if plan.folds:
+    if plan.by_data_set:
+        split(plan.data, folder / FOLDS_FOLDER, by_data_set=True)
+    elif plan.folds:
         share = plan.validation
         count = int(share) if share is not None and float(share).is_integer() else share
         split(plan.data, folder / FOLDS_FOLDER, folds=plan.folds, validation=count, seed=plan.folds_seed)
     for name in plan.budgets:
         target = folder / name / "data"
-        if not plan.folds:
+        if not plan.number_of_folds:
             _make_scarce(plan, name, Path(plan.data), target)
             continue
-        for number in range(plan.folds):
+        for number in range(plan.number_of_folds):
             _make_scarce(plan, name, folder / FOLDS_FOLDER / fold_name(number), target / fold_name(number))
         write_json(target / FOLDS, read_folds(folder / FOLDS_FOLDER))
 
 
 def _make_scarce(plan: SweepPlan, name: str, data: Path, target: Path) -> None:
     wanted = {"data": str(data.absolute()), **plan.budgets[name]}
-    record = target.parent / BUDGET if not plan.folds else target.parent.parent / f"{target.name}_{BUDGET}"
+    record = (
+        target.parent / BUDGET
+        if not plan.number_of_folds
+        else target.parent.parent / f"{target.name}_{BUDGET}"
+    )
     if record.exists() and (found := json.loads(record.read_text(encoding="utf-8"))) != wanted:
         raise ConfigError(
             f"the budget '{name}' was made otherwise", file=record, found=found, expected=wanted,
@@ -235,7 +243,7 @@ def _show(progress: Progress, jobs: Sequence[Job], failed: int, together: int) -
     progress("sweep", len(jobs) - len(left), len(jobs), ", ".join(told))
 
 
-def _tell(budget: str, runs: list[Path]) -> None:
+def _tell(budget: str, runs: list[Path], *, by_data_set: bool, budgets: list[Path]) -> None:
     """Tables and page of the finished runs of a budget."""
     if not runs:
         return
@@ -243,9 +251,10 @@ def _tell(budget: str, runs: list[Path]) -> None:
     comparison = compare(runs)
     write_text(folder / "compare.csv", comparison.to_csv())
     write_text(folder / "compare.txt", comparison.to_text())
-    report(
-        runs, folder / "report.html", title=f"Budget {budget}" if budget != WHOLE else "Comparison of methods"
-    )
+    title = f"Budget {budget}" if budget != WHOLE else "Comparison of methods"
+    report(runs, folder / "report.html", title=title, budgets=budgets)
+    if by_data_set:
+        agreement(runs, folder)
 
 
 def _result(folder: Path, jobs: list[Job], failed: Mapping[str, str]) -> SweepResult:

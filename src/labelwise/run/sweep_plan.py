@@ -7,6 +7,7 @@ import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from labelwise.cohort.folds import fold_name
+from labelwise.cohort.folds import fold_name, leave_each_source_out
+from labelwise.cohort.manifest import read_manifest
 from labelwise.config import RunConfig, load_config
 from labelwise.console import Progress, duration
 from labelwise.errors import ConfigError
@@ -43,6 +45,8 @@ class SweepPlan:
     seeds: tuple[int, ...] = (0,)
     # Folds of a cross-validation, in which each annotated patient tests once; 0: the split of the manifest.
     folds: int = 0
+    # One fold for each data set instead: it tests, the others train.
+    by_data_set: bool = False
     # Patients that validate in each fold: a number, or a part below 1; None: as many as in the manifest.
     validation: float | None = None
     # Decides who tests in which fold.
@@ -62,6 +66,11 @@ class SweepPlan:
     budgets: dict[str, dict[str, Any]] = field(default_factory=dict)
     # Of the engine slurm, as submitit calls them: timeout_min, slurm_partition, cpus_per_task, mem_gb, gpus_per_node.
     slurm: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def number_of_folds(self) -> int:
+        """0 without folds; by data set as many as there are data sets."""
+        return len(leave_each_source_out(read_manifest(self.data))) if self.by_data_set else self.folds
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -150,6 +159,12 @@ def _check(plan: SweepPlan, file: Path) -> None:
             file=file,
             found=f"folds = {plan.folds}, split = '{plan.split}'",
         )
+    if plan.by_data_set and (plan.folds or plan.validation is not None or plan.split != "test"):
+        raise ConfigError(
+            "the data sets decide who tests in which fold",
+            file=file,
+            do="leave out folds, validation and split",
+        )
     if plan.validation is not None and not plan.folds:
         raise ConfigError(
             "validation says who validates in each fold, and there are no folds",
@@ -185,7 +200,7 @@ def jobs_of(plan: SweepPlan, folder: Path) -> list[Job]:
     jobs = []
     for budget in plan.budgets or (WHOLE,):
         for seed in plan.seeds:
-            for fold in range(plan.folds) if plan.folds else (None,):
+            for fold in range(plan.number_of_folds) if plan.number_of_folds else (None,):
                 for row, changes in plan.settings_by_row.items():
                     data = data_of(plan, folder, budget, fold)
                     name = f"{row}_seed{seed}" + ("" if fold is None else f"_fold{fold}")
@@ -201,7 +216,7 @@ def data_of(plan: SweepPlan, folder: Path, budget: str, fold: int | None) -> Pat
     base = (
         (folder / budget / "data")
         if plan.budgets
-        else (folder / FOLDS_FOLDER if plan.folds else Path(plan.data))
+        else (folder / FOLDS_FOLDER if plan.number_of_folds else Path(plan.data))
     )
     return base if fold is None else base / fold_name(fold)
 
