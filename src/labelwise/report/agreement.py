@@ -94,9 +94,10 @@ class DataSets:
         if abs(cell.volume - 1) < APART:
             return f"{structure}: predicted and drawn volumes agree to within {100 * APART:.0f} % in every data set."
         way, by = ("larger", "less") if cell.volume < 1 else ("smaller", "more")
+        change = f"{100 * abs(cell.volume - 1):.0f} % {by}"
         return (
-            f"{structure}: {data_set} draws it {way} than the others would: models that have not learnt from it predict "
-            f"{100 * abs(cell.volume - 1):.0f} % {by} than is drawn there, Dice {100 * cell.dice:.1f} (n {cell.cases})."
+            f"{structure}: {data_set} draws it {way} than the others would: models that have not learnt from it "
+            f"predict {change} than is drawn there, Dice {100 * cell.dice:.1f} (n {cell.cases})."
         )
 
     def tables(self, cases: int) -> tuple[Table, ...]:
