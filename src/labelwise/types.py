@@ -47,7 +47,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """The classes of a project, in order; class 0 is the background.
+    """The classes of a project, in order; class 0 is the background, and the only one where nothing is annotated.
 
     Example
         >>> LabelSpace(("background", "liver", "spleen")).annotated(["spleen"])
@@ -59,10 +59,8 @@ class LabelSpace:
     def __post_init__(self) -> None:
         names = tuple(self.names)
         object.__setattr__(self, "names", names)
-        if len(names) < 2 or names[0] != BACKGROUND:
-            raise ConfigError(
-                "a label space starts with 'background' and has at least one structure", found=list(names)
-            )
+        if names[:1] != (BACKGROUND,):
+            raise ConfigError("a label space starts with 'background'", found=list(names))
         if len(set(names)) != len(names):
             raise ConfigError("a class name stands twice in the label space", found=list(names))
         if len(names) > IGNORE:
@@ -97,7 +95,7 @@ class LabelSpace:
         """(C,) bool: which classes are annotated; the background only if every organ is."""
         row = np.zeros(self.num_classes, dtype=np.bool_)
         row[[self.index(organ) for organ in organs]] = True
-        row[0] = row[1:].all()
+        row[0] = bool(self.organs) and row[1:].all()
         return row
 
     def annotated(self, organs: Iterable[str]) -> Tensor:

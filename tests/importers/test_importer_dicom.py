@@ -152,17 +152,10 @@ def test_nifti_label_maps_beside_belong_to_the_series_on_whose_grid_they_lie(tmp
         labels = block(tmp_path / name)
         write_nifti(tmp_path / "labels" / f"{name}.nii.gz", labels.data, labels.affine)
     write_map(tmp_path / "labels" / "other_grid.nii.gz", 1)
-    assert detect(tmp_path) == "dicom"
     manifest = dicom.scan(tmp_path, classes={"liver": 1, "spleen": 2})
     assert [case.labels.name for case in manifest.cases] == ["one.nii.gz", "two.nii.gz"]
     assert read_case_labels(manifest.cases[1], manifest).data.max() == 2
     assert "do not belong to exactly one series" in warnings_of()
-
-
-def test_without_labels_and_classes_the_message_asks_for_classes(tmp_path):
-    write_scan(tmp_path)
-    with pytest.raises(ConfigError, match="--classes"):
-        dicom.scan(tmp_path)
 
 
 def test_a_series_that_cannot_be_read_is_reported_and_costs_no_other(tmp_path, warnings_of):
@@ -192,11 +185,8 @@ def test_wrong_options_are_refused(tree, options):
         dicom.scan(tree, **options)
 
 
-def test_folders_without_dicom_are_not_taken(tmp_path):
-    write_map(tmp_path / "images" / "a.nii.gz", 1)
-    write_map(tmp_path / "images" / "b.nii.gz", 1)
+def test_dicom_without_images_is_no_series(tmp_path):
     save(tmp_path / "report", dataset({"Modality": "SR"}))
-    assert not dicom.matches(tmp_path)
     with pytest.raises(DataError, match="no DICOM series"):
         dicom.scan(tmp_path)
 

@@ -32,7 +32,7 @@ from labelwise.types import BACKGROUND
 
 PAGES = Path(__file__).parents[2] / "docs" / "data"
 HEADINGS = ["On disk", "Classes", "What is handled", "Options", "Splits and licence"]
-GENERAL = {"bids", "nnunet", "decathlon", "csv", "dicom", "folders"}  # classes are the user's
+GENERAL = {"bids", "nnunet", "decathlon", "csv", "mixed", "dicom", "folders"}  # classes are the user's
 CLASSES: dict[str, Iterable[str]] = {
     "lits": (lits.ORGAN, lits.TUMOUR),
     "msd": [name for task in msd.TASKS for name in task.classes],

@@ -13,7 +13,7 @@ import pytest
 
 from labelwise import run
 from labelwise.cohort.manifest import read_case_labels, read_manifest
-from labelwise.errors import ConfigError, DataError
+from labelwise.errors import DataError
 from labelwise.formats import read_geometry, read_labels, write_labels
 from labelwise.importers.described import channel_names, modality_of
 from labelwise.infer.image import as_image
@@ -114,18 +114,6 @@ def test_totalsegmentator_cases_without_masks_are_unlabelled(tmp_path, heard):
     manifest = run.import_data([tmp_path / "data"], tmp_path / "m")
     assert labelled(manifest) == {"s0": True, "s1": False}
     assert "unlabelled" in heard.text
-
-
-def test_a_data_set_without_labels_takes_the_classes_of_the_others(tmp_path):
-    write_scan(tmp_path / "a" / "images" / "c0.nii.gz")
-    write_map(tmp_path / "a" / "labels" / "c0.nii.gz")
-    write_scan(tmp_path / "b" / "x.nii.gz")
-    sources = {"b": tmp_path / "b", "a": tmp_path / "a"}
-    manifest = run.import_data(sources, tmp_path / "m", **{"a.classes": VALUES, "modality": "ct"})
-    assert manifest.label_space.organs == ("liver", "spleen")
-    assert labelled(manifest) == {"x": False, "c0": True}
-    with pytest.raises(ConfigError, match="beside a data set that has labels"):
-        run.import_data([tmp_path / "b"], tmp_path / "alone", modality="ct")
 
 
 # words

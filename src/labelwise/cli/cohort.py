@@ -73,7 +73,7 @@ def import_(
         str | None,
         typer.Option(
             help="lits, msd, kits, nih_pancreas, amos22, word, btcv, flare22, abdomenct1k, totalsegmentator, "
-            "bids, nnunet, la2018, acdc, decathlon, csv, dicom or folders; default: found out."
+            "bids, nnunet, la2018, acdc, decathlon, csv, mixed, dicom or folders; default: found out."
         ),
     ] = None,
     annotated: Annotated[
@@ -165,7 +165,8 @@ def import_(
     splits = {name or "none": len(manifest.split(name)) for name in ("train", "validation", "test", "")}
     facts = {"manifest": str(output), "classes": list(manifest.label_space.names), "cases": splits}
     counts = ", ".join(f"{count} {name}" for name, count in splits.items() if count)
-    show(f"{output}/manifest.csv: {counts}; classes {', '.join(manifest.label_space.organs)}", facts, as_json)
+    named = ", ".join(manifest.label_space.organs) or "none, because nothing is labelled"
+    show(f"{output}/manifest.csv: {counts}; classes {named}", facts, as_json)
 
 
 def _take_back(

@@ -232,7 +232,9 @@ def _split(manifest: Manifest, whole: str) -> Manifest:
     joint, apart = _classes_of(manifest, whole)
     if not apart:
         raise ConfigError(f"no data set has left and right of '{whole}' apart", do=f"leave {whole}=split out")
-    if bare := [source.name for source in manifest.sources.values() if source.organs <= joint]:
+    if bare := [
+        source.name for source in manifest.sources.values() if source.organs and source.organs <= joint
+    ]:
         raise ConfigError(
             f"nothing would be left of data set {', '.join(bare)}: {whole} is its only class",
             do="choose --sides join, or leave the data set out",

@@ -366,7 +366,7 @@ def write_manifest(manifest: Manifest, folder: Path | str) -> Path:
     writer.writerow((*COLUMNS, *REVIEW_COLUMNS) if reviewed else COLUMNS)
     for case in manifest.cases:
         annotated = [organ for organ in manifest.label_space.organs if organ in case.annotated]
-        complete = len(annotated) == len(manifest.label_space.organs)
+        complete = bool(annotated) and len(annotated) == len(manifest.label_space.organs)
         images = ";".join(_path_cell(image, folder, case) for image in case.images)
         labels = _path_cell(case.labels, folder, case) if case.labels else ""
         group = "" if case.group == case.id else case.group

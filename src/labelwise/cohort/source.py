@@ -56,7 +56,7 @@ class Source:
 
     @property
     def organs(self) -> frozenset[str]:
-        """The organs that a label file of this data set can show."""
+        """The organs that a label file of this data set can show; none if nothing of it is labelled."""
         return frozenset(self.values.values()) - {BACKGROUND, IGNORE_NAME}
 
 
@@ -215,12 +215,6 @@ def check_source(source: Source, label_space: LabelSpace, file: Path | None = No
                 file=file,
                 expected="-32768 to 65535",
             )
-    if not source.organs:
-        raise DataError(
-            f"data set '{source.name}' names no structure",
-            file=file,
-            do=f"fill [sources.{source.name}.values]",
-        )
 
 
 def value_table(classes: Mapping[str, int | Sequence[int]]) -> dict[int, str]:

@@ -30,13 +30,16 @@ IMPORTERS: Mapping[str, str] = {
     "acdc": "labelwise.importers.acdc",
     "decathlon": "labelwise.importers.decathlon",
     "csv": "labelwise.importers.table",
+    "mixed": "labelwise.importers.mixed",
     "dicom": "labelwise.importers.dicom",
     "folders": "labelwise.importers.folders",  # last: it accepts any folder with scans
 }
 
 
 def load(name: str) -> ModuleType:
-    """The module of an importer, with `matches(folder)`, `scan(folder, **options) -> Manifest`, `LOOKS_FOR`.
+    """The module of an importer, with `matches(folder)`, `scan(folder, **options) -> Manifest` and `LOOKS_FOR`.
+
+    `scan` may give several manifests, of kinds of files that are data sets of their own.
 
     Errors
         ConfigError   there is no importer of that name

@@ -51,9 +51,11 @@ def label_space(classes: Iterable[str], file: Path) -> LabelSpace:
     """The label space of classes as a file names them.
 
     Errors
-        DataError   a name cannot be one of a class
+        DataError   a name cannot be one of a class, or none is a structure
     """
     names = class_names(classes)
+    if len(names) < 2:
+        raise DataError("the classes need at least one structure", file=file, found=", ".join(names))
     for name in names:
         if not name.isprintable():
             raise DataError(

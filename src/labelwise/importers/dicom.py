@@ -5,6 +5,8 @@
     <anything>/<name>.nii.gz, <name>.seg.nrrd    a label map beside, if it lies on the grid of one series and names its
                                                  classes (own predictions do), or they are stated
 
+Scans of other formats beside are those of `labelwise.importers.mixed`.
+
 Of each study the series with labels become cases; without labels the series with most slices, all of them if
 several have as many. Patients are numbered;
 no name, identifier or date of the files is kept.
@@ -33,9 +35,8 @@ from labelwise.formats import (
     suffix,
     value_names,
 )
-from labelwise.formats.stored import SEGMENTATION
 from labelwise.importers.described import about
-from labelwise.importers.listing import NOTHING_LABELLED, class_names, existing_folder, files_below
+from labelwise.importers.listing import class_names, existing_folder, files_below
 from labelwise.types import BACKGROUND, Case, LabelSpace
 
 if TYPE_CHECKING:  # at run time the extra may be missing
@@ -43,15 +44,15 @@ if TYPE_CHECKING:  # at run time the extra may be missing
 
 LOOKS_FOR = "DICOM series anywhere below the folder"
 MODALITY_OF: Mapping[str, Modality] = {"CT": "ct", "MR": "mr"}
-NIFTI = (".nii.gz", ".nii")
 LABEL_WORDS = {"label", "labels", "mask", "masks", "seg", "segmentation", "segmentations", "gt"}
+UNCLEAR = "label files that do not belong to exactly one series are left out"
+NAMELESS = "label files that do not name their classes are left out (--classes states them)"
 _READER = {"SEG": "dicom.seg", "RTSTRUCT": "dicom.rtstruct"}
 
 
 def matches(folder: Path) -> bool:
-    """Whether there are DICOM files below a folder, and no fewer than scans of other formats."""
-    num_dicom = sum(is_dicom(file) for file in _without_suffix(folder))
-    return num_dicom > 0 and num_dicom >= len(files_below(folder))
+    """Whether there are DICOM files below a folder."""
+    return any(is_dicom(file) for file in _without_suffix(folder))
 
 
 def scan(
@@ -76,10 +77,40 @@ def scan(
         source      name of the data set
 
     Errors
-        ConfigError     an option is wrong, or there are neither labels nor `classes`
+        ConfigError     an option is wrong
         DataError       no series, or none that can be read
         ResourceError   the extra `dicom` is not installed
     """
+    found = find(
+        folder, series=series, structures=structures, classes=classes, modality=modality, source=source
+    )
+    report(existing_folder(folder), found.left_out)
+    warn_about(
+        "scans of other formats are passed over (without --importer, they are used)",
+        [file.name for file in found.scans],
+    )
+    return found.manifest
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies below a folder: the cases, and the files of other formats that are none of theirs."""
+
+    manifest: Manifest
+    left_out: Mapping[Path, str]  # label map -> why no series has it
+    scans: tuple[Path, ...]  # the others
+
+
+def find(
+    folder: Path | str,
+    *,
+    series: str | int | Sequence[str | int] = "auto",
+    structures: str | Iterable[str] | None = None,
+    classes: Mapping[str, int | Sequence[int]] | None = None,
+    modality: Modality | None = None,
+    source: str = "dicom",
+) -> Found:
+    """The manifest as `scan` gives it, and what lies beside."""
     folder = existing_folder(folder)
     if modality not in (None, *MODALITIES):
         raise ConfigError(
@@ -93,11 +124,22 @@ def scan(
     labels = objects_of(folder, found, wanted)
     chosen = _chosen(found, set(labels), series, folder, modality)
     paths = {one.key: dicom.path_of(one, found) for one in chosen}
-    labels = maps_on(folder, paths, named_only=not classes) | labels
+    maps, left_out = maps_on(folder, paths, named_only=not classes)
+    scans = set(files_below(folder)) - set(left_out) - {each.file for each in maps.values()}
+    labels = maps | labels
     classes = classes or _named_values(labels.values())
     with about(folder):
-        return _manifest(
+        manifest = _manifest(
             chosen, paths, {key: labels[key] for key in paths if key in labels}, classes, modality, source
+        )
+    return Found(manifest, left_out, tuple(sorted(scans)))
+
+
+def report(folder: Path, left_out: Mapping[Path, str]) -> None:
+    """Name the label maps that no series has, by the reason."""
+    for reason in dict.fromkeys(left_out.values()):
+        warn_about(
+            reason, [file.relative_to(folder).as_posix() for file, why in left_out.items() if why == reason]
         )
 
 
@@ -195,15 +237,8 @@ def _manifest(
     segments = tuple(dict.fromkeys(name for each in labels.values() for name in each.names))
     class_of = {name: class_name(name) for name in segments}
     values = {0: BACKGROUND} | {value: class_of[name] for value, name in enumerate(segments, start=1)}
-    numbers = value_table(classes) if classes else {}
+    numbers = value_table(classes or {})
     space = class_names(dict.fromkeys([*class_of.values(), *class_names(numbers.values())]))
-    if len(space) < 2:
-        raise ConfigError(
-            NOTHING_LABELLED,
-            found=f"{len(chosen)} series",
-            expected="DICOM-SEG or RTSTRUCT that refer to them",
-            do="state the classes of the project: --classes liver=1,spleen=2 (values of NIfTI label files, if any)",
-        )
     integers = any(not each.names for each in labels.values()) or not segments
     sources: dict[tuple[Modality, bool], Source] = {}
     cases = []
@@ -330,15 +365,17 @@ def _owner(label: Any, reference: str | None, found: Sequence[Series], dicom: Mo
     return best[0] if len(best) == 1 else None
 
 
-def maps_on(folder: Path, paths: Mapping[str, Path], *, named_only: bool) -> dict[str, Labels]:
-    """Key of a series -> the label map that lies on its grid; of several fitting series the nearest by path.
+def maps_on(
+    folder: Path, paths: Mapping[str, Path], *, named_only: bool
+) -> tuple[dict[str, Labels], dict[Path, str]]:
+    """Key of a series -> the label map on its grid, of several fitting series the nearest by path; the others and why.
 
     `named_only` takes only maps that say themselves what their values mean.
     """
     grids = {key: read_geometry(path) for key, path in paths.items()}
     labels: dict[str, Labels] = {}
-    unclear, nameless = [], []
-    for file in files_below(folder, (*NIFTI, SEGMENTATION)):
+    left_out: dict[Path, str] = {}
+    for file in files_below(folder):
         names = {_folder(path).name for path in paths.values()}
         words = set(re.split(r"[^a-z]+", f"{file.relative_to(folder).as_posix()}".lower()))
         try:
@@ -347,20 +384,18 @@ def maps_on(folder: Path, paths: Mapping[str, Path], *, named_only: bool) -> dic
                 continue
             grid = read_geometry(file)
         except DataError:
-            unclear.append(file.relative_to(folder).as_posix())
+            left_out[file] = UNCLEAR
             continue
         if named_only and not named:
-            nameless.append(file.relative_to(folder).as_posix())
+            left_out[file] = NAMELESS
             continue
         near = {key: _nearness(file, paths[key]) for key, own in grids.items() if own.matches(grid)}
         best = [key for key, value in near.items() if value == max(near.values())]
         if len(best) == 1 and best[0] not in labels:
             labels[best[0]] = Labels(file, segment_names(file))
         else:
-            unclear.append(file.relative_to(folder).as_posix())
-    warn_about("label files that do not belong to exactly one series are left out", unclear)
-    warn_about("label files that do not name their classes are left out (--classes states them)", nameless)
-    return labels
+            left_out[file] = UNCLEAR
+    return labels, left_out
 
 
 def _named_values(labels: Iterable[Labels]) -> dict[str, int]:

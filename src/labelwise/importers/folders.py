@@ -14,19 +14,18 @@ of labelwise, 3D Slicer, TotalSegmentator): else the user does.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from labelwise.anatomy import canonical
 from labelwise.cohort.manifest import Manifest, Source
 from labelwise.cohort.source import MODALITIES, Modality, value_table
-from labelwise.errors import ConfigError, DataError, warn_about
+from labelwise.errors import DataError, warn_about
 from labelwise.formats import Layout, case_of, suffix, value_names
 from labelwise.formats.naming import recorded_modality
 from labelwise.formats.stored import SEGMENTATION
 from labelwise.importers.described import about
 from labelwise.importers.listing import (
-    NOTHING_LABELLED,
     Values,
     annotated_organs,
     class_names,
@@ -61,12 +60,13 @@ def scan(
     group: str | None = None,
     layout: Layout | None = None,
     source: str | None = None,
+    without: Collection[Path] = (),
 ) -> Manifest:
     """The manifest of a folder of images and a folder of labels; all cases are in the training split.
 
     Parameters
         classes     class name -> value or values in the label files; "background" and "ignore" may be among
-                    them. Default: the names in the label files
+                    them. Default: the names in the label files; none where there are no label files
         modality    ct, mr, or normalised for intensities that must not be changed. Default: that of the records beside
                     predictions
         images      folder of the images, if its name is not a usual one; relative to `folder` or absolute
@@ -75,6 +75,7 @@ def scan(
         group       regular expression whose match in a case id names the patient
         layout      what h5 files do not say about themselves
         source      name of the data set; the folder's if not given
+        without     files that belong to others
 
     Errors
         ConfigError   `classes` or `modality` is missing or wrong
@@ -82,15 +83,13 @@ def scan(
                       images
     """
     folder = existing_folder(folder)
-    image_groups, label_files = _files(folder, images, labels)
-    if not classes and not label_files:
-        raise ConfigError(
-            NOTHING_LABELLED,
-            file=folder,
-            found=f"{len(image_groups)} scans",
-            do="import them beside a data set that has labels, or state the classes: --classes liver=1,spleen=2",
-        )
-    classes, modality = stated(classes or _named(label_files), modality or _recorded(label_files), folder)
+    image_groups, label_files = _files(folder, images, labels, without)
+    classes, modality = stated(
+        classes or _named(label_files),
+        modality or _recorded(label_files),
+        folder,
+        labelled=bool(label_files),
+    )
     names, name = class_names(classes), source or folder.name
     organs = annotated_organs(annotated, names[1:])
     cases = [
@@ -145,12 +144,12 @@ def _recorded(label_files: Mapping[str, Path]) -> Modality | None:
 
 
 def _files(
-    folder: Path, images: Path | str | None, labels: Path | str | None
+    folder: Path, images: Path | str | None, labels: Path | str | None, without: Collection[Path]
 ) -> tuple[dict[str, tuple[Path, ...]], dict[str, Path]]:
     """Image files and label file of each case."""
     image_folder = _subfolder(folder, images, IMAGE_FOLDERS) or folder
     label_folder = _subfolder(folder, labels, LABEL_FOLDERS)
-    there = files_below(image_folder)
+    there = [file for file in files_below(image_folder) if file not in without]
     passed_over = [file for file in there if _below_labels(file, image_folder, label_folder)]
     image_files = [file for file in there if file not in passed_over and label_folder not in file.parents]
     segmentations = [file for file in image_files if suffix(file) == SEGMENTATION]
@@ -168,7 +167,9 @@ def _files(
             _refuse_labels_among(image_files)
         label_files = _by_name(image_folder, segmentations)
     else:
-        label_files = _by_name(label_folder, files_below(label_folder))
+        label_files = _by_name(
+            label_folder, [file for file in files_below(label_folder) if file not in without]
+        )
         warn_about(
             "segmentations beside the scans are passed over: the labels lie in another folder",
             [file.relative_to(folder).as_posix() for file in segmentations],

@@ -139,17 +139,17 @@ def annotated_organs(annotated: Iterable[str] | None, organs: Sequence[str]) -> 
 Values = Mapping[str, int | Sequence[int]]
 
 
-NOTHING_LABELLED = "no labels were found, so the classes are not known"
-"""What an importer says of a data set without labels, which can be imported beside one that has some."""
-
-
-def stated(classes: Values | None, modality: Modality | None, file: Path | str) -> tuple[Values, Modality]:
+def stated(
+    classes: Values | None, modality: Modality | None, file: Path | str, *, labelled: bool = True
+) -> tuple[Values, Modality]:
     """The classes and the modality, which no file of a plain data set says and the user must.
+
+    A data set in which nothing is labelled needs no classes.
 
     Errors
         ConfigError   the classes or the modality are missing, or there is no such modality
     """
-    if not classes:
+    if not classes and labelled:
         raise ConfigError(
             "the classes are missing: no file says what the label values mean",
             file=file,
@@ -163,7 +163,7 @@ def stated(classes: Values | None, modality: Modality | None, file: Path | str) 
             expected=", ".join(MODALITIES),
             do="--modality ct, for example",
         )
-    return classes, modality
+    return classes or {}, modality
 
 
 def class_names(classes: Iterable[str]) -> tuple[str, ...]:

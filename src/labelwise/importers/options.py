@@ -16,7 +16,7 @@ from labelwise.importers import detect, load
 from labelwise.importers.described import about
 from labelwise.settings import build_settings
 
-NOT_OPTIONS = {"folder", "source", "annotated"}  # of the import, whatever the importer
+NOT_OPTIONS = {"folder", "source", "annotated", "without"}  # of the import, whatever the importer
 
 
 class Job(NamedTuple):
@@ -27,12 +27,14 @@ class Job(NamedTuple):
     importer: str
     options: Mapping[str, Any]
 
-    def scan(self) -> Manifest:
-        """The manifest of the folder."""
+    def scan(self) -> tuple[Manifest, ...]:
+        """The manifest of the folder; one for each kind of files if there are several."""
         named = {"source": self.name} if self.name else {}
         with about(self.folder):
-            manifest: Manifest = load(self.importer).scan(self.folder, **named, **self.options)
-        return manifest
+            found: Manifest | tuple[Manifest, ...] = load(self.importer).scan(
+                self.folder, **named, **self.options
+            )
+        return (found,) if isinstance(found, Manifest) else found
 
 
 def plan(

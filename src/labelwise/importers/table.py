@@ -33,7 +33,7 @@ from labelwise.importers.listing import (
     only_file,
     stated,
 )
-from labelwise.types import Case
+from labelwise.types import BACKGROUND, Case, LabelSpace
 
 LOOKS_FOR = "a .csv or .tsv file with the columns image and label"
 ENDINGS = (".csv", ".tsv")
@@ -94,11 +94,12 @@ def scan(
         ConfigError   `classes` or `modality` is missing or wrong
     """
     file = _table(folder)
-    classes, modality = stated(classes, modality, file)
-    space = label_space(classes, file)
-    organs = annotated_organs(annotated, space.organs)
     header, rows = _rows(file)
     columns = _columns(file, header, images, labels)
+    labelled = any(_cell(row, columns, "labels") for row in rows)
+    classes, modality = stated(classes, modality, file, labelled=labelled)
+    space = label_space(classes, file) if classes else LabelSpace((BACKGROUND,))
+    organs = annotated_organs(annotated, space.organs)
     rows = [replace(row, cells={**row.cells, "id": _cell(row, columns, "id")}) for row in rows]
     name, base = source or file.parent.name, existing_folder(root) if root else file.parent
 

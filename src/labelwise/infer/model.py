@@ -546,4 +546,6 @@ def _read_description(file: Path) -> ModelInfo:
             "written by a newer version of labelwise", file=file, do="update labelwise", code="newer-version"
         )
     info: ModelInfo = build_settings(ModelInfo, values, str(file))
+    if len(info.classes) < 2:
+        raise CheckpointError("the model knows no structure", file=file, found=", ".join(info.classes))
     return info

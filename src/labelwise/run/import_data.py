@@ -18,8 +18,7 @@ from labelwise.console import Progress, silent
 from labelwise.errors import ConfigError, did_you_mean, warn_about
 from labelwise.formats.layout import Overlap
 from labelwise.importers.evidence import FileNames, Reading, Undrawn, believed
-from labelwise.importers.listing import NOTHING_LABELLED
-from labelwise.importers.options import Job, plan
+from labelwise.importers.options import plan
 from labelwise.quality import duplicates as duplicated
 
 __all__ = ["import_data"]
@@ -84,11 +83,11 @@ def import_data(
     if importer is None:
         _refuse_manifests(named, Path(output))
     reading = Reading(others, overlap, undrawn, file_names)
-    parts: dict[str, Manifest] = {}
-    for job, scanned in _scanned(plan(named, importer, options)):
+    parts: dict[str, list[Manifest]] = {}
+    for job in plan(named, importer, options):
         known = annotated.get(job.name) if isinstance(annotated, Mapping) else annotated
-        part = believed(scanned, reading)
-        parts[job.name] = part if known is None else _restricted(part, known)
+        found = [believed(part, reading) for part in job.scan()]
+        parts[job.name] = found if known is None else [_restricted(part, known) for part in found]
     manifest = join(_distinct(parts), sides)
     if find_duplicates:
         duplicates, unread = duplicated.find_duplicates(
@@ -100,7 +99,7 @@ def import_data(
         )
         manifest = duplicated.in_one_group(manifest, duplicates)
     if test_source is not None:
-        manifest = leave_source_out(manifest, parts[test_source].sources)
+        manifest = leave_source_out(manifest, {name for part in parts[test_source] for name in part.sources})
     if validation or test:
         manifest = split_cases(manifest, validation=validation, test=test, seed=seed)
     cut = [f"{group}: {' and '.join(splits)}" for group, splits in cut_groups(manifest).items()]
@@ -109,38 +108,17 @@ def import_data(
     return manifest
 
 
-def _scanned(jobs: Sequence[Job]) -> list[tuple[Job, Manifest]]:
-    """Every job with its manifest. A data set without labels gets the classes of the others: it need not invent any."""
-    found: dict[str, Manifest] = {}
-    unlabelled: dict[str, ConfigError] = {}
-    for job in jobs:
-        try:
-            found[job.name] = job.scan()
-        except ConfigError as error:
-            if error.what != NOTHING_LABELLED:
-                raise
-            unlabelled[job.name] = error
-    organs = dict.fromkeys(organ for part in found.values() for organ in part.label_space.organs)
-    classes = {organ: value for value, organ in enumerate(organs, start=1)}
-    for job in jobs:
-        if job.name in unlabelled:
-            if not classes:
-                raise unlabelled[job.name]
-            found[job.name] = job._replace(options={**job.options, "classes": classes}).scan()
-    return [(job, found[job.name]) for job in jobs]
-
-
-def _distinct(parts: Mapping[str, Manifest]) -> list[Manifest]:
+def _distinct(parts: Mapping[str, Sequence[Manifest]]) -> list[Manifest]:
     """The parts, none of which has the name of a data set that is in another one too."""
     owner: dict[str, str] = {}
-    for name, part in parts.items():
-        for source in part.sources:
+    for name, found in parts.items():
+        for source in (source for part in found for source in part.sources):
             if owner.setdefault(source, name) != name:
                 raise ConfigError(
                     f"the importer of '{owner[source]}' makes a data set of the name '{source}' too",
                     do=f"import '{name}' under another name",
                 )
-    return list(parts.values())
+    return [part for found in parts.values() for part in found]
 
 
 def _refuse_manifests(named: Mapping[str, Path | str], output: Path) -> None:

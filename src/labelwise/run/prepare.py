@@ -11,7 +11,7 @@ from labelwise.cohort.join import with_classes
 from labelwise.cohort.manifest import Manifest, read_manifest
 from labelwise.config import RunConfig
 from labelwise.console import Progress, silent
-from labelwise.errors import ConfigError, ResourceError
+from labelwise.errors import ConfigError, DataError, ResourceError
 from labelwise.loading import prepare as preparation
 from labelwise.loading.prepare import Jobs, Prepared
 from labelwise.loading.store import Store
@@ -41,14 +41,22 @@ def read_data(config: RunConfig) -> Manifest:
     Errors
         ConfigError         no manifest is named; classes that do not fit those of a model that is to keep its own
         CheckpointError     a model that is to keep its classes is none
-        DataError           the manifest is wrong, or a proposal that may teach cannot be read
+        DataError           the manifest is wrong or names no structure, or a proposal that may teach cannot be read
     """
     if not config.data:
         raise ConfigError(
             "no data named", do="name the folder of a manifest: --data FOLDER, or data = ... in the recipe"
         )
-    folder = store_folder(config).parent / "labels"
-    manifest = learnable(read_manifest(config.data), config.learn_from, folder)
+    manifest = read_manifest(config.data)
+    if not manifest.label_space.organs:
+        raise DataError(
+            "nothing can be learnt from this data set alone: it names no structure, and nothing in it is labelled",
+            file=config.data,
+            do="import its folder together with that of labelled scans: labelwise import LABELLED UNLABELLED "
+            "--output DATA",
+            code="nothing-annotated",
+        )
+    manifest = learnable(manifest, config.learn_from, store_folder(config).parent / "labels")
     kept = kept_model(config)
     return with_classes(manifest, kept.classes) if kept else manifest
 
