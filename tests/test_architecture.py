@@ -37,6 +37,7 @@ FLOORS = [
         "train",
         "infer",
         "report",
+        "serve",
         "testing",
         "metrics",
     },

@@ -21,12 +21,11 @@ from labelwise.console import Bars, Lines, duration, watch
 from labelwise.errors import ConfigError, LabelwiseError, TrainingError
 
 VERBS = (
-    "calibrate", "check", "compare", "convert", "cost", "demo", "doctor", "evaluate", "export", "import", "measure",
-    "methods", "plan", "predict", "prepare", "recipes", "report", "review", "show", "simulate", "split", "suggest",
-    "sweep",
-    "train",
+    "agreement", "calibrate", "check", "compare", "convert", "cost", "demo", "doctor", "evaluate", "export", "import",
+    "measure", "methods", "plan", "predict", "prepare", "recipes", "report", "review", "serve", "show", "simulate",
+    "split", "suggest", "sweep", "train",
 )  # fmt: skip
-HEAVY = ("torch", "monai", "numpy", "nibabel", "scipy", "pydantic", "matplotlib")
+HEAVY = ("torch", "monai", "numpy", "nibabel", "scipy", "pydantic", "matplotlib", "fastapi")
 
 
 def test_help_imports_nothing_heavy():

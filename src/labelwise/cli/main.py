@@ -19,7 +19,7 @@ import typer
 import typer.core
 
 import labelwise
-from labelwise.cli import about, cohort, converting, results, training
+from labelwise.cli import about, cohort, converting, results, serving, training
 from labelwise.console import is_first_process
 from labelwise.errors import LabelwiseError, ResourceError
 
@@ -50,7 +50,7 @@ app = typer.Typer(
 for _heading, _groups in {
     "Data": (cohort,),
     "Training": (training,),
-    "Results": (results, converting),
+    "Results": (results, converting, serving),
     "About": (about,),
 }.items():
     for _group in _groups:

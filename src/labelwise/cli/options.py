@@ -72,16 +72,19 @@ def pairs(values: list[str] | None, option: str) -> dict[str, str]:
 
 def minutes(budget: str | None) -> float | None:
     """``"1h30m"`` -> 90.0; None stays None."""
-    if budget is None:
-        return None
-    match = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", budget.replace(" ", ""))
+    return None if budget is None else seconds(budget, "--budget") / 60
+
+
+def seconds(time: str, option: str) -> float:
+    """``"1h30m"`` -> 5400.0."""
+    match = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", time.replace(" ", ""))
     try:
         parts = [float(part or 0) for part in match.groups()] if match else []
     except ValueError:
         parts = []
     if not any(parts):
-        raise ConfigError("--budget is no time", found=budget, expected="such as 40m, 2h, 1h30m or 90s")
-    return 60 * parts[0] + parts[1] + parts[2] / 60
+        raise ConfigError(f"{option} is no time", found=time, expected="such as 40m, 2h, 1h30m or 90s")
+    return 3600 * parts[0] + 60 * parts[1] + parts[2]
 
 
 def words(value: str | None) -> list[str] | None:

@@ -33,7 +33,7 @@ from labelwise.infer.maps import map_paths, write_maps
 from labelwise.infer.model import Model
 from labelwise.infer.record import deciding, read_record, told_beside
 from labelwise.infer.scans import Scan
-from labelwise.infer.sliding_window import explained_out_of_memory
+from labelwise.infer.sliding_window import WindowProgress, explained_out_of_memory
 from labelwise.preprocess.pipeline import Prepared
 from labelwise.types import Volume
 
@@ -58,11 +58,13 @@ def predict_cohort(
     warn: Warn | None = None,
     seen: Seen | None = None,
     progress: CohortProgress | None = None,
+    windows: WindowProgress | None = None,
 ) -> list[Outcome[Scan, Path]]:
     """Predict every scan into `output_folder`; returns one outcome per scan, those finished before first.
 
     What `Model.predict` gives for a scan is what its file holds. `versions` of packages stand in the record, what
     `warn` says of the scan, and whether the model has `seen` it. `maps` are written too: see `labelwise.infer.maps`.
+    `progress` is told the scans that are done, `windows` those of the current scan.
 
     A result that is there is kept if it is of this model, of settings that give the same labels, and on the
     grid of the scan; else it is an error of that scan, unless `overwrite` replaces all of them.
@@ -104,6 +106,7 @@ def predict_cohort(
                     maps,
                     versions,
                     seen,
+                    windows,
                 )
 
         for outcome in run_jobs(predict, waiting, workers=1):
@@ -130,12 +133,13 @@ def _predict(
     maps: Collection[str],
     versions: Mapping[str, str | None],
     seen: Seen | None,
+    windows: WindowProgress | None,
 ) -> Path:
     start = time.perf_counter()
     doubt = Doubt(model.temperature)
     with explained_out_of_memory():  # of the reading too
         ready = prepared.result()
-        labels = model.segment(ready.prepared, doubt=doubt)
+        labels = model.segment(ready.prepared, windows, doubt)
     certainties = dict(zip(model.label_space.names, map(asdict, doubt.certainties()), strict=True))
     contents = [hash_file(image) for image in scan.images]
     known = seen(scan, contents) if seen else ""

@@ -20,6 +20,7 @@ from .propose import propose as propose
 from .recipes import recipes as recipes
 from .report import report as report
 from .review import review as review
+from .serve import serve as serve
 from .show import show as show
 from .simulate import simulate as simulate
 from .split import split as split

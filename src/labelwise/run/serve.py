@@ -1,0 +1,227 @@
+"""`serve`: models behind HTTP, on this machine unless asked otherwise."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import signal
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from labelwise.errors import ConfigError, ResourceError
+from labelwise.infer.model import model_folder
+from labelwise.plugins import import_extra
+from labelwise.run.served import load_served
+from labelwise.serve.audit import open_audit
+from labelwise.serve.jobs import Jobs
+from labelwise.serve.limits import Limits
+from labelwise.serve.worker import Worker
+
+__all__ = ["Serving", "serve"]
+
+_SHORTEST_TOKEN = 16
+_NAME = re.compile(r"[\w.-]+", re.ASCII)
+_MOST_CONNECTIONS = 64
+_LAST_ANSWERS_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A server that answers now."""
+
+    url: str
+    models: Sequence[dict[str, Any]]
+    needs_token: bool
+
+    def to_text(self) -> str:
+        """A line for each model, and where they answer."""
+        lines = [
+            f"{model['name']} ({model['id']}): {', '.join(model['classes'])}, on {model['device']}"
+            for model in self.models
+        ]
+        token = ", with the token" if self.needs_token else ""
+        return "\n".join([*lines, f"answers at {self.url}{token}; Ctrl-C ends it"])
+
+    def facts(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return {"url": self.url, "models": list(self.models), "needs_token": self.needs_token}
+
+
+def serve(
+    models: Sequence[Path | str],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token_file: Path | str | None = None,
+    audit: Path | str | None = None,
+    device: str = "auto",
+    limits: Limits | None = None,
+    listening: Callable[[Serving], None] = lambda serving: None,
+) -> None:
+    """Answer requests until the program is ended (Ctrl-C, SIGTERM). What is served is what `predict` writes.
+
+    One process holds all models and the device, and segments one scan after the other. What a request has sent is
+    removed when its job ends, the result when it is fetched no more (`limits`); all of it when the server ends.
+
+    Arguments
+        models      folders of models or of runs; ``NAME=FOLDER`` gives one another name, and of several with one NAME
+                    the mean of their scores decides
+        host, port  where it listens; 0 for any free port. Other machines are answered only with a token
+        token_file  file with the token (16 signs or more) that clients send as ``Authorization: Bearer TOKEN``
+        audit       file to which a line is appended for each request and each job; default: stderr
+        listening   is told when the server answers
+
+    Errors
+        ConfigError     two models of one name, a name that fits into no address, no token although others could ask
+        CheckpointError, ConfigError    those of `load_model`
+        ResourceError   the port is taken, the extra `serve` is not installed, the token cannot be read
+    """
+    opened = ready(
+        models, host=host, port=port, token_file=token_file, audit=audit, device=device, limits=limits
+    )
+    with _ended_as_by_a_key(), opened as (serving, server, door):
+        listening(serving)
+        with suppress(KeyboardInterrupt):  # how a server ends
+            server.run(sockets=[door])
+
+
+@contextmanager
+def ready(
+    models: Sequence[Path | str],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token_file: Path | str | None = None,
+    audit: Path | str | None = None,
+    device: str = "auto",
+    limits: Limits | None = None,
+) -> Iterator[tuple[Serving, Any, socket.socket]]:
+    """A server of uvicorn whose models are loaded, and the socket to run it on. Arguments and errors of `serve`."""
+    why = "serving needs the extra 'serve'"
+    app, gate = (import_extra(f"labelwise.serve.{name}", "serve", why) for name in ("app", "gate"))
+    uvicorn = import_extra("uvicorn", "serve", why)
+    limits = limits or Limits()
+    folders = _named(models)
+    token = None if token_file is None else _token(Path(token_file))
+    if not _is_loopback(host) and token is None:
+        raise ConfigError(
+            "other machines could reach this server, and it has no token",
+            found=f"--host {host}",
+            do="name a file with a token: --token-file FILE; or leave out --host",
+        )
+    with (
+        _listening_on(host, port) as door,
+        open_audit(None if audit is None else Path(audit)) as log,
+        tempfile.TemporaryDirectory(prefix="labelwise-serve-", ignore_cleanup_errors=True) as root,
+    ):
+        worker = Worker(partial(load_served, folders, device, limits.unpacked_bytes), Path(root))
+        jobs = Jobs(Path(root), worker, worker.start(), limits, log)
+        guarded = gate.Gate(
+            app.make_app(jobs),
+            hosts=gate.LOOPBACK if _is_loopback(host) else None,
+            token=token,
+            upload_bytes=limits.upload_bytes,
+            audit=log,
+        )
+        config = uvicorn.Config(
+            guarded,
+            log_level="critical",  # its messages repeat what clients send
+            access_log=False,
+            server_header=False,
+            limit_concurrency=_MOST_CONNECTIONS,
+            timeout_graceful_shutdown=_LAST_ANSWERS_SECONDS,
+        )
+        try:
+            serving = Serving(_url(door, host), list(jobs.models.values()), token is not None)
+            yield serving, uvicorn.Server(config), door
+        finally:
+            jobs.close()
+
+
+def _named(models: Sequence[Path | str]) -> dict[str, list[Path]]:
+    """The folders of each model, by its name."""
+    named: dict[str, list[Path]] = {}
+    said: set[str] = set()
+    for given in models:
+        name, equals, path = str(given).partition("=")
+        if not equals or Path(given).exists():
+            folder = model_folder(Path(given).resolve())
+            name, path = folder.parent.name if folder.name == "model" else folder.name, str(given)
+            if name in named:
+                raise ConfigError(
+                    "two models have one name", found=name, do="give them names: NAME=FOLDER for each"
+                )
+        elif name in named and name not in said:
+            raise ConfigError("two models have one name", found=name, do="choose another name")
+        else:
+            said.add(name)
+        if not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"'{name}' fits into no address",
+                expected="letters, digits, and the signs . _ -",
+                do="give the model a name: NAME=FOLDER",
+            )
+        named.setdefault(name, []).append(Path(path).absolute())
+    if not named:
+        raise ConfigError("no model named", do="name the folder of a model or of a run")
+    return named
+
+
+def _token(file: Path) -> str:
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ResourceError(f"the token cannot be read: {error}", file=file) from error
+    if len(token) < _SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError(
+            "this is no token",
+            file=file,
+            expected=f"one line of {_SHORTEST_TOKEN} or more letters and digits that nobody can guess",
+            do="make one: python -c 'import secrets; print(secrets.token_urlsafe())'",
+        )
+    return token
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@contextmanager
+def _listening_on(host: str, port: int) -> Iterator[socket.socket]:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        raise ResourceError(
+            f"cannot listen: {error}", found=f"{host}, port {port}", do="choose another --port or --host"
+        ) from error
+    with listening:
+        yield listening
+
+
+def _url(listening: socket.socket, host: str) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{listening.getsockname()[1]}"
+
+
+@contextmanager
+def _ended_as_by_a_key() -> Iterator[None]:
+    """SIGTERM ends the server as Ctrl-C does: files of patients are removed."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

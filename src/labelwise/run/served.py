@@ -1,0 +1,147 @@
+"""What the worker of `serve` does with a scan: the same as `predict`, with models that stay in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from labelwise.errors import DataError, LabelwiseError
+from labelwise.formats import is_dicom, read_geometry, read_labels, suffix, write_labels
+from labelwise.infer.cohort import predict_cohort, result_path
+from labelwise.infer.model import Model, load_model
+from labelwise.infer.record import told_beside
+from labelwise.infer.scans import Scan, find_scans
+from labelwise.run.environment import environment
+from labelwise.run.predict import problems_of
+from labelwise.run.show import show
+from labelwise.serve.jobs import PAGE, RESULT, SCAN
+from labelwise.serve.worker import Answer, Facts
+
+_BYTES_A_VOXEL = 4  # float32, as scans are read
+
+
+def load_served(
+    models: Mapping[str, Sequence[Path]], device: str, unpacked_bytes: int
+) -> tuple[list[Facts], Answer]:
+    """Load the models of a server, by their names; several folders of one name answer together.
+
+    Returns
+        what is said of each model, and the function that segments the scan of a request
+
+    Errors
+        those of `load_model`
+    """
+    loaded = {name: load_model(folders, device) for name, folders in models.items()}
+    versions = environment()["versions"]
+
+    def answer(request: Mapping[str, Any], progress: Callable[[int, int], None]) -> Facts:
+        return segment(loaded[request["model"]], request, versions, unpacked_bytes, progress)
+
+    return [_said_of(name, model) for name, model in loaded.items()], answer
+
+
+def _said_of(name: str, model: Model) -> Facts:
+    return {
+        "name": name,
+        "id": model.id,
+        "classes": list(model.label_space.organs),
+        "modalities": list(model.info.modalities),
+        "channels": model.channels,
+        "dimensions": 2 if model.info.patch_size[-1] == 1 else 3,
+        "method": model.info.method,
+        "device": model.device.type,
+    }
+
+
+def segment(
+    model: Model,
+    request: Mapping[str, Any],
+    versions: Mapping[str, str | None],
+    unpacked_bytes: int,
+    progress: Callable[[int, int], None],
+) -> Facts:
+    """Segment the scan in the folder of a request, and write its labels there in every format that fits.
+
+    Errors
+        DataError   not one scan, too large, damaged, empty, or of another modality than the model
+        and those of `predict`
+    """
+    folder = Path(request["folder"])
+    scan = _scan(folder / SCAN, model, request["modality"])
+    _check_size(scan, unpacked_bytes)
+    (outcome,) = predict_cohort(
+        model,
+        [scan],
+        folder / RESULT,
+        versions=versions,
+        warn=partial(problems_of, training=model.info.training),
+        windows=progress,
+    )
+    if outcome.error is not None:
+        raise outcome.error
+    assert outcome.result is not None
+    formats = ["nifti", *_further_formats(scan, outcome.result, folder / RESULT, model.label_space.names)]
+    record = told_beside(outcome.result)
+    warnings = list(record.get("warnings", []))
+    if count := request["passed_over"]:
+        what = f"files of the archive that are no DICOM were passed over: {count}"
+        warnings.append({"code": "passed-over", "what": what, "do": "look whether they belong to the scan"})
+    page = bool(request["page"])
+    if page:
+        try:
+            show(outcome.result, folder / RESULT / PAGE, image=scan.images[0])
+        except LabelwiseError as error:
+            page = False
+            warnings.append({"code": error.code, "what": f"no page: {error.what}", "do": error.do or ""})
+    told = ("classes", "certainty", "grid", "inference", "versions", "seconds")
+    return {
+        "formats": formats,
+        "page": page,
+        "warnings": warnings,
+        **{name: record[name] for name in told},
+    }
+
+
+def _scan(folder: Path, model: Model, modality: str) -> Scan:
+    files = sorted(folder.iterdir())
+    if all(suffix(file) for file in files):
+        images = tuple(files)
+        if len(images) != model.channels:
+            raise DataError(
+                "the model needs another number of images per scan",
+                found=len(images),
+                expected=f"{model.channels}, one file for each channel, in the order of the training",
+            )
+        return Scan(SCAN, images, modality)
+    scans = find_scans(folder, modality=modality, channels=model.channels)
+    if len(scans) != 1:
+        raise DataError(
+            "the archive holds several scans", found=len(scans), expected="one series of one patient"
+        )
+    return scans[0]
+
+
+def _check_size(scan: Scan, most_bytes: int) -> None:
+    """Refuse by its headers a scan that would not fit, before its voxels are read."""
+    needed = sum(prod(read_geometry(image, scan.layout).shape) * _BYTES_A_VOXEL for image in scan.images)
+    if needed > most_bytes:
+        raise DataError(
+            "the scan is too large for this server",
+            file=scan.images[0],
+            found=f"{needed:,} bytes of voxels",
+            expected=f"at most {most_bytes:,}",
+            code="too-large",
+        )
+
+
+def _further_formats(scan: Scan, nifti: Path, folder: Path, names: Sequence[str]) -> list[str]:
+    """Write the labels for 3D Slicer too, and of a DICOM series as DICOM-SEG; returns the formats."""
+    image = scan.images[0]
+    formats = ["nrrd", *(["dicom-seg"] if image.is_dir() or is_dicom(image) else [])]
+    labels = read_labels(nifti)
+    for label_format in formats:
+        write_labels(result_path(scan, folder, label_format), labels, like=image, names=names)
+    return formats
