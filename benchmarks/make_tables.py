@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from tables import HEADINGS, commits, result, source, table, value, with_seeds, words
@@ -32,9 +32,14 @@ COLUMNS = {
 # The long trainings: heading -> result file and how names of its rows end.
 LONG = {
     "ACDC, 3 patients": ("acdc_long", "_of_3"),
-    "ACDC, 3 patients, not on the side": ("acdc_long", "_of_3_not_turned"),
     "ACDC, 7 patients": ("acdc_long", "_of_7"),
     "ACDC, one structure": ("acdc_long", "_of_one"),
+    "LA, 4 scans": ("la2018_long", "_of_4"),
+    "LA, 8 scans": ("la2018_long", "_of_8"),
+}
+LONG_SIDES = {
+    "a quarter of the patches on the side": ("acdc_long", "_of_3"),
+    "none on the side": ("acdc_long", "_of_3_not_turned"),
 }
 # See unlabelled scans, and learn nothing from them.
 CONTROLS = ("unlabelled_in_batch_norm_only", "mean_teacher_without_consistency")
@@ -79,19 +84,19 @@ def few_labels(numbers: Sequence[int] = (3, 7)) -> str:
     return table(["mean ± spread (seeds)", *heads], rows) + source("acdc_few_labels", commits(loaded))
 
 
-def long() -> str:
+def long(columns: Mapping[str, tuple[str, str]] = LONG, *, full: bool = True) -> str:
     """Long trainings on one strong base: a column for each setting of labels, a row for each method."""
     found = {
         heading: (rows, suffix)
-        for heading, (name, suffix) in LONG.items()
+        for heading, (name, suffix) in columns.items()
         if _without(suffix, rows := result(name)["rows"])
     }
     names = dict.fromkeys(row for rows, suffix in found.values() for row in _without(suffix, rows))
     lines = []
-    for name in [*names, "full_supervision"]:
+    for name in [*names, *(["full_supervision"] if full else [])]:
         cells = [rows.get(name + suffix, rows.get(name)) for rows, suffix in found.values()]
         lines.append([words(name), *(with_seeds(cell and cell["scores"]["dice"]) for cell in cells)])
-    sources = dict.fromkeys(name for name, _ in LONG.values())
+    sources = dict.fromkeys(name for name, _ in columns.values())
     return table(["Dice [%], mean ± spread (seeds)", *found], lines) + "".join(
         source(name, commits(result(name))) for name in sources
     )
@@ -422,6 +427,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "tries_long_self_training": lambda: tries("acdc_long", "self_training_of_3", "self_training_of_one"),
     "tries_ltuda": lambda: tries("acdc_one_structure", "ltuda"),
     "long": long,
+    "long_sides": lambda: long(LONG_SIDES, full=False),
     "few_labels": few_labels,
     "organs_by_size": organs_by_size,
     "batch_norm": batch_norm,

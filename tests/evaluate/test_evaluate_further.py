@@ -12,6 +12,7 @@ from labelwise import metrics
 from labelwise.errors import ConfigError, DataError
 from labelwise.evaluate import boundary, further
 from labelwise.evaluate.cases import evaluate_case
+from labelwise.evaluate.slices import slice_hd
 from labelwise.types import IGNORE, LabelSpace
 
 SPACE = LabelSpace(("background", "liver", "tumour"))
@@ -139,6 +140,25 @@ def test_the_calibration_error_is_the_mean_gap_between_chance_and_frequency():
 # in a case
 
 
+def test_slice_hd_is_that_of_the_code_of_ltuda(golden):
+    arrays = golden("ltuda")  # (Z, Y, X)
+    reference, prediction = arrays["post_gt"].T, arrays["post_pred_out"].T
+    found = [
+        slice_hd(prediction == index, reference == index, spacing=(1.0, 1.0, 5.0)) for index in range(1, 5)
+    ]
+    np.testing.assert_allclose(found, arrays["post_hd_slice"], rtol=1e-12)
+
+
+def test_slice_hd_knows_spacing_and_slices_that_do_not_count():
+    reference = np.zeros((9, 9, 4), bool)
+    reference[2:4, 2, :3] = True
+    prediction = np.zeros_like(reference)
+    prediction[2:7, 2, 1:] = True  # three voxels too long in two slices, and a slice beyond the reference
+    assert slice_hd(prediction, reference, spacing=(0.5, 1.0, 9.0)) == 1.5
+    assert slice_hd(prediction[..., 1], reference[..., 1], spacing=(2.0, 1.0)) == 6
+    assert math.isnan(slice_hd(prediction & False, reference, spacing=(1.0, 1.0, 1.0)))
+
+
 def of_case(reference, prediction, annotated=("liver", "tumour"), further=("lesions", "boundary_iou")):
     scores = evaluate_case(
         "a", reference, prediction, label_space=SPACE, annotated=annotated, spacing_mm=(1, 1), further=further
@@ -170,7 +190,7 @@ def test_a_metric_of_another_package_is_found_by_its_name(monkeypatch):
     monkeypatch.setattr(
         "labelwise.plugins.entry_points", lambda group: [point] if group == "labelwise.metrics" else []
     )
-    assert further.parts.names() == ("boundary_iou", "lesions", "half_dice")
+    assert further.parts.names() == ("boundary_iou", "lesions", "slice_hd", "half_dice")
     found = of_case(line(1, 1), line(1, 1), further=("half_dice",))
     assert found["liver", "half_dice"].value == 0.5
 

@@ -157,7 +157,9 @@ def evaluate(
     ] = None,
     metrics: Annotated[
         str | None,
-        typer.Option(help="Further metrics: lesions, boundary_iou, calibration_error, or of other packages."),
+        typer.Option(
+            help="Further metrics: lesions, boundary_iou, slice_hd, calibration_error, or of other packages."
+        ),
     ] = None,
     workers: Workers = None,
     engine: Engine = "local",

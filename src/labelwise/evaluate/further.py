@@ -25,6 +25,7 @@ Metric = Callable[..., float | Mapping[str, float]]
 METRICS: dict[str, str] = {
     "boundary_iou": "labelwise.evaluate.boundary:boundary_iou",
     "lesions": "labelwise.evaluate.further:lesions",
+    "slice_hd": "labelwise.evaluate.slices:slice_hd",
 }
 parts: Parts[Metric] = Parts(
     "metric", "labelwise.metrics", METRICS, "a function of prediction, reference and spacing", callable

@@ -74,6 +74,9 @@ _MEASURES = (
         "overlap over union of the voxels within 2 mm of either border",
     ),
     Measure(
+        "slice_hd", "HD of slices", "mm", False, "mean over slices of the largest distance within the slice"
+    ),
+    Measure(
         "lesion_recall",
         "Lesions found",
         "%",
