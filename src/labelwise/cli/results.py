@@ -229,7 +229,7 @@ def agreement(
     cases: Annotated[int, typer.Option(help="How many of the cases that disagree most are listed.")] = 10,
     as_json: AsJson = False,
 ) -> None:
-    """Do the data sets draw the same structures? Tables of data sets, from runs that left one of them out."""
+    """Ask whether data sets draw the same structures. Tables of data sets, from runs that left one of them out."""
     result = run.agreement(runs, output, cases=cases)
     show(result.to_text(), result.facts(), as_json)
 
