@@ -90,11 +90,10 @@ def write_page(
 
 def viewer_parts(viewer: Sequence[ViewerCase], *, oriented: bool) -> dict[str, object]:
     """What a template needs for the viewer: the cases, the library, and the script with the hash that allows it."""
-    script = _resource("viewer.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    script = resource("viewer.js")
     return {
         "script": Markup(script) if viewer else None,
-        "script_sources": f"'sha256-{digest}' blob:" if viewer else "'none'",
+        "script_sources": allowed(script) if viewer else "'none'",
         "viewer": [_embedded(number, case) for number, case in enumerate(viewer)],
         "niivue": base64.b64encode(_bytes(NIIVUE)).decode() if viewer else "",
         "oriented": oriented,
@@ -102,9 +101,15 @@ def viewer_parts(viewer: Sequence[ViewerCase], *, oriented: bool) -> dict[str, o
     }
 
 
+def allowed(*scripts: str) -> str:
+    """What the policy of a page says so that these scripts run, what the viewer unpacks, and no other."""
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    return " ".join([*(f"'sha256-{digest}'" for digest in digests), "blob:"])
+
+
 def style() -> Markup:
     """The style sheet of all pages."""
-    return Markup(_resource("page.css").strip())
+    return Markup(resource("page.css").strip())
 
 
 def curves_of(comparison: Comparison) -> tuple[str, ...]:
@@ -116,7 +121,8 @@ def _bytes(name: str) -> bytes:
     return resources.files(__package__).joinpath("assets", name).read_bytes()
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """A text file of the assets."""
     return _bytes(name).decode("utf-8")
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from labelwise.errors import ConfigError, ResourceError
 from labelwise.infer.model import model_folder
 from labelwise.plugins import import_extra
+from labelwise.report.upload_page import upload_page
 from labelwise.run.served import load_served
 from labelwise.serve.audit import open_audit
 from labelwise.serve.jobs import Jobs
@@ -123,7 +124,7 @@ def ready(
         worker = Worker(partial(load_served, folders, device, limits.unpacked_bytes), Path(root))
         jobs = Jobs(Path(root), worker, worker.start(), limits, log)
         guarded = gate.Gate(
-            app.make_app(jobs),
+            app.make_app(jobs, upload_page()),
             hosts=gate.LOOPBACK if _is_loopback(host) else None,
             token=token,
             upload_bytes=limits.upload_bytes,

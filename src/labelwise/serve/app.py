@@ -30,12 +30,12 @@ _CANCELLED_BY_CLIENT = 499  # nobody reads it
 router = APIRouter()
 
 
-def make_app(jobs: Jobs) -> FastAPI:
-    """The application, without the gate around it. No page of it asks another server for anything."""
+def make_app(jobs: Jobs, page: str) -> FastAPI:
+    """The application without the gate around it, and the page for people. Nothing of it asks another server."""
     app = FastAPI(
         title="labelwise", version=labelwise.__version__, docs_url=None, redoc_url=None, summary=__doc__
     )
-    app.state.jobs = jobs
+    app.state.jobs, app.state.page = jobs, page
     app.include_router(router)
     app.add_exception_handler(LabelwiseError, _explained)
     app.add_exception_handler(HTTPException, _refused)
@@ -60,6 +60,12 @@ def job_of(request: Request, name: str, jobs: AllJobs) -> Job:
 
 
 AJob = Annotated[Job, Depends(job_of)]
+
+
+@router.get("/", include_in_schema=False)
+def page_for_people(request: Request) -> HTMLResponse:
+    """The page on which scans are dropped."""
+    return HTMLResponse(request.app.state.page)
 
 
 @router.get("/health")
