@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from labelwise.errors import DataError, ResourceError
+from labelwise.errors import DataError, LabelwiseError, ResourceError
 from labelwise.serve.audit import Audit
 from labelwise.serve.limits import Limits
 from labelwise.serve.worker import Facts, Worker, WorkerDiedError, told
@@ -159,7 +159,7 @@ class Jobs:
                     self._worker.start()
                 self._worker.send(job.request)
                 return self._followed(job)
-            except ResourceError as error:  # the models cannot be loaded any more
+            except LabelwiseError as error:  # the models cannot be loaded any more
                 return {"failed": told(error)}
             except WorkerDiedError:
                 job.deaths += 1
