@@ -41,7 +41,7 @@ FLOORS = [
         "testing",
         "metrics",
     },
-    {"config"},
+    {"config", "data"},
     {"run"},
     {"cli"},
     {"__main__"},
