@@ -19,15 +19,16 @@ from .errors import ConfigError as ConfigError
 from .errors import DataError as DataError
 from .errors import LabelwiseError as LabelwiseError
 from .errors import ResourceError as ResourceError
+from .errors import ScanWarning as ScanWarning
 from .errors import TrainingError as TrainingError
 from .infer.model import Model as Model
-from .infer.model import load_model as load_model
 from .methods.base import Card as Card
 from .methods.base import Method as Method
 from .methods.base import NetFactory as NetFactory
 from .methods.base import Sigmoid as Sigmoid
 from .methods.base import Softmax as Softmax
 from .methods.base import TargetFunction as TargetFunction
+from .run.loaded import load_model as load_model
 from .types import IGNORE as IGNORE
 from .types import Batch as Batch
 from .types import Case as Case

@@ -106,6 +106,10 @@ class ResourceError(LabelwiseError):
         return cls(f"{type(error).__name__}: {error.strerror or error}", file=error.filename)
 
 
+class ScanWarning(UserWarning):
+    """A scan that a model in memory was asked to segment is not as it should be, or not as those of its training."""
+
+
 @contextmanager
 def naming(case: str, file: object) -> Iterator[None]:
     """Errors of rooms that know voxels but no cases get the name of the case, and of its file if they have none."""

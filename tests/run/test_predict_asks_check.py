@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from pydicom.uid import generate_uid
 
-from labelwise import run
+from labelwise import DataError, Model, ScanWarning, load_model, run
 from labelwise.cohort.manifest import read_case_image, read_manifest, write_manifest
 from labelwise.formats import write_image
-from labelwise.types import Volume
+from labelwise.types import Array, Volume
 
 sys.path.append(str(Path(__file__).parents[1] / "formats"))
 from dicom_files import MR, write_series
@@ -106,3 +106,69 @@ def test_a_ct_that_is_called_mr_is_found_by_check(tiny_cohort, tmp_path):
     text = (tmp_path / "m" / "dataset.toml").read_text()
     (tmp_path / "m" / "dataset.toml").write_text(text.replace('modality = "ct"', 'modality = "mr"'))
     assert "looks-like-ct" in {problem.code for problem in run.check(tmp_path / "m").problems}
+
+
+# the same in memory
+
+
+@pytest.fixture(scope="module")
+def model(tiny_run) -> Model:
+    return load_model(tiny_run, "cpu")
+
+
+def ask(model: Model, volume: Volume, form: str, folder: Path) -> Array:
+    """The labels of a scan that is given as a file, as a Volume or as an array."""
+    if form == "file":
+        write_image(folder / "scan.nii.gz", volume)
+        return model.predict(folder / "scan.nii.gz").data
+    if form == "volume":
+        return model.predict(volume).data
+    return model.predict(volume.data, affine=volume.affine).data
+
+
+FORMS = ("file", "volume", "array")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_model_in_memory_warns_of_what_the_command_warns_of(tiny_run, model, scan, tmp_path, change, form):
+    transform, _ = CHANGES[change]
+    changed = Volume(transform(scan.data).astype(np.float32), scan.affine)
+    write_image(tmp_path / "in" / "scan.nii.gz", changed)
+    expected = run.predict(tiny_run, tmp_path / "in", tmp_path / "out").warned["scan"]
+    with pytest.warns(ScanWarning) as told:
+        ask(model, changed, form, tmp_path)
+    said = [str(warning.message) for warning in told]
+    assert len(said) == len(expected)
+    assert all(any(what in sentence for sentence in said) for what in expected)
+    assert {Path(warning.filename).name for warning in told} == {Path(__file__).name}, (
+        "said where it was called"
+    )
+    with pytest.warns(ScanWarning):
+        model.predict_scores(changed)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_model_in_memory_is_silent_about_a_scan_like_those_of_its_training(model, scan, tmp_path, form):
+    assert ask(model, scan, form, tmp_path).shape == scan.shape  # a warning would be an error here
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_model_in_memory_refuses_an_empty_scan(model, scan, tmp_path, form):
+    with pytest.raises(DataError, match="empty"):
+        ask(model, Volume(np.full_like(scan.data, -1000), scan.affine), form, tmp_path)
+
+
+def test_a_model_in_memory_refuses_a_series_of_another_modality(model, tmp_path):
+    voxels = np.random.default_rng(0).integers(0, 900, (24, 24, 24)).astype(np.int16)
+    tags = {"Modality": "MR", "SOPClassUID": MR, "SeriesInstanceUID": generate_uid()}
+    write_series(tmp_path / "series", voxels, np.diag((-9.0, -9.0, 14.0, 1)), **tags)
+    with pytest.raises(DataError, match="modality MR"):
+        model.predict(tmp_path / "series")
+
+
+def test_of_an_array_whose_spacing_was_said_no_header_is_suspected(model, scan):
+    with pytest.warns(ScanWarning) as told:
+        model.predict(scan.data, spacing_mm=(1, 1, 1))
+    assert any("voxel size" in str(warning.message) for warning in told)
+    assert not any("this header says nothing" in str(warning.message) for warning in told)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -88,3 +90,12 @@ def test_the_mean_over_one_rank_is_the_value():
     fabric = connect(DeviceConfig(device="cpu", precision="float32"))
     value = torch.tensor(3.0)
     assert mean_over_ranks(fabric, value) is value
+
+
+def test_a_machine_on_which_srun_is_installed_is_like_any_other(asked, monkeypatch, tmp_path):
+    """The hint of Lightning there would be an error here."""
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    connect(DeviceConfig(device="cpu"))
+    assert asked["devices"] == 1

@@ -25,7 +25,7 @@ class Image:
     """A scan in RAS+ order, and how its axes ran when it was given."""
 
     volume: Volume  # (M, X, Y, Z) float32
-    file: Path | None = None  # of the first channel, if it was read
+    files: tuple[Path, ...] = ()  # of the channels, if they were read
     given: Geometry | None = None  # of a scan in memory; of files RAS+ order is kept
     orientation: Orientation = _AS_READ
 
@@ -48,7 +48,7 @@ class Image:
         if len(self.volume.data) != expected:
             raise DataError(
                 "the model needs another number of channels",
-                file=self.file,
+                file=self.files[0] if self.files else None,
                 found=len(self.volume.data),
                 expected=f"{expected}, in the order of the training",
             )
@@ -83,7 +83,7 @@ def as_image(
     paths = [Path(scan)] if isinstance(scan, str | Path) else [Path(path) for path in scan]
     if not paths:
         raise DataError("a scan needs at least one image")
-    return Image(read_image(paths, layout or Layout()), paths[0])
+    return Image(read_image(paths, layout or Layout()), tuple(paths))
 
 
 def _affine(affine: Array | None, spacing_mm: Sequence[float] | None) -> Array:
@@ -126,4 +126,4 @@ def _of_array(voxels: Array, affine: Array) -> Image:
             do="replace them by the background intensity",
         )
     volume = Volume(turned, orientation.geometry_to_ras(given).affine)
-    return Image(volume, None, given, orientation)
+    return Image(volume, (), given, orientation)

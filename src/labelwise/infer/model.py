@@ -14,12 +14,13 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from torch import nn
 from labelwise.atomic import atomic_path, write_json, write_text
 from labelwise.devices import choose_device, memory_explained, use_fast_layout
 from labelwise.documents import read_json
-from labelwise.errors import CheckpointError, ConfigError, did_you_mean
+from labelwise.errors import CheckpointError, ConfigError, ScanWarning, did_you_mean
 from labelwise.formats import Layout, hash_file
 from labelwise.formats.tensors import load_shapes, load_tensors, load_weights, save_tensors
 from labelwise.infer.calibration import Calibration, read_calibration
@@ -93,6 +94,10 @@ class ModelInfo:
     format: int = FORMAT
 
 
+Judge: TypeAlias = Callable[[Image, str, Layout], Sequence[str]]
+"""What is wrong with a scan of a modality, as sentences; a DataError if it must not be segmented."""
+
+
 class Member(NamedTuple):
     """One model of an ensemble."""
 
@@ -128,6 +133,7 @@ class Model:
     id: str  # of all that decides its answers: results of one model are never taken for another's
     calibration: Calibration | None = None  # how its scores become chances; None: nobody measured it
     members: tuple[Member, ...] = ()  # of an ensemble
+    judge: Judge | None = field(default=None, repr=False, compare=False)  # of scans that `predict` is given
     _turn: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -178,10 +184,14 @@ class Model:
 
         Errors
             ConfigError     an array without a place, an unknown modality, a stride that leaves gaps
-            DataError       a file that cannot be read, another number of channels, voxels that are not numbers
+            DataError       a file that cannot be read, another number of channels, voxels that are not numbers; an
+                            empty scan, or a DICOM series of another modality
             CheckpointError, ResourceError      scores that are not finite; not enough memory
+
+        A ScanWarning says what ``labelwise predict`` would: a scan not in HU, or unlike those of the training.
         """
         image = as_image(scan, affine=affine, spacing_mm=spacing_mm, layout=layout)
+        self._warn_of(image, modality, layout)
         return image.back(self.segment(self.prepare_image(image, modality), progress))
 
     def predict_scores(
@@ -193,7 +203,7 @@ class Model:
         modality: str | None = None,
         layout: Layout | None = None,
     ) -> Volume:
-        """The scores behind the labels of `predict`, with the same arguments and errors.
+        """The scores behind the labels of `predict`, with the same arguments, errors and warnings.
 
         Returns
             (C, X, Y, Z) float32 in [0, 1], one map for each class, on the grid of the scan. Their strongest class is
@@ -203,8 +213,16 @@ class Model:
         Unlike labels, scores take C times the memory of a float32 scan.
         """
         image = as_image(scan, affine=affine, spacing_mm=spacing_mm, layout=layout)
+        self._warn_of(image, modality, layout)
         prepared = self.prepare_image(image, modality)
         return image.back(undo_scores(self.scores_of(prepared).cpu().numpy(), prepared.undo))
+
+    def _warn_of(self, image: Image, modality: str | None, layout: Layout | None) -> None:
+        """Say where `predict` was called what the judge of scans says."""
+        image.check_channels(self.channels)
+        name = f"{image.files[0].name}: " if image.files else ""
+        for sentence in self.judge(image, self.modality(modality), layout or Layout()) if self.judge else ():
+            warnings.warn(name + sentence, ScanWarning, stacklevel=3)
 
     def scores_of(self, prepared: Prepared) -> torch.Tensor:
         """The scores (C, X, Y, Z) of a prepared scan, on its grid and on the device of the model."""

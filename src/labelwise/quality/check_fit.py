@@ -22,7 +22,13 @@ _DICOM = {"CT": "ct", "MR": "mr"}
 
 
 def inspect_for_model(
-    case: Case, image: Volume, *, modality: str, layout: Layout, training: Mapping[str, Any]
+    case: Case,
+    image: Volume,
+    *,
+    modality: str,
+    layout: Layout,
+    training: Mapping[str, Any],
+    as_given: Geometry | None = None,
 ) -> list[Problem]:
     """Problems of a scan that a model is asked to segment.
 
@@ -30,8 +36,9 @@ def inspect_for_model(
         image       (M, X, Y, Z) as it was read, RAS+
         modality    the rule for its intensities: ct, mr or normalised
         training    what the model says of its training; ``scans`` holds the ranges of its voxel sizes and extents
+        as_given    grid of a scan that lies in memory and in no file
     """
-    as_stored = stored.geometry(case.images[0], layout)
+    as_stored = as_given or stored.geometry(case.images[0], layout)
     grid = Geometry(image.shape, image.affine)
     whole = StoredImage(image.data[0], as_stored, tuple(image.data), grid)
     source = Source(case.source, {}, modality, layout)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from labelwise.cohort.manifest import MANIFEST_NAME, Manifest, manifest_file, re
 from labelwise.console import Progress, silent
 from labelwise.engine import Outcome
 from labelwise.errors import ConfigError, DataError, did_you_mean
-from labelwise.formats import LABEL_FORMATS
+from labelwise.formats import LABEL_FORMATS, Geometry
 from labelwise.infer.cohort import Seen, predict_cohort
 from labelwise.infer.maps import MAPS
 from labelwise.infer.model import DESCRIPTION, Model, load_model, model_folder
@@ -158,14 +158,18 @@ def result_of(folder: Path, outcomes: Sequence[Outcome[Scan, Path]]) -> Predicti
     )
 
 
-def problems_of(scan: Scan, image: Volume, training: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What `check` would say of a scan.
+def problems_of(
+    scan: Scan, image: Volume, training: Mapping[str, Any], as_given: Geometry | None = None
+) -> list[dict[str, str]]:
+    """What `check` would say of a scan; `as_given` is the grid of one that lies in no file.
 
     Errors
         DataError   it must not be segmented: nothing is in it, or it is of another modality
     """
     case = Case(scan.id, scan.images)
-    problems = inspect_for_model(case, image, modality=scan.modality, layout=scan.layout, training=training)
+    problems = inspect_for_model(
+        case, image, modality=scan.modality, layout=scan.layout, training=training, as_given=as_given
+    )
     for problem in problems:
         if problem.severity == "error":
             raise DataError(problem.what, case=scan.id, file=problem.file, do=problem.remedy)

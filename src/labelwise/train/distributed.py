@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from inspect import signature
 from typing import Annotated, Any, Literal, cast
 
@@ -42,6 +45,15 @@ class DeviceConfig:
     precision: Precision = "auto"  # auto: bf16 where the hardware has it, else float32; losses always float32
 
 
+@contextmanager
+def _without_hint_at_srun() -> Iterator[None]:
+    """Who trains without srun where it is installed, as on the login node of a cluster, means it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The `srun` command is available")
+        yield
+
+
+@_without_hint_at_srun()
 def connect(config: DeviceConfig) -> Fabric:
     """Fabric for these settings, launched. Under torchrun or SLURM the ranks come from there.
 
