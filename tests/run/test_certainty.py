@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from labelwise import run
+from labelwise.cohort.manifest import read_manifest, write_manifest
 from labelwise.errors import ConfigError, DataError
 from labelwise.formats import read_geometry, read_image, read_labels
 from labelwise.infer.calibration import Calibration
@@ -75,6 +76,52 @@ def test_maps_that_are_asked_for_later_are_written_then(own_run, tiny_cohort, tm
     written = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*.nii.gz")}
     run.predict(own_run, tiny_cohort, tmp_path / "out", device="cpu", maps=["entropy"])
     assert {file: file.stat().st_mtime_ns for file in written} == written
+
+
+def test_what_is_usual_is_kept_with_the_model_and_what_is_not_is_flagged(own_run, tiny_cohort, tmp_path):
+    habits = run.calibrate(own_run, tiny_cohort, device="cpu").calibration.habits
+    assert {name: habit.cases for name, habit in habits.structures.items()} == dict.fromkeys(
+        ("liver", "spleen", "kidneys", "pancreas"), 2
+    )  # a training case and the validation case
+    assert len(habits.scans) == 3
+    assert all(np.linalg.norm(scan) == pytest.approx(1) for scan in habits.scans)
+    assert habits.unfamiliar_from is None, "one case gives no threshold"
+    assert not run.predict(own_run, tiny_cohort, tmp_path / "usual", device="cpu").warned
+
+    kept = json.loads((own_run / "calibration.json").read_text())
+    nothing_is = {"cases": 9, "present": 1.0, "single": 1.0, "reaches": {}, "doubtful_below": 2.0}
+    kept["habits"]["structures"] = dict.fromkeys(kept["habits"]["structures"], nothing_is)
+    kept["habits"]["unfamiliar_from"] = -1.0
+    (own_run / "calibration.json").write_text(json.dumps(kept))
+    result = run.predict(own_run, tiny_cohort, tmp_path / "flagged", device="cpu")
+    assert "2 scans segmented, 0 failed, 2 segmented with warnings" in result.to_text()
+    for case, file in result.written.items():
+        record = json.loads((result.folder / f"{case}.json").read_text())
+        found = load_model(own_run, "cpu").examine(tiny_cohort / "images" / f"{case}.nii.gz")
+        assert [flag.what for flag in found.flags] == [each["what"] for each in record["warnings"]]
+        assert [flag.what for flag in found.flags] == list(result.facts()["warnings"][case])
+        assert found.flags[-1].code == "unfamiliar"
+        assert {flag.structure for flag in found.flags[:-1]} == set(kept["habits"]["structures"])
+        assert np.array_equal(found.labels.data, read_labels(file).data)
+
+
+def test_cases_with_a_flag_on_the_scan_or_a_proposed_structure_come_first_in_the_work_list(
+    own_run, tiny_cohort, tmp_path
+):
+    data = tmp_path / "data"
+    write_manifest(read_manifest(tiny_cohort), data)
+    run.propose(own_run, data, device="cpu")
+    plain = run.review(data, tmp_path / "plain").cases
+    flagged = next(case for case in reversed(plain) if not case.startswith("north"))
+    for file, structure in (("north_000", "liver"), (flagged, "")):  # people drew the liver of north_000
+        record = next((data / "proposals").rglob(f"{file}.json"))
+        said = [{"code": "some", "class": structure, "what": "this is strange", "do": "look"}]
+        record.write_text(json.dumps({**json.loads(record.read_text()), "warnings": said}))
+    found = run.review(data, tmp_path / "review")
+    assert found.cases == (flagged, *(case for case in plain if case != flagged))
+    rows = (tmp_path / "review" / "worklist.csv").read_text().splitlines()[1:]
+    assert [row.endswith(",this is strange") for row in rows] == [True, False, False]
+    assert (tmp_path / "review" / "index.html").read_text().count("this is strange") == 1
 
 
 def test_an_unknown_map_is_refused(tiny_run, tiny_cohort, tmp_path):

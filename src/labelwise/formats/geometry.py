@@ -19,6 +19,7 @@ from labelwise.types import Array
 _SAME_GRID_VOXELS = 0.1
 # Deflate cannot shrink data by more than this (zlib's technical notes: 1032 : 1).
 _STRONGEST_COMPRESSION = 1032
+FACES = (("left", "right"), ("back", "front"), ("bottom", "top"))  # ends of the RAS+ axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,3 +188,13 @@ def check_inside(path: Path, named: Iterable[str]) -> None:
                 do="put both into one folder, and name the file without a path",
                 code="unreadable",
             )
+
+
+def touched_faces(start: Sequence[int], stop: Sequence[int], shape: Sequence[int]) -> list[str]:
+    """Which ends of a scan in RAS+ order a box reaches; an axis with one voxel has no ends."""
+    return [
+        face
+        for (low, high), first, end, size in zip(FACES, start, stop, shape, strict=True)
+        for face, touched in ((low, first == 0), (high, end == size))
+        if touched and size > 1
+    ]

@@ -6,6 +6,7 @@ calibration.json, in the model folder
     cases, voxels   that it was fitted on
     loss            negative log-likelihood per voxel, before and after
     classes         class -> cases, rank correlation of expected and true Dice, mean error, mean absolute error
+    habits          what is usual, so that what is not can be flagged: see `labelwise.infer.habits`
 
 A voxel that no annotated class covers is the background or a class that the case does not annotate: its likelihood is
 the sum of those scores, so that partly annotated cases count too.
@@ -32,6 +33,7 @@ from torch import Tensor
 from labelwise.atomic import write_json
 from labelwise.errors import CheckpointError, ConfigError, DataError
 from labelwise.infer.doubt import as_chances
+from labelwise.infer.habits import Habits
 from labelwise.settings import build_settings
 from labelwise.types import IGNORE, Array
 
@@ -62,6 +64,7 @@ class Calibration:
     loss_before: float
     loss_after: float
     classes: dict[str, ClassCheck]
+    habits: Habits | None = None  # None: written before there were flags
 
 
 @dataclass(frozen=True)

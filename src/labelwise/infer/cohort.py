@@ -27,7 +27,6 @@ from labelwise.documents import cells
 from labelwise.engine import Outcome, run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError, naming
 from labelwise.formats import LABEL_FORMATS, hash_file, is_dicom, read_geometry, record_of, write_labels
-from labelwise.infer.doubt import Doubt
 from labelwise.infer.image import as_image
 from labelwise.infer.maps import map_paths, write_maps
 from labelwise.infer.model import Model
@@ -136,11 +135,12 @@ def _predict(
     windows: WindowProgress | None,
 ) -> Path:
     start = time.perf_counter()
-    doubt = Doubt(model.temperature)
     with explained_out_of_memory():  # of the reading too
         ready = prepared.result()
-        labels = model.segment(ready.prepared, windows, doubt)
-    certainties = dict(zip(model.label_space.names, map(asdict, doubt.certainties()), strict=True))
+        found = model.examine_prepared(ready.prepared, windows)
+    flags = [
+        {"code": flag.code, "class": flag.structure, "what": flag.what, "do": flag.do} for flag in found.flags
+    ]
     contents = [hash_file(image) for image in scan.images]
     known = seen(scan, contents) if seen else ""
     record = {
@@ -153,12 +153,12 @@ def _predict(
         "model": model.id,
         **({"models": {member.id: member.name for member in model.members}} if model.members else {}),
         **({"thresholds": model.info.thresholds} if model.info.thresholds else {}),
-        "certainty": {name: certainties[name] for name in model.label_space.organs},
+        "certainty": {name: asdict(found.certainty[name]) for name in model.label_space.organs},
         "temperature": model.temperature,
         "grid": str(read_geometry(scan.images[0], scan.layout)),
         "inference": asdict(model.config),
         **({"binary": True} if binary else {}),
-        **({"warnings": ready.warnings} if ready.warnings else {}),
+        **({"warnings": ready.warnings + flags} if ready.warnings or flags else {}),
         "device": model.device.type,
         "versions": dict(versions),
         "seconds": round(time.perf_counter() - start, 3),
@@ -170,7 +170,12 @@ def _predict(
             write_maps(target.parent, scan, model, ready.prepared, maps)
     write_json(record_of(target), record)
     write_labels(
-        target, labels, like=scan.images[0], layout=scan.layout, names=model.label_space.names, binary=binary
+        target,
+        found.labels,
+        like=scan.images[0],
+        layout=scan.layout,
+        names=model.label_space.names,
+        binary=binary,
     )
     return target
 

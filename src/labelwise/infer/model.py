@@ -45,6 +45,7 @@ from labelwise.infer.ensemble import (
     joined_training,
     require_equal,
 )
+from labelwise.infer.habits import Examined, Features, flags_of
 from labelwise.infer.image import Given, Image, as_image
 from labelwise.infer.postprocess import postprocess
 from labelwise.infer.record import deciding
@@ -256,10 +257,44 @@ class Model:
         """Whether each model of an ensemble sees the scan with intensities of its own."""
         return any(member.plan.intensity != self.plan.intensity for member in self.members)
 
-    def segment(
+    def examine(
+        self,
+        scan: Given,
+        *,
+        affine: Array | None = None,
+        spacing_mm: tuple[float, float, float] | None = None,
+        modality: str | None = None,
+        layout: Layout | None = None,
+    ) -> Examined:
+        """The labels of `predict`, with the same arguments and errors, and what is to be said about them.
+
+        What is unusual is known of a model that `labelwise calibrate` has measured; else nothing is flagged.
+        """
+        image = as_image(scan, affine=affine, spacing_mm=spacing_mm, layout=layout)
+        found = self.examine_prepared(self.prepare_image(image, modality))
+        return found._replace(labels=image.back(found.labels))
+
+    def examine_prepared(self, prepared: Prepared, progress: WindowProgress | None = None) -> Examined:
+        """The second half of `examine`: labels (X, Y, Z) on the RAS+ grid of the scan."""
+        doubt, features = Doubt(self.temperature), Features()
+        with features.watch(self.predictor):
+            restored = self._restored(prepared, progress, doubt)
+        labels = Volume(postprocess(restored.data, self.config.postprocess), restored.affine)
+        certainty = dict(zip(self.label_space.names, doubt.certainties(), strict=True))
+        habits, flags = self.calibration.habits if self.calibration else None, []
+        if habits is not None:
+            flags = flags_of(habits, restored.data, labels.data, certainty, features.vector())
+        return Examined(labels, certainty, tuple(flags))
+
+    def segment(self, prepared: Prepared, progress: WindowProgress | None = None) -> Volume:
+        """The second half of `predict`: labels (X, Y, Z) on the RAS+ grid of the scan."""
+        restored = self._restored(prepared, progress)
+        return Volume(postprocess(restored.data, self.config.postprocess), restored.affine)
+
+    def _restored(
         self, prepared: Prepared, progress: WindowProgress | None = None, doubt: Doubt | None = None
     ) -> Volume:
-        """The second half of `predict`: labels (X, Y, Z) on the RAS+ grid of the scan. `doubt` is told the scores."""
+        """The labels before the clean-up, on the RAS+ grid of the scan. `doubt` is told the scores."""
         with self._turn, explained_out_of_memory():
             labels = predict_labels(
                 self.predictor,
@@ -271,8 +306,7 @@ class Model:
                 progress=progress,
                 doubt=doubt,
             )
-        restored = undo(labels, prepared.undo)
-        return Volume(postprocess(restored.data, self.config.postprocess), restored.affine)
+        return undo(labels, prepared.undo)
 
     def modality(self, asked: str | None) -> str:
         """The rule for the intensities of a scan: the one that is asked for, or the only one.

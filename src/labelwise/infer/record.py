@@ -29,11 +29,15 @@ def told_beside(target: Path) -> dict[str, Any]:
     return read_record(record_of(target))
 
 
-def warnings_of(result: Path) -> list[str]:
-    """What was said about the scan of a result when it was segmented."""
+def said_of(result: Path) -> list[dict[str, Any]]:
+    """What was said about a scan and its result when it was segmented: code, what, do, and of flags their class."""
     found = told_beside(result).get("warnings")
-    listed = found if isinstance(found, list) else []
-    return [str(each.get("what", "")) for each in listed if isinstance(each, dict)]
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+
+def warnings_of(result: Path) -> list[str]:
+    """The same in words."""
+    return [str(each.get("what", "")) for each in said_of(result)]
 
 
 def read_record(file: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from labelwise import anatomy
 from labelwise.cohort.alignment import on_soft_tissue
 from labelwise.cohort.manifest import Manifest
 from labelwise.cohort.source import IGNORE_NAME
-from labelwise.formats.geometry import orientation_of
+from labelwise.formats.geometry import orientation_of, touched_faces
 from labelwise.quality.check_scan import ENOUGH_VOXELS, NO_HU, ScanFacts, has_sides, is_unplaced
 from labelwise.quality.organs import (
     CLEARLY_MM,
@@ -25,7 +25,6 @@ from labelwise.quality.organs import (
     island_sizes,
     left_right_pairs,
     paired_sides,
-    touched_faces,
     unlabelled_slices,
 )
 from labelwise.quality.problem import Problem, of_labels, some
@@ -185,7 +184,7 @@ def _cut_off(case: Case, labels: StoredLabels, organs: Sequence[Organ]) -> Itera
     parts = []
     for organ in organs:
         if not (is_a(THROUGH, organ.name) or is_a(SCATTERED, organ.name)):
-            faces = touched_faces(organ, labels.values.shape)
+            faces = touched_faces(organ.start, organ.stop, labels.values.shape)
             parts += [f"'{organ.name}' at the {' and '.join(faces)}"] if faces else []
     if parts:
         what = f"cut by the field of view: {some(parts)}"

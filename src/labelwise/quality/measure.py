@@ -17,7 +17,7 @@ from scipy import ndimage
 from labelwise.cohort.manifest import Manifest, resolved
 from labelwise.errors import DataError, naming
 from labelwise.formats import Geometry
-from labelwise.quality.organs import touched_faces
+from labelwise.formats.geometry import touched_faces
 from labelwise.quality.stored_case import Region, in_memory_order, read_stored_image, read_stored_labels
 from labelwise.types import Array
 
@@ -113,15 +113,9 @@ def _measure(
         None if image is None else _intensities(image[box], mask, axes, flips),
         _triple(extent),
         _triple(_centroid(mask, axes, flips, start, stop, grid)),
-        tuple(touched_faces(_box(regions[0], start, stop), labels.shape)),
+        tuple(touched_faces(start.tolist(), stop.tolist(), labels.shape)),
         int(ndimage.label(mask, _TOUCHING)[1]),
     )
-
-
-def _box(region: Region, start: Array, stop: Array) -> Region:
-    x, y, z = (int(value) for value in start)
-    x_end, y_end, z_end = (int(value) for value in stop)
-    return region._replace(start=(x, y, z), stop=(x_end, y_end, z_end))
 
 
 def _intensities(image: Array, mask: Array, axes: Sequence[int], flips: Sequence[bool]) -> Intensities:

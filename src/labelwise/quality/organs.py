@@ -14,10 +14,9 @@ from scipy import ndimage
 
 from labelwise import anatomy
 from labelwise.cohort.manifest import Manifest
-from labelwise.quality.stored_case import Region, StoredLabels, in_memory_order
+from labelwise.quality.stored_case import StoredLabels, in_memory_order
 from labelwise.types import Array, Case
 
-FACES = (("left", "right"), ("back", "front"), ("bottom", "top"))  # ends of the RAS+ axes
 CLEARLY_MM = 15.0  # an organ so far on the wrong side is not there by its shape
 ISLAND_MM = 8.0  # size of the blocks that must lie apart; at least two voxels
 MAIN_PART = 0.1  # of the largest part: a second kidney, the other lobe of a gland
@@ -89,17 +88,6 @@ def _places(values: Array, numbers: Sequence[int], start: Sequence[int], stop: S
     if not len(found):  # smaller than the steps
         return np.asarray((np.array([start]) + np.array([stop]) - 1) // 2)
     return np.asarray(found * steps + start)
-
-
-def touched_faces(region: Organ | Region, shape: Sequence[int]) -> list[str]:
-    """Which ends of the scan a box reaches; an axis with one voxel has no ends."""
-    ends = zip(FACES, region.start, region.stop, shape, strict=True)
-    return [
-        face
-        for (low, high), start, stop, size in ends
-        for face, touched in ((low, start == 0), (high, stop == size))
-        if touched and size > 1
-    ]
 
 
 def island_sizes(labels: StoredLabels, organ: Organ) -> list[int]:

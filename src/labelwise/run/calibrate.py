@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,18 @@ from labelwise.infer.calibration import (
     write_calibration,
 )
 from labelwise.infer.doubt import Doubt
+from labelwise.infer.habits import (
+    FALSE_ALARMS,
+    FEWEST_CHECKED,
+    Features,
+    Habits,
+    Sighting,
+    distance,
+    habit_of,
+    lower_threshold,
+    sightings,
+    upper_threshold,
+)
 from labelwise.infer.model import Model, load_model, model_folder
 from labelwise.preprocess.pipeline import Prepared, apply
 from labelwise.run.predict import check_channels
@@ -38,6 +51,7 @@ from labelwise.types import IGNORE, Array, Case
 __all__ = ["CalibrationResult", "calibrate"]
 
 VOXELS_PER_CASE = 200_000
+MOST_SCANS = 50  # of the training that new scans are compared with, drawn evenly
 
 
 _OFF = 1.01  # a search within bounds ends just before them
@@ -75,13 +89,28 @@ class CalibrationResult:
                 f"{name}: expected - true Dice {100 * check.mean_error:+.1f} %, apart "
                 f"{100 * check.mean_absolute_error:.1f} % in the mean, rank correlation {rank} ({_cases(check.cases)})"
             )
-        return "\n".join([*lines, f"kept in {self.folder}"])
+        return "\n".join([*lines, *self._of_flags(), f"kept in {self.folder}"])
+
+    def _of_flags(self) -> list[str]:
+        habits = self.calibration.habits
+        if habits is None:
+            return []
+        if not habits.scans:
+            return ["no training scan in the data: scans that are unlike them are not flagged"]
+        if habits.unfamiliar_from is None:
+            return [
+                f"fewer than {FEWEST_CHECKED} cases: structures are flagged that are cut off, missing or doubled, but "
+                "neither doubtful ones nor scans unlike those of the training"
+            ]
+        return [
+            f"flags: scans farther than {habits.unfamiliar_from:.3f} from {len(habits.scans)} training scans, and "
+            f"structures less sure than right ones; about {FALSE_ALARMS:.0%} false alarms each on these cases"
+        ]
 
     def facts(self) -> dict[str, Any]:
         """The same as plain values."""
         found = self.calibration
-        classes = {name: dict(vars(check)) for name, check in found.classes.items()}
-        return {"folder": str(self.folder), **vars(found), "classes": classes}
+        return {"folder": str(self.folder), **asdict(found)}
 
 
 def calibrate(
@@ -95,12 +124,13 @@ def calibrate(
     """Fit a temperature to the scores of a model, and measure how the Dice that they promise agrees with the true one.
 
     Writes calibration.json into the model folder, where `predict` finds it: the certainty in its records, and its maps,
-    are then those of the calibrated scores. Labels do not change. Scans are segmented twice: to fit, and to measure
-    what was fitted. Both on the same cases, so the errors are those of cases that the temperature has seen.
+    are then those of the calibrated scores, and what is unusual is flagged. Labels do not change. Scans are segmented
+    twice: to fit, and to measure what was fitted. Both on the same cases, so the errors are those of cases that the
+    temperature has seen. At most `MOST_SCANS` training scans are segmented too.
 
     Arguments
         model       model folder, or the folder of a run
-        data        folder of the manifest
+        data        folder of the manifest; its training cases say what is usual
         split       annotated cases that the model has not learnt from
 
     Errors
@@ -129,9 +159,14 @@ def calibrate(
         progress("fit", done, len(cases))
     temperature, before, after = fit_temperature(samples)
     pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    vectors = []
     for done, case in enumerate(cases, start=1):
-        _compare(case, manifest, loaded, temperature, pairs)
+        features = Features()
+        with features.watch(loaded.predictor):
+            _compare(case, manifest, loaded, temperature, pairs)
+        vectors.append(features.vector())
         progress("measure", done, len(cases))
+    habits = _habits(manifest, cases, loaded, pairs, vectors, progress)
     calibration = Calibration(
         loaded.id,
         temperature,
@@ -140,9 +175,51 @@ def calibrate(
         before,
         after,
         {name: check_class(*_columns(pairs[name])) for name in loaded.label_space.organs},
+        habits,
     )
     write_calibration(folder, calibration)
     return CalibrationResult(folder, calibration)
+
+
+def _habits(
+    manifest: Manifest,
+    cases: Sequence[Case],
+    model: Model,
+    pairs: Mapping[str, Sequence[tuple[float, float]]],
+    vectors: Sequence[Sequence[float]],
+    progress: Progress,
+) -> Habits:
+    """What is usual: structures of all annotated training cases and `cases`, and scans of the training."""
+    training = manifest.split("train")
+    chosen = training[:: -(-len(training) // MOST_SCANS) or 1]
+    scans = []
+    for done, case in enumerate(chosen, start=1):
+        features = Features()
+        with naming(case.id, case.images[0]), features.watch(model.predictor):
+            modality = model.modality(manifest.source_of(case).modality)
+            model.scores_of(apply(read_case_image(case, manifest), model.plan, modality=modality))
+        scans.append(features.vector())
+        progress("training scans", done, len(chosen))
+    seen: dict[str, list[Sighting | None]] = {name: [] for name in model.label_space.organs}
+    annotated = [case for case in {case.id: case for case in (*training, *cases)}.values() if case.annotated]
+    for done, case in enumerate(annotated, start=1):
+        with naming(case.id, case.labels):
+            labels = read_case_labels(case, manifest).data
+        found = sightings(np.where(labels == IGNORE, 0, labels), manifest.label_space.names)
+        for name, shown in seen.items():
+            if (theirs := class_of(name, manifest.label_space)) in case.annotated:
+                shown.append(found.get(str(theirs)))
+        progress("structures", done, len(annotated))
+    far = [each for vector in vectors if (each := distance(vector, scans)) is not None]
+    return Habits(
+        {
+            name: replace(habit_of(shown), doubtful_below=lower_threshold(pairs[name]))
+            for name, shown in seen.items()
+        },
+        scans if any(scans) else [],
+        upper_threshold(far),
+        len(far),
+    )
 
 
 def _known(case: Case, manifest: Manifest, model: Model) -> Array:

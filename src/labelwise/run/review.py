@@ -17,11 +17,12 @@ from matplotlib.colors import to_rgb
 
 from labelwise.atomic import atomic_path, write_json, write_text
 from labelwise.cohort.manifest import Manifest, manifest_file, read_case_image, read_manifest
-from labelwise.cohort.review import drawn_by_people, noted, shown
+from labelwise.cohort.review import class_of, drawn_by_people, noted, shown
 from labelwise.console import Progress, silent
 from labelwise.errors import ConfigError, DataError, LabelwiseError, did_you_mean, naming
 from labelwise.evaluate.scores import read_scores
 from labelwise.formats import LABEL_FORMATS, Layout, is_dicom, suffix, write_image, write_labels
+from labelwise.infer.record import said_of
 from labelwise.report.overlays import CT_WINDOW, CasePicture, case_picture, organ_colours
 from labelwise.report.worklist import Entry, write_worklist
 from labelwise.types import IGNORE, PREDICTED, Array, Case, LabelSpace, Volume
@@ -29,7 +30,7 @@ from labelwise.types import IGNORE, PREDICTED, Array, Case, LabelSpace, Volume
 __all__ = ["ReviewResult", "review"]
 
 LABELS, IMAGES, TABLE, PAGE, LEGEND = "labels", "images", "worklist.csv", "index.html", "itksnap_labels.txt"
-COLUMNS = ("rank", "case", "split", "organ", "expected_dice", "dice", "states", "image", "labels")
+COLUMNS = ("rank", "case", "split", "organ", "expected_dice", "dice", "states", "image", "labels", "flags")
 _VIEWED = (".nii.gz", ".nii", ".nrrd", ".mha")  # what the programs open as it is
 
 
@@ -60,12 +61,13 @@ class _Row:
     organ: str  # the most doubtful, or the worst
     expected: Mapping[str, float]  # proposed organ -> expected Dice; NaN: nobody noted it
     dice: Mapping[str, float]  # organ -> measured Dice
+    flags: Sequence[str] = ()  # what is unusual about the scan, or about a proposed organ
 
     @property
-    def order(self) -> float:
-        """What the list is sorted by: the lowest first; what is not known comes last."""
+    def order(self) -> tuple[bool, float]:
+        """What the list is sorted by: flagged cases first, then the lowest; what is not known comes last."""
         value = self.dice.get(self.organ, self.expected.get(self.organ, math.nan))
-        return math.inf if math.isnan(value) else value
+        return not self.flags, math.inf if math.isnan(value) else value
 
 
 def review(
@@ -80,9 +82,9 @@ def review(
 ) -> ReviewResult:
     """Write a folder for the people who judge proposals: what to look at first, and files to look at and to correct.
 
-    The list holds the cases with predicted classes, that of the lowest expected Dice first (see
-    `labelwise.infer.doubt`). With `scores` it holds the cases of that table instead, that of the lowest Dice first:
-    there the model or the reference is wrong.
+    The list holds the cases with predicted classes: first those of which something was flagged (see
+    `labelwise.infer.habits`), then that of the lowest expected Dice (see `labelwise.infer.doubt`). With `scores` it
+    holds the cases of that table instead, that of the lowest Dice first: there the model or the reference is wrong.
 
     Writes to `output`: index.html with overlays, worklist.csv, labels/CASE.seg.nrrd for 3D Slicer, labels/CASE.nii.gz
     with itksnap_labels.txt for ITK-SNAP, and images/CASE.nii.gz where these programs cannot open the scan as it is. The
@@ -167,8 +169,19 @@ def _by_doubt(cases: Sequence[Case], space: LabelSpace) -> list[_Row]:
             organ = min(
                 sorted(expected), key=lambda name: math.inf if math.isnan(expected[name]) else expected[name]
             )
-            rows.append(_Row(case, organ, expected, {}))
+            rows.append(_Row(case, organ, expected, {}, _flags(case, space)))
     return rows
+
+
+def _flags(case: Case, space: LabelSpace) -> list[str]:
+    """What was said of the scan and of the proposed organs when they were predicted; each once."""
+    said = [
+        str(each.get("what", ""))
+        for proposal in case.proposals
+        for each in said_of(proposal.file)
+        if not each.get("class") or class_of(str(each["class"]), space) in proposal.organs
+    ]
+    return list(dict.fromkeys(said))
 
 
 def _by_scores(cases: Sequence[Case], file: Path, space: LabelSpace) -> list[_Row]:
@@ -241,7 +254,7 @@ def _reason(row: _Row) -> str:
     if row.organ in row.dice:
         return f"Dice of {row.organ} {100 * row.dice[row.organ]:.1f} %"
     value = row.expected.get(row.organ, math.nan)
-    return (
+    return "; ".join(row.flags) or (
         f"expected Dice of {row.organ} {100 * value:.1f} %"
         if math.isfinite(value)
         else "nothing known of the doubt"
@@ -306,6 +319,7 @@ def _table(rows: Sequence[_Row], manifest: Manifest) -> str:
                 ),
                 scan or f"{IMAGES}/{row.case.id}.nii.gz",
                 f"{LABELS}/{row.case.id}.seg.nrrd",
+                "; ".join(row.flags),
             )
         )
     return text.getvalue()
