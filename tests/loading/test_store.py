@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from stored_cohort import ANNOTATED, SPACE, label_map, make_store, scan
 
+from labelwise.atomic import write_json
 from labelwise.errors import DataError, ResourceError
 from labelwise.loading import checked
+from labelwise.loading import prepare as preparation
 from labelwise.loading import store as cache
 from labelwise.loading.prepare import prepare
 from labelwise.loading.store import Store, annotated_table, label_points, write_case
@@ -307,6 +309,39 @@ def test_no_flipped_bit_goes_unnoticed(store, name):
         assert "labelwise prepare" in str(caught.value.do)
     (folder / name).write_bytes(content)
     assert Store(store.folder).case("full_1").image().any()
+
+
+@pytest.mark.parametrize("name", ["plan.json", "index.json"])
+def test_no_flipped_bit_of_the_plan_or_the_index_goes_unnoticed(store, name):
+    """A digit of a spacing or of a hash reads as well as before: only the checksum tells."""
+    plan, keys = store.plan, dict(store.keys)
+    file = store.folder / name
+    content = file.read_bytes()
+    for bit in range(8 * len(content)):
+        file.write_bytes(flipped(content, bit))
+        with pytest.raises(DataError, match=name) as caught:
+            _ = Store(store.folder).plan if name == "plan.json" else Store(store.folder).keys
+        assert "labelwise prepare" in str(caught.value.do)
+    file.write_bytes(content)
+    assert (Store(store.folder).plan, Store(store.folder).keys) == (plan, keys)
+
+
+def test_what_only_saves_time_is_forgotten_if_a_bit_of_it_is_wrong(tmp_path):
+    file = tmp_path / "hashes.json"
+    known = {"a": [1, 2, 3, "abcd"], "b": {"structures_mm": {2: 0.5, 10: 1.5}}}
+    write_json(file, checked.sealed(known))
+    content = file.read_bytes()
+    assert preparation._read_memo(file) == json.loads(json.dumps(known))
+    for bit in range(8 * len(content)):
+        file.write_bytes(flipped(content, bit))
+        assert preparation._read_memo(file) == {}
+
+
+def test_a_plan_and_an_index_of_an_earlier_version_are_read(store):
+    plan, keys = store.plan, dict(store.keys)
+    for name, content in (("plan.json", plan.to_json()), ("index.json", keys)):
+        write_json(store.folder / name, content)
+    assert (Store(store.folder).plan, Store(store.folder).keys) == (plan, keys)
 
 
 def test_only_what_is_read_is_checked_and_only_once(tmp_path, monkeypatch):

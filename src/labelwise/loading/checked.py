@@ -1,11 +1,13 @@
-"""Compressed arrays on disk with checksums (CRC-32): a flipped bit is noticed before a voxel of it is used.
+"""Arrays and JSON on disk with checksums (CRC-32): a flipped bit is noticed before anything of it is used.
 
 Each chunk has a checksum of its own, so that reading a patch costs no pass over the file: a chunk is checked when a
-process reads it first. What is not in a chunk (head and table of the file) is checked when the file is opened.
+process reads it first. What is not in a chunk (head and table of the file) is checked when the file is opened. A JSON
+file holds its content and the checksum of that.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import zlib
 from collections.abc import Sequence
@@ -15,7 +17,34 @@ from typing import Any
 import blosc2
 import numpy as np
 
+from labelwise.documents import read_json
 from labelwise.types import Array
+
+_SUM, _CONTENT = "checksum", "content"
+
+
+def sealed(content: Any) -> dict[str, Any]:
+    """A value for JSON, with its checksum."""
+    content = json.loads(json.dumps(content))  # as it is going to be read: keys are text
+    return {_SUM: _sum_of(content), _CONTENT: content}
+
+
+def read_sealed(file: Path) -> Any:
+    """The content of a JSON file that holds what `sealed` gave; of an earlier version without a checksum, all of it.
+
+    Errors
+        OSError, ValueError     the file cannot be read, or its checksum does not fit
+    """
+    document = read_json(file)
+    if not isinstance(document, dict) or not {_SUM, _CONTENT} & set(document):
+        return document
+    if document.get(_SUM) != _sum_of(document.get(_CONTENT)):
+        raise ValueError(f"{file.name}: the checksum does not fit")
+    return document[_CONTENT]
+
+
+def _sum_of(content: Any) -> str:
+    return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
 
 
 def array_sums(packed: blosc2.NDArray, frame: bytes) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from labelwise.cohort.meaning import source_of_file
 from labelwise.engine import run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError, ResourceError, naming
 from labelwise.formats import files_of, hash_file
+from labelwise.loading.checked import read_sealed, sealed
 from labelwise.loading.store import FORMAT, Store, write_case
 from labelwise.preprocess import pipeline
 from labelwise.preprocess.fingerprint import ScanStatistics, make_plan, scan_statistics
@@ -209,7 +210,7 @@ def training_statistics(
             if case.id in found
         }
         with suppress(ResourceError):  # it only saves time
-            write_json(memo, kept)
+            write_json(memo, sealed(kept))
     return [found[case.id] for case in cases if case.id in found]
 
 
@@ -252,7 +253,7 @@ def _hash_files(
     if results:
         for _, stamped in results:
             memo |= stamped
-        write_json(memo_file, memo)
+        write_json(memo_file, sealed(memo))
     hashes = {path: memo[_name(path)][-1] for case in cases for path in _paths(case) if _name(path) in memo}
     return hashes, {case.id: error for case, error in errors}
 
@@ -260,7 +261,7 @@ def _hash_files(
 def _read_memo(file: Path) -> dict[str, Any]:
     """Known hashes by path; none if the file is missing or damaged: they are computed anew."""
     try:
-        memo: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        memo: dict[str, Any] = read_sealed(file)
     except (OSError, ValueError):
         return {}
     return memo if isinstance(memo, dict) else {}

@@ -44,7 +44,7 @@ from safetensors.numpy import load, save
 from labelwise.atomic import atomic_path, write_json, write_new_json
 from labelwise.documents import read_json
 from labelwise.errors import DataError
-from labelwise.loading.checked import CheckedArray, array_sums
+from labelwise.loading.checked import CheckedArray, array_sums, read_sealed, sealed
 from labelwise.preprocess.pipeline import Plan, Undo
 from labelwise.types import IGNORE, SPARSE_FROM, Array, Volume
 
@@ -227,11 +227,11 @@ class Store:
         """Say how the scans are prepared; the file is left alone if it says so already."""
         path = self.folder / "plan.json"
         if not path.exists() or self.plan != plan:
-            write_json(path, plan.to_json())
+            write_json(path, sealed(plan.to_json()))
 
     def begin(self, plan: Plan) -> Plan:
         """Say how the scans of a new store are prepared; of several programs that begin it, the first decides."""
-        return plan if write_new_json(self.folder / "plan.json", plan.to_json()) else self.plan
+        return plan if write_new_json(self.folder / "plan.json", sealed(plan.to_json())) else self.plan
 
     def add_keys(self, keys: Mapping[str, str]) -> None:
         """Enter prepared scans into the index."""
@@ -239,7 +239,7 @@ class Store:
         self.keys = known | dict(keys)
         self._open.clear()
         if self.keys != known:
-            write_json(self.folder / "index.json", self.keys)
+            write_json(self.folder / "index.json", sealed(self.keys))
 
     def _opened(self, case_id: str) -> StoredCase:
         if case_id not in self.keys:
@@ -250,7 +250,7 @@ class Store:
 
     def _read_json(self, name: str) -> Any:
         try:
-            return read_json(self.folder / name)
+            return read_sealed(self.folder / name)
         except (OSError, ValueError) as error:
             raise DataError(
                 "this is not a store of prepared scans, or it is not finished",
