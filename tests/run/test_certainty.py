@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel
@@ -103,6 +104,19 @@ def test_what_is_usual_is_kept_with_the_model_and_what_is_not_is_flagged(own_run
         assert found.flags[-1].code == "unfamiliar"
         assert {flag.structure for flag in found.flags[:-1]} == set(kept["habits"]["structures"])
         assert np.array_equal(found.labels.data, read_labels(file).data)
+
+
+def test_threads_that_share_a_model_hear_each_of_its_own_scan(own_run, tiny_cohort):
+    run.calibrate(own_run, tiny_cohort, device="cpu")
+    kept = json.loads((own_run / "calibration.json").read_text())
+    kept["habits"]["unfamiliar_from"] = -1.0  # so that the distance of each scan is told
+    (own_run / "calibration.json").write_text(json.dumps(kept))
+    model = load_model(own_run, "cpu")
+    scans = sorted((tiny_cohort / "images").iterdir())
+    alone = [model.examine(scan).flags for scan in scans]
+    assert len({flags[-1].what for flags in alone}) > 1
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda scan: model.examine(scan).flags, scans)) == alone
 
 
 def test_cases_with_a_flag_on_the_scan_or_a_proposed_structure_come_first_in_the_work_list(

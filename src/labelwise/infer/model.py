@@ -68,9 +68,8 @@ logger = logging.getLogger("labelwise")
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
-MOST_UNSAVED = (
-    2  # a method may keep only a part of the network that its description builds, but no smaller one
-)
+# A method may keep only a part of the network that its description builds, but no smaller one.
+MOST_UNSAVED = 2
 
 
 @pydantic_dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -84,9 +83,8 @@ class ModelInfo:
     net: dict[str, Any]  # NetFactory.description()
     method: str
     method_settings: dict[str, Any]
-    predictor: Literal[
-        "softmax", "method"
-    ]  # softmax: weights of the network; method: state of the method's predictor
+    # softmax: weights of the network; method: state of the method's predictor
+    predictor: Literal["softmax", "method"]
     patch_size: tuple[int, int, int]  # voxels of the prepared scan; the last is 1 for a 2D model
     inference: dict[str, Any]
     training: dict[str, Any] = field(default_factory=dict)  # steps, seed, cases, scores, versions, date
@@ -193,7 +191,8 @@ class Model:
         """
         image = as_image(scan, affine=affine, spacing_mm=spacing_mm, layout=layout)
         self._warn_of(image, modality, layout)
-        return image.back(self.segment(self.prepare_image(image, modality), progress))
+        restored = self._restored(self.prepare_image(image, modality), progress)
+        return image.back(replace(restored, data=postprocess(restored.data, self.config.postprocess)))
 
     def predict_scores(
         self,
@@ -266,36 +265,34 @@ class Model:
         modality: str | None = None,
         layout: Layout | None = None,
     ) -> Examined:
-        """The labels of `predict`, with the same arguments and errors, and what is to be said about them.
+        """The labels of `predict`, with the same arguments, errors and warnings, and what is to be said about them.
 
         What is unusual is known of a model that `labelwise calibrate` has measured; else nothing is flagged.
         """
         image = as_image(scan, affine=affine, spacing_mm=spacing_mm, layout=layout)
+        self._warn_of(image, modality, layout)
         found = self.examine_prepared(self.prepare_image(image, modality))
         return found._replace(labels=image.back(found.labels))
 
     def examine_prepared(self, prepared: Prepared, progress: WindowProgress | None = None) -> Examined:
         """The second half of `examine`: labels (X, Y, Z) on the RAS+ grid of the scan."""
         doubt, features = Doubt(self.temperature), Features()
-        with features.watch(self.predictor):
-            restored = self._restored(prepared, progress, doubt)
-        labels = Volume(postprocess(restored.data, self.config.postprocess), restored.affine)
+        restored = self._restored(prepared, progress, doubt, features)
+        labels = replace(restored, data=postprocess(restored.data, self.config.postprocess))
         certainty = dict(zip(self.label_space.names, doubt.certainties(), strict=True))
-        habits, flags = self.calibration.habits if self.calibration else None, []
-        if habits is not None:
-            flags = flags_of(habits, restored.data, labels.data, certainty, features.vector())
+        habits = self.calibration.habits if self.calibration else None
+        flags = flags_of(habits, restored.data, labels.data, certainty, features.vector()) if habits else ()
         return Examined(labels, certainty, tuple(flags))
 
-    def segment(self, prepared: Prepared, progress: WindowProgress | None = None) -> Volume:
-        """The second half of `predict`: labels (X, Y, Z) on the RAS+ grid of the scan."""
-        restored = self._restored(prepared, progress)
-        return Volume(postprocess(restored.data, self.config.postprocess), restored.affine)
-
     def _restored(
-        self, prepared: Prepared, progress: WindowProgress | None = None, doubt: Doubt | None = None
+        self,
+        prepared: Prepared,
+        progress: WindowProgress | None = None,
+        doubt: Doubt | None = None,
+        features: Features | None = None,
     ) -> Volume:
-        """The labels before the clean-up, on the RAS+ grid of the scan. `doubt` is told the scores."""
-        with self._turn, explained_out_of_memory():
+        """The labels before the clean-up, on the RAS+ grid of the scan. `doubt` and `features` hear of the windows."""
+        with self._turn, explained_out_of_memory(), (features or Features()).watch(self.predictor):
             labels = predict_labels(
                 self.predictor,
                 _tensor(prepared),
