@@ -38,6 +38,13 @@ def serve(
     audit: Annotated[
         Path | None, typer.Option(help="File of the audit log; default: stderr.", show_default=False)
     ] = None,
+    corrections: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for labels that 3D Slicer sends back, for `labelwise import --into`.",
+            show_default=False,
+        ),
+    ] = None,
     upload_mib: Annotated[int, typer.Option(min=1, help="Largest request, in MiB.")] = _DEFAULT.upload_bytes
     // 2**20,
     unpacked_mib: Annotated[
@@ -57,6 +64,6 @@ def serve(
         seconds=seconds(time_limit, "--time-limit"), keep_seconds=seconds(keep, "--keep"),
     )  # fmt: skip
     run.serve(
-        models, host=host, port=port, token_file=token_file, audit=audit, device=device, limits=limits,
-        listening=lambda serving: show(serving.to_text(), serving.facts(), as_json),
+        models, host=host, port=port, token_file=token_file, audit=audit, corrections=corrections, device=device,
+        limits=limits, listening=lambda serving: show(serving.to_text(), serving.facts(), as_json),
     )  # fmt: skip

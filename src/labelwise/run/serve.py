@@ -61,6 +61,7 @@ def serve(
     port: int = 8000,
     token_file: Path | str | None = None,
     audit: Path | str | None = None,
+    corrections: Path | str | None = None,
     device: str = "auto",
     limits: Limits | None = None,
     listening: Callable[[Serving], None] = lambda serving: None,
@@ -76,6 +77,7 @@ def serve(
         host, port  where it listens; 0 for any free port. Other machines are answered only with a token
         token_file  file with the token (16 signs or more) that clients send as ``Authorization: Bearer TOKEN``
         audit       file to which a line is appended for each request and each job; default: stderr
+        corrections folder for label files that clients of MONAI Label send back; `labelwise import --into` takes it
         listening   is told when the server answers
 
     Errors
@@ -84,7 +86,14 @@ def serve(
         ResourceError   the port is taken, the extra `serve` is not installed, the token cannot be read
     """
     opened = ready(
-        models, host=host, port=port, token_file=token_file, audit=audit, device=device, limits=limits
+        models,
+        host=host,
+        port=port,
+        token_file=token_file,
+        audit=audit,
+        corrections=corrections,
+        device=device,
+        limits=limits,
     )
     with _ended_as_by_a_key(), opened as (serving, server, door):
         listening(serving)
@@ -100,12 +109,15 @@ def ready(
     port: int = 8000,
     token_file: Path | str | None = None,
     audit: Path | str | None = None,
+    corrections: Path | str | None = None,
     device: str = "auto",
     limits: Limits | None = None,
 ) -> Iterator[tuple[Serving, Any, socket.socket]]:
     """A server of uvicorn whose models are loaded, and the socket to run it on. Arguments and errors of `serve`."""
     why = "serving needs the extra 'serve'"
-    app, gate = (import_extra(f"labelwise.serve.{name}", "serve", why) for name in ("app", "gate"))
+    app, gate, monai_label = (
+        import_extra(f"labelwise.serve.{name}", "serve", why) for name in ("app", "gate", "monai_label")
+    )
     uvicorn = import_extra("uvicorn", "serve", why)
     limits = limits or Limits()
     folders = _named(models)
@@ -124,7 +136,11 @@ def ready(
         worker = Worker(partial(load_served, folders, device, limits.unpacked_bytes), Path(root))
         jobs = Jobs(Path(root), worker, worker.start(), limits, log)
         guarded = gate.Gate(
-            app.make_app(jobs, upload_page()),
+            monai_label.with_monai_label(
+                app.make_app(jobs, upload_page()),
+                corrections=None if corrections is None else Path(corrections).absolute(),
+                token=token,
+            ),
             hosts=gate.LOOPBACK if _is_loopback(host) else None,
             token=token,
             upload_bytes=limits.upload_bytes,

@@ -8,8 +8,19 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from labelwise.errors import DataError, LabelwiseError
-from labelwise.formats import is_dicom, read_geometry, read_labels, suffix, write_labels
+from labelwise.formats import (
+    Layout,
+    is_dicom,
+    read_geometry,
+    read_labels,
+    segment_names,
+    suffix,
+    value_names,
+    write_labels,
+)
 from labelwise.infer.cohort import predict_cohort, result_path
 from labelwise.infer.model import Model, load_model
 from labelwise.infer.record import told_beside
@@ -38,6 +49,8 @@ def load_served(
     versions = environment()["versions"]
 
     def answer(request: Mapping[str, Any], progress: Callable[[int, int], None]) -> Facts:
+        if "correction" in request:
+            return check_correction(Path(request["folder"]), **request["correction"])
         return segment(loaded[request["model"]], request, versions, unpacked_bytes, progress)
 
     return [_said_of(name, model) for name, model in loaded.items()], answer
@@ -103,6 +116,44 @@ def segment(
         "warnings": warnings,
         **{name: record[name] for name in told},
     }
+
+
+def check_correction(folder: Path, label: str, names: Mapping[str, str]) -> Facts:
+    """Read a label file that a person sends back, and lay it into the folder of the result, with names inside.
+
+    A file that says itself what its values mean stays as it is; else `names` (value -> name) are written into it.
+
+    Errors
+        DataError   damaged, or with values that nobody has named
+    """
+    file = folder / label
+    if segments := segment_names(file):
+        read_labels(file, Layout(segments=segments))
+        named = dict(enumerate(segments, start=1))
+        values = np.array([], int)
+    else:
+        labels = read_labels(file)
+        own = value_names(file)
+        named = own or {int(value): name for value, name in names.items()}
+        values = np.unique(labels.data)
+    if unknown := sorted({*values.tolist()} - {0, *named}):
+        raise DataError(
+            "the label file holds values without a name",
+            found=", ".join(map(str, unknown[:5])),
+            expected=", ".join(f"{value} {name}" for value, name in named.items()) or "names of the values",
+            do="save it as .seg.nrrd, which names its segments",
+            code="unknown-label-value",
+        )
+    target = folder / RESULT / f"{SCAN}{suffix(file)}"
+    target.parent.mkdir()
+    if segments or own:
+        file.rename(target)
+    else:
+        target = target.with_name(f"{SCAN}.nii.gz")
+        write_labels(
+            target, labels, names=[named.get(value, "") for value in range(max(named, default=0) + 1)]
+        )
+    return {"correction": target.name}
 
 
 def _scan(folder: Path, model: Model, modality: str) -> Scan:

@@ -20,7 +20,8 @@ from labelwise.errors import DataError
 from labelwise.serve.audit import Audit
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
-WITHOUT_TOKEN = ("/", "/health")  # hold nothing but the page, which asks for the token
+WITHOUT_TOKEN = ("/", "/health", "/auth/", "/auth/token")  # the page, and where clients bring the token
+_SMALL = 65536  # bytes of a request without files
 _POLLED = "/jobs/{name}"
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -55,13 +56,14 @@ class Gate:
         if scope["type"] != "http":  # no other protocol is spoken
             return
         start, status, length = time.monotonic(), 500, 0
+        most = self._most(scope)
 
         async def counted() -> Message:
             nonlocal length
             message = await receive()
             length += len(message.get("body", b""))
-            if length > self._upload_bytes:
-                raise too_large(self._upload_bytes)
+            if length > most:
+                raise too_large(most)
             return message
 
         async def told(message: Message) -> None:
@@ -93,9 +95,14 @@ class Gate:
                 401, "unauthorised", "the token is missing or wrong", {"WWW-Authenticate": "Bearer"}
             )
         length = headers.get("content-length", "")
-        if length.isdecimal() and int(length) > self._upload_bytes:
-            return _refused(413, "too-large", too_large(self._upload_bytes).what, {"Connection": "close"})
+        if length.isdecimal() and int(length) > (most := self._most(scope)):
+            return _refused(413, "too-large", too_large(most).what, {"Connection": "close"})
         return None
+
+    def _most(self, scope: Scope) -> int:
+        """The most bytes of a request: only forms go to the disk piece by piece, others into memory."""
+        is_form = Headers(scope=scope).get("content-type", "").startswith("multipart/form-data")
+        return self._upload_bytes if is_form and scope["path"] not in WITHOUT_TOKEN else _SMALL
 
     def _is_known(self, path: str, headers: Headers) -> bool:
         if self._token is None or path in WITHOUT_TOKEN:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from labelwise.errors import DataError, LabelwiseError, ResourceError
 from labelwise.serve.audit import Audit
 from labelwise.serve.limits import Limits
+from labelwise.serve.scans import Scans
 from labelwise.serve.worker import Facts, Worker, WorkerDiedError, told
 
 State = Literal["arriving", "waiting", "running", "done", "failed", "cancelled"]
@@ -59,6 +60,7 @@ class Jobs:
     def __init__(self, root: Path, worker: Worker, models: list[Facts], limits: Limits, audit: Audit):
         self.models = {model["name"]: model for model in models}
         self.limits, self.root = limits, root
+        self.scans = Scans(root, limits)
         self._worker, self._audit = worker, audit
         self._jobs: dict[str, Job] = {}
         self._waiting: deque[Job] = deque()
@@ -92,7 +94,7 @@ class Jobs:
         """The scan of a job lies in its folder: it waits for the device now."""
         with self._change:
             job.model = model
-            job.request = {"job": job.id, "model": model["name"], "folder": str(job.folder), **request}
+            job.request = {"job": job.id, "model": model.get("name"), "folder": str(job.folder), **request}
             job.state = "waiting"
             self._waiting.append(job)
             self._change.notify()
@@ -210,8 +212,8 @@ class Jobs:
         self._audit.write(
             "job",
             job=job.id,
-            model=job.model["name"],
-            model_id=job.model["id"],
+            model=job.model.get("name"),
+            model_id=job.model.get("id"),
             seconds=round(job.ended - job.begun, 3),
             outcome=job.state,
             code=job.error["code"] if job.error else None,
@@ -219,6 +221,7 @@ class Jobs:
         )
 
     def _expire(self) -> None:
+        self.scans.expire()
         now = time.monotonic()
         with self._change:
             old = [

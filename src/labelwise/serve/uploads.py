@@ -19,6 +19,7 @@ from labelwise.formats import is_dicom, suffix
 from labelwise.serve.limits import Limits
 
 SCANS = (".nii.gz", ".nii", ".nrrd", ".mha")  # formats that keep voxels and header in one file
+LABELS = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".mha")
 _ZIP, _END, _END64 = b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x07"
 _LONGEST_END = 22 + 65535  # bytes of the last record of an archive, with the longest comment
 _MOST_DIRECTORY_BYTES = 16 * 2**20  # its table of contents is read into memory
@@ -48,6 +49,25 @@ def store_scan(files: Sequence[tuple[str, BinaryIO]], folder: Path, limits: Limi
             return unpack(file, folder, limits)
         _store(name, file, folder / channel)
     return 0
+
+
+def store_label(name: str, file: BinaryIO, target: Path) -> Path:
+    """Write a label file; the ending of its name is added to that of `target`.
+
+    Errors
+        DataError   another kind of file
+    """
+    if (ending := suffix(name)) not in LABELS:
+        raise DataError(
+            "this is no label file with a grid",
+            found=ending or "a file of another kind, such as bare voxels",
+            expected=f"a file that ends in {', '.join(LABELS)}",
+            code="unknown-format",
+        )
+    target = target.with_name(target.name + ending)
+    with target.open("xb") as stream:
+        shutil.copyfileobj(file, stream, _CHUNK)
+    return target
 
 
 def _store(name: str, file: BinaryIO, target: Path) -> None:
