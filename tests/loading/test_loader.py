@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import shutil
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import torch
 from stored_cohort import ANNOTATED, SPACE, label_map, make_store, scan
 
 from labelwise.cohort.manifest import Manifest
-from labelwise.errors import ConfigError, DataError
+from labelwise.errors import ConfigError, DataError, ResourceError
 from labelwise.importers import la2018
 from labelwise.loading.augment import AugmentConfig
 from labelwise.loading.loader import StepDataset, batches
@@ -310,3 +311,23 @@ def test_a_label_in_padding_is_refused(cohort):
     nowhere = torch.zeros_like(batch.valid)
     with pytest.raises(DataError, match="nothing is known beyond the scan"):
         check_batch(batch._replace(valid=nowhere))
+
+
+@pytest.mark.parametrize("when", ["when the workers start", "when a batch arrives"])
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("unable to open shared memory object")],
+)
+def test_too_little_shared_memory_is_told_wherever_it_shows(cohort, monkeypatch, when, error):
+    def items():
+        raise error
+        yield
+
+    def start(*_):
+        if when == "when the workers start":
+            raise error
+        return items()
+
+    monkeypatch.setattr("labelwise.loading.loader._loader", start)
+    with pytest.raises(ResourceError, match="memory that processes share is too small"):
+        next(load(cohort, workers=2))

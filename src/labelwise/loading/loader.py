@@ -8,6 +8,7 @@ the number of the step. For the CPU the worker augments it too; for a GPU it is 
 
 from __future__ import annotations
 
+import errno
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -76,11 +77,7 @@ def batches(
 
 
 def _iterate(dataset: StepDataset, steps: range, workers: int, device: torch.device) -> Iterator[Batch]:
-    with warnings.catch_warnings():
-        # The user says how many; torch advises no more than CPUs, but workers also wait for disks.
-        warnings.filterwarnings("ignore", message="This DataLoader will create")
-        items = iter(_loader(dataset, steps, workers, device))
-    for step, item in zip(steps, _answers(items), strict=True):
+    for step, item in zip(steps, _answers(dataset, steps, workers, device), strict=True):
         if isinstance(item, LabelwiseError):
             raise item
         reading = item if dataset.augments else dataset.augment(_travelled(item, device), step)
@@ -113,11 +110,19 @@ def _loader(
     )
 
 
-def _answers(items: Iterator[Reading | LabelwiseError]) -> Iterator[Reading | LabelwiseError]:
-    """What the workers send; a worker that ended, or could not send, is told as what it is."""
+def _answers(
+    dataset: StepDataset, steps: range, workers: int, device: torch.device
+) -> Iterator[Reading | LabelwiseError]:
+    """What the workers send; a worker that ended, or could not send or be started, is told as what it is."""
     try:
+        with warnings.catch_warnings():
+            # The user says how many; torch advises no more than CPUs, but workers also wait for disks.
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            items = iter(_loader(dataset, steps, workers, device))
         yield from items
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC or "shared memory" in str(error):
+            raise _too_little_shared(error) from error
         if "DataLoader worker" not in str(error):
             raise
         raise ResourceError(
@@ -282,13 +287,17 @@ def _shared(reading: Reading) -> Reading | ResourceError:
         for tensor in (part for part in parts if isinstance(part, Tensor)):
             tensor.share_memory_()  # type: ignore[no-untyped-call]
     except (RuntimeError, OSError) as error:
-        return ResourceError(
-            "the memory that processes share is too small for the batches of the workers",
-            found=str(error).partition("\n")[0],
-            do="make it larger (docker: --shm-size=8g), or set workers = 0, which needs none",
-            code="out-of-memory",
-        )
+        return _too_little_shared(error)
     return reading
+
+
+def _too_little_shared(error: Exception) -> ResourceError:
+    return ResourceError(
+        "the memory that processes share is too small for the batches of the workers",
+        found=str(error).partition("\n")[0],
+        do="make it larger (docker: --shm-size=8g), or set workers = 0, which needs none",
+        code="out-of-memory",
+    )
 
 
 def _check_modalities(case: StoredCase, expected: int) -> None:
