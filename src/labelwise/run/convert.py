@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,12 +233,42 @@ def label_files(source: Path, classes: Mapping[str, int] | None = None) -> list[
     """The label files in a folder, if each is one of a scan; none for a file, and for masks of organs of one scan.
 
     Files whose values `classes` names are label maps: masks are named by their files.
+
+    Errors
+        DataError   masks whose names differ in numbers only: they are of one structure in several scans
     """
     if not source.is_dir():
         return []
     there = [file for file in sorted(source.iterdir()) if file.is_file() and not file.name.startswith(".")]
     files = [file for file in there if suffix(file) or file.name.lower().endswith(_DICOM_ENDINGS)]
-    return files if classes or any(_is_of_a_scan(file) for file in files) else []
+    if classes or any(_is_of_a_scan(file) for file in files):
+        return files
+    _refuse_scans_as_structures(source)
+    return []
+
+
+def _refuse_scans_as_structures(folder: Path) -> None:
+    """Masks are named after structures: where their names are those of patients, structures would be invented."""
+    found = segment_names(folder)
+    strange = [name for name in found if anatomy.find(name) is None]
+    alike: dict[str, list[str]] = {}
+    for name in strange:
+        alike.setdefault(re.sub(r"\d+", "0", name), []).append(name)
+    if several := next((names for names in alike.values() if len(names) > 1), None):
+        raise DataError(
+            "these masks differ in the numbers of their names only: are they of one structure in several scans?",
+            file=folder,
+            found=", ".join(several[:5]),
+            expected="masks of one scan, each named after its structure: liver.nii.gz, spleen.nii.gz",
+            do="state what their values mean, and each file is taken by itself: --classes liver=1; or make a folder "
+            "for each scan, in which the masks have names of structures",
+        )
+    if len(found) > 1 and len(strange) == len(found):
+        logger.warning(
+            "%s: taken for masks of one scan, though no name is one of a structure: %s",
+            folder,
+            ", ".join(found[:8]),
+        )
 
 
 def _is_of_a_scan(file: Path) -> bool:
