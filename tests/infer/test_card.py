@@ -58,6 +58,22 @@ def test_a_card_of_little_knowledge_claims_nothing():
     assert "It has seen" not in text
 
 
+def card_with(licences):
+    return card_text({**INFO, "training": {**INFO["training"], "licences": licences}})
+
+
+def test_a_card_states_the_licence_of_each_data_set_and_what_follows():
+    text = card_with({"north": "CC BY-NC-SA 4.0", "south": "CC BY 4.0"})
+    assert "| north | CC BY-NC-SA 4.0 |" in text
+    assert "**The terms of north forbid commercial use" in text
+    assert "not stated" not in text
+    unknown = card_with({"north": "CC0", "south": ""})
+    assert "| south | not stated |" in unknown
+    assert "forbid commercial use" not in unknown
+    assert "Where no licence is stated, find it out" in unknown
+    assert "Where no licence is stated, find it out" in card_text(INFO), "a model of before says nothing"
+
+
 @pytest.fixture
 def model(tmp_path):
     (tmp_path / CARD).write_text(card_text(INFO).replace("State it here.", "CC BY 4.0."), encoding="utf-8")

@@ -127,6 +127,12 @@ def import_(
     file_names: Annotated[
         str, typer.Option(help="Names that label files give to their values: believed or ignored.")
     ] = "believed",
+    licence: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Terms of the data: 'CC BY 4.0' or DATA_SET='CC BY 4.0'; default: as known. Repeatable."
+        ),
+    ] = None,
     workers: Workers = None,
     engine: Engine = "local",
     quiet: Quiet = False,
@@ -156,9 +162,12 @@ def import_(
         )
     reading: Any = {"others": others, "overlap": overlap, "undrawn": undrawn}
     reading["file_names"] = None if file_names == "believed" else file_names
+    terms: Any = None
+    if licence:
+        terms = pairs(licence, "--licence") if _named(licence, "--licence") else "; ".join(licence)
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         manifest = run.import_data(
-            folders, output, importer=importer, annotated=known, sides=_sides(sides), **reading,
+            folders, output, importer=importer, annotated=known, sides=_sides(sides), licence=terms, **reading,
             find_duplicates=find_duplicates, test_source=test_source, validation=_share(validation),
             test=_share(test), seed=seed, workers=workers, engine=engine, progress=progress, **options,
         )  # fmt: skip

@@ -200,7 +200,7 @@ def reviewed_source(manifest: Manifest, case: Case) -> Source:
         if organ not in values.values():
             values[next(free)] = organ
     layout = replace(source.layout, segments=(), label_grid="own", label_flip="")
-    return Source(name, values, source.modality, layout)
+    return Source(name, values, source.modality, layout, licence=source.licence)
 
 
 def write_reviewed(file: Path, labels: Volume, case: Case, source: Source, label_space: LabelSpace) -> None:

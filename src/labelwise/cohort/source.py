@@ -5,6 +5,7 @@ dataset.toml                              read by people, by tomllib and by nobo
     classes = ["background", "liver", "spleen"]
     [sources.lits]
     modality = "ct"
+    licence = "CC BY-NC-ND 4.0"           what its terms are; without this line nobody stated them
     others = "ignore"                     what values without a class are; without this line they are an error
     [sources.lits.values]
     background = [0]
@@ -14,6 +15,7 @@ dataset.toml                              read by people, by tomllib and by nobo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -42,6 +44,7 @@ MODALITIES: tuple[Modality, ...] = get_args(Modality)
 _PLAIN = Layout()
 MOST_STRANGE_VALUES = 300  # of a label map; more are intensities
 LOWEST_LABEL = -100
+_NOT_COMMERCIAL = re.compile(r"\bNC\b|non-?\s?commercial|\bresearch\b.*\bonly\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,22 @@ class Source:
     modality: Modality
     layout: Layout = _PLAIN
     others: Others = ""  # what values without a class are: an error, background, or unknown
+    licence: str = ""  # terms of the scans and labels; "" if nobody stated them
 
     @property
     def organs(self) -> frozenset[str]:
         """The organs that a label file of this data set can show; none if nothing of it is labelled."""
         return frozenset(self.values.values()) - {BACKGROUND, IGNORE_NAME}
+
+
+def forbids_commercial_use(licence: str) -> bool:
+    """Whether the words of a licence forbid commercial use, as "NC" of Creative Commons and "research only" do."""
+    return bool(_NOT_COMMERCIAL.search(licence))
+
+
+def not_commercial(sources: Iterable[Source]) -> list[str]:
+    """The data sets that forbid commercial use, each with its licence."""
+    return [f"{one.name} ({one.licence})" for one in sources if forbids_commercial_use(one.licence)]
 
 
 @dataclass(frozen=True)
@@ -134,6 +148,7 @@ class _SourceTable:
     values: dict[str, list[int]]
     layout: Layout = _PLAIN
     others: Others = ""
+    licence: str = ""
 
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -192,6 +207,7 @@ def _table(source: Source) -> dict[str, Any]:
         if getattr(source.layout, field.name) != field.default
     }
     table: dict[str, Any] = {"modality": source.modality}
+    table |= {"licence": source.licence} if source.licence else {}
     table |= {"others": source.others} if source.others else {}
     table |= {"values": _by_name(source)}
     return table | {"layout": layout} if layout else table
@@ -247,7 +263,7 @@ def _source(name: str, table: _SourceTable, label_space: LabelSpace, file: Path)
                     found=f"{values[number]}, {class_name}",
                     do="keep one of them",
                 )
-    source = Source(name, values, table.modality, table.layout, table.others)
+    source = Source(name, values, table.modality, table.layout, table.others, table.licence)
     check_source(source, label_space, file)
     return source
 

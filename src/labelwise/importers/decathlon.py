@@ -32,6 +32,7 @@ from labelwise.importers.described import (
     modality_of,
     read_json,
 )
+from labelwise.importers.licences import licence_in
 from labelwise.importers.listing import (
     annotated_organs,
     existing_folder,
@@ -122,7 +123,8 @@ def scan(
             )
             for case_id, entry in zip(ids, there, strict=True)
         ]
-        table = Source(name, value_table(named), kind, Layout(channels=True) if several else Layout())
+        layout = Layout(channels=True) if several else Layout()
+        table = Source(name, value_table(named), kind, layout, licence=licence_in(document))
         return Manifest(space, {name: table}, tuple(cases))
 
 

@@ -39,6 +39,7 @@ from labelwise.importers.described import (
     modality_of,
     read_json,
 )
+from labelwise.importers.licences import licence_in
 from labelwise.importers.listing import (
     annotated_organs,
     channel_files,
@@ -93,7 +94,8 @@ def scan(
     space = label_space(classes, file)
     name = source or folder.name
     with about(file):
-        table = Source(name, value_table(classes), modality or modality_of(channels))
+        kind = modality or modality_of(channels)
+        table = Source(name, value_table(classes), kind, licence=licence_in(dataset))
     organs = annotated_organs(annotated, space.organs)
     cases = [
         Case(

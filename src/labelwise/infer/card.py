@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from labelwise.atomic import write_text
+from labelwise.cohort.source import forbids_commercial_use
 from labelwise.evaluate.scores import Score, summarise
 
 CARD = "card.md"
@@ -37,14 +38,13 @@ def card_text(info: Mapping[str, Any]) -> str:
         "person looks at every result before anything follows from it.",
         "## Data",
         f"{training.get('cases', 'An unknown number of')} training cases{_from_sources(training)}.",
+        *_licences(training),
         _table(
             ("structure", "annotated in cases"), [(organ, str(annotated.get(organ, "–"))) for organ in organs]
         ),
-        "Licence of the data: not known to labelwise. State it here before the model is passed on; many data sets "
-        "forbid other than research use, of models too.",
         "## Training",
         _training(info, training),
-        "Licence of the weights: decided by whoever trained them, within the licence of the data. State it here.",
+        "Licence of the weights: decided by whoever trained them, within the terms of the data. State it here.",
         "## Scores",
         f"{_BEGIN}\n{_validation(training)}\nNot evaluated on test cases yet.\n{_END}",
         "## Limits",
@@ -106,6 +106,25 @@ def _from_sources(training: Mapping[str, Any]) -> str:
         if sources
         else ""
     )
+
+
+def _licences(training: Mapping[str, Any]) -> list[str]:
+    """The terms of each data set, and what follows from them."""
+    licences: Mapping[str, str] = training.get("licences") or {}
+    told = [
+        _table(("data set", "licence"), [(name, text or "not stated") for name, text in licences.items()])
+    ]
+    bound = [name for name, text in licences.items() if forbids_commercial_use(text)]
+    if bound:
+        told.append(
+            f"**The terms of {_listed(bound)} forbid commercial use, of models too as many read them.**"
+        )
+    if not licences or not all(licences.values()):
+        told.append(
+            "Where no licence is stated, find it out before the model is passed on: many data sets forbid other than "
+            "research use, of models too."
+        )
+    return told if licences else told[1:]
 
 
 def _training(info: Mapping[str, Any], training: Mapping[str, Any]) -> str:

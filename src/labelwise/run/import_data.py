@@ -12,12 +12,13 @@ from labelwise.anatomy import canonical
 from labelwise.cohort.join import Sides, join
 from labelwise.cohort.manifest import MANIFEST_NAME, Manifest, write_new_manifest
 from labelwise.cohort.source import FILE_NAME as TABLE_NAME
-from labelwise.cohort.source import Others
+from labelwise.cohort.source import Others, not_commercial
 from labelwise.cohort.split import cut_groups, leave_source_out, split_cases
 from labelwise.console import Progress, silent
 from labelwise.errors import ConfigError, did_you_mean, warn_about
 from labelwise.formats.layout import Overlap
 from labelwise.importers.evidence import FileNames, Reading, Undrawn, believed
+from labelwise.importers.licences import licensed
 from labelwise.importers.options import plan
 from labelwise.quality import duplicates as duplicated
 
@@ -40,6 +41,7 @@ def import_data(
     overlap: Overlap | None = None,
     undrawn: Undrawn = "unknown",
     file_names: FileNames | None = None,
+    licence: Mapping[str, str] | str | None = None,
     workers: int | None = None,
     engine: str = "local",
     progress: Progress = silent,
@@ -64,6 +66,9 @@ def import_data(
         undrawn         unknown or absent: what a structure is that a label file lists, but of which nothing was
                         drawn; unknown: not annotated in that case
         file_names      ignored: the names that label files give to their values are wrong, their numbers right
+        licence         terms of the scans and labels (per data set, or of all), for the card of every model that learns
+                        from them; default: what a description beside the scans says, or what is known of a public
+                        data set
         workers, engine     where images are read, for `find_duplicates`
         options         of the importers, e.g. classes={"liver": 1}, modality="ct", group=r"patient\\d+"; for one
                         data set of several: {"kits.tumour": "class"}
@@ -72,8 +77,9 @@ def import_data(
         DataError, ConfigError      nothing is written if one data set cannot be imported
     """
     named = _named(sources)
-    if isinstance(annotated, Mapping) and (unknown := set(annotated) - set(named)):
-        raise _unknown_source("--annotated", sorted(unknown)[0], named)
+    for option, given in (("--annotated", annotated), ("--licence", licence)):
+        if isinstance(given, Mapping) and (unknown := set(given) - set(named)):
+            raise _unknown_source(option, sorted(unknown)[0], named)
     if test_source is not None and test_source not in named:
         raise _unknown_source("--test-data-set", test_source, named)
     if test_source is not None and test:
@@ -86,7 +92,8 @@ def import_data(
     parts: dict[str, list[Manifest]] = {}
     for job in plan(named, importer, options):
         known = annotated.get(job.name) if isinstance(annotated, Mapping) else annotated
-        found = [believed(part, reading) for part in job.scan()]
+        stated = licence.get(job.name) if isinstance(licence, Mapping) else licence
+        found = [licensed(believed(part, reading), job.importer, stated) for part in job.scan()]
         parts[job.name] = found if known is None else [_restricted(part, known) for part in found]
     manifest = join(_distinct(parts), sides)
     if find_duplicates:
@@ -104,6 +111,7 @@ def import_data(
         manifest = split_cases(manifest, validation=validation, test=test, seed=seed)
     cut = [f"{group}: {' and '.join(splits)}" for group, splits in cut_groups(manifest).items()]
     warn_about("groups with cases in several splits", cut)
+    warn_about("data sets whose terms forbid commercial use", not_commercial(manifest.sources.values()))
     write_new_manifest(manifest, Path(output))
     return manifest
 

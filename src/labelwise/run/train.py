@@ -20,11 +20,12 @@ from torch import nn
 from labelwise.atomic import discard_leftovers, write_json, write_text
 from labelwise.cohort.coverage import never_annotated
 from labelwise.cohort.manifest import Manifest
+from labelwise.cohort.source import not_commercial
 from labelwise.cohort.split import cut_groups
 from labelwise.config import RunConfig
 from labelwise.console import Progress, silent
 from labelwise.devices import keep_freed_memory, memory_explained
-from labelwise.errors import ConfigError, DataError, ResourceError, TrainingError
+from labelwise.errors import ConfigError, DataError, ResourceError, TrainingError, warn_about
 from labelwise.infer.model import save_model
 from labelwise.infer.sliding_window import check_mirroring
 from labelwise.loading.loader import batches
@@ -229,6 +230,11 @@ def _check_trainable(manifest: Manifest, config: RunConfig) -> None:
             do="put all cases of a patient into one split; see what `labelwise check` says",
             code="patients-cut",
         )
+    taught = {case.source: manifest.source_of(case) for case in cases}
+    warn_about(
+        "data sets whose terms forbid commercial use, also of what is learnt from them",
+        not_commercial(taught.values()),
+    )
     kept = warm_start.kept_model(config)
     if missing := [name for name in never_annotated(manifest) if not kept or name not in kept.classes]:
         raise DataError(
@@ -433,6 +439,10 @@ class _Trainer:
             "best_validation_dice": result.best_score,
             "cases": len(cases),
             "sources": dict(Counter(case.source for case in cases)),
+            "licences": {
+                **warm_start.licences_of(self.config.warm_start),
+                **{case.source: self.manifest.source_of(case).licence for case in cases},
+            },
             "annotated_cases": annotated,
             **({"kept_classes": kept.classes[1:]} if kept else {}),
             **({"thresholds": how} if how else {}),

@@ -116,6 +116,18 @@ def kept_model(config: RunConfig) -> ModelInfo | None:
     return model_info(folder)
 
 
+def licences_of(start: Path | str | None) -> dict[str, str]:
+    """Data set -> licence of what trained weights have learnt from; "" if not stated, as for every encoder."""
+    if start is None:
+        return {}
+    folder = Path(start)
+    if not folder.is_dir():
+        return {folder.name: ""}
+    _require_model(folder)
+    training = model_info(folder).training
+    return dict(training.get("licences") or dict.fromkeys(training.get("sources", {}), ""))
+
+
 def _require_model(folder: Path) -> None:
     if not any((place / DESCRIPTION).exists() for place in (folder, folder / "model")):
         unfinished = (folder / "run.toml").exists()
