@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from importlib.metadata import EntryPoint
 
+import numpy as np
 import pytest
 from lightning_fabric.loggers.logger import Logger
+from PIL import Image
 
 from conftest import tiny_config
 from labelwise import run
@@ -27,6 +30,9 @@ class Telling(Logger):
 
     def log_metrics(self, metrics, step=None):
         told.append(("metrics", dict(metrics), step))
+
+    def log_image(self, key, images, step):
+        told.append(("picture", {key: images[0].shape}, step))
 
     def log_hyperparams(self, params, *args, **kwargs):
         told.append(("settings", dict(params), None))
@@ -74,15 +80,57 @@ def test_steps_of_a_second_stage_go_on_after_those_of_the_first(telling, tiny_co
     assert {facts["folder"] for kind, facts, _ in told if kind == "begin"} == {"two"}
 
 
+def test_pictures_are_drawn_at_validations_only_as_files_and_for_loggers_that_take_them(
+    telling, tiny_cohort, tmp_path
+):
+    config = tiny_config(
+        tiny_cohort,
+        train__loggers=["telling"],
+        train__pictures=3,
+        train__validate_every=2,
+        train__log_every=1,
+    )
+    run.train(config, tmp_path / "one")
+    files = sorted((tmp_path / "one" / "pictures").rglob("*.webp"))
+    assert [str(file.relative_to(tmp_path / "one" / "pictures")) for file in files] == [
+        "validation_000/step_000002.webp",
+        "validation_000/step_000004.webp",
+    ]
+    found = [(facts, step) for kind, facts, step in told if kind == "picture"]
+    with Image.open(files[0]) as drawn:
+        shape = (drawn.height, drawn.width, 3)
+    assert found == [({"validation/validation_000": shape}, step) for step in (2, 4)]
+    again = run.train(config, tmp_path / "one", overwrite=True)
+    assert again.steps == 4
+
+
+def test_asking_for_pictures_changes_no_training_and_can_begin_late(telling, tiny_cohort, tmp_path):
+    run.train(tiny_config(tiny_cohort), tmp_path / "one")
+    assert not (tmp_path / "one" / "pictures").exists()
+    pictured = tiny_config(tiny_cohort, train__pictures=1, train__validate_every=2)
+    run.train(tiny_config(tiny_cohort, train__validate_every=2), tmp_path / "plain")
+    run.train(pictured, tmp_path / "drawn")
+    weights = [
+        (tmp_path / name / "model" / "weights.safetensors").read_bytes() for name in ("plain", "drawn")
+    ]
+    assert weights[0] == weights[1]
+    assert run.train(tiny_config(tiny_cohort, train__pictures=1), tmp_path / "one").steps == 4
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tensorboard_reads_what_was_logged(tiny_cohort, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    run.train(tiny_config(tiny_cohort, train__loggers=["tensorboard"]), tmp_path / "one")
+    run.train(tiny_config(tiny_cohort, train__loggers=["tensorboard"], train__pictures=1), tmp_path / "one")
     events = accumulator.EventAccumulator(str(tmp_path / "one" / "tensorboard"))
     events.Reload()
     log = [event for event in read_log(tmp_path / "one" / "log.jsonl") if event["event"] == "train"]
     found = [(point.step, point.value) for point in events.Scalars("loss")]
     assert found == [(event["step"], pytest.approx(event["loss"], rel=1e-6)) for event in log]
+    (shown,) = events.Images("validation/validation_000")
+    (file,) = (tmp_path / "one" / "pictures" / "validation_000").iterdir()
+    with Image.open(file) as drawn, Image.open(io.BytesIO(shown.encoded_image_string)) as read:
+        assert (np.asarray(read) == np.asarray(drawn.convert("RGB"))).all()
+    assert shown.step == 4
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -100,6 +148,8 @@ def test_mlflow_reads_what_was_logged_and_a_resumed_run_goes_on(tmp_path, monkey
     again.log_metrics({"loss": 1.5, "term/a": 1.5}, 20)
     again.log_metrics({"loss": 1.0, "term/a": 1.0}, 30)
     again.log_metrics({"validation/dice": 0.5}, 30)
+    rows = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    again.log_image("validation/c1", [rows], 30)
     again.finalize("success")
     client = mlflow.MlflowClient(tracking_uri=(tmp_path / "store").as_uri())
     name = json.loads((tmp_path / "one" / "mlflow.json").read_text())["run"]
@@ -112,6 +162,8 @@ def test_mlflow_reads_what_was_logged_and_a_resumed_run_goes_on(tmp_path, monkey
         (30, 1.0),
     ]
     assert found.data.metrics["validation/dice"] == 0.5
+    with Image.open(client.download_artifacts(name, "validation/c1/step_000030.png")) as read:
+        assert (np.asarray(read) == rows).all()
 
 
 def test_unknown_loggers_and_missing_packages_are_refused_before_the_training(

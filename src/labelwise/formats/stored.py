@@ -47,6 +47,11 @@ def suffix(path: Path | str) -> str:
     return next((known for known in SUFFIXES if name.endswith(known)), "")
 
 
+def tells_sides(*files: Path) -> bool:
+    """Whether files say where the patient's left is; arrays without a header (h5) do not."""
+    return not {suffix(file) for file in files} & {".h5", ".hdf5"}
+
+
 def stem(path: Path | str) -> str:
     """The file name without its known suffix: ``scans/liver_001.nii.gz`` -> ``liver_001``."""
     name = Path(path).name

@@ -17,7 +17,8 @@ from labelwise.cohort.manifest import (
     read_manifest,
 )
 from labelwise.errors import ConfigError, DataError
-from labelwise.formats import read_labels, suffix, value_names
+from labelwise.formats import read_labels, value_names
+from labelwise.formats.stored import tells_sides
 from labelwise.report.agreement import DataSets
 from labelwise.report.compare import worst_cases
 from labelwise.report.comparison import Comparison
@@ -169,8 +170,7 @@ class Cases:
 
     def oriented(self, case_id: str) -> bool:
         """Whether the files tell the sides of the patient: arrays without a header (h5) do not."""
-        case = self._first(case_id).case
-        return suffix(case.images[0]) not in (".h5", ".hdf5")
+        return tells_sides(self._first(case_id).case.images[0])
 
     def pictures(self, case_id: str, comparison: Comparison) -> list[CasePicture]:
         """One picture for each run that has predicted the case, all in the same slices; Dice is that of the picture."""

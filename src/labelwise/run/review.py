@@ -22,6 +22,7 @@ from labelwise.console import Progress, silent
 from labelwise.errors import ConfigError, DataError, LabelwiseError, did_you_mean, naming
 from labelwise.evaluate.scores import read_scores
 from labelwise.formats import LABEL_FORMATS, Layout, is_dicom, suffix, write_image, write_labels
+from labelwise.formats.stored import tells_sides
 from labelwise.infer.record import said_of
 from labelwise.report.overlays import CT_WINDOW, CasePicture, case_picture, organ_colours
 from labelwise.report.worklist import Entry, write_worklist
@@ -285,7 +286,7 @@ def _picture(row: _Row, manifest: Manifest, image: Volume, labels: Array) -> Cas
     return case_picture(
         row.case.id, image, np.where(people == IGNORE, 0, people), labels, label_space=manifest.label_space, dice={},
         window=CT_WINDOW if source.modality == "ct" else None,
-        oriented=suffix(row.case.images[0]) not in (".h5", ".hdf5"), z=int(per_slice.argmax()),
+        oriented=tells_sides(row.case.images[0]), z=int(per_slice.argmax()),
         titles=("drawn", "proposed"),
     )  # fmt: skip
 

@@ -20,9 +20,9 @@ from labelwise.formats import (
     read_image,
     read_labels,
     segment_names,
-    suffix,
     value_names,
 )
+from labelwise.formats.stored import tells_sides
 from labelwise.infer.record import warnings_of
 from labelwise.report.result import (
     Result,
@@ -182,7 +182,7 @@ def _read(file: Path, scan: Path | None, classes: Mapping[str, int] | None) -> _
     organs = {value: name for value, name in named.items() if value}
     colours = colours_of(organs, apart=True)
     structures = {value: Structure(name, colours[value]) for value, name in organs.items()}
-    oriented = not {suffix(each) for each in (file, scan) if each} & {".h5", ".hdf5"}
+    oriented = tells_sides(*filter(None, (file, scan)))
     result = ready_result(labels, structures, image, oriented=oriented)
     return _Case(case_of(file), result, labels, image, warnings_of(file))
 

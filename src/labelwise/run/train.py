@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
 
 from labelwise.atomic import discard_leftovers, write_json, write_text
 from labelwise.cohort.coverage import never_annotated
@@ -49,6 +48,7 @@ from labelwise.train.checkpoint import check_continues, load_method
 from labelwise.train.distributed import connect
 from labelwise.train.loggers import MLFLOW, TENSORBOARD, check_loggers
 from labelwise.train.loop import BEST, LAST, Result, Stage, fit
+from labelwise.train.record import PICTURES
 from labelwise.types import Batch, Case
 
 __all__ = ["TrainingResult", "train"]
@@ -80,6 +80,7 @@ WRITTEN = (
     "log.jsonl",
     TENSORBOARD,
     MLFLOW,
+    PICTURES,
     "*.safetensors",
     "stage_[0-9]",
     "model",
@@ -284,7 +285,10 @@ class _Trainer:
         self.nets = config.nets(in_channels=first.modalities, num_classes=manifest.label_space.num_classes)
         decisive = {key: value for key, value in asdict(config).items() if key not in NOT_DECISIVE}
         del decisive["prepare"]["store"]  # the same scans may lie elsewhere
-        del decisive["train"]["loggers"]  # who is told does not change what is learnt
+        del (
+            decisive["train"]["loggers"],
+            decisive["train"]["pictures"],
+        )  # who is told does not change what is learnt
         if config.warm_start is not None:  # by whatever name
             decisive["warm_start"] = str(Path(config.warm_start).absolute())
         self.settings = {
@@ -343,6 +347,7 @@ class _Trainer:
     def _fit(self, method: Method, place: int, offset: int, folder: Path, run: Path) -> Result:
         """Train the stage at a place of those of this run; `offset` were trained by another one."""
         number, steps = place + offset, self.config.train.steps[place]
+        validation = self._validation()
         stage = Stage(
             method=method,
             batches=self._batches(method, number, steps),
@@ -353,7 +358,8 @@ class _Trainer:
             number=number,
             steps_before=sum(self.config.train.steps[:place]),
             run=run,
-            validate=self._validation(),
+            validate=validation,
+            pictures=validation.pictures if validation and validation.shown else None,
         )
         task = f"train {self.config.method.name}" + (f" stage {number + 1}" if number else "")
 
@@ -392,13 +398,13 @@ class _Trainer:
 
         return from_step
 
-    def _validation(self) -> Callable[[nn.Module], float] | None:
+    def _validation(self) -> Validation | None:
         scored = _scored(self.manifest)
         if not scored:
             return None
         return Validation(
             self.prepared.store, scored, self.manifest.label_space, self.config.sampling.patch_size,
-            self.config.inference, self.fabric.device,
+            self.config.inference, self.fabric.device, self.config.train.pictures,
         )  # fmt: skip
 
     def _selected(self, folder: Path, result: Result) -> Path:

@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from labelwise.evaluate.overlap import dice_per_class
+from labelwise.formats.stored import tells_sides
 from labelwise.infer.sliding_window import InferenceConfig, predict_labels
 from labelwise.loading.store import Store, annotated_table
-from labelwise.types import Case, LabelSpace
+from labelwise.report.overlays import case_picture
+from labelwise.types import Array, Case, LabelSpace, Volume
 
 
 class Validation:
@@ -29,9 +31,12 @@ class Validation:
         patch_size: tuple[int, int, int],
         config: InferenceConfig,
         device: torch.device,
+        shown: int = 0,
     ):
         self.store, self.cases, self.label_space = store, cases, label_space
         self.patch_size, self.config, self.device = patch_size, config, device
+        self.shown = tuple(cases[:shown])
+        self._last: dict[str, tuple[Array, Array]] = {}  # of the shown cases: prediction and Dice
 
     def __call__(self, predictor: nn.Module) -> float:
         per_case = np.stack([self._dice(predictor, case) for case in self.cases])
@@ -39,6 +44,21 @@ class Validation:
         organs = np.where(defined, per_case, 0).sum(0) / np.maximum(defined.sum(0), 1)
         scored = defined.any(0)
         return float(organs[scored].mean()) if scored.any() else float("nan")
+
+    def pictures(self) -> dict[str, bytes]:
+        """The shown cases as the last validation saw them: reference, prediction, what differs (WebP)."""
+        return {case.id: self._picture(case) for case in self.shown}
+
+    def _picture(self, case: Case) -> bytes:
+        stored = self.store.case(case.id)
+        prediction, dice = self._last[case.id]
+        image = Volume(stored.image(), np.diag([*stored.spacing_mm, 1.0]))
+        annotated = self.label_space.annotated_row(case.annotated)
+        return case_picture(
+            case.id, image, stored.labels(annotated_table(annotated)), prediction, label_space=self.label_space,
+            dice=dict(zip(self.label_space.organs, dice.tolist(), strict=True)), annotated=case.annotated,
+            oriented=tells_sides(case.images[0]),
+        ).picture.data  # fmt: skip
 
     def _dice(self, predictor: nn.Module, case: Case) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
         """(C - 1,) Dice per organ; NaN if the organ is not annotated, or absent from both maps."""
@@ -54,4 +74,7 @@ class Validation:
         )
         reference = stored.labels(annotated_table(annotated))
         dice = dice_per_class(reference, prediction, self.label_space.num_classes)
-        return np.where(annotated, dice, np.nan)[1:]
+        found = np.where(annotated, dice, np.nan)[1:]
+        if case in self.shown:
+            self._last[case.id] = prediction, found
+        return found

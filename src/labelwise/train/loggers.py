@@ -12,7 +12,9 @@ A logger is a function that gives one of Lightning Fabric's loggers. Other packa
         return ...      # a lightning_fabric.loggers.logger.Logger
 
 `folder` is that of the run, `step` the one that the training goes on from, counted through all stages. Logged are
-``loss``, ``term/NAME``, ``rate`` and ``validation/dice``, and the settings once.
+``loss``, ``term/NAME``, ``rate`` and ``validation/dice``, and the settings once. A logger that has
+``log_image(key, images, step)``, as that of Weights & Biases, is also given the pictures of validation cases, each an
+array (H, W, 3) of bytes.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from labelwise.documents import read_json
 from labelwise.errors import ConfigError, did_you_mean
 from labelwise.plugins import Parts, import_extra
 from labelwise.settings import flat
+from labelwise.types import Array
 
 LOGGERS: dict[str, str] = {
     "tensorboard": "labelwise.train.loggers:tensorboard",
@@ -72,7 +75,7 @@ def check_loggers(names: Sequence[str]) -> None:
 def tensorboard(folder: Path, *, step: int) -> Logger:
     """Event files in ``RUN/tensorboard``; what a break has made invalid is purged."""
     _package("tensorboard")
-    return TensorBoardLogger(folder, name=TENSORBOARD, version="", purge_step=step + 1 if step else None)
+    return _TensorBoard(folder, name=TENSORBOARD, version="", purge_step=step + 1 if step else None)
 
 
 def mlflow(folder: Path, *, step: int) -> Logger:
@@ -82,6 +85,14 @@ def mlflow(folder: Path, *, step: int) -> Logger:
     told = package.tracking.is_tracking_uri_set()
     uri = package.get_tracking_uri() if told else f"sqlite:///{folder.absolute().parent / 'mlflow.db'}"
     return _MLflow(package.MlflowClient(tracking_uri=uri), folder)
+
+
+class _TensorBoard(TensorBoardLogger):
+    """Fabric's logger, which can also be given pictures."""
+
+    def log_image(self, key: str, images: Sequence[Array], step: int) -> None:
+        for image in images:
+            self.experiment.add_image(key, image, step, dataformats="HWC")
 
 
 class _MLflow(Logger):
@@ -117,6 +128,10 @@ class _MLflow(Logger):
             return
         for key, value in metrics.items():
             self.client.log_metric(self.run, key, value, step=step)
+
+    def log_image(self, key: str, images: Sequence[Array], step: int) -> None:
+        for image in images:
+            self.client.log_image(self.run, image, artifact_file=f"{key}/step_{step:06d}.png")
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         known = self.client.get_run(self.run).data.params

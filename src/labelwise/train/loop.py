@@ -38,7 +38,7 @@ from labelwise.train.average import AveragedWeights
 from labelwise.train.checkpoint import check_continues, load_checkpoint, save_checkpoint
 from labelwise.train.distributed import Agreement, mean_over_ranks, set_up
 from labelwise.train.loggers import open_loggers
-from labelwise.train.record import Record
+from labelwise.train.record import PICTURES, Record
 from labelwise.train.schedule import OptimizerConfig, ScheduleConfig, build_optimizers, set_rate
 from labelwise.types import Batch, Progress
 
@@ -65,6 +65,8 @@ class LoopConfig:
     log_every: Annotated[int, Field(ge=1)] = 10  # steps between two lines of the log
     validate_every: Annotated[int, Field(ge=0)] = 0  # steps between two validations; 0: only at the end
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 1.0  # at most this much work is lost to a kill
+    # validation cases of which every validation leaves a picture, as a file and with the loggers
+    pictures: Annotated[int, Field(ge=0)] = 0
     # where the training is shown besides log.jsonl: tensorboard, mlflow, or a logger of another package
     loggers: tuple[str, ...] = ()
 
@@ -89,6 +91,7 @@ class Stage:
     steps_before: int = 0  # of the stages before
     run: Path | None = None  # folder of the run, for loggers; None: that of the stage
     validate: Callable[[nn.Module], float] | None = None  # predictor -> score, higher is better
+    pictures: Callable[[], Mapping[str, bytes]] | None = None  # case -> WebP, of the last validation
 
 
 @dataclass(frozen=True)
@@ -290,6 +293,10 @@ class _Training:
         predictor.train()
         self.wrapped.train()
         self.record.write("validation", self.step, stage=self.stage.number, score=score)
+        if self.stage.pictures is not None and self.fabric.is_global_zero:
+            self.record.show(
+                self.stage.pictures(), self.step, (self.stage.run or self.stage.folder) / PICTURES
+            )
         if not math.isnan(score) and (self.best_score is None or score > self.best_score):
             self.best_score, self.best_step = score, self.step
             self._save(self.best)

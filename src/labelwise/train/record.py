@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
@@ -9,11 +10,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labelwise.atomic import explained, write_text
+import numpy as np
+from PIL import Image
+
+from labelwise.atomic import atomic_path, explained, write_text
 from labelwise.documents import parse_json
 
 if TYPE_CHECKING:  # `report` reads logs, and needs none of them
     from lightning_fabric.loggers.logger import Logger
+
+
+PICTURES = "pictures"  # in the folder of a run
 
 
 class Record:
@@ -50,6 +57,17 @@ class Record:
         numbers = _numbers(event, facts)
         for logger in self.loggers:
             logger.log_metrics(numbers, self.steps_before + step)
+
+    def show(self, pictures: Mapping[str, bytes], step: int, folder: Path) -> None:
+        """Keep pictures (name -> WebP) as ``folder/NAME/step_000100.webp``; loggers that take any get them too."""
+        step += self.steps_before
+        for name, data in pictures.items():
+            with atomic_path(folder / name / f"step_{step:06d}.webp") as temporary:
+                temporary.write_bytes(data)
+            for logger in self.loggers:
+                if (log_image := getattr(logger, "log_image", None)) is not None:
+                    rows = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+                    log_image(key=f"validation/{name}", images=[rows], step=step)
 
     def end(self, status: str) -> None:
         """Tell the loggers how the training ended: success, interrupted or failed."""
