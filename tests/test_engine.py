@@ -12,10 +12,11 @@ import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from labelwise.engine import InThisProcess, Outcome, _Again, available_cpus, executor, run_jobs
+from labelwise.engine import InThisProcess, OnSlurm, Outcome, _Again, available_cpus, executor, run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError, ResourceError, naming
 
 
@@ -351,3 +352,36 @@ def test_slurm_without_its_package_or_with_unknown_settings_is_refused(monkeypat
 def test_a_job_of_slurm_that_ran_out_of_time_is_submitted_again():
     submitted = _Again(halve).checkpoint(4)
     assert submitted.function(*submitted.args) == (2.0, None)
+
+
+class Vanished:
+    """A job that SLURM has forgotten, where no accounting says how it ended."""
+
+    job_id, state = "7", "UNKNOWN"
+    paths = SimpleNamespace(stderr=Path("7_0_log.err"))
+
+    def done(self):
+        return False
+
+
+@pytest.mark.parametrize(
+    ("said", "gone"),
+    [
+        (
+            {"returncode": 1, "stdout": b"", "stderr": b"slurm_load_jobs error: Invalid job id specified"},
+            True,
+        ),
+        ({"returncode": 0, "stdout": b"", "stderr": b""}, True),
+        ({"returncode": 0, "stdout": b" 7 all RUNNING", "stderr": b""}, False),
+        ({"returncode": 1, "stdout": b"", "stderr": b"Unable to contact slurm controller"}, False),
+    ],
+)
+def test_a_job_that_slurm_no_longer_knows_is_an_error_and_not_waited_for_for_ever(monkeypatch, said, gone):
+    monkeypatch.setattr("labelwise.engine.subprocess.run", lambda *_, **__: SimpleNamespace(**said))
+    jobs = OnSlurm(SimpleNamespace(submit=lambda *_: Vanished()), seconds=0.001)
+    if gone:
+        with pytest.raises(ResourceError, match="ended without a result") as lost:
+            jobs.submit(halve, 4).result(timeout=60)
+        assert "7_0_log.err" in str(lost.value)
+    else:
+        assert not any(jobs._is_gone(Vanished()) for _ in range(100))

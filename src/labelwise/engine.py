@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,6 +37,9 @@ logger = logging.getLogger("labelwise")
 
 _SCHEDULER_SECONDS = 10  # to find a scheduler, and between two words about missing workers
 _WATCH_SECONDS = 1.0
+# Looks at a job of SLURM that is neither queued nor running, until it is given up: a result may be seen late on a file
+# system that several machines share.
+_LOOKS = 12
 _LOST = (
     "KilledWorker",
     "CancelledError",
@@ -240,6 +244,9 @@ class OnSlurm(Executor):
     executor: Any
     seconds: float = 5.0  # between two looks
     _waiting: list[tuple[Any, Future[Any]]] = field(default_factory=list)
+    _missing: dict[str, int] = field(
+        default_factory=dict
+    )  # job -> looks in a row in which SLURM did not know it
     _watcher: threading.Thread | None = None
 
     def submit(self, fn: Callable[..., Result], /, *args: object, **kwargs: object) -> Future[Result]:
@@ -260,6 +267,15 @@ class OnSlurm(Executor):
         while True:
             for job, future in [pair for pair in self._waiting if not pair[1].done()]:
                 if not job.done():
+                    if self._is_gone(job):
+                        future.set_exception(
+                            ResourceError(
+                                "a job of SLURM ended without a result: cancelled, or over its memory",
+                                found=f"job {job.job_id}",
+                                file=job.paths.stderr,
+                                do="read its log, give jobs more under [slurm], and repeat the command",
+                            )
+                        )
                     continue
                 try:
                     result, error = job.result()
@@ -270,6 +286,17 @@ class OnSlurm(Executor):
                 else:
                     future.set_exception(error)
             time.sleep(self.seconds)
+
+    def _is_gone(self, job: Any) -> bool:
+        """Whether a job ended otherwise than by a result, where no accounting (sacct) tells its state."""
+        if job.state.upper() != "UNKNOWN":
+            return False
+        asked = subprocess.run(
+            ["squeue", "--noheader", "--jobs", job.job_id], capture_output=True, check=False
+        )
+        unknown = b"Invalid job id" in asked.stderr or (not asked.returncode and not asked.stdout.strip())
+        self._missing[job.job_id] = self._missing.get(job.job_id, 0) + 1 if unknown else 0
+        return self._missing[job.job_id] >= _LOOKS
 
 
 @contextmanager
