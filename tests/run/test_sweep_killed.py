@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,13 +127,17 @@ def test_runs_side_by_side_end_with_the_same_tables(plan, whole):
     assert tables(plan.parent / "two") == whole
 
 
-def test_a_sweep_of_jobs_of_slurm_has_the_same_scores(plan, whole, monkeypatch):
+@pytest.mark.parametrize("engine", ["slurm:local", "slurm"])
+def test_a_sweep_of_jobs_of_slurm_has_the_same_scores(plan, whole, monkeypatch, engine):
+    if engine == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
+        pytest.skip("needs a machine with SLURM")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     small = plan.with_name("small.toml")
     small.write_text(PLAN.partition("[budgets.two]")[0].replace("seeds = [0, 1]", "seeds = [0]"))
-    result = verb(small, plan.parent / "slurm", engine="slurm:local")
+    folder = plan.parent / engine.replace(":", "_")
+    result = verb(small, folder, engine=engine)
     assert len(result.done) == 3, result.failed
-    found = {name: text for name, text in tables(plan.parent / "slurm").items() if "scores" in name}
+    found = {name: text for name, text in tables(folder).items() if "scores" in name}
     assert len(found) == 3
     assert found.items() <= whole.items()
 
