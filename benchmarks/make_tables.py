@@ -406,6 +406,38 @@ def consistency_share() -> str:
     return table(["form, temperature", *head], rows) + source("consistency_share", loaded["metadata"])
 
 
+def quality() -> str:
+    """Whether a model knows when it is wrong: expected beside true Dice, and what is flagged."""
+    loaded = result("quality")
+    kinds = ("doubtful", "doubled", "unfamiliar")
+
+    def percent(share: float | None) -> str:
+        return "–" if share is None else f"{100 * share:.0f}"
+
+    rows = []
+    for name, run in loaded["runs"].items():
+        for change, found in run["groups"].items():
+            by_kind = [found["by_flag"].get(kind, {"failures": 0, "right": 0}) for kind in kinds]
+            rows.append(
+                [
+                    f"{words(name)}, {change}",
+                    f"{found['failures']} of {found['results']}",
+                    f"{found['rank_correlation']:.2f}",
+                    *(
+                        percent(found[key])
+                        for key in ("flagged_failures", "false_alarms", "found_at_false_alarms")
+                    ),
+                    *(f"{percent(each['failures'])} / {percent(each['right'])}" for each in by_kind),
+                ]
+            )
+    head = ["", "failures", "rank correlation", "failures flagged [%]", "right ones flagged [%]"]
+    head += [
+        "found by expected Dice at 10 % false alarms [%]",
+        *(f"{kind}: failures / right [%]" for kind in kinds),
+    ]
+    return table(head, rows) + source("quality", loaded["metadata"])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "demo": demo,
     "la2018": lambda: sweep("la2018_half_resolution", "scores", ("dice", "jaccard", "hd95", "asd"), "mm"),
@@ -436,6 +468,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "semi_costs": semi_costs,
     "shortcut": shortcut,
     "consistency_share": consistency_share,
+    "quality": quality,
     "coverage": coverage,
     "false_positives": false_positives,
     "speed": speed,

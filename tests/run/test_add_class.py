@@ -13,7 +13,10 @@ from safetensors.torch import load_file
 from conftest import make_method, tiny_config
 from labelwise import CheckpointError, ConfigError, load_model, read_manifest, run
 from labelwise.cohort.manifest import Manifest, write_manifest
+from labelwise.infer.model import model_info
 from labelwise.nets.transfer import Transfer
+from labelwise.plan.choose import Line, Plan
+from labelwise.run.planning import with_clean_up_of
 from labelwise.types import LabelSpace
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -65,6 +68,29 @@ def test_the_new_model_knows_the_old_classes_and_the_new_one_and_says_of_the_old
     known = next(tensor for name, tensor in state.items() if name.endswith("known"))
     assert known.bool().tolist() == [True] * 5 + [False]
     assert run.train(config_of(new_scans, tiny_run, **SLOW), tmp_path / "second").steps == 4
+
+
+@pytest.mark.parametrize(
+    ("before", "classes", "pairs"),
+    [
+        ({"largest_component": True, "classes": (1, 3), "pairs": (3,)}, (1, 3, 5), (3,)),
+        ({"largest_component": True}, (1, 2, 3, 4, 5), ()),
+        ({}, (5,), ()),
+    ],
+)
+def test_old_structures_are_cleaned_up_as_the_model_did_and_the_new_one_as_its_scans_say(
+    tiny_run, before, classes, pairs
+):
+    info = replace(model_info(tiny_run), inference={"postprocess": before})
+    planned = {
+        "largest_component": True,
+        "classes": (2, 5),
+        "pairs": (),
+    }  # of the spleen only the model knows
+    (line,) = with_clean_up_of(info, Plan([Line("inference.postprocess", planned, "aorta")])).lines
+    assert line.value == {
+        "largest_component": True, "fill_holes": False, "classes": classes, "pairs": pairs
+    }  # fmt: skip
 
 
 def test_without_a_model_it_is_refused(new_scans, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,13 +19,16 @@ from labelwise.console import Progress
 from labelwise.devices import choose_device
 from labelwise.engine import available_cpus
 from labelwise.errors import ConfigError
+from labelwise.infer.model import ModelInfo
+from labelwise.infer.sliding_window import InferenceConfig
 from labelwise.loading.prepare import Jobs, Prepared, training_statistics
 from labelwise.plan.choose import PLANNED, Line, Plan, make_plan
 from labelwise.plan.facts import Facts, Hardware, gather
 from labelwise.preprocess import fingerprint
 from labelwise.run.forecast import GIB, Cohort, Forecast, measure, peak_memory_bytes, steps_within, with_steps
 from labelwise.run.prepare import fingerprint_file, store_folder
-from labelwise.run.warm_start import find_source
+from labelwise.run.warm_start import find_source, kept_model
+from labelwise.settings import build_settings
 
 logger = logging.getLogger("labelwise")
 
@@ -160,6 +163,8 @@ def settle(
     config, taken = _of_source(config)
     made = make_plan(facts, hardware, current(config), config.planned)
     made = Plan([*taken, *made.lines])
+    if kept := kept_model(config):
+        made = with_clean_up_of(kept, made)
     chosen = with_settings(config, made.settings)
     if chosen.prepare.spacing_mm:
         facts = facts.at_spacing(chosen.prepare.spacing_mm)
@@ -192,6 +197,33 @@ def _of_source(config: RunConfig) -> tuple[RunConfig, list[Line]]:
     settings = {name: value for name, value in source.settings.items() if name in config.planned}
     lines = [Line(name, value, "as in what the training starts from") for name, value in settings.items()]
     return with_settings(config, settings), lines
+
+
+def with_clean_up_of(kept: ModelInfo, made: Plan) -> Plan:
+    """The plan in which the structures of a model that keeps them are cleaned up as it did.
+
+    The scans of the training say nothing of them. Its classes are the first of the training, in the same order.
+    """
+    before = build_settings(InferenceConfig, kept.inference, "inference").postprocess
+    old = range(1, len(kept.classes))
+    largest = {*(before.classes or old)} if before.largest_component else set()
+    lines = []
+    for line in made.lines:
+        if line.setting == "inference.postprocess":
+            new = {
+                name: [index for index in line.value[name] if index not in old]
+                for name in ("classes", "pairs")
+            }
+            classes = sorted(largest.union(new["classes"]))
+            value = {
+                "largest_component": bool(classes),
+                "fill_holes": before.fill_holes,
+                "classes": tuple(classes),
+                "pairs": (*before.pairs, *new["pairs"]),
+            }
+            line = replace(line, value=value, why=f"{line.why}; the model's own structures as it did")
+        lines.append(line)
+    return Plan(lines)
 
 
 def _within(
