@@ -91,12 +91,14 @@ def stages_of(method):
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_cohort, tmp_path_factory):
+def trained(tiny_cohort, tiny_run, tmp_path_factory):
     """The runs of all methods, trained by torchrun, and what each rank says of them."""
     folder = tmp_path_factory.mktemp("ranks")
     for method in METHODS:
         net = net_of(find_method(method))
         changes = {"net.name": net, "net.settings": SMALL_NETS[net], "train.steps": [2] * stages_of(method)}
+        if find_method(method).keeps_classes:
+            changes = {"warm_start": str(tiny_run), "train.steps": [2]}
         text = tiny_config(tiny_cohort, method, **changes).to_toml()
         (folder / f"{method}.toml").write_text(text, encoding="utf-8")
     (folder / "driver.py").write_text(DRIVER)
@@ -138,6 +140,7 @@ def test_the_run_folder_is_written_once_and_complete(trained, method):
     stages = [folder] if count == 1 else [folder / f"stage_{number + 1}" for number in range(count)]
     files = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
     expected = {folder / name for name in ("run.toml", "environment.json", "patients.json", "cost.json")}
+    expected |= {folder / "warm_start.json"} if find_method(method).keeps_classes else set()
     expected |= {folder / "model" / name for name in ("model.json", "weights.safetensors", "card.md")}
     expected |= {
         stage / name for stage in stages for name in ("log.jsonl", "last.safetensors", "best.safetensors")
