@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -22,9 +23,9 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "formats"))
 from dicom_files import PERSON
+from served import PATIENCE, finished, running, send, zipped
 from served import audit as audit
 from served import expected as expected
-from served import finished, running, send, zipped
 from served import model as model
 from served import scans as scans
 from served import server as server
@@ -314,7 +315,8 @@ def test_what_is_no_model_is_refused_as_by_predict(tmp_path, command):
     assert (answer.code, "this is not a model folder" in answer.err) == (1, True)
 
 
-def test_the_command_says_where_it_answers_and_leaves_nothing_when_it_is_ended(model, tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_the_command_says_where_it_answers_and_leaves_nothing_when_it_is_ended(model, tmp_path, how):
     words = [sys.executable, "-m", "labelwise", "serve", str(model), "--port", "0", "--json", "-d", "cpu"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen(
@@ -327,8 +329,13 @@ def test_the_command_says_where_it_answers_and_leaves_nothing_when_it_is_ended(m
         assert [each["name"] for each in said["models"]] == ["organs"]
         assert httpx.get(f"{said['url']}/health", trust_env=False).json()["status"] == "ok"
         assert list(tmp_path.glob("labelwise-serve-*"))
-        process.send_signal(signal.SIGTERM)
-        assert process.wait() == 0
+        process.send_signal(how)
+        assert process.wait() == (0 if how == signal.SIGTERM else -how)
         noted = [json.loads(line)["request"] for line in process.stderr.read().splitlines()]
     assert noted == ["GET /health"]
+    end = time.monotonic() + PATIENCE
+    while (
+        list(tmp_path.glob("labelwise-serve-*")) and time.monotonic() < end
+    ):  # the worker tidies up after a kill
+        time.sleep(0.05)
     assert not list(tmp_path.glob("labelwise-serve-*"))

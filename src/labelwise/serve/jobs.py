@@ -120,7 +120,10 @@ class Jobs:
     def ahead(self, job: Job) -> int:
         """How many jobs the device does before this one."""
         with self._change:
-            return self._waiting.index(job) + 1 if job in self._waiting else 0
+            if job not in self._waiting:
+                return 0
+            running = sum(other.state == "running" for other in self._jobs.values())
+            return self._waiting.index(job) + running
 
     def cancel(self, job: Job) -> None:
         """Stop a job that waits or runs; forget one that has ended."""

@@ -146,7 +146,7 @@
       const address = `/jobs/${job.id}`;
       stop = () => ask(address, { method: "DELETE" });
       while (!OVER.includes(job.state)) {
-        if (job.state === "waiting") say(`Waiting; ${plural(job.ahead, "scan")} before it, this one included.`);
+        if (job.state === "waiting") say(`Waiting; ${plural(job.ahead, "scan")} before it.`);
         else if (!job.total || job.done === job.total) say(job.total ? "Being written ..." : "Being read ...");
         else say("Being segmented ...", job.done / job.total);
         await pause();
