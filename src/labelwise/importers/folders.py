@@ -14,14 +14,17 @@ of labelwise, 3D Slicer, TotalSegmentator): else the user does.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from labelwise.anatomy import canonical
+import numpy as np
+
+from labelwise.anatomy import canonical, find
 from labelwise.cohort.manifest import Manifest, Source
 from labelwise.cohort.source import MODALITIES, Modality, value_table
 from labelwise.errors import DataError, warn_about
-from labelwise.formats import Layout, case_of, suffix, value_names
+from labelwise.formats import Layout, case_of, read_image, stem, suffix, value_names
 from labelwise.formats.naming import recorded_modality
 from labelwise.formats.stored import SEGMENTATION
 from labelwise.importers.described import about
@@ -41,6 +44,7 @@ LOOKS_FOR = (
 )
 IMAGE_FOLDERS = ("images", "image", "imagestr", "imgs", "img", "scans", "volumes")
 LABEL_FOLDERS = ("labels", "label", "labelstr", "masks", "mask", "segmentations", "segmentation", "seg", "gt")
+MOST_VALUES = 128  # of a label map of one scan; images, also of 8 bits, have more
 MAX_CHANNELS = 8  # more files called _0000, _0001, ... are numbered cases, not channels
 
 
@@ -84,6 +88,7 @@ def scan(
     """
     folder = existing_folder(folder)
     image_groups, label_files = _files(folder, images, labels, without)
+    _refuse_label_maps([file for files in image_groups.values() for file in files])
     classes, modality = stated(
         classes or _named(label_files),
         modality or _recorded(label_files),
@@ -160,6 +165,7 @@ def _files(
         "label files in other folders than the labels are passed over (--labels names their folder)",
         [file.relative_to(folder).as_posix() for file in passed_over],
     )
+    _report_elsewhere(folder, image_folder, label_folder, without)
     if label_folder is None:
         if found := _by_patient(image_folder, image_files, segmentations):
             return found
@@ -180,6 +186,48 @@ def _files(
     label_files = _without_channel(image_groups, label_files)
     _report_orphans(image_groups, label_files, label_folder)
     return image_groups, label_files
+
+
+def _report_elsewhere(
+    folder: Path, image_folder: Path, label_folder: Path | None, without: Collection[Path]
+) -> None:
+    """Name the files beside the folder of images that are no labels."""
+    beside = [
+        file.relative_to(folder).as_posix()
+        for file in files_below(folder)
+        if image_folder not in file.parents
+        and not _below_labels(file, folder, label_folder)
+        and label_folder not in file.parents
+        and file not in without
+    ]
+    warn_about("scans in other folders than the images are passed over (--images names their folder)", beside)
+
+
+def _refuse_label_maps(scans: Sequence[Path]) -> None:
+    """Raise a DataError if a label map lies among the scans: it would become a scan without labels.
+
+    Read are only those that are called like a structure, or like another scan with something added to its name.
+    """
+    stems: dict[Path, list[str]] = {}
+    for file in scans:
+        stems.setdefault(file.parent, []).append(stem(file))
+    for file in scans:
+        name = stem(file)
+        longer = any(name.startswith((f"{other}_", f"{other}-", f"{other}.")) for other in stems[file.parent])
+        if not longer and find(_within(file, file.parent).removesuffix(suffix(file))) is None:
+            continue
+        try:
+            values = np.unique(read_image([file]).data)
+        except DataError:  # `check` says what is wrong with it
+            continue
+        if 1 < len(values) <= MOST_VALUES and values[0] == 0 and bool((values == np.rint(values)).all()):
+            raise DataError(
+                "a label file seems to lie among the images",
+                file=file,
+                found=f"whole numbers only, 0 to {values[-1]:g}",
+                do="move images to images/ and labels to labels/, one name for both files of a case; masks of single "
+                "structures as <case>/ct.nii.gz and <case>/segmentations/liver.nii.gz",
+            )
 
 
 def _below_labels(file: Path, image_folder: Path, label_folder: Path | None) -> bool:
@@ -271,7 +319,7 @@ def _subfolder(folder: Path, given: Path | str | None, usual: Sequence[str]) -> 
 
 def _key(file: Path, folder: Path, nested: bool) -> str:
     path = file.relative_to(folder) if nested else Path(file.name)
-    return path.as_posix()[: -len(suffix(file))]
+    return unicodedata.normalize("NFC", path.as_posix()[: -len(suffix(file))])  # macOS writes é as two signs
 
 
 def _by_name(folder: Path, files: Sequence[Path]) -> dict[str, Path]:
