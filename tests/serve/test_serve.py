@@ -22,8 +22,8 @@ import pydicom
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "formats"))
-from dicom_files import PERSON
-from served import PATIENCE, finished, running, send, zipped
+from dicom_files import PERSON, write_series
+from served import AFFINE, PATIENCE, finished, running, send, voxels, zipped
 from served import audit as audit
 from served import expected as expected
 from served import model as model
@@ -55,6 +55,18 @@ def test_a_zipped_series_comes_back_as_dicom_seg_of_the_same_voxels(server, scan
     written = pydicom.dcmread(io.BytesIO(expected("series", "dicom-seg")))
     np.testing.assert_array_equal(served.pixel_array, written.pixel_array)
     assert served.PatientID == written.PatientID == PERSON["PatientID"]
+
+
+def test_what_an_archive_holds_beside_the_scan_is_said(server, scans, expected, tmp_path):
+    files = [*(scans / "series").iterdir(), *write_series(tmp_path / "scout", voxels(1)[..., :5], AFFINE)]
+    content = {str(number): file.read_bytes() for number, file in enumerate(files)} | {"notes.txt": b"hello"}
+    facts = finished(server, send(server, ("both.zip", zipped(content))))
+    assert server.get(facts["formats"]["nifti"]).content == expected("series", "nifti")
+    said = [each["what"] for each in facts["warnings"] if each["code"] == "passed-over"]
+    assert said == [
+        "files of the archive that are no DICOM were passed over: 1",
+        "of the 2 series of the archive that with most slices was segmented",
+    ]
 
 
 def test_a_page_of_the_result_is_drawn_on_request_and_stands_by_itself(server, scans):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
@@ -98,10 +99,7 @@ def segment(
     assert outcome.result is not None
     formats = ["nifti", *_further_formats(scan, outcome.result, folder / RESULT, model.label_space.names)]
     record = told_beside(outcome.result)
-    warnings = list(record.get("warnings", []))
-    if count := request["passed_over"]:
-        what = f"files of the archive that are no DICOM were passed over: {count}"
-        warnings.append({"code": "passed-over", "what": what, "do": "look whether they belong to the scan"})
+    warnings = [*_passed_over(folder / SCAN, request["passed_over"]), *record.get("warnings", [])]
     page = bool(request["page"])
     if page:
         try:
@@ -173,6 +171,20 @@ def _scan(folder: Path, model: Model, modality: str) -> Scan:
             "the archive holds several scans", found=len(scans), expected="one series of one patient"
         )
     return scans[0]
+
+
+def _passed_over(folder: Path, others: int) -> list[dict[str, str]]:
+    """What an archive held beside the series that was segmented."""
+    found = []
+    if others:
+        what = f"files of the archive that are no DICOM were passed over: {others}"
+        found.append({"code": "passed-over", "what": what, "do": "look whether they belong to the scan"})
+    if not all(suffix(file) for file in folder.iterdir()):
+        dicom = importlib.import_module("labelwise.formats.dicom.image")  # an extra
+        if (count := len(dicom.series_in(folder))) > 1:
+            what = f"of the {count} series of the archive that with most slices was segmented"
+            found.append({"code": "passed-over", "what": what, "do": "send the series that is meant alone"})
+    return found
 
 
 def _check_size(scan: Scan, most_bytes: int) -> None:
