@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from labelwise.report.page import write_page
 from labelwise.report.result import Structure, ready_result, result_panels
 from labelwise.report.result_page import FoundCase, write_result_page
 from labelwise.report.viewer import result_case, viewer_case
+from labelwise.run import report as run_report
 from labelwise.types import LabelSpace, Volume
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
@@ -133,6 +136,17 @@ def found(tmp_path_factory):
     viewer = result_case("case0", image, labels, structures)
     write_result_page(file, title="case0", cases=[case], viewer=[viewer], oriented=True)
     return file
+
+
+@pytest.fixture(scope="module", params=["acdc", "la2018"])
+def real_report(request, tmp_path_factory):
+    """The page of trained runs on real scans, all test cases in the viewer."""
+    place = Path(os.environ.get("LABELWISE_TEST_RUNS", "nowhere")) / request.param
+    runs = sorted(file.parent for file in place.glob("*/scores.csv"))
+    if not runs:
+        pytest.skip(f"LABELWISE_TEST_RUNS names no folder with evaluated runs in {request.param}/")
+    file = tmp_path_factory.mktemp(request.param) / "report.html"
+    return run_report(runs, file, title=f"Runs on {request.param}", viewer_cases=20)
 
 
 @pytest.fixture(scope="module")
@@ -261,6 +275,33 @@ def test_a_result_without_a_reference_is_drawn_fits_the_screen_and_has_no_barrie
     page.select_option("#viewer-layer", "nothing")
     page.wait_for_timeout(300)
     assert np.ptp(drawn(page), axis=2).mean() < np.ptp(coloured, axis=2).mean()
+    assert {one["impact"] for one in axe.Axe().run(page).response["violations"]} <= {"minor", "moderate"}
+    assert page.wrong == []
+
+
+@pytest.mark.real_data
+def test_a_report_of_real_runs_is_small_quiet_and_its_viewer_draws_and_scrolls(opened, real_report):
+    assert real_report.stat().st_size < 15e6
+    page = view(opened(width=700, file=real_report))
+    assert page.locator("#viewer-case option").count() == 20
+    page.select_option("#viewer-view", "0")
+    page.wait_for_timeout(300)
+    first = drawn(page)
+    assert (first > 40).mean() > 0.05, "the canvas is blank"
+    page.locator("#viewer-canvas").focus()
+    for _ in range(2):
+        page.keyboard.press("PageUp")
+    page.wait_for_timeout(300)
+    assert moved(first, drawn(page)) > 0.005, "another slice shows the same"
+    assert page.wrong == []
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_report_of_real_runs_fits_the_screen_and_has_no_barrier(opened, real_report, width, scheme):
+    page = view(opened(width=width, scheme=scheme, file=real_report, bypass_csp=True))
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert {one["impact"] for one in axe.Axe().run(page).response["violations"]} <= {"minor", "moderate"}
     assert page.wrong == []
 
