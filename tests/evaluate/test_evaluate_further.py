@@ -175,6 +175,11 @@ def test_metrics_on_request_stand_beside_the_others_with_their_status():
     assert ("liver", "lesion_f1") not in of_case(line(1, 0), line(1, 0), further=())
 
 
+def test_the_distance_within_slices_has_the_unit_of_a_length():
+    found = of_case(line(1, 1, 0, 2), line(1, 0, 0, 2), further=("slice_hd", "boundary_iou"))
+    assert [found["liver", name].unit for name in ("slice_hd", "hd95", "boundary_iou")] == ["mm", "mm", ""]
+
+
 def test_what_is_not_annotated_or_not_known_has_no_value_on_request_either():
     part = of_case(line(1, 1, 0, 0), line(1, 1, 0, 2), annotated=("liver",))
     assert part["tumour", "lesion_f1"].status == "not_annotated"

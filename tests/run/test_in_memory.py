@@ -153,6 +153,7 @@ ARRAY = np.zeros((8, 8, 8), np.float32)
         ({"scan": "nowhere.nii.gz"}, DataError, "nowhere.nii.gz"),
         ({"scan": []}, DataError, "at least one image"),
         ({"scan": None}, ConfigError, "no scan"),
+        ({"scan": ["scan.nii.gz", None]}, ConfigError, "type builtins.NoneType"),
         ({"scan": torch.zeros(4, 4, 4), "affine": np.eye(4)}, ConfigError, "type torch.Tensor"),
         ({"scan": nibabel.Nifti1Image(ARRAY, np.eye(4))}, ConfigError, "type nibabel.nifti1.Nifti1Image"),
     ],

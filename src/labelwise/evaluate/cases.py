@@ -228,7 +228,7 @@ def _unit(metric: str, scale: _Scale, tolerance: float) -> str:
         return f"at {tolerance:g} {scale.length}"
     if metric in VOLUME_METRICS:
         return scale.volume
-    return scale.length if metric in DISTANCE_METRICS else ""
+    return scale.length if metric in (*DISTANCE_METRICS, "slice_hd") else ""
 
 
 def _known(what: str, name: str, names: Sequence[str]) -> str:

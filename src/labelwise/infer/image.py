@@ -69,10 +69,11 @@ def as_image(
     """
     if isinstance(scan, np.ndarray):
         return _of_array(scan, _affine(affine, spacing_mm))
-    if not isinstance(scan, Path | str | Volume | list | tuple):
+    parts = scan if isinstance(scan, list | tuple) else () if isinstance(scan, Volume) else (scan,)
+    if wrong := [part for part in parts if not isinstance(part, Path | str)]:
         raise ConfigError(
             "this is no scan",
-            found=f"an object of the type {type(scan).__module__}.{type(scan).__qualname__}",
+            found=f"an object of the type {type(wrong[0]).__module__}.{type(wrong[0]).__qualname__}",
             expected="the path of a file or of a DICOM series, paths of channels, a Volume, or a NumPy array",
             do="take its voxels as a NumPy array, and say affine or spacing_mm",
         )

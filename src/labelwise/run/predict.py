@@ -193,8 +193,20 @@ def _cases(path: Path, split: str) -> Manifest | None:
         return None
     manifest = read_manifest(file)
     if not (cases := manifest.split(split)):
-        raise DataError(f"no case of the manifest is in the split '{split}'", file=file, code="no-case")
+        raise no_case_in(split, manifest, file)
     return manifest.replace_cases(cases)
+
+
+def no_case_in(split: str, manifest: Manifest, file: Path) -> DataError:
+    """The error that a split is empty, with the splits that are not."""
+    others = sorted({case.split for case in manifest.cases if case.split})
+    return DataError(
+        f"no case of the manifest is in the split '{split}'",
+        file=file,
+        expected=", ".join(others) or None,
+        do=f"name one of them: --split {others[0]}" if others else None,
+        code="no-case",
+    )
 
 
 def _scans(path: Path, manifest: Manifest | None, model: Model, modality: str | None) -> list[Scan]:

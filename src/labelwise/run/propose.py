@@ -22,7 +22,14 @@ from labelwise.infer.scans import Scan
 from labelwise.infer.windows import WindowGrid
 from labelwise.lock import only_writer
 from labelwise.run.environment import environment
-from labelwise.run.predict import PredictionResult, changed_settings, check_channels, problems_of, result_of
+from labelwise.run.predict import (
+    PredictionResult,
+    changed_settings,
+    check_channels,
+    no_case_in,
+    problems_of,
+    result_of,
+)
 from labelwise.types import Case, Proposal
 
 __all__ = ["propose"]
@@ -108,7 +115,7 @@ def propose(
 def _wanted(manifest: Manifest, file: Path, split: str, model: Model) -> list[_Wanted]:
     cases = manifest.split(split)
     if not cases:
-        raise DataError(f"no case of the manifest is in the split '{split}'", file=file, code="no-case")
+        raise no_case_in(split, manifest, file)
     check_channels(cases, model.channels)
     classes = {name: class_of(name, manifest.label_space) for name in model.label_space.organs}
     known = frozenset(filter(None, classes.values()))
