@@ -23,7 +23,7 @@ from labelwise.synthetic.generate import SyntheticConfig, make_cohort
 __all__ = ["DemoResult", "demo"]
 
 METHODS = ("naive", "supervised", "self_training")
-STEPS = 600
+STEPS = 800
 
 # A small network, and patches of nearly the whole scan: a minute or two for each method on two cores. Chosen on
 # the validation scans; the test scans took no part.
