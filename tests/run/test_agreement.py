@@ -275,3 +275,17 @@ def test_a_sweep_leaves_each_data_set_out_and_says_how_far_they_agree(cohort, tm
     assert (
         "Do the data sets draw the same structures?" in (tmp_path / "out" / "all" / "report.html").read_text()
     )
+
+
+def test_nothing_follows_of_a_structure_that_is_hardly_found():
+    def reading(data_set, dice, volume):
+        return Reading((data_set,), data_set, True, f"case of {data_set}", data_set, "spleen", dice, volume)
+
+    poor, fine = reading("ward", 0.01, 98.0), reading("clinic", 0.9, 1.01)
+    (sentence,) = data_sets("run", [poor]).sentences()
+    assert sentence == (
+        "spleen: models that have not learnt from ward hardly find it there (Dice below 50), so nothing follows about "
+        "how it is drawn."
+    )
+    (sentence,) = data_sets("run", [poor, fine]).sentences()
+    assert sentence == "spleen: predicted and drawn volumes agree to within 5 % where it is found."

@@ -28,6 +28,7 @@ from labelwise.report.tables import Entry, Table
 
 RESAMPLES = 2000
 APART = 0.05  # volumes that differ by less are called alike
+FOUND_FROM = 0.5  # Dice; of a structure that is found worse, volumes say nothing about how it is drawn
 COLUMNS = ("structure", "trained_without", "data_set", "dice", "volume", "low", "high", "cases", "patients")
 
 
@@ -85,14 +86,24 @@ class DataSets:
         for (name, _, data_set), cell in sorted(
             self.cells.items(), key=lambda item: item[0][1] == (item[0][2],)
         ):
-            if name == structure and cell.unseen and math.isfinite(cell.volume):
+            if name == structure and cell.unseen:
                 found[data_set] = cell
+        lost = [name for name, cell in found.items() if not cell.dice >= FOUND_FROM]
+        found = {
+            name: cell for name, cell in found.items() if name not in lost and math.isfinite(cell.volume)
+        }
+        if not found and lost:
+            return (
+                f"{structure}: models that have not learnt from {', '.join(lost)} hardly find it there (Dice below "
+                f"{100 * FOUND_FROM:.0f}), so nothing follows about how it is drawn."
+            )
         if not found:
             return ""
         data_set = max(found, key=lambda name: abs(math.log(found[name].volume)))
         cell = found[data_set]
         if abs(cell.volume - 1) < APART:
-            return f"{structure}: predicted and drawn volumes agree to within {100 * APART:.0f} % in every data set."
+            where = "where it is found" if lost else "in every data set"
+            return f"{structure}: predicted and drawn volumes agree to within {100 * APART:.0f} % {where}."
         way, by = ("larger", "less") if cell.volume < 1 else ("smaller", "more")
         change = f"{100 * abs(cell.volume - 1):.0f} % {by}"
         return (
