@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import http.client
 import io
 import json
 import os
@@ -151,12 +152,19 @@ def test_a_request_that_is_too_large_is_refused_by_its_header_and_without_one_wh
         for _ in range(64):
             yield bytes(2**16)
 
-    assert send(server, ("scan.nii.gz", bytes(2**20 + 1))).status_code == 413
+    # The body is not sent: a server that has answered does not read it, and resets the connection.
+    door = http.client.HTTPConnection(server.base_url.host, server.base_url.port, timeout=PATIENCE)
+    door.putrequest("POST", "/jobs")
+    door.putheader("Content-Type", "multipart/form-data; boundary=x")
+    door.putheader("Content-Length", str(2**20 + 1))
+    door.endheaders()
+    assert door.getresponse().status == 413
+    door.close()
     kind = {"Content-Type": "multipart/form-data; boundary=x"}
     try:
         answer = server.post("/jobs", content=endless(), headers=kind)
         assert answer.status_code == 413
-    except httpx.WriteError:  # the server closed the door while it was spoken to
+    except (httpx.WriteError, httpx.ReadError):  # the server closed the door while it was spoken to
         pass
     assert server.get("/health").status_code == 200
 

@@ -62,7 +62,7 @@ from labelwise.methods import find_method
 from labelwise.methods.base import IndependentMaps, Method, NetFactory, Softmax
 from labelwise.preprocess.pipeline import Plan, Prepared, apply, undo, undo_scores
 from labelwise.settings import build_settings
-from labelwise.types import Array, LabelSpace, Volume
+from labelwise.types import BACKGROUND, Array, LabelSpace, Volume
 
 logger = logging.getLogger("labelwise")
 
@@ -595,6 +595,6 @@ def _read_description(file: Path) -> ModelInfo:
             "written by a newer version of labelwise", file=file, do="update labelwise", code="newer-version"
         )
     info: ModelInfo = build_settings(ModelInfo, values, str(file))
-    if len(info.classes) < 2:
-        raise CheckpointError("the model knows no structure", file=file, found=", ".join(info.classes))
+    if tuple(info.classes) == (BACKGROUND,):
+        raise CheckpointError("the model knows no structure", file=file)
     return info
