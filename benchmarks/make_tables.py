@@ -406,6 +406,18 @@ def consistency_share() -> str:
     return table(["form, temperature", *head], rows) + source("consistency_share", loaded["metadata"])
 
 
+def added_class() -> str:
+    """A structure that is added to a trained model: every structure before and after."""
+    loaded = result("add_a_class")
+    names = list(loaded["rows"]["at_once"]["scores"]["dice"]["organs"])
+    rows = []
+    for row, variants in loaded["rows"].items():
+        cell = variants["scores"]["dice"]
+        found = [value(cell["organs"].get(name), "dice") for name in names]
+        rows.append([words(row), *found, str(cell["seeds"])])
+    return table(["Dice [%]", *names, "seeds"], rows) + source("add_a_class", commits(loaded))
+
+
 def quality() -> str:
     """Whether a model knows when it is wrong: expected beside true Dice, and what is flagged."""
     loaded = result("quality")
@@ -469,6 +481,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "shortcut": shortcut,
     "consistency_share": consistency_share,
     "quality": quality,
+    "added_class": added_class,
     "coverage": coverage,
     "false_positives": false_positives,
     "speed": speed,
