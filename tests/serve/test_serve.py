@@ -352,7 +352,8 @@ def test_the_command_says_where_it_answers_and_leaves_nothing_when_it_is_ended(m
         process.send_signal(how)
         assert process.wait() == (0 if how == signal.SIGTERM else -how)
         noted = [json.loads(line)["request"] for line in process.stderr.read().splitlines()]
-    assert noted == ["GET /health"]
+    # A killed server may have answered, and not have noted it yet.
+    assert noted == ["GET /health"] or (how == signal.SIGKILL and noted == [])
     end = time.monotonic() + PATIENCE
     while (
         list(tmp_path.glob("labelwise-serve-*")) and time.monotonic() < end
