@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from chromium import axe, needs_chromium
+from chromium import browser as browser
 from labelwise.evaluate.scores import Score
 from labelwise.report.agreement import Reading, data_sets
 from labelwise.report.compare import compare
@@ -24,13 +25,7 @@ from labelwise.report.viewer import result_case, viewer_case
 from labelwise.run import report as run_report
 from labelwise.types import LabelSpace, Volume
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-
-# WebGL without a graphics card.
-SOFTWARE = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+pytestmark = needs_chromium
 SPACE = LabelSpace(("background", "liver", "spleen"))
 RUNS = ("supervised", "mean_teacher_with_a_long_name")
 READY = "#viewer-root[data-state=ready]"
@@ -147,14 +142,6 @@ def real_report(request, tmp_path_factory):
         pytest.skip(f"LABELWISE_TEST_RUNS names no folder with evaluated runs in {request.param}/")
     file = tmp_path_factory.mktemp(request.param) / "report.html"
     return run_report(runs, file, title=f"Runs on {request.param}", viewer_cases=20)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=SOFTWARE)
-        yield started
-        started.close()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from labelwise.errors import ConfigError, DataError
 from labelwise.formats import write_labels
 from labelwise.report.agreement import Reading, data_sets
 from labelwise.run.patients import PATIENTS
-from labelwise.settings import to_toml
+from labelwise.settings import put, to_toml
 from labelwise.synthetic.generate import SyntheticConfig, make_cohort
 from tiny_cohort import manifest_of, paper_case
 
@@ -257,11 +257,7 @@ def test_a_sweep_leaves_each_data_set_out_and_says_how_far_they_agree(cohort, tm
     """Nothing is replaced here: a training of two steps for each of three sites."""
     tree: dict = {}
     for key, value in TINY_SETTINGS.items():
-        *path, last = key.split(".")
-        place = tree
-        for name in path:
-            place = place.setdefault(name, {})
-        place[last] = value
+        put(tree, key, value)
     (tmp_path / "recipe.toml").write_text(to_toml(tree))
     (tmp_path / "plan.toml").write_text(
         f'data = "{cohort[0]}"\nrecipe = "recipe.toml"\nmethods = ["supervised"]\nby_data_set = true\n'

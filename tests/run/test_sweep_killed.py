@@ -16,7 +16,7 @@ from conftest import TINY_SETTINGS
 from labelwise.config import load_config
 from labelwise.run import sweep as verb
 from labelwise.run.trial import Trial, perform_all
-from labelwise.settings import to_toml
+from labelwise.settings import put, to_toml
 from labelwise.synthetic.generate import SyntheticConfig, make_cohort
 
 pytestmark = pytest.mark.slow
@@ -47,11 +47,7 @@ def plan(tmp_path_factory):
     )
     tree: dict = {}
     for key, value in TINY_SETTINGS.items():
-        *path, last = key.split(".")
-        place = tree
-        for name in path:
-            place = place.setdefault(name, {})
-        place[last] = value
+        put(tree, key, value)
     (folder / "recipe.toml").write_text(to_toml(tree))
     (folder / "plan.toml").write_text(PLAN)
     return folder / "plan.toml"

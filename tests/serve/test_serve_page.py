@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,16 +10,12 @@ from served import expected as expected
 from served import model as model
 from served import scans as scans
 
+from chromium import axe, needs_chromium
+from chromium import browser as browser
 from labelwise.formats import write_image
 from labelwise.types import Volume
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-
-# WebGL without a graphics card.
-SOFTWARE = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+pytestmark = needs_chromium
 TOKEN = "correct-horse-battery"
 
 
@@ -31,14 +26,6 @@ def address(model, tmp_path_factory):
     (folder / "token").write_text(TOKEN)
     with running([model], folder / "audit.jsonl", token_file=folder / "token") as client:
         yield str(client.base_url)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=SOFTWARE)
-        yield started
-        started.close()
 
 
 @pytest.fixture

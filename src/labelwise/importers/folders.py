@@ -208,12 +208,10 @@ def _refuse_label_maps(scans: Sequence[Path]) -> None:
 
     Read are only those that are called like a structure, or like another scan with something added to its name.
     """
-    stems: dict[Path, list[str]] = {}
-    for file in scans:
-        stems.setdefault(file.parent, []).append(stem(file))
+    stems = {(file.parent, stem(file)) for file in scans}
     for file in scans:
         name = stem(file)
-        longer = any(name.startswith((f"{other}_", f"{other}-", f"{other}.")) for other in stems[file.parent])
+        longer = any((file.parent, name[: sign.start()]) in stems for sign in re.finditer(r"[_.-]", name))
         if not longer and find(_within(file, file.parent).removesuffix(suffix(file))) is None:
             continue
         try:

@@ -83,9 +83,11 @@ def _copies(folder: Path, found: dicom.Found) -> set[Path]:
     grids = {case.images[0]: read_geometry(case.images[0]) for case in found.manifest.cases}
     copies = []
     for file in found.scans:
-        same = [path for path, grid in grids.items() if grid.matches(read_geometry(file))]
-        if any(np.array_equal(read_image([path]).data, read_image([file]).data) for path in same):
-            copies.append(file)
+        placed = read_geometry(file)
+        if same := [path for path, grid in grids.items() if grid.matches(placed)]:
+            voxels = read_image([file]).data
+            if any(np.array_equal(read_image([path]).data, voxels) for path in same):
+                copies.append(file)
     warn_about(
         "scans that hold a DICOM series once more are passed over",
         [file.relative_to(folder).as_posix() for file in copies],

@@ -129,7 +129,7 @@ class Features:
     """The mean of what an encoder says at its coarsest scale, over the windows that pass while `watch` lasts."""
 
     def __init__(self) -> None:
-        self._sum: Tensor | None = None
+        self._means: list[Tensor] = []  # (B, F) of each batch of windows, on the device
 
     @contextmanager
     def watch(self, predictor: nn.Module) -> Iterator[None]:
@@ -145,12 +145,13 @@ class Features:
             handle.remove()
 
     def _add(self, module: nn.Module, inputs: Any, scales: Sequence[Tensor]) -> None:
-        total = scales[-1].detach().double().flatten(2).mean(dim=2).sum(dim=0).cpu()
-        self._sum = total if self._sum is None else self._sum + total
+        self._means.append(scales[-1].detach().float().flatten(2).mean(dim=2))
 
     def vector(self) -> list[float]:
         """The direction of the mean, as a unit vector (F,); empty if nothing was heard."""
-        return [] if self._sum is None else torch.nn.functional.normalize(self._sum, dim=0).tolist()
+        if not self._means:
+            return []
+        return torch.nn.functional.normalize(torch.cat(self._means).cpu().double().sum(dim=0), dim=0).tolist()
 
 
 def distance(vector: Sequence[float], scans: Sequence[Sequence[float]]) -> float | None:

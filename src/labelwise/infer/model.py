@@ -16,7 +16,7 @@ import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -191,8 +191,7 @@ class Model:
         """
         image = as_image(scan, affine=affine, spacing_mm=spacing_mm, layout=layout)
         self._warn_of(image, modality, layout)
-        restored = self._restored(self.prepare_image(image, modality), progress)
-        return image.back(replace(restored, data=postprocess(restored.data, self.config.postprocess)))
+        return image.back(self._cleaned(self._restored(self.prepare_image(image, modality), progress)))
 
     def predict_scores(
         self,
@@ -276,13 +275,16 @@ class Model:
 
     def examine_prepared(self, prepared: Prepared, progress: WindowProgress | None = None) -> Examined:
         """The second half of `examine`: labels (X, Y, Z) on the RAS+ grid of the scan."""
-        doubt, features = Doubt(self.temperature), Features()
-        restored = self._restored(prepared, progress, doubt, features)
-        labels = replace(restored, data=postprocess(restored.data, self.config.postprocess))
-        certainty = dict(zip(self.label_space.names, doubt.certainties(), strict=True))
         habits = self.calibration.habits if self.calibration else None
+        doubt, features = Doubt(self.temperature), Features()
+        restored = self._restored(prepared, progress, doubt, features if habits else None)
+        labels = self._cleaned(restored)
+        certainty = dict(zip(self.label_space.names, doubt.certainties(), strict=True))
         flags = flags_of(habits, restored.data, labels.data, certainty, features.vector()) if habits else ()
         return Examined(labels, certainty, tuple(flags))
+
+    def _cleaned(self, labels: Volume) -> Volume:
+        return replace(labels, data=postprocess(labels.data, self.config.postprocess))
 
     def _restored(
         self,
@@ -292,7 +294,8 @@ class Model:
         features: Features | None = None,
     ) -> Volume:
         """The labels before the clean-up, on the RAS+ grid of the scan. `doubt` and `features` hear of the windows."""
-        with self._turn, explained_out_of_memory(), (features or Features()).watch(self.predictor):
+        listening = features.watch(self.predictor) if features else nullcontext()
+        with self._turn, explained_out_of_memory(), listening:
             labels = predict_labels(
                 self.predictor,
                 _tensor(prepared),
@@ -360,18 +363,7 @@ def load_model(
     *,
     classifier: str | None = None,
 ) -> Model:
-    """Load a model folder, or the folder of a run that contains one; several of them as an ensemble.
-
-    Arguments
-        folder      of the model; of several, the mean of their scores decides (see `labelwise.infer.ensemble`)
-        device      auto (a GPU if there is one), cpu, cuda, cuda:1 or mps
-        classifier  another way to decide than the model was trained to use, where its method has several
-
-    Errors
-        CheckpointError     not a model, written by a newer version, or weights that do not fit
-        ConfigError         the model has no such classifier; models that cannot answer together, with the difference
-        ResourceError       no such device here
-    """
+    """The model of `labelwise.load_model`, whose arguments and errors these are, without its judge of scans."""
     if not isinstance(folder, str | Path):
         models = [load_model(each, device, classifier=classifier) for each in folder]
         return models[0] if len(models) == 1 else _ensemble(models)

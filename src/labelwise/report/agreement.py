@@ -181,21 +181,18 @@ class DataSets:
     def records(self) -> list[dict[str, Any]]:
         """The cells as plain values; None stands for a number that is not defined."""
         return [
-            dict(
-                zip(
-                    COLUMNS,
-                    (
-                        structure,
-                        list(row),
-                        name,
-                        *map(_or_none, (c.dice, c.volume, c.low, c.high)),
-                        c.cases,
-                        c.patients,
-                    ),
-                    strict=True,
-                )
-            )
-            for (structure, row, name), c in self.cells.items()
+            {
+                "structure": structure,
+                "trained_without": list(row),
+                "data_set": name,
+                "dice": _or_none(cell.dice),
+                "volume": _or_none(cell.volume),
+                "low": _or_none(cell.low),
+                "high": _or_none(cell.high),
+                "cases": cell.cases,
+                "patients": cell.patients,
+            }
+            for (structure, row, name), cell in self.cells.items()
         ]
 
     def facts(self, cases: int) -> dict[str, Any]:

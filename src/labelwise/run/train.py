@@ -285,10 +285,8 @@ class _Trainer:
         self.nets = config.nets(in_channels=first.modalities, num_classes=manifest.label_space.num_classes)
         decisive = {key: value for key, value in asdict(config).items() if key not in NOT_DECISIVE}
         del decisive["prepare"]["store"]  # the same scans may lie elsewhere
-        del (
-            decisive["train"]["loggers"],
-            decisive["train"]["pictures"],
-        )  # who is told does not change what is learnt
+        for shown in ("loggers", "pictures"):  # who is told does not change what is learnt
+            del decisive["train"][shown]
         if config.warm_start is not None:  # by whatever name
             decisive["warm_start"] = str(Path(config.warm_start).absolute())
         self.settings = {
