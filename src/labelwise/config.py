@@ -106,6 +106,7 @@ class RunConfig:
     )
     # what the networks begin with: folder of a finished run or of a model, or file of a public encoder
     warm_start: str | None = None
+    licence: str = ""  # terms of the trained weights, for their card
     workers: Annotated[int, Field(ge=0)] = 0  # processes that load batches; 0: in the training process
     prepare: PrepareConfig = PrepareConfig()
     net: NetChoice = NetChoice(**NAMES["net"])

@@ -74,9 +74,18 @@ def test_a_card_states_the_licence_of_each_data_set_and_what_follows():
     assert "Where no licence is stated, find it out" in card_text(INFO), "a model of before says nothing"
 
 
+def test_a_card_states_the_licence_of_the_weights_or_asks_for_it():
+    assert "Licence of the weights: decided by whoever trained them" in card_text(INFO)
+    stated = card_text({**INFO, "training": {**INFO["training"], "licence": "CC BY 4.0"}})
+    assert "Licence of the weights: CC BY 4.0\n" in stated
+    assert "State it here" not in stated
+
+
 @pytest.fixture
 def model(tmp_path):
-    (tmp_path / CARD).write_text(card_text(INFO).replace("State it here.", "CC BY 4.0."), encoding="utf-8")
+    (tmp_path / CARD).write_text(
+        card_text(INFO).replace("State it here, or", "Ours: CC BY 4.0. Not"), encoding="utf-8"
+    )
     return tmp_path
 
 
@@ -98,7 +107,7 @@ def test_scores_take_their_place_and_what_people_wrote_stays(model):
     assert "4 cases of 2 patients, split 'test'." in text
     assert "| liver | 83.0 ± 2.6 (n 4) | 4.00 ± 0.00 (n 4) |" in text
     assert "| tumour | 0.0 (n 1, 1 missed or invented) | – |" in text
-    assert "CC BY 4.0." in text
+    assert "Ours: CC BY 4.0." in text
     assert "Not evaluated" not in text
     assert add_scores(model, scores("train"), "validation")
     again = (model / CARD).read_text(encoding="utf-8")
@@ -123,6 +132,10 @@ def test_a_training_that_is_repeated_keeps_the_card_and_a_new_one_writes_its_own
     card.write_text(card.read_text(encoding="utf-8") + "Ours.\n", encoding="utf-8")
     run.train(tiny_config(tiny_cohort), run_folder)
     assert card.read_text(encoding="utf-8").endswith("Ours.\n")
+    run.train(tiny_config(tiny_cohort, licence="CC0"), run_folder)
+    stated = card.read_text(encoding="utf-8")
+    assert "Licence of the weights: CC0\n" in stated, "stated after the training"
+    assert stated.endswith("Ours.\n")
     run.train(tiny_config(tiny_cohort, train__steps=[2]), run_folder, overwrite=True)
     assert "Ours." not in card.read_text(encoding="utf-8")
     assert "Not evaluated" in card.read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ Source
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,20 @@ def card_text(info: Mapping[str, Any]) -> str:
         ),
         "## Training",
         _training(info, training),
-        "Licence of the weights: decided by whoever trained them, within the terms of the data. State it here.",
+        _licence(training),
         "## Scores",
         f"{_BEGIN}\n{_validation(training)}\nNot evaluated on test cases yet.\n{_END}",
         "## Limits",
         *_limits(info, training, annotated),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def with_licence(text: str, training: Mapping[str, Any]) -> str:
+    """A card with the licence of the weights that its training states; if it states none, as it is."""
+    if not training.get("licence"):
+        return text
+    return re.sub("^Licence of the weights: .*$", lambda _: _licence(training), text, flags=re.MULTILINE)
 
 
 def add_scores(model: Path, scores: Iterable[Score], split: str) -> bool:
@@ -125,6 +133,17 @@ def _licences(training: Mapping[str, Any]) -> list[str]:
             "research use, of models too."
         )
     return told if licences else told[1:]
+
+
+def _licence(training: Mapping[str, Any]) -> str:
+    """The terms of the weights, as whoever trained them stated them."""
+    terms = training.get("licence")
+    return (
+        f"Licence of the weights: {terms}"
+        if terms
+        else "Licence of the weights: decided by whoever trained them, within the terms of the data. State it here, or "
+        "with `licence` in the recipe."
+    )
 
 
 def _training(info: Mapping[str, Any], training: Mapping[str, Any]) -> str:

@@ -35,7 +35,7 @@ from labelwise.errors import CheckpointError, ConfigError, ScanWarning, did_you_
 from labelwise.formats import Layout, hash_file
 from labelwise.formats.tensors import load_shapes, load_tensors, load_weights, save_tensors
 from labelwise.infer.calibration import Calibration, read_calibration
-from labelwise.infer.card import CARD, card_text
+from labelwise.infer.card import CARD, card_text, with_licence
 from labelwise.infer.doubt import Doubt
 from labelwise.infer.ensemble import (
     Average,
@@ -353,7 +353,7 @@ def _card(folder: Path, weights: Path, info: ModelInfo) -> str:
         and (folder / WEIGHTS).exists()
         and hash_file(folder / WEIGHTS) == hash_file(weights)
     ):
-        return (folder / CARD).read_text(encoding="utf-8")
+        return with_licence((folder / CARD).read_text(encoding="utf-8"), info.training)
     return card_text(vars(info))
 
 

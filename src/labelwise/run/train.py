@@ -67,6 +67,7 @@ NOT_DECISIVE = (
     "select",
     "thresholds",
     "start_from",
+    "licence",
 )
 WARM_START = "warm_start.json"
 # All that is written into the folder of a run.
@@ -441,6 +442,7 @@ class _Trainer:
             "seed": self.config.seed,
             "selected": self.config.select,
             "best_validation_dice": result.best_score,
+            **({"licence": terms} if (terms := self.config.licence) else {}),
             "cases": len(cases),
             "sources": dict(Counter(case.source for case in cases)),
             "licences": {
