@@ -8,7 +8,9 @@ A fault changes one place of a method's file: a number is halved, plus and minus
 comparison is turned, `not` is left out. The tests of the method run against it until the first that fails: that of its
 whole objective, then those of its files. A process is forked for each fault from one that has imported torch already.
 Without a failure the fault survived; it is listed with its line, and with the reason that REASONS gives. Drawn with a
-fixed seed. With `--work` a repeated call goes on where the last one stopped.
+fixed seed for each file. With `--work` a repeated call goes on where the last one stopped: a verdict holds as long as
+the function that it was put into stands as it was (known by its hash), and counts among those of its file; how many no
+longer hold is said.
 """
 
 from __future__ import annotations
@@ -16,17 +18,18 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import hashlib
 import importlib
 import importlib.util
 import json
-import math
 import os
 import random
+import resource
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -48,7 +51,7 @@ SYSTEMS = ("ltuda", "pl_seg", "guidednet", "dkuxnet")
 NEVER_RUN = {"base", "__init__"}
 # What every test needs and no fault is put into: imported once, before the processes part.
 SHARED = ("labelwise.cli.main", "labelwise.run.train", "labelwise.synthetic.generate", "labelwise.testing")
-LONGEST_S = 300.0  # of the tests of one fault; a fault that makes them hang is found
+LONGEST_S = 300  # of the processor, for the tests of one fault; a fault that makes them hang is found
 FOUND, SURVIVED, HUNG = 1, 0, 124
 
 # Why a fault that survives is none, or does not matter: by file and line of source.
@@ -91,6 +94,13 @@ class Fault:
     line: int
     what: str
     text: str  # the line as it was
+    alike: int  # its number among those of the file that change a line of this text in this way
+    function: str  # hash of the function (outside of one: of the statement) that it is put into
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """Which fault this is, wherever its line has moved to."""
+        return self.file, self.what, self.text, self.alike
 
 
 class _Place(ast.NodeTransformer):
@@ -209,6 +219,8 @@ def run_tests(tests: Sequence[str], fault: _Faulty | None = None) -> int:
     """Run tests in a process of its own, against a fault if there is one: FOUND, SURVIVED or HUNG."""
     child = os.fork()
     if child == 0:
+        if fault is not None:
+            resource.setrlimit(resource.RLIMIT_CPU, (LONGEST_S, LONGEST_S))
         with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
             os.dup2(nowhere.fileno(), 1)
             os.dup2(nowhere.fileno(), 2)
@@ -219,18 +231,12 @@ def run_tests(tests: Sequence[str], fault: _Faulty | None = None) -> int:
                 sys.meta_path.insert(0, fault)
             options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore", "--rootdir", str(ROOT)]
             os._exit(int(pytest.main([*options, *tests])))
-    until = time.monotonic() + (LONGEST_S if fault else math.inf)
-    while time.monotonic() < until:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            code = os.waitstatus_to_exitcode(status)
-            if code in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
-                raise SystemExit(f"no test ran: {' '.join(tests)}")
-            return FOUND if code else SURVIVED
-        time.sleep(0.05)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return HUNG
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
+        raise SystemExit(f"no test ran: {' '.join(tests)}")
+    if code in (-signal.SIGKILL, -signal.SIGXCPU):
+        return HUNG
+    return FOUND if code else SURVIVED
 
 
 def files_of(systems: Sequence[str]) -> Iterator[Path]:
@@ -241,50 +247,82 @@ def files_of(systems: Sequence[str]) -> Iterator[Path]:
             yield path
 
 
-def planned_faults(paths: Iterator[Path], per_file: int) -> list[tuple[Path, int]]:
-    """Some places of each file, in random order: a run that is cut short has seen some of all."""
-    draw, planned = random.Random(0), []
-    for path in paths:
-        numbers = range(len(places(path.read_text(encoding="utf-8"))))
-        planned += [(path, place) for place in draw.sample(numbers, min(per_file, len(numbers)))]
-    draw.shuffle(planned)
-    return planned
-
-
-def numbered_faults(path: Path) -> list[tuple[Fault, int]]:
-    """Every fault of a file, and its number among those that look alike."""
+def faults_of(path: Path) -> list[Fault]:
+    """Every fault of a file, in the order of its places."""
     source, found, alike = path.read_text(encoding="utf-8"), [], Counter[tuple[str, str]]()
-    lines = source.splitlines()
+    lines, functions = source.splitlines(), _functions(source)
     for what, line in places(source):
         text = lines[line - 1].strip()
-        found.append((Fault(str(path.relative_to(METHODS)), line, what, text), alike[what, text]))
+        found.append(
+            Fault(str(path.relative_to(METHODS)), line, what, text, alike[what, text], functions[line])
+        )
         alike[what, text] += 1
     return found
 
 
-def try_faults(planned: Sequence[tuple[Path, int]], work: Path, minutes: float) -> list[dict[str, Any]]:
-    """The verdict on each fault, and those of the calls before: one line of `work` each.
+def _functions(source: str) -> dict[int, str]:
+    """Of each line the hash of its function, or of its statement: of the tree, so that comments do not count."""
+    hashes: dict[int, str] = {}
 
-    A fault that was found stays found while its line stands; one that survived is tried again.
-    """
+    def walk(nodes: Sequence[ast.stmt]) -> None:
+        for node in nodes:
+            text = hashlib.sha256(ast.dump(node).encode()).hexdigest()[:16]
+            hashes.update(dict.fromkeys(range(node.lineno, (node.end_lineno or node.lineno) + 1), text))
+            if isinstance(node, ast.ClassDef):
+                walk(node.body)
+
+    walk(ast.parse(source).body)
+    return hashes
+
+
+def verdicts_of(work: Path) -> dict[tuple[str, str, str, int], tuple[str, int]]:
+    """What calls before found: the hash of the function and the verdict, by fault."""
     lines = work.read_text(encoding="utf-8").splitlines() if work.exists() else []
-    known = {tuple(entry["key"]): entry["verdict"] for entry in map(json.loads, lines)}
-    faults = {path: numbered_faults(path) for path in {path for path, _ in planned}}
+    return {
+        tuple(entry["key"]): (entry.get("function", ""), entry["verdict"]) for entry in map(json.loads, lines)
+    }
+
+
+def plan_faults(
+    paths: Iterable[Path], per_file: int, known: Collection[tuple[str, str, str, int]]
+) -> list[tuple[Path, int]]:
+    """Some places of each file, those with a verdict first, in random order: a run cut short has seen some of all."""
+    planned = []
+    for path in paths:
+        faults = faults_of(path)
+        numbers = random.Random(str(path.relative_to(METHODS))).sample(range(len(faults)), len(faults))
+        numbers.sort(key=lambda place, faults=faults: faults[place].key not in known)  # type: ignore[misc]
+        planned += [(path, place) for place in numbers[:per_file]]
+    random.Random(0).shuffle(planned)
+    return planned
+
+
+def try_faults(
+    planned: Sequence[tuple[Path, int]],
+    known: dict[tuple[str, str, str, int], int],
+    work: Path,
+    minutes: float,
+) -> list[dict[str, Any]]:
+    """The verdict on each fault; new ones become lines of `work`.
+
+    A fault that was found stays found while its function stands; one that survived is tried again.
+    """
+    faults = {path: faults_of(path) for path in {path for path, _ in planned}}
     verdicts, until = [], time.monotonic() + 60 * minutes
     for path, place in planned:
-        fault, number = faults[path][place]
-        key = (fault.file, fault.what, fault.text, number)
-        if known.get(key, SURVIVED) == SURVIVED:
+        fault = faults[path][place]
+        if known.get(fault.key, SURVIVED) == SURVIVED:
             if time.monotonic() > until:
                 continue
             tree = changed(path.read_text(encoding="utf-8"), place)
             module = ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
-            known[key] = run_tests(tests_of(path), _Faulty(module, path, tree))
+            known[fault.key] = run_tests(tests_of(path), _Faulty(module, path, tree))
+            entry = {"key": fault.key, "function": fault.function, "verdict": known[fault.key]}
             with work.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": key, "verdict": known[key]}) + "\n")
-            word = {FOUND: "found", SURVIVED: "SURVIVED", HUNG: "found (hung)"}[known[key]]
+                file.write(json.dumps(entry) + "\n")
+            word = {FOUND: "found", SURVIVED: "SURVIVED", HUNG: "found (hung)"}[known[fault.key]]
             print(f"{word:9} {fault.file}:{fault.line} {fault.what}: {fault.text}", flush=True)
-        verdicts.append({**asdict(fault), "verdict": known[key]})
+        verdicts.append({**asdict(fault), "verdict": known[fault.key]})
     return verdicts
 
 
@@ -303,8 +341,14 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in SHARED:
         importlib.import_module(name)
-    planned = planned_faults(files_of(() if arguments.all else arguments.only), arguments.per_file)
-    verdicts = try_faults(planned, arguments.work, arguments.minutes)
+    paths = list(files_of(() if arguments.all else arguments.only))
+    before = verdicts_of(arguments.work)
+    functions = {fault.key: fault.function for path in files_of(()) for fault in faults_of(path)}
+    known = {key: verdict for key, (function, verdict) in before.items() if functions.get(key) == function}
+    if len(known) < len(before):
+        print(f"{len(before) - len(known)} of {len(before)} verdicts are of code that has changed: not used")
+    planned = plan_faults(paths, arguments.per_file, known)
+    verdicts = try_faults(planned, known, arguments.work, arguments.minutes)
     tests = sorted({test for each in verdicts for test in tests_of(METHODS / each["file"])})
     if run_tests(tests) != SURVIVED:  # tests that fail without a fault find every fault
         raise SystemExit("the tests fail without a fault")
