@@ -26,8 +26,7 @@ from pydantic.dataclasses import dataclass
 
 from labelwise.documents import decode, parse_toml
 from labelwise.errors import ConfigError, did_you_mean
-from labelwise.infer.sliding_window import InferenceConfig
-from labelwise.infer.windows import WindowGrid
+from labelwise.infer.sliding_window import InferenceConfig, check_windows
 from labelwise.loading.augment import AugmentConfig
 from labelwise.loading.sampling import SamplingConfig
 from labelwise.methods import find_method, stages_of
@@ -277,7 +276,7 @@ def _check_patch_size(config: RunConfig, nets: NetFactory) -> None:
             expected=f"at least {2 * nets.strides[0]} along one axis",
         )
     config.augment.check(patch)
-    WindowGrid.of(patch, patch, config.inference.stride, config.inference.overlap)  # refuses gaps
+    check_windows(config.inference, patch, nets.strides)
 
 
 def shipped_recipes() -> dict[str, Path]:

@@ -116,6 +116,27 @@ def test_sweeps_along_the_axis_that_is_longest_in_patches() -> None:
     assert WindowGrid.of((100, 300, 90), (50, 50, 50), None, 0.5).axis == 1
 
 
+def test_a_window_of_its_own_is_what_the_network_sees_and_strides_are_measured_by() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def network(images: Tensor) -> Tensor:
+        seen.append(tuple(images.shape[2:]))
+        return torch.cat([-images, images], dim=1)
+
+    image = torch.randn(1, 40, 24, 20)
+    found = labels_of(
+        Lambda(network),
+        image,
+        (16, 16, 16),
+        num_classes=2,
+        overlap=0.0,
+        window=(20, 24, 10),
+        blending="constant",
+    )
+    np.testing.assert_array_equal(found, (image[0] > 0).numpy())
+    assert seen == [(20, 24, 10)] * 4  # 2 x 1 x 2 windows fill the scan
+
+
 class LargestTensor(TorchFunctionMode):
     """Remembers the most elements that any tensor had."""
 

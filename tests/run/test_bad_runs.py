@@ -14,7 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from conftest import tiny_config
 from labelwise import (
@@ -442,12 +442,25 @@ def test_scans_with_another_number_of_channels_are_refused(tiny_run, tiny_cohort
 
 def test_unknown_settings_devices_and_modalities_are_refused(tiny_run, tiny_cohort, tmp_path):
     scan = tiny_cohort / "images" / "test_000.nii.gz"
+    shutil.copytree(tiny_run, tmp_path / "other")
+    weights = tmp_path / "other" / "model" / "weights.safetensors"
+    save_file({name: tensor * 1.5 for name, tensor in load_file(weights).items()}, weights)
     with pytest.raises(ConfigError, match="did you mean 'overlap'"):
         run.predict(tiny_run, scan, tmp_path / "out", device="cpu", settings={"inference.overlapp": 0.5})
     with pytest.raises(ConfigError, match=r"'overlap\.postprocess': 'overlap' is a value"):
         run.predict(tiny_run, scan, tmp_path / "out", device="cpu", settings={"overlap.postprocess": 1})
     with pytest.raises(ConfigError, match="the stride leaves gaps"):
         run.predict(tiny_run, scan, tmp_path / "out", device="cpu", settings={"stride": [32, 32, 17]})
+    with pytest.raises(ConfigError, match="cannot take such a window"):
+        run.predict(tiny_run, scan, tmp_path / "out", device="cpu", settings={"window": [32, 32, 17]})
+    with pytest.raises(ConfigError, match="cannot take such a window"):  # nor can an ensemble with it
+        run.predict(
+            [tiny_run, tmp_path / "other"],
+            scan,
+            tmp_path / "out",
+            device="cpu",
+            settings={"window": [32, 32, 17]},
+        )
     with pytest.raises(ResourceError, match="device 'tpu' is not available"):
         run.predict(tiny_run, scan, tmp_path / "out", device="tpu")
     with pytest.raises(ConfigError, match=r"does not know the modality 'mr'(.|\n)*ct"):

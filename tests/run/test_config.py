@@ -159,6 +159,8 @@ def test_every_recipe_of_the_project_loads(file):
         ("sampling.patch_size", [64, 96, 32], ["turns patches by 90 degrees", "augment.quarter_turns"]),
         ("inference.stride", [97, 96, 96], ["the stride leaves gaps"]),
         ("inference.overlap", 1.0, ["inference.overlap"]),
+        ("inference.window", [160, 160, 60], ["cannot take such a window", "16 x 16 x 16"]),
+        ("inference.window", [160, 160, 1], ["both be slices", "[160, 160, 1]", "[96, 96, 96]"]),
         ("prepare.crop", "head", ["'none', 'nonzero' or 'body'"]),
     ],
 )

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import lcm
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
@@ -28,6 +28,15 @@ logger = logging.getLogger("labelwise")
 
 MOST_APART = 1.1  # ratio of voxel sizes: less than what augmentation changes
 LARGEST_PATCH = 1.5  # ratio of patch sizes along an axis
+
+
+class Member(NamedTuple):
+    """One model of an ensemble."""
+
+    name: str
+    id: str
+    plan: Plan  # its intensities
+    strides: tuple[int, ...]  # what the sides of a window must be divisible by
 
 
 class Average(nn.Module):
@@ -101,8 +110,15 @@ def common_patch(patches: Mapping[str, Size], strides: Sequence[Sequence[int]]) 
     flat = sizes[:, 2] == 1
     if flat.any() != flat.all() or (sizes.max(axis=0) > LARGEST_PATCH * sizes.min(axis=0)).any():
         require_equal("the size of the patches", patches)
-    divisors = [lcm(*(each[axis] if axis < len(each) else 1 for each in strides)) for axis in range(3)]
-    x, y, z = (-(-int(size) // by) * by for size, by in zip(sizes.max(axis=0), divisors, strict=True))
+    x, y, z = (
+        -(-int(size) // by) * by for size, by in zip(sizes.max(axis=0), common_strides(strides), strict=True)
+    )
+    return x, y, z
+
+
+def common_strides(strides: Sequence[Sequence[int]]) -> Size:
+    """What the sides of a window must be divisible by for all networks; 1 along z where they take slices."""
+    x, y, z = (lcm(*(each[axis] if axis < len(each) else 1 for each in strides)) for axis in range(3))
     return x, y, z
 
 

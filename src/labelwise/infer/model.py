@@ -20,7 +20,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -39,9 +39,11 @@ from labelwise.infer.card import CARD, card_text, with_licence
 from labelwise.infer.doubt import Doubt
 from labelwise.infer.ensemble import (
     Average,
+    Member,
     common_patch,
     common_plan,
     common_postprocess,
+    common_strides,
     joined_training,
     require_equal,
 )
@@ -95,14 +97,6 @@ class ModelInfo:
 
 Judge: TypeAlias = Callable[[Image, str, Layout], Sequence[str]]
 """What is wrong with a scan of a modality, as sentences; a DataError if it must not be segmented."""
-
-
-class Member(NamedTuple):
-    """One model of an ensemble."""
-
-    name: str
-    id: str
-    plan: Plan  # its intensities
 
 
 @dataclass(frozen=True)
@@ -249,6 +243,12 @@ class Model:
         images = [apply(image.volume, plan, modality=self.modality(modality)).image.data for plan in others]
         together = Volume(np.concatenate([prepared.image.data, *images]), prepared.image.affine)
         return prepared._replace(image=together)
+
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        """What the sides of a window must be divisible by; 1 along z where the network takes slices."""
+        own = NetFactory.from_description(self.info.net).strides
+        return common_strides([member.strides for member in self.members] or [own])
 
     @property
     def own_images(self) -> bool:
@@ -414,7 +414,7 @@ def _ensemble(models: Sequence[Model]) -> Model:
     clean_up = common_postprocess(
         {name: model.config.postprocess for name, model in named.items()}, first.label_space.organs
     )
-    strides = [NetFactory.from_description(model.info.net).strides for model in named.values()]
+    strides = [model.strides for model in named.values()]
     patch = common_patch({name: model.info.patch_size for name, model in named.items()}, strides)
     for name, model in named.items():
         if (model.plan.spacing_mm, model.info.patch_size) != (plan.spacing_mm, patch):
@@ -424,7 +424,7 @@ def _ensemble(models: Sequence[Model]) -> Model:
             )  # fmt: skip
     if any(model.calibration for model in named.values()):
         logger.info("the models were calibrated one by one; the certainty of their mean is not")
-    members = tuple(Member(model.info.name, model.id, model.plan) for model in named.values())
+    members = tuple(Member(model.info.name, model.id, model.plan, model.strides) for model in named.values())
     own_images = any(member.plan.intensity != plan.intensity for member in members)
     average = Average([model.predictor for model in named.values()], own_images=own_images).eval()
     info = replace(

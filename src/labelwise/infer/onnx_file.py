@@ -92,8 +92,8 @@ def description(model: Model) -> dict[str, Any]:
             "clean it up by the rules of postprocess",
         ],
         "plan": model.plan.to_json(),
-        "windows": {"size": list(info.patch_size), "stride": config.stride, "overlap": config.overlap,
-                    "blending": config.blending, "mirror_axes": list(config.mirror_axes)},
+        "windows": {"size": list(config.window_for(info.patch_size)), "stride": config.stride,
+                    "overlap": config.overlap, "blending": config.blending, "mirror_axes": list(config.mirror_axes)},
         "postprocess": info.inference.get("postprocess", {}),
         "modalities": list(info.modalities),
         "method": info.method,
@@ -155,8 +155,8 @@ def _noise(model: Model, number: int) -> torch.Tensor:
 
 
 def _window(model: Model) -> tuple[int, ...]:
-    """The window along the axes that the network has: two if the patch is a slice."""
-    x, y, z = model.info.patch_size
+    """The window along the axes that the network has: two if it is a slice."""
+    x, y, z = model.config.window_for(model.info.patch_size)
     return (x, y) if z == 1 else (x, y, z)
 
 

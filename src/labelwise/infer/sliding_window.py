@@ -13,7 +13,7 @@ by the sum of the weights, because all classes of a voxel share it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import combinations
@@ -42,6 +42,9 @@ WindowProgress = Callable[[int, int], None]  # windows done, windows in all
 class InferenceConfig:
     RENAMED: ClassVar[Mapping[str, str]] = {"tidy": "postprocess"}
 
+    window: tuple[PositiveInt, PositiveInt, PositiveInt] | None = (
+        None  # voxels; None: the patch of the training
+    )
     stride: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None  # voxels; None: from the overlap
     overlap: float = Field(default=0.5, ge=0, lt=1)  # part of a window that the next one sees again
     blending: Blending = "gaussian"  # weight of a score by its place in the window
@@ -49,6 +52,32 @@ class InferenceConfig:
     mirror_axes: tuple[Literal[0, 1, 2], ...] = ()  # average over all flips of these axes (X, Y, Z)
     precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 where the hardware has it
     postprocess: PostprocessConfig = PostprocessConfig()  # clean-up of the finished label map
+
+    def window_for(self, patch_size: Size) -> Size:
+        """The window of a network that was trained with patches of `patch_size`."""
+        return self.window or patch_size
+
+
+def check_windows(config: InferenceConfig, patch_size: Size, strides: Sequence[int]) -> None:
+    """Raise a ConfigError if a network cannot take the windows, or they leave gaps.
+
+    Arguments
+        patch_size  of its training
+        strides     what the sides of a window must be divisible by, along each axis of the network
+    """
+    window = config.window_for(patch_size)
+    if (window[2] == 1) != (patch_size[2] == 1):
+        raise ConfigError(
+            "windows and patches must both be slices, or both be volumes",
+            found=f"inference.window = {list(window)} for patches of {list(patch_size)}",
+        )
+    if any(size % stride for size, stride in zip(window, strides, strict=False)):
+        raise ConfigError(
+            "the network cannot take such a window",
+            found=f"inference.window = {list(window)}",
+            expected=f"sides divisible by {' x '.join(map(str, strides))}",
+        )
+    WindowGrid.of(window, window, config.stride, config.overlap)
 
 
 def check_mirroring(label_space: LabelSpace, config: InferenceConfig) -> None:
@@ -75,12 +104,13 @@ def predict_labels(
 ) -> Array:
     """Label every voxel of a prepared scan; of equal scores the lowest class wins. `doubt` is told all scores.
 
-    A scan smaller than the patch is padded with zeros on both sides, and the padding is cut off again. With a
-    patch of depth 1 the predictor is two-dimensional: windows lie in the slices, batches run across them.
+    A scan smaller than the window is padded with zeros on both sides, and the padding is cut off again. With a
+    window of depth 1 the predictor is two-dimensional: windows lie in the slices, batches run across them.
 
     Shapes
-        predictor   (B, M, *patch) -> scores (B, C, *patch) in [0, 1], on `device`; it is put into
+        predictor   (B, M, *window) -> scores (B, C, *window) in [0, 1], on `device`; it is put into
                     evaluation mode and back
+        patch_size  of its training; the window, unless the config names another
         image       (M, X, Y, Z)  float32, on any device
         returns     (X, Y, Z)     uint8, or uint16 for more than 256 classes
 
@@ -92,8 +122,9 @@ def predict_labels(
     Source
         Window starts and padding of the LA benchmark codes (UA-MT and followers); Gaussian weight of MONAI.
     """
-    padded, inside = pad_to_patch(image, patch_size)
-    grid = WindowGrid.of(padded.shape[1:], patch_size, config.stride, config.overlap)
+    window = config.window_for(patch_size)
+    padded, inside = pad_to_patch(image, window)
+    grid = WindowGrid.of(padded.shape[1:], window, config.stride, config.overlap)
     labels = np.empty(grid.size, dtype=np.uint8 if num_classes <= 256 else np.uint16)
     score = _scorer(predictor, grid, num_classes, config, device)
     with torch.inference_mode(), _evaluation_mode(predictor), explained_out_of_memory():
@@ -117,8 +148,9 @@ def predict_scores(
 
     For a look at small scans: unlike the labels, they take C times the memory of the volume.
     """
-    padded, inside = pad_to_patch(image, patch_size)
-    grid = WindowGrid.of(padded.shape[1:], patch_size, config.stride, config.overlap)
+    window = config.window_for(patch_size)
+    padded, inside = pad_to_patch(image, window)
+    grid = WindowGrid.of(padded.shape[1:], window, config.stride, config.overlap)
     score = _scorer(predictor, grid, num_classes, config, device)
 
     def sums(score: Score) -> Tensor:

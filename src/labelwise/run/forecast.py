@@ -255,21 +255,22 @@ def _boxes(annotated: Tensor, size: tuple[int, ...]) -> Tensor:
 
 def _validation_seconds(method: Method, config: RunConfig, cohort: Cohort, fabric: Fabric) -> float:
     """Time of one validation: a timed window, times the windows of all validation cases."""
-    patch, inference = config.sampling.patch_size, config.inference
-    image = torch.zeros(cohort.facts.channels, *patch)
+    inference = config.inference
+    window = inference.window_for(config.sampling.patch_size)
+    image = torch.zeros(cohort.facts.channels, *window)
 
     def one() -> float:
         start = time.perf_counter()
         predict_labels(
-            method.predictor(), image, patch,
+            method.predictor(), image, config.sampling.patch_size,
             num_classes=cohort.label_space.num_classes, config=inference, device=fabric.device,
         )  # fmt: skip
         return time.perf_counter() - start
 
     one()
     windows = WindowGrid.of(
-        [max(a, b) for a, b in zip(cohort.facts.shape, patch, strict=True)],
-        patch, inference.stride, inference.overlap,
+        [max(a, b) for a, b in zip(cohort.facts.shape, window, strict=True)],
+        window, inference.stride, inference.overlap,
     ).num_windows  # fmt: skip
     return min(one(), one()) * windows * cohort.validation_cases
 
@@ -280,7 +281,8 @@ def _scan_bytes(cohort: Cohort, config: RunConfig) -> float:
         return 0.0
     x, y, z = cohort.facts.largest
     voxels = x * y * z
-    slab = min(1.0, max(p / n for p, n in zip(config.sampling.patch_size, cohort.facts.largest, strict=True)))
+    window = config.inference.window_for(config.sampling.patch_size)
+    slab = min(1.0, max(p / n for p, n in zip(window, cohort.facts.largest, strict=True)))
     return voxels * (8.0 * cohort.facts.channels + 4 * slab * cohort.label_space.num_classes + 4)
 
 

@@ -18,8 +18,7 @@ from labelwise.infer.maps import MAPS
 from labelwise.infer.model import DESCRIPTION, Model, load_model, model_folder
 from labelwise.infer.record import warnings_of
 from labelwise.infer.scans import Scan, find_scans
-from labelwise.infer.sliding_window import InferenceConfig
-from labelwise.infer.windows import WindowGrid
+from labelwise.infer.sliding_window import InferenceConfig, check_windows
 from labelwise.lock import only_writer
 from labelwise.quality.check_fit import inspect_for_model
 from labelwise.run.environment import environment
@@ -121,10 +120,7 @@ def predict(
     loaded = load_model(model, device, classifier=classifier)
     cases = _cases(Path(scans), split)
     items = _scans(Path(scans), cases, loaded, modality)
-    config = changed_settings(loaded.config, settings or {})
-    patch_size = loaded.info.patch_size
-    WindowGrid.of(patch_size, patch_size, config.stride, config.overlap)  # refuses gaps, before any work
-    chosen = replace(loaded, config=config)
+    chosen = replace(loaded, config=changed_settings(loaded, settings or {}))
 
     def show(done: int, total: int, seconds_left: float | None) -> None:
         progress("predict", done, total)
@@ -249,9 +245,15 @@ def check_channels(cases: Sequence[Case], channels: int) -> None:
         )
 
 
-def changed_settings(config: InferenceConfig, settings: Mapping[str, Any]) -> InferenceConfig:
-    """Inference settings with some of them changed: {"overlap": 0.75} or {"inference.overlap": 0.75}."""
-    values = asdict(config)
+def changed_settings(model: Model, settings: Mapping[str, Any]) -> InferenceConfig:
+    """Inference settings of a model with some of them changed: {"overlap": 0.75} or {"inference.overlap": 0.75}.
+
+    Errors
+        ConfigError     an unknown setting, or windows that the network cannot take
+    """
+    values = asdict(model.config)
     for key, value in settings.items():
         put(values, key.removeprefix("inference."), value)
-    return build_settings(InferenceConfig, values, "inference settings")
+    config = build_settings(InferenceConfig, values, "inference settings")
+    check_windows(config, model.info.patch_size, model.strides)
+    return config

@@ -19,7 +19,6 @@ from labelwise.errors import DataError
 from labelwise.infer.cohort import predict_cohort
 from labelwise.infer.model import Model, load_model
 from labelwise.infer.scans import Scan
-from labelwise.infer.windows import WindowGrid
 from labelwise.lock import only_writer
 from labelwise.run.environment import environment
 from labelwise.run.predict import (
@@ -79,9 +78,7 @@ def propose(
     file = manifest_file(data)
     folder = file.parent
     loaded = load_model(model, device, classifier=classifier)
-    config = changed_settings(loaded.config, settings or {})
-    WindowGrid.of(loaded.info.patch_size, loaded.info.patch_size, config.stride, config.overlap)
-    loaded = replace(loaded, config=config)
+    loaded = replace(loaded, config=changed_settings(loaded, settings or {}))
     with only_writer(folder):
         manifest = read_manifest(file)
         wanted = _wanted(manifest, file, split, loaded)
