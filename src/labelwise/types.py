@@ -258,10 +258,14 @@ class Batch(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Where the training stands: `step` of `total`, counted from 0. A NamedTuple for the reason of Batch."""
+    """Where the training stands: `step` of `total`, counted from 0. A NamedTuple for the reason of Batch.
+
+    `part` counts the optimiser steps of one batch, for methods that take several.
+    """
 
     step: int
     total: int
+    part: int = 0
 
     @property
     def fraction(self) -> float:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-from conftest import make_method
+from conftest import make_batch, make_method
+from labelwise import testing
 from labelwise.methods import METHODS, find_method
+from labelwise.nets.parts import SegmentationNet
 from labelwise.settings import build_settings
 from labelwise.testing import HALFWAY, METHOD_CHECKS, annotated_in_parts, check_method, terms_of
 
@@ -43,6 +46,20 @@ def test_what_is_open_in_cases_annotated_in_parts_is_learnt_from_as_without_labe
     method.after_step(HALFWAY)
     terms = terms_of(method, batch)
     assert any(term.item() != 0 for key, term in terms.items() if key != "supervised")
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if find_method(name).card.nets is None])
+def test_heads_at_coarser_scales_learn_in_the_methods_whose_card_says_so(name):
+    kind = find_method(name)
+    net_settings = {"width": 4, "blocks": (1, 1, 2), "deep_supervision": True}
+    method = testing.make_method(
+        kind, dims=min(kind.card.dims), net="residual_unet", net_settings=net_settings
+    )
+    terms = terms_of(method, make_batch("full", "full", dims=min(kind.card.dims)))
+    networks = [part for part in method.modules() if isinstance(part, SegmentationNet)]
+    heads = [weight for net in networks for weight in net.coarse_heads.parameters() if weight.requires_grad]
+    torch.autograd.backward(torch.stack(list(terms.values())).sum())
+    assert any(weight.grad is not None for weight in heads) == kind.card.deep_supervision
 
 
 @pytest.mark.parametrize("name", METHODS)

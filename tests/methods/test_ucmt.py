@@ -110,6 +110,33 @@ def test_labels_and_pseudo_labels_follow_the_mixed_image(arrays):
     torch.testing.assert_close(taught, arrays["loss_cmt"] + sum(expected) / 2)
 
 
+def test_with_two_steps_the_second_has_the_mixed_scan_and_what_the_students_say_of_it_by_then(arrays):
+    again = [torch.randn(2, 3, 16, 16) for _ in range(2)]
+    logits = [(arrays[f"logit_s{n}"], z) for n, z in zip((1, 2), again, strict=True)]
+    settings = {"view": "none", "cuts": 4, "consistency_weight": 1.0}
+    for complete in (True, False):
+        batch = batch_of(arrays, complete)
+        together = replayed(*logits, [arrays["logit_t"]], **settings)(batch, END)
+        apart = replayed(*logits, [arrays["logit_t"]], two_steps=True, **settings)
+        assert apart.steps_per_batch == 2
+        first, second = apart(batch, END), apart(batch, END._replace(part=1))
+        alone = replayed(*logits, [arrays["logit_t"]], u_mix=False, **settings)(batch, END)
+        assert list(first) == list(second) == list(together)
+        for name, term in together.items():
+            torch.testing.assert_close(first[name], alone[name])
+            torch.testing.assert_close(first[name] + second[name], term)
+        assert apart.first.seen[1].equal(arrays["image_mix"])
+
+
+def test_with_two_steps_the_teacher_moves_twice_and_its_half_life_stays_what_it_is():
+    once, twice = (
+        make_method("ucmt", dims=2, settings={"two_steps": two}).teacher.decay for two in (False, True)
+    )
+    late = Progress(5999, 6000)
+    assert twice.keep(late) ** 2 == pytest.approx(once.keep(late))
+    assert make_method("ucmt", dims=2, settings={"two_steps": True, "u_mix": False}).steps_per_batch == 1
+
+
 def test_the_teacher_agrees_with_the_official_code(arrays):
     for step, expected in zip(arrays["ema_step"].tolist(), arrays["ema_out"], strict=True):
         teacher = arrays["ema_t"].clone()

@@ -132,6 +132,43 @@ def test_a_resumed_run_has_the_average_of_an_uninterrupted_one_and_gives_it_to_t
     assert not torch.equal(kept[0].network[0].weight, whole.method.network[0].weight)
 
 
+class TwoSteps(Toy):
+    """f(w) = w^2 / 2 in the first part of a step, and (w - what the first part left)^2 / 2 in the second."""
+
+    steps_per_batch = 2
+
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Conv3d(1, 1, 1, bias=False)
+        nn.init.ones_(self.network.weight)
+
+    def forward(self, batch, progress):
+        weight = self.network.weight.sum()
+        if progress.part == 0:
+            self.left = 10 * weight.detach()
+            return {"supervised": weight**2 / 2}
+        return {"supervised": (weight - self.left) ** 2 / 2}
+
+    def after_step(self, progress):
+        self.moved += 1 + progress.part
+
+
+def test_a_method_may_take_several_optimiser_steps_for_a_batch(tmp_path):
+    """w = 1 -> 1 - 0.1 * 1 = 0.9 -> 0.9 - 0.1 * (0.9 - 10) = 1.81; the log adds both parts: 0.5 + 41.405."""
+    trained = stage(tmp_path, method=TwoSteps(), steps=1, settings={})
+    config = LoopConfig(
+        steps=(1,),
+        log_every=1,
+        optimizer=OptimizerConfig(name="sgd", rate=0.1, momentum=0.0, weight_decay=0.0),
+        schedule=ScheduleConfig(name="constant"),
+    )
+    fit(trained, config, connect(PRECISE), quiet)
+    assert trained.method.network.weight.item() == pytest.approx(1.81)
+    assert trained.method.moved == 3
+    (line,) = [event for event in read_log(tmp_path / "log.jsonl") if event["event"] == "train"]
+    assert line["terms"]["supervised"] == pytest.approx(0.5 + (0.9 - 10) ** 2 / 2)
+
+
 class Manifold(Toy):
     """Batch norm, a teacher, weights in another memory layout, and two optimisers."""
 

@@ -52,6 +52,7 @@ class AddClass(Method):
         paper="https://arxiv.org/abs/2002.00718",
         idea="A trained model learns new classes where they are annotated, and repeats itself where nothing is.",
         learns_from=frozenset({"full", "partial", "none"}),
+        deep_supervision=True,
     )
     Config = AddClassConfig
     needs_weak_view = True

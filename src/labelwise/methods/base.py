@@ -56,6 +56,7 @@ class Card:
     independent_maps: bool = (
         False  # each organ is asked for by itself, from a threshold on that the training chooses
     )
+    deep_supervision: bool = False  # trains the heads at coarser scales of a network that has them
 
 
 class Method(nn.Module, ABC):
@@ -71,6 +72,10 @@ class Method(nn.Module, ABC):
 
     With `needs_weak_view` a batch also brings ``weak_images``: the patches before their intensities were changed.
 
+    With `steps_per_batch` above 1 the loop asks `forward` and `after_step` so often for each batch, with an optimiser
+    step between them; ``progress.part`` counts from 0. What a part leaves for the next one may be a plain attribute: no
+    training stops between them.
+
     With `keeps_classes` it begins with a trained model (`train --from`), whose classes belong to those of the training
     although no case needs to annotate them.
 
@@ -84,6 +89,7 @@ class Method(nn.Module, ABC):
     classifiers: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[Presets] = {}
     needs_weak_view: ClassVar[bool] = False
+    steps_per_batch: int = 1
     keeps_classes: ClassVar[bool] = False
 
     @abstractmethod

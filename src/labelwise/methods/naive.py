@@ -34,6 +34,7 @@ class Naive(Method):
         paper="",
         idea="Reads every un-annotated structure as background: the baseline that ignores what is not known.",
         learns_from=frozenset({"full", "partial"}),
+        deep_supervision=True,
     )
     Config = NaiveConfig
 

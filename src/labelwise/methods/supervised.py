@@ -36,6 +36,7 @@ class Supervised(Method):
         paper="https://arxiv.org/abs/2007.03868",
         idea="Cross-entropy and Dice on what is annotated; un-annotated structures may hide in the background.",
         learns_from=frozenset({"full", "partial"}),
+        deep_supervision=True,
     )
     Config = SupervisedConfig
 

@@ -53,9 +53,6 @@ CPU_BLOCKS, GPU_BLOCKS = (
     (1, 2, 2, 2),
     (1, 3, 4, 6),
 )  # by scale, fine to coarse; nnU-Net's residual encoder on a GPU
-DEEP = frozenset(
-    {"supervised", "self_training", "noisy_student", "add_class"}
-)  # methods that train heads at coarser scales too
 CPU_SLICES = 12 * 128 * 128  # pixels of a 2D batch
 GPU_MEMORY, MOST_GPU_MEMORY = 0.8, 40 * 2**30  # part that is used, and how much is ever worth using
 GPU_SLICES = 32
@@ -279,7 +276,7 @@ class _Planner:
         if "net.settings" not in self.open:
             return name, self.values["net.settings"]
         settings = NET_SETTINGS[name](topology, self.dims, self.on_cpu) if name in NET_SETTINGS else {}
-        deep = name == "residual_unet" and self.values["method.name"] in DEEP
+        deep = name == "residual_unet" and self.kind.card.deep_supervision
         return name, {**settings, "deep_supervision": True} if deep else settings
 
     def _network(self, topology: Topology) -> Topology:

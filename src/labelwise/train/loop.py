@@ -186,6 +186,14 @@ class _Training:
             step_seed(self.stage.seed, self.stage.number, progress.step, self.fabric.global_rank)
         )
         set_rate(self.optimizers, self.config.schedule, progress.step, progress.total, self.scores)
+        for part in range(self.stage.method.steps_per_batch):
+            self._step(batch, progress._replace(part=part))
+        if self.average is not None:
+            self.average.follow(progress)
+        self.counted += 1
+
+    def _step(self, batch: Batch, progress: Progress) -> None:
+        """One step of the optimisers."""
         # Also in the backward pass, which may compute again what the forward pass did not keep.
         with SafeConvolutions():
             terms: dict[str, Tensor] = self.wrapped(batch, progress)
@@ -198,11 +206,8 @@ class _Training:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.stage.method.after_step(progress)
-        if self.average is not None:
-            self.average.follow(progress)
         for name, term in terms.items():  # summed on the device; read once per log line
             self.sums[name] = self.sums[name] + term.detach() if name in self.sums else term.detach()
-        self.counted += 1
 
     def _log(self) -> None:
         if not self.counted:

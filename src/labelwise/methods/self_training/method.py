@@ -93,6 +93,7 @@ class SelfTraining(Method):
         paper="",
         idea="An averaged teacher completes the labels of each case; the student learns from spliced scans.",
         learns_from=frozenset({"full", "partial", "none"}),
+        deep_supervision=True,
     )
     Config = SelfTrainingConfig
     needs_weak_view = True

@@ -35,6 +35,7 @@ class NoisyStudent(Method):
         paper="https://arxiv.org/abs/1911.04252",
         idea="After self-training a fresh student learns from labels that the finished teacher completes.",
         learns_from=frozenset({"full", "partial", "none"}),
+        deep_supervision=True,
     )
     Config = SelfTrainingConfig
     follows = SelfTraining

@@ -11,7 +11,7 @@ Spec       docs/methods/ucmt.md: where paper and official code differ, and what 
         U_m = entropy of (softmax(z_m) + softmax(z_t)) / 2, averaged over the patches of a grid
         the k patches with largest U_1 <- those with smallest U_2, and the reverse            U-Mix, within each scan
         L' = the same for the students on the mixed blur(x), with y and y_t mixed alike, y_1 and y_2 predicted anew
-        minimise  L + L'
+        minimise  L + L'                                     (two_steps: L, and then L' for the students as they are)
         students: one optimiser step;   teacher <- a * teacher + (1 - a) * (0.99 student_1 + 0.01 student_2)
 """
 
@@ -45,6 +45,7 @@ class UcmtConfig:
     ramp_fraction: NonNegativeFloat = 0.2  # part of the training over which w rises: 5 of 25 epochs on ISIC
     consistency_on: Literal["open", "all"] = "open"  # incomplete cases, or every case
     u_mix: bool = True  # learn from the mixed scans, too
+    two_steps: bool = False  # an optimiser step for L and one for L', as published; else one for their sum
     covered_patches: PositiveInt = 2  # k, for each student
     cuts: PositiveInt | None = None  # at least so many patches along each axis; none: 16 in 2D, 8 in 3D
     view: Literal["blur", "strong", "none"] = "blur"  # what each student sees of the image
@@ -53,6 +54,14 @@ class UcmtConfig:
     second_share: Part = 0.01  # of the second student in what the teacher follows
     absent_dice: Literal["skip", "include"] = "include"  # Dice of classes without a voxel
     eval_model: Literal["teacher", "first", "second"] = "teacher"
+
+
+class Mixed(NamedTuple):
+    """What is learnt from scans whose doubtful parts are covered."""
+
+    images: Tensor
+    guess: Tensor  # (B, *S) of the teacher, for the mixed images
+    batch: Batch  # with labels for the mixed images
 
 
 class Losses(NamedTuple):
@@ -71,7 +80,7 @@ class Ucmt(Method):
         learns_from=frozenset({"full", "partial", "none"}),
     )
     Config = UcmtConfig
-    presets: ClassVar[Presets] = {"la2018": {"ramp_fraction": 0.005}}
+    presets: ClassVar[Presets] = {"la2018": {"ramp_fraction": 0.005, "two_steps": True}}
 
     def __init__(self, nets: NetFactory, config: UcmtConfig):
         super().__init__()
@@ -80,24 +89,33 @@ class Ucmt(Method):
         self.first = nets.network()
         self.second = nets.network()
         self.teacher = EmaTeacher(self.first, self.decays(config)["ema_decay"])
+        self.steps_per_batch = optimiser_steps(config)
+        self.mixed: Mixed | None = None
 
     @classmethod
     def decays(cls, config: UcmtConfig) -> dict[str, Decay]:
-        return {"ema_decay": Decay(config.ema_half_life, config.ema_decay, warm_up=True)}
+        moves = optimiser_steps(config)
+        return {"ema_decay": Decay(config.ema_half_life, config.ema_decay, warm_up=True, moves=moves)}
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        views = self.view(batch.images), self.view(batch.images)
-        logits = self.first(views[0]), self.second(views[1])
-        opinion = self.teacher(batch.images)
-        guess = hard_labels(opinion, batch.labels, batch.annotated)
-        losses = [self.objective(logits, guess, batch)]
-        if self.config.u_mix:
-            source, patch = self.cover(logits, opinion, batch.inside)
-            image, labels, guess, inside = (
-                rearrange(values, source, patch) for values in (views[0], batch.labels, guess, batch.inside)
-            )
-            logits = self.first(image), self.second(image)
-            losses.append(self.objective(logits, guess, batch._replace(labels=labels, valid=inside)))
+        losses = []
+        if progress.part == 0:
+            views = self.view(batch.images), self.view(batch.images)
+            logits = self.first(views[0]), self.second(views[1])
+            opinion = self.teacher(batch.images)
+            guess = hard_labels(opinion, batch.labels, batch.annotated)
+            losses.append(self.objective(logits, guess, batch))
+            if self.config.u_mix:
+                source, patch = self.cover(logits, opinion, batch.inside)
+                images, labels, guess, inside = (
+                    rearrange(values, source, patch)
+                    for values in (views[0], batch.labels, guess, batch.inside)
+                )
+                self.mixed = Mixed(images, guess, batch._replace(labels=labels, valid=inside))
+        if self.mixed is not None and progress.part == self.steps_per_batch - 1:
+            images, guess, mixed_batch = self.mixed
+            self.mixed = None
+            losses.append(self.objective((self.first(images), self.second(images)), guess, mixed_batch))
         supervised, cross_pseudo, teacher_pseudo = (
             torch.stack(parts).sum() for parts in zip(*losses, strict=True)
         )
@@ -163,6 +181,11 @@ class Ucmt(Method):
     def predictor(self) -> nn.Module:
         networks = {"teacher": self.teacher.network, "first": self.first, "second": self.second}
         return Softmax(networks[self.config.eval_model])
+
+
+def optimiser_steps(config: UcmtConfig) -> int:
+    """How many each batch gets."""
+    return 2 if config.two_steps and config.u_mix else 1
 
 
 def mean_of_rows(values: Tensor, where: Tensor) -> Tensor:
