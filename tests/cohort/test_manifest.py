@@ -109,6 +109,27 @@ def test_the_table_is_what_a_person_would_write(tmp_path: Path):
     )
 
 
+@pytest.mark.parametrize(
+    ("first", "second"), [("Case1", "case1"), ("a", "A"), ("Ärzte", "ärzte"), ("a", "a")]
+)
+def test_ids_that_would_share_a_file_on_some_machines_are_refused(tmp_path: Path, first: str, second: str):
+    with pytest.raises(DataError, match="same id"):
+        manifest_of(paper_case(1, id=first), paper_case(2, id=second))
+    write(
+        tmp_path,
+        "".join(f"{name},{number}.nii.gz,,,,lits,train\n" for number, name in enumerate((first, second))),
+    )
+    with pytest.raises(DataError, match="stands twice: first in row 2"):
+        read_manifest(tmp_path)
+
+
+def test_cases_of_two_data_sets_whose_ids_differ_in_capitals_only_are_told_apart():
+    both = merge(
+        [manifest_of(paper_case(1, id=id, source=name)) for name, id in (("x", "Case1"), ("y", "case1"))]
+    )
+    assert [case.id for case in both.cases] == ["x_Case1", "y_case1"]
+
+
 def test_a_path_that_holds_the_separator_is_refused(tmp_path: Path):
     manifest = manifest_of(paper_case(1, images=(Path("/scans/a;b.nii.gz"),)))
     with pytest.raises(DataError, match="cannot stand in a table"):

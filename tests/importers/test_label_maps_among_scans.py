@@ -73,3 +73,14 @@ def test_an_image_and_its_labels_are_paired_however_their_accents_are_written(tm
     write_labels(file, Volume(label_map({"liver": 1}), AFFINE))
     manifest = run.import_data([tmp_path / "data"], tmp_path / "m", modality="ct", classes={"liver": 1})
     assert [(case.id, case.annotated) for case in manifest.cases] == [("Ren\u00e9", {"liver"})]
+
+
+@pytest.mark.parametrize("name", ["more.zip", "more/b.tar.gz", "b.mnc", "b.img", "b.nii.bz2"])
+def test_what_may_hold_scans_and_is_not_read_is_named(tmp_path, caplog, name):
+    caplog.set_level(logging.WARNING, logger="labelwise")
+    write_scan(tmp_path / "data" / "a.nii.gz")
+    (tmp_path / "data" / "more").mkdir()
+    (tmp_path / "data" / name).touch()
+    assert len(run.import_data([tmp_path / "data"], tmp_path / "m", modality="ct").cases) == 1
+    assert "formats that are not read" in caplog.text
+    assert Path(name).name in caplog.text

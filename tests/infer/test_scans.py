@@ -1,14 +1,18 @@
-"""Finding scans: files, folders with junk, lists, and what is refused."""
+"""Finding scans: files, folders with junk and label maps, lists, and what is refused."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from labelwise.errors import DataError
-from labelwise.formats import Layout
+from labelwise.formats import Layout, write_labels
 from labelwise.infer.scans import Scan, find_scans
+from labelwise.types import Volume
+from tiny_cohort import write_map, write_scan
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -116,3 +120,54 @@ def test_an_empty_folder_and_an_unreadable_list_are_refused(tmp_path: Path) -> N
     (tmp_path / "latin.txt").write_bytes(b"h\xfcfte.nii.gz\n")
     with pytest.raises(DataError, match="cannot be read"):
         find_scans(tmp_path / "latin.txt", modality="ct")
+
+
+MAPS = {
+    "p1.nii.gz": ("p1_liver.nii.gz", "p1-reader2.nii.gz", "SEG_001.nii.gz", "mask.nii.gz", "spleen.nii.gz"),
+    "p1/ct.nii.gz": ("p1/liver.nii.gz", "p1/seg.nii.gz", "p1/ct_auto.nii.gz", "p1/masks/x.nii.gz", "labels/p1.nii.gz"),
+    "imagesTr/p1.nii.gz": ("labelsTr/p1.nii.gz", "imagesTr/p1_gt.nii.gz", "segmentations/p1/x.nii.gz"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("scan", "labels"), [(scan, each) for scan, maps in MAPS.items() for each in maps])
+def test_a_label_map_beside_scans_is_named_and_no_scan(tmp_path, caplog, scan, labels):
+    caplog.set_level(logging.WARNING, logger="labelwise")
+    write_scan(tmp_path / scan)
+    write_map(tmp_path / labels, 1, 2)
+    assert [each.images for each in find_scans(tmp_path, modality="ct")] == [(tmp_path / scan,)]
+    assert "passed over" in caplog.text
+    assert labels in caplog.text or f"{labels.partition('/')[0]}/" in caplog.text
+
+
+def test_a_label_map_that_names_its_values_is_no_scan_whatever_it_is_called(tmp_path, caplog):
+    caplog.set_level(logging.WARNING, logger="labelwise")
+    write_scan(tmp_path / "a.nii.gz")
+    write_labels(tmp_path / "b.nii.gz", Volume(np.zeros((4, 4, 4), np.uint8), np.eye(4)), names=("", "liver"))
+    assert ids(find_scans(tmp_path, modality="ct")) == ["a"]
+    assert "b.nii.gz" in caplog.text
+    (tmp_path / "a.nii.gz").unlink()
+    with pytest.raises(DataError, match="no scan here"):
+        find_scans(tmp_path, modality="ct")
+
+
+@pytest.mark.parametrize("name", ["p1_late", "liver", "seg_1"])
+def test_what_is_only_called_like_labels_stays_a_scan(tmp_path, name):
+    write_scan(tmp_path / "p1.nii.gz")
+    write_scan(tmp_path / f"{name}.nii.gz", seed=1)
+    assert ids(find_scans(tmp_path, modality="ct")) == sorted(["p1", name])
+
+
+def test_results_below_the_scans_are_no_scans(tmp_path):
+    write_scan(tmp_path / "p1" / "ct.nii.gz")
+    write_scan(tmp_path / "out" / "entropy" / "p1.nii.gz")
+    assert ids(find_scans(tmp_path, modality="ct", results=tmp_path / "out")) == ["p1"]
+
+
+@pytest.mark.parametrize("name", ["more.zip", "more.tar.gz", "p2.nrrd.gz", "p2.mnc", "p2.img", "p2.npz"])
+@pytest.mark.parametrize("scan", ["p1.nii.gz", "p1/ct.nii.gz"])
+def test_what_may_hold_scans_and_is_not_read_is_named(tmp_path, caplog, name, scan):
+    caplog.set_level(logging.WARNING, logger="labelwise")
+    write_scan(tmp_path / scan)
+    (tmp_path / scan).with_name(name).touch()
+    assert ids(find_scans(tmp_path, modality="ct")) == ["p1"]
+    assert name in caplog.text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 
@@ -67,15 +66,31 @@ def test_with_classes_each_of_them_is_converted_by_itself(tmp_path, pattern):
 
 
 @pytest.mark.parametrize("names", ONE_SCAN)
-def test_masks_that_are_named_after_structures_become_one_label_map(tmp_path, names, caplog):
-    caplog.set_level(logging.WARNING, logger="labelwise")
+def test_masks_that_are_named_after_structures_become_one_label_map(tmp_path, names):
     run.convert(masks(tmp_path / "masks", names), tmp_path / "out.nii.gz")
     assert set(value_names(tmp_path / "out.nii.gz").values()) == {"background", *names}
-    assert "no name is one of a structure" not in caplog.text
 
 
-def test_names_that_nobody_knows_are_said(tmp_path, caplog):
-    caplog.set_level(logging.WARNING, logger="labelwise")
-    run.convert(masks(tmp_path / "masks", ("anna", "berta", "clara")), tmp_path / "out.nii.gz")
-    assert "no name is one of a structure" in caplog.text
-    assert "anna, berta, clara" in caplog.text
+STRANGE = (("anna", "berta", "clara"), ("alpha", "beta_x", "Maier, J."), ("links", "rechts"), ("a", "b", "c"))
+
+
+@pytest.mark.parametrize("names", STRANGE)
+def test_names_that_nobody_knows_are_of_one_scan_only_if_it_is_named(tmp_path, names):
+    folder = masks(tmp_path / "masks", names)
+    scan = write_scan(tmp_path / "scans" / "scan.nii.gz")
+    for like in (None, scan.parent):  # a folder of scans is not one
+        with pytest.raises(DataError, match="one structure in several scans") as caught:
+            run.convert(folder, tmp_path / "out.nii.gz", like=like)
+        assert "--like" in str(caught.value)
+        assert names[0] in str(caught.value)
+        assert not (tmp_path / "out.nii.gz").exists()
+    run.convert(folder, tmp_path / "out.nii.gz", like=scan)
+    assert set(value_names(tmp_path / "out.nii.gz").values()) == {"background", *names}
+    run.show(folder, tmp_path / "out.png", image=scan)
+    with pytest.raises(DataError, match="one structure in several scans"):
+        run.show(folder, tmp_path / "pages")
+
+
+def test_a_single_mask_of_any_name_is_a_structure(tmp_path):
+    run.convert(masks(tmp_path / "masks", ("thing",)), tmp_path / "out.nii.gz")
+    assert value_names(tmp_path / "out.nii.gz")[1] == "thing"

@@ -77,12 +77,19 @@ class Manifest:
             check_source(source, self.label_space)
         if not self.cases:
             raise DataError("a manifest needs at least one case")
-        seen: set[str] = set()
+        seen: dict[str, Case] = {}
         for case in self.cases:
             _check_case(case, self)
-            if case.id in seen:
-                raise DataError("two cases have the same id", case=case.id, do="give each case its own id")
-            seen.add(case.id)
+            other = seen.setdefault(
+                case.id.lower(), case
+            )  # on Windows and macOS, Case1 and case1 are one file
+            if other is not case:
+                raise DataError(
+                    "two cases have the same id, or ids that differ in small and capital letters only",
+                    case=case.id,
+                    found=f"{other.images[0]} and {case.images[0]}",
+                    do="give each case its own id, after which its results are named: rename its files",
+                )
 
     def split(self, name: str) -> tuple[Case, ...]:
         """The cases of one split, in the order of the manifest."""
@@ -235,8 +242,8 @@ def merge(manifests: Sequence[Manifest]) -> Manifest:
     all_cases = [case for manifest in manifests for case in manifest.cases]
     count: dict[str, int] = {}
     for case in all_cases:
-        count[case.id] = count.get(case.id, 0) + 1
-    cases = tuple(case if count[case.id] == 1 else _prefixed(case) for case in all_cases)
+        count[case.id.lower()] = count.get(case.id.lower(), 0) + 1
+    cases = tuple(case if count[case.id.lower()] == 1 else _prefixed(case) for case in all_cases)
     return Manifest(LabelSpace(tuple(names)), sources, cases)
 
 
@@ -280,8 +287,8 @@ def read_manifest(path: Path | str) -> Manifest:
     label_space, sources = read_class_table(file.with_name(FILE_NAME))
     first: dict[str, int] = {}
     for row in rows:
-        first.setdefault(row.cells["id"], row.number)
-    cases = convert(rows, lambda row: _case(row, first[row.cells["id"]], label_space, sources))
+        first.setdefault(row.cells["id"].lower(), row.number)
+    cases = convert(rows, lambda row: _case(row, first[row.cells["id"].lower()], label_space, sources))
     return Manifest(label_space, sources, tuple(cases))
 
 
@@ -290,7 +297,12 @@ def _case(row: Row, first: int, label_space: LabelSpace, sources: Mapping[str, S
     if problem := _id_problem(cells["id"]):
         row.refuse("id", problem)
     if row.number != first:
-        row.refuse("id", f"the id stands twice: first in row {first}", do="give each case its own id")
+        row.refuse(
+            "id",
+            f"the id stands twice: first in row {first}",
+            expected="ids that differ in more than small and capital letters: results are named after them",
+            do="give each case its own id",
+        )
     if cells["source"] not in sources:
         row.refuse(
             "source",

@@ -30,6 +30,11 @@ H5 = (".h5", ".hdf5")
 SUFFIXES: tuple[str, ...] = (*NIFTI, *ITK, *H5)
 """File name endings that can be read; the longest comes first where one ends like another."""
 
+UNREAD = (".zip", ".tar", ".tgz", ".7z", ".rar", ".gz", ".bz2", ".xz", ".img", ".mnc", ".mgz", ".mgh", ".npy", ".npz",
+          ".mat", ".tif", ".tiff")  # fmt: skip
+"""Endings of archives, and of images that other programs write: scans may be in them, but they are not read."""
+NOT_READ = "archives and images of formats that are not read are passed over (unpack or convert them)"
+
 DICOM_LABELS = ("SEG", "RTSTRUCT")  # modalities
 _LONGEST_POINTER = 1024  # bytes
 _DICOM_PREAMBLE = 128  # bytes before the letters DICM
@@ -50,6 +55,11 @@ def suffix(path: Path | str) -> str:
 def tells_sides(*files: Path) -> bool:
     """Whether files say where the patient's left is; arrays without a header (h5) do not."""
     return not {suffix(file) for file in files} & {".h5", ".hdf5"}
+
+
+def is_unread(file: Path) -> bool:
+    """Whether a file may hold scans in a form that is not read: an archive, or an image of another format."""
+    return not suffix(file) and file.name.lower().endswith(UNREAD) and not file.name.startswith(".")
 
 
 def stem(path: Path | str) -> str:

@@ -18,13 +18,12 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from labelwise.anatomy import canonical, find
+from labelwise.anatomy import canonical
 from labelwise.cohort.manifest import Manifest, Source
 from labelwise.cohort.source import MODALITIES, Modality, value_table
 from labelwise.errors import DataError, warn_about
-from labelwise.formats import Layout, case_of, read_image, stem, suffix, value_names
+from labelwise.formats import Layout, case_of, suffix, value_names
+from labelwise.formats.label_maps import LABEL_FOLDERS, label_maps_among, label_words, within
 from labelwise.formats.naming import recorded_modality
 from labelwise.formats.stored import SEGMENTATION
 from labelwise.importers.described import about
@@ -43,8 +42,6 @@ LOOKS_FOR = (
     "images/<case>.nii.gz and labels/<case>.nii.gz, or <case>/<scan> and <case>/<labels>, or scans alone"
 )
 IMAGE_FOLDERS = ("images", "image", "imagestr", "imgs", "img", "scans", "volumes")
-LABEL_FOLDERS = ("labels", "label", "labelstr", "masks", "mask", "segmentations", "segmentation", "seg", "gt")
-MOST_VALUES = 128  # of a label map of one scan; images, also of 8 bits, have more
 MAX_CHANNELS = 8  # more files called _0000, _0001, ... are numbered cases, not channels
 
 
@@ -204,28 +201,15 @@ def _report_elsewhere(
 
 
 def _refuse_label_maps(scans: Sequence[Path]) -> None:
-    """Raise a DataError if a label map lies among the scans: it would become a scan without labels.
-
-    Read are only those that are called like a structure, or like another scan with something added to its name.
-    """
-    stems = {(file.parent, stem(file)) for file in scans}
-    for file in scans:
-        name = stem(file)
-        longer = any((file.parent, name[: sign.start()]) in stems for sign in re.finditer(r"[_.-]", name))
-        if not longer and find(_within(file, file.parent).removesuffix(suffix(file))) is None:
-            continue
-        try:
-            values = np.unique(read_image([file]).data)
-        except DataError:  # `check` says what is wrong with it
-            continue
-        if 1 < len(values) <= MOST_VALUES and values[0] == 0 and bool((values == np.rint(values)).all()):
-            raise DataError(
-                "a label file seems to lie among the images",
-                file=file,
-                found=f"whole numbers only, 0 to {values[-1]:g}",
-                do="move images to images/ and labels to labels/, one name for both files of a case; masks of single "
-                "structures as <case>/ct.nii.gz and <case>/segmentations/liver.nii.gz",
-            )
+    """Raise a DataError if a label map lies among the scans: it would become a scan without labels."""
+    for file, shown in label_maps_among(scans).items():
+        raise DataError(
+            "a label file seems to lie among the images",
+            file=file,
+            found=shown,
+            do="move images to images/ and labels to labels/, one name for both files of a case; masks of single "
+            "structures as <case>/ct.nii.gz and <case>/segmentations/liver.nii.gz",
+        )
 
 
 def _below_labels(file: Path, image_folder: Path, label_folder: Path | None) -> bool:
@@ -256,7 +240,7 @@ def _by_patient(
     folder: Path, images: Sequence[Path], segmentations: Sequence[Path]
 ) -> tuple[dict[str, tuple[Path, ...]], dict[str, Path]] | None:
     """Image files and label file of each case, where each has a folder of its own; None if that is not so."""
-    labels = [*segmentations, *(file for file in images if _words(file) & set(LABEL_FOLDERS))]
+    labels = [*segmentations, *(file for file in images if label_words(file))]
     scans = [file for file in images if file not in labels]
     of_folder: dict[Path, list[Path]] = {}
     for file in scans:
@@ -275,7 +259,7 @@ def _by_patient(
                 found=", ".join(file.name for file in found[:5]),
                 do="keep one of them there",
             )
-    names = {tuple(sorted(_within(file, place) for file in files)) for place, files in of_folder.items()}
+    names = {tuple(sorted(within(file, place) for file in files)) for place, files in of_folder.items()}
     if len(names) > 1 and any(len(files) > 1 for files in of_folder.values()):
         raise DataError(
             "the folders of cases hold different scans: which of them belong together is not known",
@@ -290,15 +274,6 @@ def _by_patient(
         {key: tuple(sorted(of_folder[place])) for place, key in keys.items()},
         {keys[place]: found[0] for place, found in label_of.items()},
     )
-
-
-def _within(file: Path, place: Path) -> str:
-    """The name of a scan without that of its case."""
-    return file.name.replace(place.name, "").strip("_-. ").lower()
-
-
-def _words(file: Path) -> set[str]:
-    return set(re.split(r"[^a-z]+", file.name[: len(file.name) - len(suffix(file))].lower()))
 
 
 def _without_channel(images: Mapping[str, object], labels: Mapping[str, Path]) -> dict[str, Path]:
@@ -356,8 +331,7 @@ def _by_case(folder: Path, files: Sequence[Path], labels: Mapping[str, Path]) ->
 
 def _refuse_labels_among(files: Sequence[Path]) -> None:
     for file in files:
-        words = re.split(r"[^a-z]+", file.name.lower())
-        if found := set(words) & set(LABEL_FOLDERS):
+        if found := label_words(file):
             raise DataError(
                 "a label file seems to lie among the images",
                 file=file,

@@ -14,7 +14,8 @@ from labelwise.documents import cell as plain
 from labelwise.documents import decode
 from labelwise.errors import DataError, LabelwiseError, warn_about
 from labelwise.formats import SUFFIXES, Layout, is_dicom, stem, suffix
-from labelwise.formats.stored import SEGMENTATION
+from labelwise.formats.label_maps import LABEL_FOLDERS, label_maps_among
+from labelwise.formats.stored import NOT_READ, SEGMENTATION, is_unread
 
 _DICOM_MODALITY = {"ct": "CT", "mr": "MR"}  # rule of the plan -> what DICOM calls such series
 _CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net: CASE_0000.nii.gz is the first channel of CASE
@@ -39,7 +40,12 @@ class Scan:
 
 
 def find_scans(
-    path: Path | str, *, modality: str, channels: int = 1, layout: Layout | None = None
+    path: Path | str,
+    *,
+    modality: str,
+    channels: int = 1,
+    layout: Layout | None = None,
+    results: Path | None = None,
 ) -> list[Scan]:
     """The scans that a user means by a path, sorted by id.
 
@@ -47,13 +53,13 @@ def find_scans(
     A folder       its image files; ``CASE_0000 ... CASE_000N`` are the N channels of CASE (nnU-Net). Beside them, or
                    alone, DICOM: of each study below the folder the series with most slices, named like its folder (see
                    `labelwise.formats.dicom.image.choose`). With neither, the image files of its sub-folders, named
-                   after these. Segmentations of 3D Slicer are no scans; what else is passed over is reported.
+                   after these. Label maps are no scans; they, and what else is passed over, are reported.
     A DICOM file   stands for its series
     A .txt list    one scan per line, its channels separated by ``;``; lines starting with ``#`` are comments
     A .csv list    the column ``images`` (channels separated by ``;``), and ``id`` if there is one; other
                    columns are passed over, so a manifest will do
 
-    Paths in a list are relative to the list.
+    Paths in a list are relative to the list. Files in the folder `results` are no scans.
 
     Errors
         DataError   nothing there, wrong number of channels, or two scans with one id
@@ -64,7 +70,7 @@ def find_scans(
     if path.is_dir():
         named = _in_folder(path, channels)
         named += _dicom_beside(path, modality, channels) if named else _in_dicom(path, modality)
-        named = named or _in_subfolders(path, channels)
+        named = named or _in_subfolders(path, channels, results)
         _report_passed_over(path, named)
     elif path.suffix.lower() in (".txt", ".csv"):
         named = list(_in_list(path))
@@ -98,6 +104,8 @@ def _is_scan(file: Path) -> bool:
 
 def _in_folder(folder: Path, channels: int) -> list[_Named]:
     files = [file for file in folder.iterdir() if _is_scan(file)]
+    labels = label_maps_among(files)
+    files = [file for file in files if file not in labels]
     numbered: dict[str, dict[int, Path]] = defaultdict(dict)
     for file in files:
         if match := _CHANNEL.fullmatch(stem(file)):
@@ -112,10 +120,14 @@ def _in_folder(folder: Path, channels: int) -> list[_Named]:
     return [*groups.items(), *((stem(file), (file,)) for file in files if file not in grouped)]
 
 
-def _in_subfolders(folder: Path, channels: int) -> list[_Named]:
+def _in_subfolders(folder: Path, channels: int, results: Path | None) -> list[_Named]:
     """The scans of a folder for each patient: named after it, and after the file where there are several."""
     named: list[_Named] = []
     for place in sorted({file.parent for file in folder.rglob("*") if _is_scan(file)}):
+        if results is not None and place.absolute().is_relative_to(results.absolute()):
+            continue
+        if any(part.lower() in LABEL_FOLDERS for part in place.relative_to(folder).parts):
+            continue
         found = _in_folder(place, channels)
         prefix = "_".join(place.relative_to(folder).parts)
         named += [(prefix if len(found) == 1 else f"{prefix}_{id}", images) for id, images in sorted(found)]
@@ -127,16 +139,27 @@ def _report_passed_over(folder: Path, named: Sequence[_Named]) -> None:
     taken = {image.absolute() for _, images in named for image in images}
     folder = folder.absolute()
     rest = [file for file in sorted(folder.iterdir()) if file not in taken and not file.name.startswith(".")]
+    places = []
     if any(suffix(image) for image in taken):
         places = [entry for entry in rest if entry.is_dir() and _has_scans(entry, taken)]
         used = any(image == folder or (image.parent == folder and not suffix(image)) for image in taken)
         loose = not used and any(is_dicom(file) for file in rest if file.is_file() and not suffix(file))
         names = [f"{place.name}/" for place in places] + (["DICOM files"] if loose else [])
         warn_about("folders and DICOM files beside the scans are passed over", names)
+    others = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file not in taken and not any(file.is_relative_to(place) for place in places)
+    ]
     warn_about(
-        "segmentations are no scans, and are passed over",
-        [file.name for file in rest if suffix(file) == SEGMENTATION],
+        "label maps are no scans, and are passed over",
+        [_below(file, folder) for file in others if _is_scan(file) or suffix(file) == SEGMENTATION],
     )
+    warn_about(NOT_READ, [_below(file, folder) for file in others if is_unread(file)])
+
+
+def _below(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).as_posix()
 
 
 def _has_scans(folder: Path, taken: Collection[Path]) -> bool:

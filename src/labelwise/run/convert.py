@@ -142,7 +142,7 @@ def convert(
         )
     if not source.exists():
         raise DataError("there is no such file", file=source, do="correct its path", code="not-found")
-    files = label_files(source, classes)
+    files = label_files(source, classes, like)
     if not files:
         scan = None if like is None else Path(like)
         return _one(
@@ -229,13 +229,16 @@ def _report(source: Path, names: Mapping[int, str], tally: Tally) -> None:
 # files
 
 
-def label_files(source: Path, classes: Mapping[str, int] | None = None) -> list[Path]:
+def label_files(
+    source: Path, classes: Mapping[str, int] | None = None, like: Path | str | None = None
+) -> list[Path]:
     """The label files in a folder, if each is one of a scan; none for a file, and for masks of organs of one scan.
 
-    Files whose values `classes` names are label maps: masks are named by their files.
+    Files whose values `classes` names are label maps: masks are named by their files. `like` is the scan of all, or the
+    folder of their scans.
 
     Errors
-        DataError   masks whose names differ in numbers only: they are of one structure in several scans
+        DataError   masks that could be of one structure in several scans, by their names
     """
     if not source.is_dir():
         return []
@@ -243,32 +246,37 @@ def label_files(source: Path, classes: Mapping[str, int] | None = None) -> list[
     files = [file for file in there if suffix(file) or file.name.lower().endswith(_DICOM_ENDINGS)]
     if classes or any(_is_of_a_scan(file) for file in files):
         return files
-    _refuse_scans_as_structures(source)
+    _refuse_scans_as_structures(source, one_scan=like is not None and _is_a_scan(Path(like)))
     return []
 
 
-def _refuse_scans_as_structures(folder: Path) -> None:
+def _refuse_scans_as_structures(folder: Path, one_scan: bool) -> None:
     """Masks are named after structures: where their names are those of patients, structures would be invented."""
     found = segment_names(folder)
     strange = [name for name in found if anatomy.find(name) is None]
     alike: dict[str, list[str]] = {}
     for name in strange:
         alike.setdefault(re.sub(r"\d+", "0", name), []).append(name)
-    if several := next((names for names in alike.values() if len(names) > 1), None):
+    several = next((names for names in alike.values() if len(names) > 1), [])
+    if len(found) > 1 and len(strange) == len(found) and not one_scan:
+        several = several or strange
+    if several:
         raise DataError(
-            "these masks differ in the numbers of their names only: are they of one structure in several scans?",
+            "are these masks of one structure in several scans? No name tells",
             file=folder,
             found=", ".join(several[:5]),
             expected="masks of one scan, each named after its structure: liver.nii.gz, spleen.nii.gz",
-            do="state what their values mean, and each file is taken by itself: --classes liver=1; or make a folder "
-            "for each scan, in which the masks have names of structures",
+            do="of several scans: state what their values mean, as in --classes liver=1, and each is taken by itself; "
+            "of one scan: name it by --like (`show`: --image), and structures by more than a number",
         )
-    if len(found) > 1 and len(strange) == len(found):
-        logger.warning(
-            "%s: taken for masks of one scan, though no name is one of a structure: %s",
-            folder,
-            ", ".join(found[:8]),
-        )
+
+
+def _is_a_scan(path: Path) -> bool:
+    """Whether a path is one scan, and not a folder of scans."""
+    try:
+        return bool(read_geometry(path))
+    except DataError:
+        return False
 
 
 def _is_of_a_scan(file: Path) -> bool:

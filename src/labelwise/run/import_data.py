@@ -17,8 +17,10 @@ from labelwise.cohort.split import cut_groups, leave_source_out, split_cases
 from labelwise.console import Progress, silent
 from labelwise.errors import ConfigError, did_you_mean, warn_about
 from labelwise.formats.layout import Overlap
+from labelwise.formats.stored import NOT_READ, UNREAD, is_unread
 from labelwise.importers.evidence import FileNames, Reading, Undrawn, believed
 from labelwise.importers.licences import licensed
+from labelwise.importers.listing import files_below
 from labelwise.importers.options import plan
 from labelwise.quality import duplicates as duplicated
 
@@ -95,6 +97,8 @@ def import_data(
         stated = licence.get(job.name) if isinstance(licence, Mapping) else licence
         found = [licensed(believed(part, reading), job.importer, stated) for part in job.scan()]
         parts[job.name] = found if known is None else [_restricted(part, known) for part in found]
+        if job.folder.is_dir():
+            warn_about(NOT_READ, [file.name for file in files_below(job.folder, UNREAD) if is_unread(file)])
     manifest = join(_distinct(parts), sides)
     if find_duplicates:
         duplicates, unread = duplicated.find_duplicates(

@@ -119,7 +119,7 @@ def predict(
     _refuse_model(Path(scans))
     loaded = load_model(model, device, classifier=classifier)
     cases = _cases(Path(scans), split)
-    items = _scans(Path(scans), cases, loaded, modality)
+    items = _scans(Path(scans), cases, loaded, modality, Path(output))
     chosen = replace(loaded, config=changed_settings(loaded, settings or {}))
 
     def show(done: int, total: int, seconds_left: float | None) -> None:
@@ -205,11 +205,13 @@ def no_case_in(split: str, manifest: Manifest, file: Path) -> DataError:
     )
 
 
-def _scans(path: Path, manifest: Manifest | None, model: Model, modality: str | None) -> list[Scan]:
+def _scans(
+    path: Path, manifest: Manifest | None, model: Model, modality: str | None, results: Path
+) -> list[Scan]:
     if modality is not None:
         model.modality(modality)  # refuses an unknown one
     if manifest is None:
-        return find_scans(path, modality=model.modality(modality), channels=model.channels)
+        return find_scans(path, modality=model.modality(modality), channels=model.channels, results=results)
     check_channels(manifest.cases, model.channels)
     sources = manifest.sources
     return [

@@ -109,7 +109,7 @@ def show(
     source, target = Path(labels), Path(output)
     if not source.exists():
         raise DataError("there is no such file", file=source, do="correct its path", code="not-found")
-    files = label_files(source, classes)
+    files = label_files(source, classes, image)
     is_page = target.suffix.lower() == PAGE
     if not files and not is_page and target.suffix.lower() != PICTURE:
         raise ConfigError(
