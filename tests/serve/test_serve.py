@@ -7,6 +7,7 @@ import http.client
 import io
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -33,6 +35,8 @@ from served import server as server
 
 from conftest import SPACE
 from labelwise import ConfigError
+from labelwise.infer.calibration import Calibration, write_calibration
+from labelwise.infer.model import model_ids
 from labelwise.run.serve import ready
 from labelwise.serve.limits import Limits
 
@@ -122,9 +126,7 @@ REFUSED = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_is_no_scan_is_refused_with_a_reason(server, kind):
     files, status, reason = REFUSED[kind]
-    answer = (
-        send(server, *files) if files else server.post("/jobs", data={"model": "organs"}, files={"x": b""})
-    )
+    answer = send(server, *files) if files else server.post("/jobs", files={"model": (None, "organs")})
     assert answer.status_code == status, answer.text
     assert any(each in answer.json()["message"] for each in reason.split("|")), answer.text
 
@@ -174,7 +176,55 @@ def test_a_request_that_is_no_form_is_refused(server):
         "/jobs", content=b"hello", headers={"Content-Type": "multipart/form-data; boundary=x"}
     )
     assert (answer.status_code, answer.json()["error"]) == (400, "Refused")
-    assert server.post("/jobs", content=b"hello").status_code == 422
+
+
+BODIES = {
+    "curl --data-binary": "application/x-www-form-urlencoded",
+    "bare bytes": "application/octet-stream",
+    "JSON": "application/json",
+    "nothing said": "",
+}
+
+
+@pytest.mark.parametrize("kind", BODIES)
+@pytest.mark.parametrize("body", [b"&" * 5000, b"{}", b"\x1f\x8b" + bytes(999)])
+def test_a_bare_body_is_told_how_to_send_a_form(server, kind, body):
+    answer = server.post(
+        "/jobs", content=body, headers={"Content-Type": BODIES[kind]} if BODIES[kind] else {}
+    )
+    assert (answer.status_code, answer.json()["code"]) == (415, "no-form")
+    assert "curl -F scan=@" in answer.json()["message"]
+
+
+@pytest.mark.parametrize("name", ["modle", "pages", "file", "Scan", "scan[]"])
+def test_a_part_that_nobody_reads_is_refused_and_the_right_ones_are_named(server, scans, name):
+    answer = send(server, scans / "scan.nii.gz", **{name: "organs"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "unknown-part")
+    assert "scan, model, modality, page" in answer.json()["message"]
+
+
+@pytest.mark.parametrize(("said", "status"), [("yes", 404), ("2", 404), ("false", 202), ("True", 202)])
+def test_a_page_is_asked_for_by_yes_or_no(server, scans, said, status):
+    answer = send(server, scans / "scan.nii.gz", page=said)
+    assert answer.status_code == status, answer.text
+    if status == 202:
+        assert bool(finished(server, answer)["page"]) == (said == "True")
+
+
+def test_a_model_that_is_calibrated_while_it_is_served_answers_with_it(model, scans, tmp_path):
+    """And where a calibration of another model lies there by now, as it was."""
+    folder = tmp_path / "organs"
+    shutil.copytree(model, folder)
+    known = Calibration(model_ids(folder)[0], 2.0, 1, 1, 1.0, 0.9, {})
+    found = []
+    with running([folder], tmp_path / "audit.jsonl") as client:
+        for calibration in (None, known, replace(known, model="another", temperature=3.0)):
+            if calibration is not None:
+                write_calibration(folder, calibration)
+            found.append(finished(client, send(client, scans / "scan.nii.gz")))
+    before, after, last = (facts["certainty"] for facts in found)
+    assert before != after == last
+    assert len({facts["model_id"] for facts in found}) == 1
 
 
 def test_unknown_models_jobs_and_formats_are_named(server, scans):

@@ -17,6 +17,7 @@ Source
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -65,6 +66,11 @@ class Calibration:
     loss_after: float
     classes: dict[str, ClassCheck]
     habits: Habits | None = None  # None: written before there were flags
+
+    @property
+    def id(self) -> str:
+        """A digest of all that decides what is said of a result: certainty and flags, never labels."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

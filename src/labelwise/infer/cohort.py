@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from labelwise.atomic import discard_leftovers, write_json, write_text
 from labelwise.documents import cells
 from labelwise.engine import Outcome, run_jobs
-from labelwise.errors import ConfigError, DataError, LabelwiseError, naming
+from labelwise.errors import ConfigError, DataError, LabelwiseError, naming, warn_about
 from labelwise.formats import LABEL_FORMATS, hash_file, is_dicom, read_geometry, record_of, write_labels
 from labelwise.infer.image import as_image
 from labelwise.infer.maps import map_paths, write_maps
@@ -86,6 +86,7 @@ def predict_cohort(
     )
     outcomes = [outcome for outcome in found if outcome is not None]
     settled = {outcome.item.id for outcome in outcomes}
+    _warn_of_calibration(outcomes, model)
     sizes = {scan.id: _num_voxels(scan) for scan in scans if scan.id not in settled}
     waiting = sorted((scan for scan in scans if scan.id in sizes), key=lambda scan: -sizes[scan.id])
     clock = _Clock(len(scans), sizes, progress)
@@ -155,6 +156,7 @@ def _predict(
         **({"thresholds": model.info.thresholds} if model.info.thresholds else {}),
         "certainty": {name: asdict(found.certainty[name]) for name in model.label_space.organs},
         "temperature": model.temperature,
+        **({"calibration": model.calibration.id} if model.calibration else {}),
         "grid": str(read_geometry(scan.images[0], scan.layout)),
         "inference": asdict(model.config),
         **({"binary": True} if binary else {}),
@@ -211,6 +213,17 @@ def _maps_missing(scan: Scan, folder: Path, model: Model, maps: Collection[str])
     if not all(path.exists() for path in paths):
         return True
     return bool(paths) and read_record(folder / f"{scan.id}.json").get("temperature") != model.temperature
+
+
+def _warn_of_calibration(kept: Sequence[Outcome[Scan, Path]], model: Model) -> None:
+    """Say which results that are kept were written under another calibration: it decides all but their labels."""
+    now = model.calibration.id if model.calibration else None
+    records = {outcome.item.id: told_beside(outcome.result) for outcome in kept if outcome.result is not None}
+    warn_about(
+        "the model was calibrated after these results were written, or its calibration was removed: their labels hold, "
+        "certainty and flags are of before (--overwrite writes them anew)",
+        [name for name, record in records.items() if record.get("calibration") != now],
+    )
 
 
 def _found(scan: Scan, target: Path, model: Model, binary: bool) -> Outcome[Scan, Path] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from labelwise.errors import DataError, LabelwiseError
+from labelwise.errors import CheckpointError, DataError, LabelwiseError
 from labelwise.formats import (
     Layout,
     is_dicom,
@@ -22,8 +23,9 @@ from labelwise.formats import (
     value_names,
     write_labels,
 )
+from labelwise.infer.calibration import read_calibration
 from labelwise.infer.cohort import predict_cohort, result_path
-from labelwise.infer.model import Model, load_model
+from labelwise.infer.model import Model, load_model, model_folder
 from labelwise.infer.record import told_beside
 from labelwise.infer.scans import Scan, find_scans
 from labelwise.run.environment import environment
@@ -52,9 +54,21 @@ def load_served(
     def answer(request: Mapping[str, Any], progress: Callable[[int, int], None]) -> Facts:
         if "correction" in request:
             return check_correction(Path(request["folder"]), **request["correction"])
-        return segment(loaded[request["model"]], request, versions, unpacked_bytes, progress)
+        name = request["model"]
+        loaded[name] = _calibrated(loaded[name], models[name])
+        return segment(loaded[name], request, versions, unpacked_bytes, progress)
 
     return [_said_of(name, model) for name, model in loaded.items()], answer
+
+
+def _calibrated(model: Model, folders: Sequence[Path]) -> Model:
+    """The model with the calibration that lies in its folder now; with the one it has, if that is of another model."""
+    if model.members:
+        return model
+    try:
+        return replace(model, calibration=read_calibration(model_folder(folders[0]), model.id))
+    except CheckpointError:
+        return model
 
 
 def _said_of(name: str, model: Model) -> Facts:

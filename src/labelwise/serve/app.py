@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any
 
@@ -22,7 +22,14 @@ from labelwise.serve.uploads import SCANS, store_scan
 from labelwise.serve.worker import Facts, told
 
 _MOST_FILES, _MOST_FIELDS, _LONGEST_FIELD = 64, 16, 65536
-_STATUS = {"not-found": 404, "unknown-name": 404, "busy": 503, "too-large": 413, "not-done": 409}
+_STATUS = {
+    "not-found": 404,
+    "unknown-name": 404,
+    "busy": 503,
+    "too-large": 413,
+    "not-done": 409,
+    "no-form": 415,
+}
 _MEDIA = {"nifti": "application/gzip", "nrrd": "application/octet-stream", "dicom-seg": "application/dicom"}
 _CANCELLED_BY_CLIENT = 499  # nobody reads it
 
@@ -80,6 +87,8 @@ def models(jobs: AllJobs) -> list[Facts]:
     return list(jobs.models.values())
 
 
+_FIELDS = ("scan", "model", "modality", "page")
+_SAID = {"1": True, "true": True, "on": True, "0": False, "false": False, "off": False, "": False}
 _FORM = {
     "requestBody": {
         "required": True,
@@ -108,10 +117,13 @@ _FORM = {
 @router.post("/jobs", status_code=202, openapi_extra=_FORM)
 async def begin(request: Request, response: Response, jobs: AllJobs, model: str = "") -> Facts:
     """Take a scan; the answer says how its job is called. The model may also be named in the query."""
+    require_form(request)
     job = jobs.arrive()
     request.state.job = job.id
     try:
         async with asyncio.timeout(jobs.limits.seconds), read_form(request) as form:
+            refuse_unknown(form, _FIELDS)
+            drawn = _said(form, "page")
             wanted = chosen(jobs.models, _text(form, "model") or model)
             modality = fitting(wanted, _text(form, "modality"))
             files = [each for each in form.getlist("scan") if isinstance(each, UploadFile)]
@@ -122,7 +134,6 @@ async def begin(request: Request, response: Response, jobs: AllJobs, model: str 
         if isinstance(error, TimeoutError):
             raise ResourceError("the scan arrived too slowly", code="too-slow") from error
         raise
-    drawn = _text(form, "page").lower() in ("1", "true", "on")
     jobs.submit(job, wanted, modality=modality, page=drawn, passed_over=passed_over)
     response.headers["Location"] = f"/jobs/{job.id}"
     return job_facts(job, jobs)
@@ -161,6 +172,28 @@ def result_page(job: AJob) -> FileResponse:
     if not job.facts["page"]:
         raise DataError("no page of this result was asked for", code="not-found")
     return FileResponse(job.folder / RESULT / PAGE, media_type="text/html")
+
+
+def refuse_unknown(form: FormData, known: Sequence[str]) -> None:
+    """Errors: ConfigError if a form has a part that nobody reads."""
+    if unknown := [name for name in form if name not in known]:
+        raise ConfigError(
+            f"unknown part '{unknown[0]}' of the form{did_you_mean(unknown[0], known)}",
+            expected=", ".join(known),
+            code="unknown-part",
+        )
+
+
+def require_form(request: Request) -> None:
+    """Errors: ConfigError if a request is no form with parts, as bare bytes in its body are none."""
+    if not (found := request.headers.get("content-type", "")).startswith("multipart/form-data"):
+        raise ConfigError(
+            "the request is no form",
+            found=found or "no content type",
+            expected="multipart/form-data with a file in the part 'scan'",
+            do="send it as in: curl -F scan=@scan.nii.gz",
+            code="no-form",
+        )
 
 
 def read_form(request: Request) -> AbstractAsyncContextManager[FormData]:
@@ -237,6 +270,14 @@ def job_facts(job: Job, jobs: Jobs) -> Facts:
 def _text(form: FormData, name: str) -> str:
     value = form.get(name)
     return value if isinstance(value, str) else ""
+
+
+def _said(form: FormData, name: str) -> bool:
+    """Errors: ConfigError if a part is neither yes nor no."""
+    value = _text(form, name)
+    if value.lower() not in _SAID:
+        raise ConfigError(f"'{value}' is no value of '{name}'", expected="true or false", code="unknown-name")
+    return _SAID[value.lower()]
 
 
 async def _explained(request: Request, error: Exception) -> JSONResponse:
