@@ -168,6 +168,9 @@ def test_one_model_twice_is_refused_for_it_would_count_double(tmp_path):
         load_model([folder, tmp_path / "copy"], "cpu")
     with pytest.raises(ConfigError, match="no model named"):
         load_model([], "cpu")
+    for nothing in (3, None, [3], [None], b"model"):
+        with pytest.raises(ConfigError, match="named by its folder"):
+            load_model(nothing, "cpu")
 
 
 def test_the_command_writes_what_the_ensemble_in_memory_says_and_names_all_models(

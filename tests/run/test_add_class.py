@@ -122,3 +122,18 @@ def test_a_training_that_would_forget_classes_says_so(new_scans, tiny_run, tmp_p
     run.train(tiny_config(new_scans, "supervised", warm_start=str(tiny_run)), tmp_path / "second")
     assert "the model knows liver, spleen, kidneys, pancreas, and this training does not" in caplog.text
     assert "--method add_class" in caplog.text
+
+
+@pytest.mark.parametrize("known", ["liver", "Liver", "SPLEEN"])
+def test_a_model_that_knows_all_structures_already_has_nothing_to_add(new_scans, tiny_run, tmp_path, known):
+    manifest = read_manifest(new_scans)
+    source = manifest.sources["north"]
+    values = {value: known if name == "aorta" else name for value, name in source.values.items()}
+    cases = [replace(case, annotated=frozenset({known})) for case in manifest.cases]
+    data = Manifest(
+        LabelSpace(("background", known)), {"north": replace(source, values=values)}, tuple(cases)
+    )
+    write_manifest(data, tmp_path / "known")
+    with pytest.raises(ConfigError, match="knows all of them already"):
+        run.train(config_of(tmp_path / "known", tiny_run), tmp_path / "second")
+    assert not (tmp_path / "second" / "model").exists()

@@ -297,3 +297,9 @@ def test_the_labels_of_the_sample_series_survive_every_format(real_data, tmp_pat
             continue
         found = read_labels(file, Layout(segments=tuple(filter(None, names[1:]))), like=scan)
         assert np.array_equal(np.array([0, *values])[found.data], labels.data)
+
+
+@pytest.mark.parametrize("output", ["model.onnx", "raw"])
+def test_an_export_of_nothing_says_that_nothing_is_there(tmp_path, output):
+    with pytest.raises(DataError, match="no such model or data set"):
+        run.export(tmp_path / "nosuch", tmp_path / output)

@@ -128,3 +128,13 @@ def test_a_model_always_knows_a_structure(tiny_run, tmp_path):
     (tmp_path / "model.json").write_text(json.dumps({**facts, "classes": ["background"]}))
     with pytest.raises(CheckpointError, match="knows no structure"):
         load_model(tmp_path)
+
+
+def test_check_names_every_data_set_in_which_nothing_is_labelled(tmp_path):
+    for name in ("a", "b"):
+        write_scan(tmp_path / name / "scan.nii.gz")
+    run.import_data([tmp_path / "a", tmp_path / "b"], tmp_path / "m", modality="ct")
+    (problem,) = [
+        each for each in run.check(tmp_path / "m", workers=1).problems if each.code == "nothing-labelled"
+    ]
+    assert "nothing is labelled in a, b" in problem.what

@@ -364,6 +364,10 @@ def load_model(
     classifier: str | None = None,
 ) -> Model:
     """The model of `labelwise.load_model`, whose arguments and errors these are, without its judge of scans."""
+    if not isinstance(folder, str | Path | Sequence):
+        raise ConfigError(
+            "a model is named by its folder, or several by a list of theirs", found=repr(folder)
+        )
     if not isinstance(folder, str | Path):
         models = [load_model(each, device, classifier=classifier) for each in folder]
         return models[0] if len(models) == 1 else _ensemble(models)

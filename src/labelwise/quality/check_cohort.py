@@ -155,8 +155,8 @@ def _annotations(manifest: Manifest) -> Iterator[Problem]:
         what = "no case is in the split 'train'"
         yield of_cohort("warning", "no-training-case", what, "fill the column 'split'")
     elif not manifest.label_space.organs:
-        what = "the data set names no structure, and nothing in it is labelled: alone it cannot train"
-        remedy = "predict it, or import its folder together with labelled scans"
+        what = f"nothing is labelled in {', '.join(manifest.sources)}, and no structure is named: alone it cannot train"
+        remedy = "predict it, or import it together with labelled scans"
         yield of_cohort("warning", "nothing-labelled", what, remedy)
     elif not any(case.annotated for case in train):
         what = "no training case is annotated: there is nothing to learn the classes from"

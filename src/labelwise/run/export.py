@@ -64,8 +64,12 @@ def export(
 
     Errors
         ConfigError     a wrong number; a data set of this name is there already; the name of an ONNX file
-        DataError       nothing is annotated, several modalities, a file that cannot be read
+        DataError       nothing is there, nothing is annotated, several modalities, a file that cannot be read
     """
+    if not Path(data).exists():
+        raise DataError(
+            "there is no such model or data set", file=data, do="correct its path", code="not-found"
+        )
     if Path(output).suffix.lower() == ".onnx":
         raise ConfigError(
             "a data set cannot be written as ONNX, only a model can",

@@ -238,6 +238,13 @@ def _check_trainable(manifest: Manifest, config: RunConfig) -> None:
         not_commercial(taught.values()),
     )
     kept = warm_start.kept_model(config)
+    if kept and set(manifest.label_space.names) <= set(kept.classes):
+        raise ConfigError(
+            f"{config.method.name} adds structures to a model, and this one knows all of them already",
+            file=config.warm_start,
+            found=", ".join(manifest.label_space.organs),
+            do="name data that annotate another structure; or train on by another method: --method self_training",
+        )
     if missing := [name for name in never_annotated(manifest) if not kept or name not in kept.classes]:
         raise DataError(
             f"no training case annotates {', '.join(missing)}, so it cannot be learnt",
