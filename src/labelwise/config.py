@@ -47,7 +47,7 @@ DECIDES = {
     "method.settings": ("method.name",),
 }
 # What is said of patches beside a preset: where they may turn depends on the classes and the scans.
-BESIDE_PRESET = ("sides", "mirror_axes", "on_side")
+BESIDE_PRESET = ("sides", "mirror_axes", "on_side", "unit_range")
 State = Literal["annotated", "corrected", "verified", "predicted"]
 # What is trained where the recipe names no other; "auto" is the U-Net, or the network that the method needs.
 AUTO = "auto"

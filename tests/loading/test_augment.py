@@ -323,6 +323,39 @@ def test_none_changes_nothing():
     assert_same(apply(make_views()), make_views())
 
 
+def test_patches_come_to_the_range_from_0_to_1_by_their_own_voxels_of_the_scan():
+    views = make_views()
+    valid = torch.ones_like(views.labels, dtype=torch.bool)
+    valid[0, 12:] = False
+    views.images[0, :, 12:] = 50.0
+    views.images[1, 0] = 7.0  # a constant patch
+    found = apply(views._replace(valid=valid), unit_range=True).images
+    for case in range(3):
+        for one, was in zip(found[case], views.images[case], strict=True):
+            inside = was[valid[case]]
+            expected = (inside - inside.min()) / (inside.max() - inside.min() + 1e-8)
+            torch.testing.assert_close(one[valid[case]], expected)
+    assert (found[0, :, 12:] == 0).all()
+    assert (found[1, 0] == 0).all()
+    torch.testing.assert_close(apply(views, unit_range=True).images.amax((2, 3, 4))[2], torch.ones(2))
+
+
+def test_the_weak_view_has_the_range_of_the_patch_too():
+    views = make_views()
+    config = AugmentConfig(preset="none", unit_range=True, brightness=always(3.0))
+    found = augment(
+        copy_of(views),
+        config,
+        Generator().manual_seed(0),
+        patch_size=CUBE,
+        spacing_mm=torch.ones(3, 3),
+        weak_view=True,
+    )
+    assert found.weak is not None
+    torch.testing.assert_close(found.weak, apply(views, unit_range=True).images)
+    torch.testing.assert_close(found.images, 3 * found.weak)
+
+
 def test_a_case_that_chance_leaves_out_is_not_touched():
     """Whether case 0 is changed is independent of the others: with p = 0.5 some are untouched, bit by bit."""
     views = make_views(8)

@@ -125,6 +125,20 @@ def test_a_patch_shows_the_scan_and_what_its_case_knows(cohort):
             np.testing.assert_array_equal(labels.numpy(), expected)
 
 
+def test_patches_of_a_training_can_be_kept_to_annotated_slices(cohort):
+    _, store = cohort
+    sampling = SamplingConfig(patch_size=(8, 8, 1), slices="annotated", foreground=0.0)
+    seen = 0
+    for batch in load(cohort, sampling=sampling, total=20):
+        for image, name, known in zip(batch.images, batch.case_ids, batch.annotated[:, 1:], strict=True):
+            ends = [store.case(name).slices[organ + 1] for organ in known.nonzero().flatten().tolist()]
+            if ends:
+                _, _, z = find(store.case(name).image()[0], image[0].unsqueeze(-1).numpy())
+                assert min(first for first, _ in ends) <= z.start <= max(last for _, last in ends)
+                seen += 1
+    assert seen > 20
+
+
 def find(volume: np.ndarray, patch: np.ndarray) -> tuple[slice, ...]:
     windows = np.lib.stride_tricks.sliding_window_view(volume[..., :], patch.shape)
     (corner,) = np.argwhere((windows == patch).all(axis=(3, 4, 5)))

@@ -114,6 +114,7 @@ def test_a_patch_of_one_slice_is_2d():
 # where patches lie
 
 SHAPE = (30, 25, 20)
+SLICES = {1: (4, 14), 2: (0, 2), 3: (17, 18)}
 POINTS = {1: np.array([[5, 6, 7]], np.int32), 2: np.array([[29, 24, 0]], np.int32)}
 EVERYTHING, LIVER = np.ones(4, bool), np.array([False, True, False, False])
 
@@ -132,6 +133,33 @@ def test_patches_are_centred_on_annotated_organs_and_stay_inside():
 
 def test_an_organ_that_is_not_annotated_does_not_attract_patches():
     assert set(corners(foreground=1.0, annotated=LIVER)) == {(1, 2, 3)}
+
+
+def corners_in_slices(annotated, **settings):
+    config = SamplingConfig(**{"patch_size": (8, 8, 8), "slices": "annotated", **settings})
+    draws = (Draw(0, number % 2 == 0, np.random.default_rng(number)) for number in range(400))
+    return {patch_corner(draw, SHAPE, POINTS, annotated, config, SLICES)[2] for draw in draws}
+
+
+def test_patches_can_be_kept_to_the_slices_that_hold_what_is_annotated():
+    liver_and_third = np.array([False, True, False, True])
+    for foreground in (0.0, 1.0):
+        found = corners_in_slices(LIVER, foreground=foreground)
+        assert min(found) >= 4
+        assert max(found) <= 14 + 1 - 8
+    assert corners_in_slices(LIVER, foreground=0.0) == {4, 5, 6, 7}
+    assert corners_in_slices(liver_and_third, foreground=0.0) == set(range(4, 12))
+    assert corners_in_slices(LIVER, patch_size=(8, 8, 1), foreground=0.0) == set(range(4, 15))
+
+
+def test_where_annotated_slices_are_fewer_than_those_of_a_patch_the_patch_holds_them_all():
+    third = np.array([False, False, False, True])
+    assert corners_in_slices(third, foreground=0.0) == {11, 12}  # up to slice 20, the last one
+    assert corners_in_slices(np.array([False, False, True, False]), foreground=0.0) == {0}
+
+
+def test_a_scan_without_an_annotated_organ_is_seen_in_all_its_slices():
+    assert corners_in_slices(np.zeros(4, bool), foreground=0.0) == set(range(13))
 
 
 def test_the_foreground_probability_is_kept():

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from labelwise.loading import checked
 from labelwise.loading import prepare as preparation
 from labelwise.loading import store as cache
 from labelwise.loading.prepare import prepare
-from labelwise.loading.store import Store, annotated_table, label_points, write_case
+from labelwise.loading.store import Store, annotated_table, label_points, label_slices, write_case
 from labelwise.preprocess.pipeline import Undo
 from labelwise.types import IGNORE, Volume
 
@@ -132,6 +133,28 @@ def test_points_are_few_and_the_same_every_time():
     np.testing.assert_array_equal(points[2], label_points(labels, seed=1, limit=20)[2])
     assert (points[2] != label_points(labels, seed=2, limit=20)[2]).any()
     assert label_points(np.zeros((3, 3, 3), np.uint8), seed=1) == {}
+
+
+def test_the_first_and_the_last_slice_of_each_organ_are_noted(original, store):
+    for name in ("full_1", "hidden"):
+        for organ, (first, last) in original.case(name).slices.items():
+            held = np.flatnonzero((label_map(NUMBERS[name]) == organ).any(axis=(0, 1)))
+            assert (first, last) == (held[0], held[-1])
+    assert original.case("bare").slices == {}
+    labels = np.zeros((4, 3, 6), np.uint8)
+    labels[1, 2, 5], labels[0, 0, 2], labels[3, 1, 4], labels[2, 2, 0] = 1, 2, 2, IGNORE
+    assert label_slices(labels) == {1: (5, 5), 2: (2, 4)}
+
+
+def test_a_scan_that_was_prepared_before_slices_were_noted_says_what_to_do(store):
+    folder = store.case_folder(store.keys["full_1"])
+    facts = json.loads((folder / "case.json").read_text())
+    del facts["slices"]
+    write_json(folder / "case.json", facts)
+    (folder / "checksum").write_bytes(f"{zlib.crc32((folder / 'case.json').read_bytes()):08x}\n".encode())
+    with pytest.raises(DataError, match="which slices hold which organ") as caught:
+        _ = store.case("full_1").slices
+    assert "delete the store" in caught.value.do
 
 
 def cut(file: Path) -> None:

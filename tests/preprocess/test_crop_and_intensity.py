@@ -108,6 +108,14 @@ def test_mr_is_not_ruled_by_one_hot_voxel():
     assert np.allclose(normalise(image, MR)[others], normalise(hot, MR)[others], atol=0.15)
 
 
+def test_the_rule_range_brings_each_channel_from_its_lowest_and_highest_value_to_0_and_1():
+    image = np.array([[-1000, -100, 0, 250], [3, 4, 5, 5]], np.float32).reshape(2, 4, 1, 1)
+    found = normalise(image, IntensityRule("range"))
+    assert found[0].ravel().tolist() == pytest.approx([0, 900 / 1250, 1000 / 1250, 1])
+    assert found[1].ravel().tolist() == pytest.approx([0, 0.5, 1, 1])
+    assert (normalise(np.full((1, 4, 4, 4), -7.0), IntensityRule("range")) == 0).all()
+
+
 @pytest.mark.parametrize("value", [0, 1e-7, 3, 1e8, -5])
 def test_a_constant_image_becomes_zero_and_not_nan(value):
     assert np.abs(normalise(np.full((1, 5, 5, 5), value, np.float32), MR)).max() <= abs(value) * 1e-6
@@ -134,6 +142,7 @@ def test_the_input_is_not_changed_and_the_output_is_float32(rule):
         {"scheme": "ct", "clip": (0, 1), "mean": 0, "std": 0},
         {"scheme": "ct", "clip": (2, 1), "mean": 0, "std": 1},
         {"scheme": "mr", "mean": 1},
+        {"scheme": "range", "clip": (0, 1)},
     ],
 )
 def test_impossible_rules_are_refused(wrong):

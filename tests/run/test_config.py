@@ -12,6 +12,7 @@ from conftest import tiny_config
 from labelwise import load_config
 from labelwise.config import RunConfig, to_toml
 from labelwise.errors import ConfigError
+from labelwise.methods import find_method
 from labelwise.methods.base import Card
 from labelwise.methods.naive import Naive
 
@@ -124,6 +125,52 @@ def test_training_from_run_toml_repeats_the_run(tiny_run):
 def test_every_recipe_of_the_project_loads(file):
     config = load_config(file)
     assert tomllib.loads(config.to_toml())["method"]["name"] == config.method.name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ua_mt", "sassnet", "dtc", "mc_net", "urpc", "ss_net", "mc_net_plus", "caml", "dkuxnet", "supervised"],
+)
+def test_every_row_of_the_la_benchmark_has_a_recipe_for_4_8_and_16_labels(name):
+    file = RECIPES / "la2018" / f"{name}.toml"
+    assert "4, 8 or 16 of 80 training scans labelled" in file.read_text(encoding="utf-8").splitlines()[0]
+    config = load_config(file)
+    assert config.method.name == name
+    assert config.sampling.patch_size == (112, 112, 80)
+    assert (config.inference.stride, config.inference.blending) == ((18, 18, 4), "constant")
+    assert (config.select, config.inference.postprocess.largest_component) == ("last", False)
+
+
+@pytest.mark.parametrize(
+    "file",
+    sorted((*RECIPES.glob("la2018/*.toml"), *RECIPES.glob("acdc/*_of_70.toml"))),
+    ids=lambda file: file.stem,
+)
+def test_a_recipe_of_a_benchmark_has_what_was_published_of_its_method_for_that_data_set(file):
+    config = load_config(file)
+    published = find_method(config.method.name).presets.get(file.parent.name, {})
+    assert {name: config.method.settings[name] for name in published} == dict(published)
+
+
+def test_published_settings_of_the_four_systems_are_in_their_recipes():
+    """LTUDA: slices of the abdomen; PL-Seg: ranges of patch and scan, k of 16; GuidedNet: windows of 160x160x64."""
+    ltuda, pl_seg, guidednet = (
+        load_config(RECIPES / name)
+        for name in ("abdomenct1k/ltuda.toml", "word/pl_seg.toml", "flare22/guidednet.toml")
+    )
+    assert ltuda.sampling.slices == "annotated"
+    assert ltuda.inference.postprocess.pairs == (2,)
+    assert pl_seg.augment.unit_range
+    assert pl_seg.prepare.intensity is not None
+    assert pl_seg.prepare.intensity["ct"].scheme == "range"
+    assert (pl_seg.train.schedule.name, pl_seg.train.schedule.factor) == ("plateau", 0.95)
+    assert guidednet.inference.window == (160, 160, 64)
+    assert guidednet.sampling.patch_size == (128, 128, 64)
+    flare, partner = (load_config(RECIPES / name) for name in ("flare22/pl_seg.toml", "word/equal_cost.toml"))
+    assert (flare.sampling.patch_size, flare.inference.stride) == ((128, 128, 64), (32, 32, 32))
+    assert partner.train == pl_seg.train
+    assert partner.sampling.batch_size == pl_seg.sampling.batch_size
+    assert load_config(RECIPES / "la2018" / "ucmt.toml").method.settings["two_steps"]
 
 
 # what is refused

@@ -2,7 +2,7 @@
 
     images, labels, extra targets --geometry--> one resampling: turned, scaled, sheared, shifted, bent; then
                                                 mirrored and turned by quarters, which copies voxels exactly
-    images --intensity--> noise, blur, brightness, contrast, low resolution, gamma
+    images --intensity--> brought to one range (on request); noise, blur, brightness, contrast, low resolution, gamma
 
 What happens to which case is drawn on the CPU from one generator, so the decisions are the same on every
 device and cost no synchronisation; only the voxels of the noise come from the device's own generator.
@@ -170,6 +170,9 @@ class AugmentConfig:
     # For classes that are named by a side, where patches are mirrored along x or turned by quarters: refuse; swap
     # exchanges the labels of left and right in a mirrored patch; keep leaves them, as some published protocols do.
     sides: Literal["refuse", "swap", "keep"] = "refuse"
+    unit_range: bool = (
+        False  # each patch from its own lowest and highest intensity to 0..1, before other changes
+    )
 
     def __post_init__(self) -> None:
         preset = PRESETS[self.preset]
@@ -268,7 +271,7 @@ def augment(
 ) -> Views:
     """Change every case of a batch at random. The images may be overwritten.
 
-    With `weak_view` the result also holds the images that were moved, but whose intensities are as they were.
+    With `weak_view` the result also holds the images that were moved, but whose intensities chance has not changed.
 
     Shapes
         views       patches of `config.read_size(patch_size)` voxels; without the last axis if that is 1 (2D)
@@ -279,6 +282,9 @@ def augment(
     """
     views = _move(views, config, generator, patch_size, spacing_mm)
     views = _turn_and_mirror(views, config, generator, other_side)
+    if config.unit_range:
+        inside = torch.ones_like(views.labels, dtype=torch.bool) if views.valid is None else views.valid
+        intensity.to_unit_range(views.images, inside)
     weak = views.images.clone() if weak_view else None
     _change_intensity(views.images, config, generator)
     return views._replace(weak=weak)

@@ -12,6 +12,17 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 
+def to_unit_range(images: Tensor, inside: Tensor) -> None:
+    """Bring each modality of each case from its lowest and highest value inside the scan to 0..1; 0 beyond it.
+
+    Unlike the other functions for a whole batch: images (B, M, *S), inside (B, *S) bool.
+    """
+    where, axes = inside.unsqueeze(1), tuple(range(2, images.dim()))
+    low = images.where(where, math.inf).amin(axes, keepdim=True)
+    high = images.where(where, -math.inf).amax(axes, keepdim=True)
+    images.copy_(((images - low) / (high - low + 1e-8)).where(where, 0))
+
+
 def change_brightness(image: Tensor, factor: float) -> None:
     """Multiply; after normalisation 0 is the mean, so bright gets brighter and dark darker."""
     image.mul_(factor)

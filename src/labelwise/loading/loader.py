@@ -262,7 +262,8 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
         """Where reading begins: the corner of the patch, and the margin before it."""
         patch_size = self.sampling.patch_size
         annotated = self.annotated[draw.case]
-        corner = patch_corner(draw, case.shape, case.points, annotated, self.sampling)
+        slices = case.slices if self.sampling.slices == "annotated" else None
+        corner = patch_corner(draw, case.shape, case.points, annotated, self.sampling, slices)
         x, y, z = (c - (n - m) // 2 for c, n, m in zip(corner, size, patch_size, strict=True))
         return x, y, z
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import ConfigDict, Field
@@ -35,6 +35,9 @@ class SamplingConfig:
     foreground: float = Field(
         default=0.5, ge=0, le=1
     )  # part of the labelled patches that is centred on an organ
+    # where along z the patches of a scan lie: anywhere, or between the first and the last slice with an organ that is
+    # annotated in it; a scan without one is seen in all its slices
+    slices: Literal["all", "annotated"] = "all"
 
     def __post_init__(self) -> None:
         if min(self.patch_size) < 1:
@@ -114,7 +117,12 @@ class Sampler:
 
 
 def patch_corner(
-    draw: Draw, shape: Corner, points: Mapping[int, Array], annotated: Array, config: SamplingConfig
+    draw: Draw,
+    shape: Corner,
+    points: Mapping[int, Array],
+    annotated: Array,
+    config: SamplingConfig,
+    slices: Mapping[int, tuple[int, int]] | None = None,
 ) -> Corner:
     """The voxel at which a patch begins. Negative along axes on which the patch is larger than the scan.
 
@@ -122,9 +130,17 @@ def patch_corner(
     a random voxel of a random organ that is annotated ((C,) bool) and present (has `points`). Otherwise, and
     always in the stream of incomplete cases, every position inside the scan is equally likely; but a labelled
     patch of a scan that is annotated in parts only (has `points` of class 0) is centred on a labelled voxel.
+
+    With `slices`, the first and the last one of each organ, no patch reaches beyond those of the annotated ones, as far
+    as there are enough of them.
     """
     random = draw.randomness
     free = np.subtract(shape, config.patch_size)
+    lowest, highest = np.zeros(3, np.int64), np.maximum(free, 0)
+    if ends := [found for index, found in (slices or {}).items() if annotated[index]]:
+        first, last = min(low for low, _ in ends), max(high for _, high in ends)
+        between = sorted((first, last + 1 - config.patch_size[2]))
+        lowest[2], highest[2] = np.clip(between, 0, highest[2])
     present = [index for index in sorted(points) if index and annotated[index]]
     centre: Array | None = None
     if draw.labelled and present and random.random() < config.foreground:
@@ -133,9 +149,9 @@ def patch_corner(
     elif draw.labelled and 0 in points:
         centre = points[0][random.integers(len(points[0]))]
     if centre is not None:
-        corner = np.clip(centre - np.floor_divide(config.patch_size, 2), 0, np.maximum(free, 0))
+        corner = np.clip(centre - np.floor_divide(config.patch_size, 2), lowest, highest)
     else:
-        corner = random.integers(0, np.maximum(free, 0) + 1)
+        corner = random.integers(lowest, highest + 1)
     # A scan smaller than the patch lies in its middle, the odd voxel behind it.
     x, y, z = np.where(free < 0, -(-free // 2), corner)
     return int(x), int(y), int(z)

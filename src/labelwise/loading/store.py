@@ -96,6 +96,7 @@ class StoredCase:
             self.has_labels: bool = LABELS in facts["sizes"]
             self._undo: Any = facts["undo"]
             self._checksums: dict[str, Any] = facts["checksums"]
+            self._slices: dict[str, tuple[int, int]] | None = facts.get("slices")
             self.is_sparse: bool = self.has_labels and facts["known"] <= 1 - SPARSE_FROM
 
     @cached_property
@@ -114,6 +115,22 @@ class StoredCase:
             if zlib.crc32(content) != self._checksums[POINTS]:
                 raise ValueError(f"{POINTS}: the checksum does not fit")
             return {int(name): points for name, points in load(content).items()}
+
+    @property
+    def slices(self) -> dict[int, tuple[int, int]]:
+        """Class index -> first and last slice along z that holds it, of all organs in the file.
+
+        Errors
+            DataError   the scan was prepared before this was noted
+        """
+        if self._slices is None:
+            raise DataError(
+                "the prepared scan does not say which slices hold which organ",
+                case=self.case_id or None,
+                file=self.folder,
+                do="delete the store and repeat `labelwise prepare`, or set sampling.slices = 'all'",
+            )
+        return {int(index): ends for index, ends in self._slices.items()}
 
     def read_image(self, corner: Corner, out: Array) -> None:
         """Fill `out` (M, *size) float32 with the patch that begins at `corner`; 0 beyond the scan.
@@ -266,10 +283,12 @@ def write_case(folder: Path, image: Volume, labels: Volume | None, undo: Undo) -
         temporary.mkdir()
         image_sums = _write_array(temporary / IMAGE, _in_stored_type(image.data), _BYTES_APART)
         points: dict[int, Array] = {}
+        slices: dict[int, tuple[int, int]] = {}
         known, sums = 0.0, {IMAGE: image_sums}
         if labels is not None:
             known = float((labels.data != IGNORE).mean())
             sums[LABELS] = _write_array(temporary / LABELS, labels.data.astype(np.uint8, copy=False), _PLAIN)
+            slices = label_slices(labels.data)
             points = label_points(labels.data, seed=_seed(folder.name), in_parts=known <= 1 - SPARSE_FROM)
         # Not by `save_file`, which hides the errors of the system as well.
         packed = save({str(index): voxels for index, voxels in points.items()})
@@ -281,6 +300,7 @@ def write_case(folder: Path, image: Volume, labels: Volume | None, undo: Undo) -
             "spacing_mm": list(image.spacing_mm),
             "undo": undo.to_json(),
             "known": known,
+            "slices": slices,
             "sizes": {file.name: file.stat().st_size for file in sorted(temporary.iterdir())},
             "checksums": {**sums, POINTS: zlib.crc32(packed)},
             "versions": {"blosc2": blosc2.__version__, "numpy": np.__version__},
@@ -322,6 +342,15 @@ def label_points(
         chosen = generator.choice(voxels, min(limit, len(voxels)), replace=False)
         points[index] = np.stack(np.unravel_index(chosen, labels.shape), axis=1).astype(np.int32)
     return points
+
+
+def label_slices(labels: Array) -> dict[int, tuple[int, int]]:
+    """Class index -> first and last slice along z that holds it, in (X, Y, Z) `labels` uint8."""
+    seen = np.zeros((256, labels.shape[2]), bool)
+    seen[labels, np.arange(labels.shape[2])] = True
+    organs = np.flatnonzero(seen[1:IGNORE].any(axis=1)) + 1
+    first, last = seen.argmax(axis=1), labels.shape[2] - 1 - seen[:, ::-1].argmax(axis=1)
+    return {int(organ): (int(first[organ]), int(last[organ])) for organ in organs}
 
 
 def _in_stored_type(image: Array) -> Array:

@@ -32,13 +32,14 @@ class IntensityRule:
     ct      (clip(x) - mean) / std with the numbers below, the same for every scan
     mr      each channel of each scan by its own numbers: clip to the 0.5 and 99.5 percentiles of its nonzero
             voxels, then subtract the mean of these voxels and divide by their standard deviation
+    range   each channel of each scan from its own lowest and highest value to 0..1
     none    unchanged: already normalised by whoever made the files
 
-    A channel that is a mask (see `is_mask`) has no intensities: under ct and mr it keeps its values, divided by the
-    largest if that is above LARGEST_LABEL.
+    A channel that is a mask (see `is_mask`) has no intensities: under ct, mr and range it keeps its values, divided by
+    the largest if that is above LARGEST_LABEL.
     """
 
-    scheme: Literal["ct", "mr", "none"] = "none"
+    scheme: Literal["ct", "mr", "range", "none"] = "none"
     clip: tuple[float, float] | None = None  # HU, lowest and highest; ct only
     mean: float | None = None  # HU; ct only
     std: float | None = None  # HU, above 0; ct only
@@ -71,6 +72,9 @@ def normalise(image: Array, rule: IntensityRule) -> NDArray[np.float32]:
             channel /= np.float32(top if top > LARGEST_LABEL else 1.0)
         elif rule.scheme == "mr":
             _standardise(channel, *_own_numbers(channel))
+        elif rule.scheme == "range":
+            low, high = float(channel.min()), float(channel.max())
+            _standardise(channel, (low, high), low, (high - low) or 1.0)
         elif rule.clip is not None and rule.mean is not None and rule.std is not None:
             _standardise(channel, rule.clip, rule.mean, rule.std)
     return normalised
