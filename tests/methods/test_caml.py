@@ -173,6 +173,27 @@ def outputs_saying(labels):
     return logits, logits.clone()
 
 
+def test_with_the_weights_of_acdc_the_distance_counts_a_twentieth_and_the_correlation_a_tenth():
+    """Four classes: 1.0 * half the sum is 20 times 0.1 * the mean. The supervised term is the Dice alone."""
+    preset = find_method("caml").presets["acdc"]
+    logits = torch.randn(2, 2, 4, 32, 32, generator=torch.Generator().manual_seed(1))
+    batch, end = make_batch("full", "none", dims=2), Progress(99_999, 100_000)
+    found = []
+    assert preset["correlation_weight"] == preset["consistency_weight"] / 20
+    for settings in ({}, preset, {"use_ce": False}):
+        method = make_method("caml", dims=2, settings={**FEW, **settings})
+        method.network, method.auxiliary = replayed(logits[0]), replayed(logits[1])
+        torch.manual_seed(0)
+        method(batch, end)  # fills the memory
+        found.append(method(batch, end))
+    usual, acdc, without_ce = found
+    torch.testing.assert_close(20 * acdc["consistency"], usual["consistency"])
+    assert acdc["correlation"] > 0
+    torch.testing.assert_close(10 * acdc["correlation"], usual["correlation"])
+    torch.testing.assert_close(acdc["supervised"], without_ce["supervised"])
+    assert acdc["supervised"] < usual["supervised"]
+
+
 def test_rows_are_open_voxels_of_incomplete_cases_where_both_agree():
     method = make_method("caml", settings={"rows_per_class": 4000, "max_rows": 16000})
     batch = make_batch("full", "partial", "none", size=16)  # liver is annotated in the second case

@@ -18,7 +18,7 @@ Spec       docs/methods/caml.md: where paper and official code differ, and what 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple, cast
+from typing import Annotated, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -32,10 +32,11 @@ from labelwise.components.ramps import stair_ramp
 from labelwise.components.teachers import complete
 from labelwise.losses.agreement import mutual_consistency, mutual_region, summed_supervision
 from labelwise.losses.partial import members, open_voxels
-from labelwise.methods.base import Card, Method, NetFactory, Softmax
+from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.methods.caml.attention import CrossSampleAttention, Followed
 from labelwise.methods.caml.case_memory import CaseMemory, Entries, case_numbers
 from labelwise.methods.caml.correlation import correlation_loss, log_profile
+from labelwise.methods.mc_net import ACDC
 from labelwise.nets.parts import SegmentationNet, Upsampling
 from labelwise.types import IGNORE, Batch, Progress
 
@@ -119,6 +120,8 @@ class CAML(Method):
         learns_from=frozenset({"full", "partial", "none"}),
     )
     Config = CAMLConfig
+    # CAML was not published on ACDC: the weights of MC-Net there, and the correlation as before a twentieth of w.
+    presets: ClassVar[Presets] = {"acdc": {**ACDC, "correlation_weight": 0.005}}
 
     def __init__(self, nets: NetFactory, config: CAMLConfig):
         super().__init__()
