@@ -31,6 +31,7 @@ def named(number: int) -> dict[str, Row]:
 
 
 ROWS = {name: row for number in STEPS for name, row in named(number).items()}
+GROUP_NORM = ("supervised", "mean_teacher")
 APART = ("unlabelled_in_batch_norm_only", "mean_teacher", "cps", "guidednet")
 
 SWEEP = Sweep(
@@ -41,6 +42,13 @@ SWEEP = Sweep(
             f"{name}_apart_of_{number}": apart(ROWS[f"{name}_of_{number}"])
             for number in STEPS
             for name in APART
+        },
+        **{
+            f"{name}_with_group_norm_of_{number}": ROWS[f"{name}_of_{number}"].with_changes(
+                {"net.settings.norm": "group"}
+            )
+            for number in STEPS
+            for name in GROUP_NORM
         },
         "full_supervision": with_batch(
             Row(RECIPE, "complete", {"method.name": "supervised", "sampling.incomplete_cases": 0}), CASES

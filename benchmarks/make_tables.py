@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from tables import HEADINGS, commits, result, source, table, value, with_seeds, words
+from tables import HEADINGS, commits, network_of, result, source, table, value, with_seeds, words
 
 ROOT = Path(__file__).parents[1]
 METHOD_PAGES = ROOT / "docs" / "methods"
@@ -40,6 +40,16 @@ LONG = {
 LONG_SIDES = {
     "a quarter of the patches on the side": ("acdc_long", "_of_3"),
     "none on the side": ("acdc_long", "_of_3_not_turned"),
+}
+# Every comparison of methods: heading -> result file and how names of its rows may end.
+COMPARED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "ACDC, long": ("acdc_long", ("_of_3_not_turned", "_of_3", "_of_7", "_of_one")),
+    "LA, long": ("la2018_long", ("_of_4", "_of_8")),
+    "LA, 8 scans": ("la2018_half_resolution", ()),
+    "ACDC, one structure": ("acdc_one_structure", ()),
+    "ACDC, few patients": ("acdc_few_labels", ("_of_3", "_of_7")),
+    "synthetic CT, one organ": ("synthetic_one_organ", ()),
+    "synthetic CT, few scans": ("synthetic_few_labels", ()),
 }
 # See unlabelled scans, and learn nothing from them.
 CONTROLS = ("unlabelled_in_batch_norm_only", "mean_teacher_without_consistency")
@@ -100,6 +110,24 @@ def long(columns: Mapping[str, tuple[str, str]] = LONG, *, full: bool = True) ->
     return table(["Dice [%], mean ± spread (seeds)", *found], lines) + "".join(
         source(name, commits(result(name))) for name in sources
     )
+
+
+def networks() -> str:
+    """Network and norm of the model of each row."""
+    rows = []
+    for heading, (name, suffixes) in COMPARED.items():
+        groups: dict[str, dict[str, None]] = {}
+        for one in result(name)["runs"]:
+            row = next(
+                (one["name"].removesuffix(end) for end in suffixes if one["name"].endswith(end)), one["name"]
+            )
+            told = network_of(one["recipe"], json.dumps(one["changes"]))
+            groups.setdefault(told, {})[words(row)] = None
+        largest = max(groups, key=lambda told: len(groups[told]))
+        for told, members in groups.items():
+            others = "all other rows" if len(groups) > 1 else "all rows"
+            rows.append([heading, told, others if told == largest else "; ".join(members)])
+    return table(["", "network and norm", "rows"], rows)
 
 
 def organs_by_size() -> str:
@@ -472,6 +500,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "tries_ltuda": lambda: tries("acdc_one_structure", "ltuda"),
     "long": long,
     "long_sides": lambda: long(LONG_SIDES, full=False),
+    "networks": networks,
     "few_labels": few_labels,
     "organs_by_size": organs_by_size,
     "batch_norm": batch_norm,

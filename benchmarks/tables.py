@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from metadata import RESULTS
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from labelwise import load_config
+from labelwise.methods import find_method
+
+ROOT = Path(__file__).parents[1]
 
 HEADINGS = {"dice": "Dice [%]", "jaccard": "Jaccard [%]", "hd95": "HD95", "asd": "ASD", "assd": "ASSD"}
 
@@ -52,6 +62,26 @@ def with_seeds(cell: Mapping[str, Any] | None, metric: str = "dice") -> str:
 def words(row: str) -> str:
     """The name of a row as the tables write it."""
     return row.replace("_apart", ", apart").replace("_", " ")
+
+
+NORMS = {_BatchNorm: "batch", _InstanceNorm: "instance", nn.GroupNorm: "group", nn.LayerNorm: "layer"}
+
+
+@cache
+def network_of(recipe: str, changes: str) -> str:
+    """The network that a row predicts with, and its norm; `recipe` is a file name, `changes` are JSON."""
+    (file,) = (ROOT / "recipes").rglob(recipe)
+    wanted = {key: each for key, each in json.loads(changes).items() if re.match(r"net\b|method\.name$", key)}
+    config = load_config(file, wanted)
+    nets = config.nets(in_channels=1, num_classes=4)
+    kind = find_method(config.method.name)
+    predictor = kind(nets, kind.Config(**config.method.settings)).predictor()
+    norms = {
+        norm for part in predictor.modules() for kind_of, norm in NORMS.items() if isinstance(part, kind_of)
+    }
+    apart = f", {config.net.batch_norm_cases} cases apart" if config.net.batch_norm_cases else ""
+    width = f" of width {config.net.settings['width']}" if "width" in config.net.settings else ""
+    return f"`{config.net.name}`{width}, {' and '.join(sorted(norms))} norm{apart}"
 
 
 def commits(loaded: Mapping[str, Any]) -> dict[str, Any]:
