@@ -80,7 +80,7 @@ def export(
         typer.Option(
             "--output",
             "-o",
-            help="Folder for data sets: nnUNet_raw of nnU-Net; of a model the file NAME.onnx.",
+            help="Folder for data sets: nnUNet_raw of nnU-Net; of a model NAME.onnx, NAME.pt2 or a folder (MONAI).",
             show_default=False,
         ),
     ],
@@ -98,7 +98,7 @@ def export(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a cohort for nnU-Net, or a model as ONNX. What is not annotated is ignored there."""
+    """Write a cohort for nnU-Net, or a model for others: ONNX, torch.export, MONAI. Not annotated is ignored there."""
     if is_model(data):
         if (number, name, unknown) != (1, None, "ignore"):
             raise ConfigError("--id, --name and --unknown are about data sets", found=f"the model {data}")

@@ -216,10 +216,15 @@ def _scorer(
     device: torch.device | str,
 ) -> _Scorer:
     device_type = torch.device(device).type
-    axes = sorted({axis + 2 for axis in config.mirror_axes if grid.patch[axis] > 1})
-    flips = tuple(flip for count in range(1, len(axes) + 1) for flip in combinations(axes, count))
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device_type))
+    flips = mirror_images(config, grid.patch)
     return _Scorer(predictor, (num_classes, *grid.patch), flips, device_type, bf16)
+
+
+def mirror_images(config: InferenceConfig, patch_size: Size) -> tuple[tuple[int, ...], ...]:
+    """The mirror images over which scores are averaged: of each, the dimensions of (B, C, *patch) that are flipped."""
+    axes = sorted({axis + 2 for axis in config.mirror_axes if patch_size[axis] > 1})
+    return tuple(flip for count in range(1, len(axes) + 1) for flip in combinations(axes, count))
 
 
 def _one_everywhere(windows: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""`export` of a trained model: one file for programs without this package."""
+"""`export` of a trained model: a file or a folder for programs without this package."""
 
 from __future__ import annotations
 
@@ -7,24 +7,36 @@ from pathlib import Path
 from typing import Any
 
 from labelwise.errors import ConfigError
+from labelwise.infer.bundle import METADATA, write_bundle
 from labelwise.infer.model import load_model
-from labelwise.infer.onnx_file import Difference, write_onnx
+from labelwise.infer.onnx_file import write_onnx
+from labelwise.infer.portable import Difference
+from labelwise.infer.program_file import write_program
 
 __all__ = ["ExportedModel", "export_model"]
+
+# By the ending of the name: what it is called, what compared it, and what writes it.
+_KINDS = {
+    ".onnx": ("ONNX", "ONNX Runtime", write_onnx),
+    ".pt2": ("torch.export", "torch.export", write_program),
+    "": ("a MONAI bundle", "torch.export", write_bundle),
+}
 
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """The written file, and how far its answers are from those of the model."""
+    """What was written, and how far its answers are from those of the model."""
 
-    file: Path
+    file: Path  # or the folder of a bundle
     difference: Difference
 
     def to_text(self) -> str:
         """One line."""
-        megabytes = self.file.stat().st_size / 1e6
+        files = [self.file, *self.file.rglob("*")]
+        megabytes = sum(file.stat().st_size for file in files if file.is_file()) / 1e6
+        kind, judge, _ = _KINDS[self.file.suffix]
         return (
-            f"{self.file}: {megabytes:.1f} MB; by ONNX Runtime, scores differ from the model by at most "
+            f"{self.file}: {kind}, {megabytes:.1f} MB; by {judge}, scores differ from the model by at most "
             f"{self.difference.scores:.1e}, the class in {100 * self.difference.classes:.4f} % of the voxels of noise"
         )
 
@@ -34,24 +46,35 @@ class ExportedModel:
 
 
 def export_model(model: Path | str, output: Path | str, *, overwrite: bool = False) -> ExportedModel:
-    """Write a trained model as one ONNX file, and compare it with the model by ONNX Runtime.
+    """Write a trained model for programs without this package, load it again, and compare it with the model.
 
-    The graph takes windows to scores; how a scan becomes windows, and scores a label map, stands in the metadata of
-    the file (see `labelwise.infer.onnx_file`).
+    The graph takes windows to scores; how a scan becomes windows, and scores a label map, is described in words and
+    as a program that needs NumPy and SciPy alone (see `labelwise.infer.portable`).
 
     Arguments
         model       model folder, or the folder of a run
-        output      the file, NAME.onnx
-        overwrite   replace a file of this name
+        output      the file NAME.onnx or NAME.pt2 (torch.export), or a folder for a MONAI bundle
+        overwrite   replace what has this name
 
     Errors
-        CheckpointError     not a model; a part of it has no counterpart in ONNX; the file answers otherwise
-        ConfigError         another suffix; the file exists
-        ResourceError       the extra `onnx` is not installed
+        CheckpointError     not a model; a part of it has no counterpart in a graph; what was written answers otherwise
+        ConfigError         another ending; there is such a file or folder; an ensemble
+        ResourceError       the extra `onnx` is not installed; it cannot be written
     """
-    file = Path(output)
-    if file.suffix != ".onnx":
-        raise ConfigError("a model is written as ONNX", found=file, expected="a file NAME.onnx")
-    if file.exists() and not overwrite:
-        raise ConfigError("there is such a file already", file=file, do="choose another name, or --overwrite")
-    return ExportedModel(file, write_onnx(load_model(model, "cpu"), file))
+    target = Path(output)
+    if target.suffix not in _KINDS:
+        raise ConfigError(
+            "a model is not written in this format",
+            found=target,
+            expected="a file NAME.onnx or NAME.pt2, or a folder without an ending for a MONAI bundle",
+        )
+    if target.is_dir() and not (target.suffix == "" and (target / METADATA).exists()):
+        raise ConfigError("this folder is no MONAI bundle", file=target, do="choose another name")
+    if target.exists() and not overwrite:
+        raise ConfigError(
+            f"there is such a {'folder' if target.is_dir() else 'file'} already",
+            file=target,
+            do="choose another name, or --overwrite",
+        )
+    write = _KINDS[target.suffix][2]
+    return ExportedModel(target, write(load_model(model, "cpu"), target))
