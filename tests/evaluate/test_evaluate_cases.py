@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from labelwise.errors import ConfigError, DataError
-from labelwise.evaluate.cases import LA_METRICS, METRICS, VOLUME_METRICS, Score, evaluate_case
+from labelwise.evaluate.cases import LA_METRICS, METRICS, VOLUME_METRICS, Score, evaluate_case, summarise
 from labelwise.types import IGNORE, LabelSpace
 
 SPACE = LabelSpace(("background", "liver", "spleen", "pancreas"))
@@ -87,10 +87,18 @@ def test_without_spacing_everything_is_counted_in_voxels():
 def test_a_class_that_is_not_annotated_is_excluded_and_counted():
     found = scored(label_map(liver=2), label_map(liver=2, spleen=5), annotated=["liver"])
     for metric in METRICS:
-        assert math.isnan(found["spleen", metric].value)
+        assert math.isnan(found["spleen", metric].value) == (metric != "prediction_volume")
         assert found["spleen", metric].status == "not_annotated"
         assert found["liver", metric].status == "ok"
     assert found["liver", "dice"].value == 1
+    assert found["spleen", "prediction_volume"].value > 0, "nobody would see that a structure vanished"
+    (row,) = [
+        r
+        for r in summarise(found.values()).classes
+        if (r.class_name, r.metric) == ("spleen", "prediction_volume")
+    ]
+    assert math.isnan(row.mean)
+    assert row.excluded == {"not_annotated": 1}
 
 
 def test_an_organ_in_neither_map_is_a_correct_absence_without_value():

@@ -433,9 +433,96 @@ def test_scores_are_split_by_the_size_of_the_structure():
         ("middle", 3, 4, 2),
         ("large", 5, 6, 2),
     ]
-    assert [one.means["a"] for one in found] == pytest.approx([0.15, 0.35, 0.55])
+    assert [one.runs["a"].mean for one in found] == pytest.approx([0.15, 0.35, 0.55])
     assert "liver, small (1 to 2 ml)" in compare({"a": dice + sizes}).to_text()
     assert compare({"a": dice}).sizes is None
+
+
+def test_each_size_says_how_many_cases_it_has_and_how_sure_its_mean_is():
+    """90 livers of 1 to 90 ml: thirds of 30 patients have intervals; a distance that is missing is counted."""
+    sizes = scores([[float(n + 1)] for n in range(90)], "reference_volume", organs=("liver",), unit="ml")
+    near = [[NAN if n == 0 else 2.0 + n % 5] for n in range(90)]
+    runs = {
+        "a": scores(near, "hd95", organs=("liver",), unit="mm") + sizes,
+        "b": scores([[3.0]] * 90, "hd95", organs=("liver",), unit="mm") + sizes,
+    }
+    comparison = compare(runs)
+    small, middle, _ = comparison.sizes.strata
+    assert (small.runs["a"].n, small.cases) == (29, 30)
+    assert math.isnan(small.runs["a"].low), "29 patients got an interval"
+    assert middle.runs["a"].low < middle.runs["a"].mean < middle.runs["a"].high
+    assert middle.runs["b"][2:4] == (3.0, 3.0)
+    text = comparison.to_text()
+    assert "n 29" in text
+    rows = [row for row in csv.DictReader(io.StringIO(comparison.to_csv())) if row["size"]]
+    assert len(rows) == 3 * 2
+    assert (rows[0]["size"], rows[0]["n"], rows[0]["low"]) == ("small, 1 to 30 ml", "29", "")
+    assert float(rows[2]["low"]) == middle.runs["a"].low
+    assert json.loads(comparison.to_json())["sizes"][2]["mean"] == pytest.approx(middle.runs["a"].mean)
+
+
+def test_differences_are_told_for_each_structure_with_the_p_of_their_family():
+    base, better = random_values(3, cases=40), random_values(4, 0.1, cases=40)
+    better[:, 1] = base[:, 1]
+    comparison = compare({"a": scores(base), "b": scores(better)})
+    (table,) = comparison.class_difference_tables()
+    assert table.title == "Dice minus a [points]"
+    liver, spleen = ({row[0].text: row[1] for row in table.rows}[name] for name in ORGANS)
+    assert "p < 0.001" in liver.detail
+    assert spleen.text == "0.0"
+    assert "p = 1.000" in spleen.detail
+    assert table.to_text() in comparison.to_text()
+    many = compare({f"run{n}": scores(random_values(n)) for n in range(5)})
+    assert many.class_difference_tables()[0].header == ("run", *ORGANS)
+    assert not compare({"a": scores(base)}).class_difference_tables()
+
+
+def test_a_mean_over_cases_of_one_structure_has_its_interval_in_the_table():
+    (table,) = compare({"a": scores(random_values(3, cases=40))}).class_tables()
+    assert "[" in table.rows[0][1].detail
+    assert "95 % interval of the mean over patients" in table.legend
+
+
+def test_a_scan_without_prediction_counts_as_not_found():
+    whole = scores([[0.8, 0.8], [0.7, NAN], [0.0, 0.6]])
+    whole[4] = replace(whole[4], status="prediction_empty")
+    part = scores([[0.8, 0.8]])
+    table = compare({"whole": whole, "part": part}).presence_table()
+    told = {row[0].text: [(one.text, one.detail) for one in row[1:]] for row in table.rows}
+    assert told == {
+        "reference": [("3 of 3", ""), ("2 of 3", "")],
+        "whole": [("2 of 3", "1 missed"), ("2 of 2", "")],
+        "part": [("1 of 3", "2 without prediction"), ("1 of 2", "1 without prediction")],
+    }
+
+
+def test_a_structure_that_vanishes_where_nobody_annotated_it_is_told_beside_the_reference():
+    """Of two runs one predicts the spleen in scans that do not annotate it, as in those that do; the other never."""
+
+    def of(volumes):
+        found = [
+            Score(f"case{n}", "spleen", "dice", NAN if n > 1 else 0.8, "not_annotated" if n > 1 else "ok")
+            for n in range(4)
+        ]
+        told = [
+            replace(one, metric="prediction_volume", value=v, unit="ml")
+            for one, v in zip(found, volumes, strict=True)
+        ]
+        return found + told
+
+    comparison = compare(
+        {"finds": of([9.0, 8.0, 7.0, 9.0]), "loses": of([9.0, 8.0, 0.0, 0.0])}, ("dice", "prediction_volume")
+    )
+    told = {row[0].text: (row[1].text, row[1].detail) for row in comparison.presence_table().rows}
+    assert told == {
+        "reference": ("2 of 2", ""),
+        "finds": ("2 of 2", "in 2 of 2 not annotated"),
+        "loses": ("2 of 2", "in 0 of 2 not annotated"),
+    }
+    cell = comparison.cells["finds", "spleen", "prediction_volume"]
+    assert (cell.mean, cell.n) == (8.5, 2), "a scan without a reference counts in no mean"
+    found = json.loads(comparison.to_json())["structures_found"]
+    assert (found[1]["run"], found[1]["unknown"], found[1]["predicted"]) == ("loses", 2, 0)
 
 
 def test_runs_on_other_cases_classes_or_references_are_refused_with_the_difference():
@@ -462,6 +549,10 @@ def test_a_run_that_saw_a_test_patient_is_marked_in_every_table():
         assert not any(name == "leaked" for name in names)
     rows = list(csv.DictReader(io.StringIO(comparison.to_csv())))
     assert {row["saw_test_patients"] for row in rows if row["run"] == "leaked"} == {"1"}
+    assert "leaked (has seen test patients)" in comparison.answer()
+    against = compare(runs, seen=comparison.seen, reference="leaked")
+    assert "Difference to leaked (has seen test patients)" in against.to_markdown()
+    assert "% leaked has seen 1 of the 12 patients" in comparison.to_latex()
 
 
 def test_a_class_that_no_case_annotates_is_shown_as_such():

@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from labelwise import run
+from labelwise.atomic import write_json
 from labelwise.cohort.manifest import write_manifest
 from labelwise.errors import ConfigError, DataError
-from labelwise.evaluate.scores import Score, write_scores
-from labelwise.report.cost import Budget, annotation_cost, fit_curves
+from labelwise.evaluate.scores import Score, read_scores, write_scores
+from labelwise.report.comparison import MEAN
+from labelwise.report.cost import UNITS, Budget, annotation_cost, fit_curves
 from tiny_cohort import SPACE, manifest_of, paper_case
 
 
@@ -29,6 +33,7 @@ def budgets(numbers, *, cases=40, spread=0.05, seeds=1, law=dice_of):
         Budget(
             f"n{n}",
             {"liver": n, "spleen": n},
+            n,
             np.stack([law(n), law(n / 4)])[None, None] + of_case + chance.normal(0, 0.002, (seeds, cases, 2)),
         )
         for n in numbers
@@ -143,6 +148,62 @@ def test_the_picture_of_a_page_has_bands_only_with_patients_enough():
     many, few = (worth({"m": budgets((8, 16, 32), cases=n)}, cases=n).pictures()[0].data for n in (40, 10))
     assert b"opacity: 0.15" in many
     assert b"opacity: 0.15" not in few
+
+
+def test_scans_are_counted_beside_masks_and_both_have_intervals():
+    """Two structures in each scan: the mean needs half as many scans as masks."""
+    rows = {"m": budgets((8, 16, 32, 64), seeds=3)}
+    by = {
+        unit: annotation_cost(rows, ("liver", "spleen"), np.arange(40), (0.8,), unit=unit) for unit in UNITS
+    }
+    (masks,), (scans,) = ([c for c in found.courses if c.structure == MEAN] for found in by.values())
+    assert (masks.masks, scans.masks) == ((16, 32, 64, 128), (8, 16, 32, 64))
+    assert scans.needs[0].masks == pytest.approx(masks.needs[0].masks / 2)
+    assert scans.needs[0].low == pytest.approx(masks.needs[0].low / 2)
+    assert "scans for 80 %" in by["scans"].to_text()
+    assert "masks" not in by["scans"].to_csv()
+
+
+def test_the_command_counts_scans_and_refuses_what_it_cannot_count(command, finished, tmp_path):
+    answer = command("cost", finished, "-o", tmp_path / "cost", "--by", "scans")
+    assert answer.code == 0, answer.err
+    rows = list(csv.DictReader((tmp_path / "cost" / "cost.csv").read_text().splitlines()))
+    mean = [row for row in rows if (row["structure"], row["kind"]) == (MEAN, "measured")]
+    assert [float(row["scans"]) for row in mean] == [2, 4, 8]
+    assert command("cost", finished, "--by", "voxels").code == 2
+
+
+def test_a_method_that_has_seen_a_test_patient_is_marked_in_every_table_of_cost(finished, tmp_path):
+    write_json(finished / "n2" / "cps_seed1" / "patients.json", {"train": ["t0"], "validation": []})
+    found = run.cost([finished], tmp_path / "cost")
+    assert "What labels are worth: cps (has seen test patients)" in found.to_text()
+    assert "cps has seen 1 of the 4 patients" in found.to_text()
+    rows = list(csv.DictReader((tmp_path / "cost" / "cost.csv").read_text().splitlines()))
+    assert {row["saw_test_patients"] for row in rows} == {"1"}
+    assert found.facts()["saw_test_patients"] == {"cps": 1}
+    page = run.report(sorted((finished / "n8").glob("cps_*")), tmp_path / "page.html", metrics=["dice"],
+                      budgets=[finished]).read_text(encoding="utf-8")  # fmt: skip
+    assert re.search(r'<p class="caution">cps has seen 1 of the 4 patients', page)
+
+
+def test_a_structure_of_no_reference_is_in_no_mean_and_other_classes_are_refused(finished):
+    organs = SPACE.organs
+    before = {c.structure: c.dice for c in run.cost([finished]).cost.courses}
+    for file in finished.rglob("scores.csv"):
+        found = read_scores(file)
+        write_scores(file, [replace(s, value=0.0, status="reference_empty") if s.class_name == organs[0] else s
+                            for s in found])  # fmt: skip
+    told = run.cost([finished])
+    assert {c.structure: c.dice for c in told.cost.courses} == {
+        name: dice for name, dice in before.items() if name != organs[0]
+    }, "a structure that is nowhere lowered the mean"
+    assert f"In no reference, so without a curve: {organs[0]}." in told.to_text()
+    file = finished / "n8" / "cps_seed0" / "scores.csv"
+    write_scores(
+        file, [replace(s, class_name=s.class_name.replace("spleen", "kidney")) for s in read_scores(file)]
+    )
+    with pytest.raises(DataError, match=r"(?s)other classes.*kidney, spleen"):
+        run.cost([finished])
 
 
 def test_budgets_on_other_cases_and_manifests_that_are_gone_are_refused(finished):

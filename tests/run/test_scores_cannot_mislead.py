@@ -126,6 +126,9 @@ def page_of_seeds(
                 line["loss"] += 0.1 + seed
         (copy / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         (copy / "cost.json").write_text(json.dumps({"training_hours": 2.0 + seed, "ram_gib": 1.5}))
+        expected = {"training_hours": 0.5, "ram_gib": 1.0, "gpu_gib": None, "disk_gib": 0.25}
+        came = expected | {"training_hours": 2.0 + seed, "ram_gib": 1.5}
+        (copy / "plan.json").write_text(json.dumps({"forecast": expected, "truth": came}))
         if seed == 0:  # the picture shows this seed, and so must the numbers under it
             file = copy / "predictions" / "test_000.nii.gz"
             labels = read_labels(file)
@@ -167,6 +170,17 @@ def test_environment_commit_date_and_cost_stand_in_the_page(page_of_seeds, finis
     cost = json.loads((finished / "cost.json").read_text())
     assert cost["training_hours"] > 0
     assert cost["ram_gib"] > 0
+
+
+def test_what_was_expected_of_a_training_stands_beside_what_it_took(page_of_seeds):
+    """The mean over the seeds; nothing is told of a run that nobody forecast, nor of a GPU that was not there."""
+    page, _ = page_of_seeds
+    table = re.search(r"<caption>Forecast and truth.*?</table>", page, flags=re.DOTALL)[0]
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", table).replace("&nbsp;", " "))
+    assert (
+        "run training memory disk method 3.0 h forecast 30.0 min 1.50 GiB forecast 1.00 GiB 0.25 GiB" in text
+    )
+    assert "other" not in text
 
 
 def test_no_folder_of_anybody_stands_in_a_page(page_of_seeds, finished):

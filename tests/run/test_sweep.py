@@ -11,7 +11,7 @@ import pytest
 from labelwise import run
 from labelwise.atomic import write_json
 from labelwise.config import load_config
-from labelwise.errors import ConfigError, DataError, TrainingError
+from labelwise.errors import ConfigError, DataError, ResourceError, TrainingError
 from labelwise.evaluate.scores import Score, write_scores
 from labelwise.run import sweep as verb
 from labelwise.run.forecast import Forecast
@@ -114,8 +114,12 @@ def test_every_method_meets_every_budget_and_seed_and_gets_its_control(plan, ste
     assert [row.split(",")[0] for row in rows[1::2]] == ["supervised", "naive", "mean_teacher", "cps"]
 
 
-def test_methods_of_labelled_cases_alone_need_no_control(plan):
+def test_every_method_but_the_baselines_gets_labels_alone_beside_it(plan):
     assert SweepPlan("x", ("naive",)).rows == ("naive",)
+    assert SweepPlan("x", ("supervised", "naive")).rows == ("supervised", "naive")
+    partial = SweepPlan("x", ("dodnet", "naive"))
+    assert partial.rows == ("supervised", "dodnet", "naive")
+    assert partial.settings_by_row["supervised"] == {"method.name": "supervised"}
     assert SweepPlan("x", ("cps", "supervised")).rows == ("cps", "supervised")
     assert SweepPlan("x", ("cps",), controls=False).rows == ("cps",)
 
@@ -170,9 +174,26 @@ def test_runs_and_budgets_of_another_plan_are_refused_not_mixed(plan, steps, tmp
         f"{budget}/cps_seed{seed}" for budget in ("one", "two") for seed in (0, 1)
     ]
     assert "other settings" in result.failed["one/cps_seed0"]
-    plan.write_text(plan.read_text().replace("n = 1", "n = 3"))
+    plan.write_text(plan.read_text().replace("n = 1", 'n = 1\norder = "random"'))
     with pytest.raises(ConfigError, match="budget 'one' was made otherwise"):
         verb(plan, tmp_path / "out")
+
+
+def test_a_budget_that_could_not_be_made_may_be_named_anew(plan, steps, tmp_path, monkeypatch):
+    """What is left of a sweep that was stopped before the manifest stood does not bind the next plan."""
+    module = __import__("labelwise.run.sweep", fromlist=["sweep"])
+    makes = module.simulate
+
+    def full_disk(*_, **__):
+        raise ResourceError("no space left")
+
+    monkeypatch.setattr(module, "simulate", full_disk)
+    with pytest.raises(ResourceError):
+        verb(plan, tmp_path / "out")
+    monkeypatch.setattr(module, "simulate", makes)
+    plan.write_text(plan.read_text().replace("n = 1", 'n = 1\norder = "random"'))
+    assert len(verb(plan, tmp_path / "out").done) == 16
+    assert json.loads((tmp_path / "out" / "one" / "budget.json").read_text())["order"] == "random"
 
 
 @pytest.mark.parametrize(
@@ -184,6 +205,9 @@ def test_runs_and_budgets_of_another_plan_are_refused_not_mixed(plan, steps, tmp
         ("[settings_of.cps]", "[settings_of.bcp]", "does not train: bcp"),
         ('mode = "keep_labelled"\nn = 1', "n = 1", "'one' has no mode"),
         ("[budgets.one]", '[budgets."../one"]', "becomes a folder"),
+        ('mode = "keep_labelled"\nn = 2', 'mode = "keep_labeled"\nn = 2', "did you mean 'keep_labelled'"),
+        ('mode = "keep_labelled"\nn = 2', 'mode = "keep_labelled"\nn = 99', "99"),
+        ('mode = "keep_labelled"\nn = 2', 'mode = "equal_cost"\nk = 1', "completely annotated"),
         ("[budgets.one]", "[budgets.one", "is no TOML"),
         ('"train.steps" = 4', '"train.stepps" = 4', "stepps"),
     ],

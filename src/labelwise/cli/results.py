@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -210,14 +210,17 @@ def cost(
         Path | None, typer.Option("--output", "-o", help="Folder for cost.csv, cost.txt and cost.png.")
     ] = None,
     dice: Annotated[str, typer.Option(help="Dice values that are wanted, separated by commas.")] = "0.8,0.9",
+    by: Annotated[
+        str, typer.Option(help="What is counted: masks of the structure, or scans with any mask.")
+    ] = "masks",
     as_json: AsJson = False,
 ) -> None:
-    """Dice against the number of masks drawn, and how many more are needed."""
+    """Dice against the number of masks or scans annotated, and how many more are needed."""
     try:
         wanted = [float(word) for word in words(dice) or ()]
     except ValueError as error:
         raise ConfigError("--dice is a list of numbers", found=dice, expected="such as 0.8,0.9") from error
-    result = run.cost(runs, output, dice=wanted)
+    result = run.cost(runs, output, dice=wanted, by=cast(Any, by))
     show(result.to_text(), result.facts(), as_json)
 
 

@@ -1,6 +1,7 @@
 """Two label maps of one case become its scores.
 
-    not annotated in the case       no value, but counted                     status not_annotated
+    not annotated in the case       no value, but counted; the volume of      status not_annotated
+                                    the prediction tells whether there is one
     in neither map                  no value: a correct absence               status both_empty
     in one map only                 Dice, Jaccard and NSD 0; distances        status prediction_empty
                                     undefined, and the diagonal of the        or reference_empty
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from labelwise.errors import ConfigError, DataError, did_you_mean
 from labelwise.evaluate.further import measure_further
 from labelwise.evaluate.overlap import VoxelCounts, count_voxels, dice, jaccard
-from labelwise.evaluate.scores import Score, Summary, read_scores, summarise, write_scores
+from labelwise.evaluate.scores import NOT_ANNOTATED, Score, Summary, read_scores, summarise, write_scores
 from labelwise.evaluate.surface import SurfaceDistances, asd, assd, hd95, nsd, surface_distances
 from labelwise.types import Array, LabelSpace
 
@@ -128,6 +129,8 @@ def evaluate_case(
     for c, organ in enumerate(label_space.organs, start=1):
         for metric in chosen:
             value, status = _entry(values.get(metric), counts, c, bool(delineated[c]))
+            if status == NOT_ANNOTATED and metric == "prediction_volume":
+                value = float(values[metric][c])
             unit = _unit(metric, scale, tolerances[c])
             scores.append(Score(case_id, organ, metric, value, status, unit, variant, group))
     return scores
@@ -180,7 +183,7 @@ def _surface_values(
 def _entry(values: Values | None, counts: VoxelCounts, c: int, annotated: bool) -> tuple[float, str]:
     """Value and status of class `c`; `values` is None for a surface metric of an incomplete reference."""
     if not annotated:
-        return np.nan, "not_annotated"
+        return np.nan, NOT_ANNOTATED
     if values is None:
         return np.nan, "reference_incomplete"
     in_reference, in_prediction = counts.reference[c] > 0, counts.prediction[c] > 0

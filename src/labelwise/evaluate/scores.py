@@ -18,12 +18,13 @@ from labelwise.atomic import write_text
 from labelwise.documents import cell, cells, decode
 from labelwise.errors import DataError, did_you_mean
 
+NOT_ANNOTATED = "not_annotated"
 STATUSES = (
     "ok",
     "both_empty",
     "reference_empty",
     "prediction_empty",
-    "not_annotated",
+    NOT_ANNOTATED,
     "reference_incomplete",
 )
 FAILURES = ("reference_empty", "prediction_empty")
@@ -40,7 +41,7 @@ class Score:
     case: str
     class_name: str
     metric: str
-    value: float  # NaN where it is undefined
+    value: float  # NaN where it is undefined; what is not annotated has the volume of its prediction alone
     status: str  # one of STATUSES
     unit: str = ""  # "mm", "ml", "voxels", "at 1 mm" (the tolerance of the NSD) or none
     variant: str = "default"
@@ -184,7 +185,8 @@ def read_scores(path: Path | str, metrics: Collection[str] | None = None) -> lis
 def _class_summary(
     class_name: str, metric: str, unit: str, variant: str, scores: list[Score]
 ) -> ClassSummary:
-    values = np.array([score.value for score in scores if math.isfinite(score.value)])
+    defined = [score for score in scores if math.isfinite(score.value) and score.status != NOT_ANNOTATED]
+    values = np.array([score.value for score in defined])
     return ClassSummary(
         class_name,
         metric,
@@ -194,7 +196,9 @@ def _class_summary(
         sd=float(values.std(ddof=1)) if values.size > 1 else math.nan,
         n=values.size,
         failures=sum(score.status in FAILURES for score in scores),
-        excluded=dict(Counter(score.status for score in scores if not math.isfinite(score.value))),
+        excluded=dict(
+            Counter(s.status for s in scores if not math.isfinite(s.value) or s.status == NOT_ANNOTATED)
+        ),
     )
 
 

@@ -112,7 +112,7 @@ def compare(
         best=frozenset(best),
         differences=_differences(values, reference, axes, rows, chance),
         ranks=_ranks(values, measures, axes, chance),
-        sizes=_sizes(values, lists, axes, measures),
+        sizes=_sizes(values, lists, axes, measures, chance),
         volumes=_volumes(lists, axes),
         volume_measure=measure(VOLUME, axes.units.get(VOLUME)),
         seen={
@@ -345,6 +345,7 @@ def _sizes(
     lists: Mapping[str, Sequence[Sequence[Score]]],
     axes: Axes,
     measures: Sequence[Measure],
+    chance: _Chance,
 ) -> Strata | None:
     """The first metric by the size of the structure, if the scores say how large it is."""
     known = {
@@ -355,8 +356,8 @@ def _sizes(
         if score.metric == "reference_volume" and score.variant == axes.variant
     }
     volumes = np.array([[known.get((case, name), math.nan) for name in axes.classes] for case in axes.cases])
-    means = {run: defined_mean(v.per_seed[:, 0], axis=0) for run, v in values.items()}
-    return by_size(measures[0].name, axes.classes, volumes, means)
+    table = {run: v.per_seed[:, 0] for run, v in values.items()}
+    return by_size(measures[0].name, axes.classes, volumes, table, chance.patients, chance.draws)
 
 
 def _volumes(lists: Mapping[str, Sequence[Sequence[Score]]], axes: Axes) -> dict[tuple[str, str], Agreement]:

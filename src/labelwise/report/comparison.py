@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from labelwise.documents import cells
 from labelwise.evaluate.agreement import Agreement
 from labelwise.report.measures import UNDEFINED, VARIANTS, Measure, p_text
 from labelwise.report.ranks import Rank
-from labelwise.report.sizes import Strata
+from labelwise.report.records import csv_text, json_text
+from labelwise.report.sizes import SizeCell, Strata
 from labelwise.report.statistics import FEWEST_PATIENTS, defined_sd
 from labelwise.report.tables import Entry, Table
+from labelwise.report.tabulate import Presence
 from labelwise.types import Array
 
 MEAN = "mean over organs"
 SIGNIFICANT = 0.05
 SEEN_MARK = "(has seen test patients)"
+NEVER = "not annotated in any case"
 _NAN = float("nan")
 Key = tuple[str, str, str]  # run, row, metric
 
@@ -93,7 +92,7 @@ class Comparison:
     ]  # run and metric -> those of them without value in a seed
     per_case: Mapping[Key, Array]  # (N,) values of the cases, seeds averaged; NaN = undefined
     per_seed: Mapping[Key, Array]  # (S, N) the same of each seed
-    presence: Mapping[tuple[str, str], Mapping[str, int]]  # run and class -> number of scores by status
+    presence: Mapping[tuple[str, str], Presence]  # run and class
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -116,7 +115,9 @@ class Comparison:
         organs = len(self.averaged) or len(self.classes)
         what = first.title if organs == 1 else f"mean {first.title} over {organs} organs"
         cells = {run: self.cells[run, self.main_row, first.name] for run in self.runs}
-        values = [f"{run} {first.with_unit(cell.mean)} ({_cases(cell.n)})" for run, cell in cells.items()]
+        values = [
+            f"{self.name(run)} {first.with_unit(cell.mean)} ({_cases(cell.n)})" for run, cell in cells.items()
+        ]
         best = [run for run in self.runs if (run, self.main_row, first.name) in self.best]
         if len(self.runs) == 1:
             return f"{what[0].upper()}{what[1:]}: {values[0]}."
@@ -127,8 +128,8 @@ class Comparison:
             return f"No run is called best in {what}, for {why}: {', '.join(values)}."
         value = first.with_unit(cells[best[0]].mean)
         if len(best) > 1:
-            return f"{_listed(best)} share the best {what}: {value}."
-        return f"{best[0]} has the best {what}: {value}. {self._against_reference(best[0], first)}"
+            return f"{_listed([*map(self.name, best)])} share the best {what}: {value}."
+        return f"{self.name(best[0])} has the best {what}: {value}. {self._against_reference(best[0], first)}"
 
     def _against_reference(self, run: str, first: Measure) -> str:
         if run == self.reference:
@@ -137,7 +138,7 @@ class Comparison:
         interval = f"95 % interval {_interval(found, first)}" if math.isfinite(found.low) else ""
         numbers = "; ".join(filter(None, (interval, p_text(found.p_holm))))
         return (
-            f"Against {self.reference}, on the same {_cases(found.n)}: "
+            f"Against {self.name(self.reference)}, on the same {_cases(found.n)}: "
             f"{first.number(found.mean, signed=True)} {first.difference_unit}{f' ({numbers})' if numbers else ''}."
             f"{self._doubt(run, found)}"
         )
@@ -276,7 +277,8 @@ class Comparison:
             entries = [_difference_entry(d, m, found) for d, m in zip(found, self.measures, strict=True)]
             rows.append((Entry(self.name(run)), *entries, Entry(_range([d.n for d in found]))))
         header = ("run", *(f"{m.title} [{m.difference_unit}]" for m in self.measures), "cases")
-        return Table(f"Difference to {self.reference}: {self.main_row}", header, tuple(rows), self.tests())
+        title = f"Difference to {self.name(self.reference)}: {self.main_row}"
+        return Table(title, header, tuple(rows), self.tests())
 
     def class_tables(self) -> tuple[Table, ...]:
         """For each metric the organs by run; empty if there is one organ only."""
@@ -293,7 +295,8 @@ class Comparison:
             cells = [self.cells[run, row, m.name] for run in self.runs]
             entries = [self._entry(run, row, m, cells) for run in self.runs]
             rows.append((Entry(row), *entries, Entry(_range([cell.n for cell in cells]))))
-        return Table(m.heading, ("organ", *map(self.name, self.runs), "cases"), tuple(rows))
+        header = ("organ", *map(self.name, self.runs), "cases")
+        return Table(m.heading, header, tuple(rows), self._legend(several_seeds=False))
 
     def _transposed_class_table(self, m: Measure) -> Table:
         by_row = {row: [self.cells[run, row, m.name] for run in self.runs] for row in self.rows}
@@ -302,15 +305,44 @@ class Comparison:
             for run in self.runs
         ]
         cases = (Entry("cases"), *(Entry(_range([cell.n for cell in cells])) for cells in by_row.values()))
-        return Table(m.heading, ("run", *self.rows), (*rows, cases))
+        return Table(m.heading, ("run", *self.rows), (*rows, cases), self._legend(several_seeds=False))
+
+    def class_difference_tables(self) -> tuple[Table, ...]:
+        """For each metric each run minus the reference, structure by structure; empty if there is one only."""
+        if len(self.rows) == 1 or not self.others:
+            return ()
+        return tuple(self._class_difference_table(m) for m in self.measures)
+
+    def _class_difference_table(self, m: Measure) -> Table:
+        """Structures by run, or runs by structure, as in the table of the means."""
+        found = {
+            (run, name): self.differences[run, name, m.name] for run in self.others for name in self.classes
+        }
+        title = f"{m.title} minus {self.name(self.reference)} [{m.difference_unit}]"
+        legend = "Intervals and p as for the mean; p is Holm-corrected over all runs and structures together."
+        if len(self.runs) > len(self.rows):
+            by_name = {name: [found[run, name] for run in self.others] for name in self.classes}
+            rows = [
+                (
+                    Entry(self.name(run)),
+                    *(_difference_entry(found[run, name], m, by_name[name]) for name in self.classes),
+                )
+                for run in self.others
+            ]
+            return Table(title, ("run", *self.classes), tuple(rows), legend)
+        rows = []
+        for name in self.classes:
+            beside = [found[run, name] for run in self.others]
+            rows.append((Entry(name), *(_difference_entry(one, m, beside) for one in beside)))
+        return Table(title, ("structure", *map(self.name, self.others)), tuple(rows), legend)
 
     def _entry(self, run: str, row: str, m: Measure, beside: Sequence[Cell], *, seeds: bool = False) -> Entry:
         """Mean and spread; with its own n where a cell beside it has more cases."""
         cell = self.cells[run, row, m.name]
         if cell.never_annotated:
-            return Entry(UNDEFINED, "not annotated in any case")
+            return Entry(UNDEFINED, NEVER)
         details = [f"± {m.number(cell.sd)}"] if math.isfinite(cell.sd) else []
-        if seeds and math.isfinite(cell.low):
+        if math.isfinite(cell.low):
             details.append(f"[{m.number(cell.low)}, {m.number(cell.high)}]")
         if seeds and math.isfinite(cell.seed_sd):
             details.append(f"seeds ± {m.number(cell.seed_sd)}")
@@ -348,43 +380,45 @@ class Comparison:
         return Table(f"Ranks: {self.main_row}", ("run", *(m.title for m in judged)), tuple(rows), legend)
 
     def presence_table(self) -> Table:
-        """In how many scans each structure is, and in how many of them each run found it."""
-        rows = []
-        for run in self.runs:
-            entries = []
-            for name in self.classes:
-                counts = self.presence[run, name]
-                inside = counts.get("ok", 0) + counts.get("prediction_empty", 0)
-                outside = counts.get("reference_empty", 0)
-                absent = outside + counts.get("both_empty", 0)
-                missed = counts.get("prediction_empty", 0)
-                details = [f"{missed} missed"] if missed else []
-                details += [f"invented in {outside} of {absent}"] if outside else []
-                text = f"{inside - missed} of {inside}" if inside + absent else UNDEFINED
-                entries.append(
-                    Entry(
-                        text, ", ".join(details) or ("" if inside + absent else "not annotated in any case")
-                    )
-                )
-            rows.append((Entry(self.name(run)), *entries))
+        """In how many scans each structure is, by the reference and by each run: does one vanish?"""
+        truth = []
+        for name in self.classes:
+            there, absent = self._in_reference(name)
+            known = Entry(f"{there} of {there + absent}") if there + absent else Entry(UNDEFINED, NEVER)
+            truth.append(known)
+        rows = [
+            (Entry(self.name(run)), *(_presence_entry(self.presence[run, name]) for name in self.classes))
+            for run in self.runs
+        ]
         seeds = " Scans count once for each seed." if max(self.seeds.values()) > 1 else ""
-        legend = f"Scans in which the structure was found, of those whose reference has it.{seeds}"
-        return Table("Structures found", ("run", *self.classes), tuple(rows), legend)
+        legend = (
+            "Reference: scans that have the structure, of those that are annotated. Runs: scans in which it was found, "
+            f"of those that have it; then scans of which no reference says whether they have it.{seeds}"
+        )
+        return Table("Structures found", ("", *self.classes), ((Entry("reference"), *truth), *rows), legend)
+
+    def _in_reference(self, name: str) -> tuple[int, int]:
+        """Scans that have a structure, and annotated ones that have none, by the run that says most."""
+        found = {run: self.presence[run, name] for run in self.runs}
+        counts = [(one.there // self.seeds[run], one.absent // self.seeds[run]) for run, one in found.items()]
+        return max(counts, key=sum)
 
     def size_table(self) -> Table | None:
         """The first metric for small, middle and large structures."""
         if self.sizes is None:
             return None
         m = self.measures[0]
-        rows = [
-            (
-                Entry(f"{one.class_name}, {one.name} ({one.low_ml:.3g} to {one.high_ml:.3g} ml)"),
-                *(Entry(m.number(one.means[run])) for run in self.runs),
-                Entry(str(one.cases)),
-            )
-            for one in self.sizes.strata
-        ]
-        legend = "The cases of each structure in thirds by the volume of the reference."
+        rows = []
+        for one in self.sizes.strata:
+            name = f"{one.class_name}, {one.name} ({one.low_ml:.3g} to {one.high_ml:.3g} ml)"
+            entries = [_size_entry(one.runs[run], m, one.cases) for run in self.runs]
+            rows.append((Entry(name), *entries, Entry(str(one.cases))))
+        legend = "The cases of each structure in thirds by the volume of the reference"
+        legend += (
+            ", [95 % interval over patients]."
+            if any(math.isfinite(cell.low) for one in self.sizes.strata for cell in one.runs.values())
+            else f"; no interval with fewer than {FEWEST_PATIENTS} patients in a third."
+        )
         return Table(
             f"{m.heading} by size", ("structure", *map(self.name, self.runs), "cases"), tuple(rows), legend
         )
@@ -422,6 +456,7 @@ class Comparison:
             self.run_table(),
             *filter(None, extra),
             *self.class_tables(),
+            *self.class_difference_tables(),
             self.presence_table(),
             *filter(None, more),
         )
@@ -440,76 +475,21 @@ class Comparison:
         return "\n\n".join([*parts, "\n".join(f"- {line}" for line in self._notes())]) + "\n"
 
     def to_latex(self) -> str:
-        """All tables for a paper (LaTeX with the package booktabs); the best value is bold."""
-        return "\n\n".join(table.to_latex() for table in self.tables()) + "\n"
+        """All tables for a paper (LaTeX with booktabs), the best value bold; above them the sentences, as comments."""
+        told = [self.answer(), *self.cautions(), self.description(), *self._notes()]
+        comments = "\n".join(f"% {' '.join(line.split())}" for line in told)
+        return "\n\n".join([comments, *(table.to_latex() for table in self.tables())]) + "\n"
 
     def _notes(self) -> list[str]:
         return [*(f"{heading}: {text}" for heading, text in self.definitions()), *self.exclusions()]
 
     def to_csv(self) -> str:
-        """One line for each run, row and metric. Values are as scored: Dice in 0..1, distances with unit."""
-        text = io.StringIO()
-        records = [
-            dict(zip(record, cells(map(_csv_field, record.values())), strict=True))
-            for record in self._records()
-        ]
-        writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
-        return text.getvalue()
+        """One line for each run, row and metric, then for each size. Values are as scored: Dice in 0..1, mm, ml."""
+        return csv_text(self)
 
     def to_json(self) -> str:
-        """Everything that the CSV says, and what it is about; an undefined value is null."""
-        about = {
-            "answer": self.answer(),
-            "description": self.description(),
-            "definitions": dict(self.definitions()),
-            "variant": self.variant,
-            "reference": self.reference,
-            "seeds": dict(self.seeds),
-            "cases": list(self.cases),
-            "patients": list(self.patients),
-            "cautions": list(self.cautions()),
-            "splits": {run: list(splits) for run, splits in self.splits.items()},
-            "ranks": {metric: [one._asdict() for one in ranks] for metric, ranks in self.ranks.items()},
-        }
-        return (
-            json.dumps(
-                {**about, "values": list(self._records())}, indent=2, ensure_ascii=False, allow_nan=False
-            )
-            + "\n"
-        )
-
-    def _records(self) -> Iterator[dict[str, object]]:
-        nothing = Difference(mean=_NAN, low=_NAN, high=_NAN, p=_NAN, n=0)
-        for (run, row, name), cell in self.cells.items():
-            found = self.differences.get((run, row, name), nothing)
-            unit = next(m.unit for m in self.measures if m.name == name)
-            yield {
-                "run": run,
-                "class": row,
-                "metric": name,
-                "unit": "" if unit == "%" else unit,
-                "mean": _or_none(cell.mean),
-                "sd": _or_none(cell.sd),
-                "n": cell.n,
-                "seed_means": [_or_none(value) for value in cell.seed_means],
-                "seed_sd": _or_none(cell.seed_sd),
-                "low": _or_none(cell.low),
-                "high": _or_none(cell.high),
-                "patients": cell.patients,
-                "best": (run, row, name) in self.best,
-                "excluded": dict(cell.excluded),
-                "difference": _or_none(found.mean),
-                "difference_low": _or_none(found.low),
-                "difference_high": _or_none(found.high),
-                "p": _or_none(found.p),
-                "p_holm": _or_none(found.p_holm),
-                "n_paired": found.n,
-                "patients_paired": found.patients,
-                "split": ",".join(self.splits[run]),
-                "saw_test_patients": len(self.seen.get(run, ())),
-            }
+        """Everything that the other tables say, and what it is about; an undefined value is null."""
+        return json_text(self)
 
 
 def _difference_entry(found: Difference, m: Measure, beside: Sequence[Difference]) -> Entry:
@@ -522,6 +502,20 @@ def _interval(found: Difference, m: Measure) -> str:
     if not math.isfinite(found.low):
         return ""
     return f"[{m.number(found.low, signed=True)}, {m.number(found.high, signed=True)}]"
+
+
+def _presence_entry(one: Presence) -> Entry:
+    details = [f"{one.there - one.found - one.without} missed"] if one.found + one.without < one.there else []
+    details += [f"{one.without} without prediction"] if one.without else []
+    details += [f"invented in {one.invented} of {one.absent}"] if one.invented else []
+    details += [f"in {one.predicted} of {one.unknown} not annotated"] if one.unknown else []
+    return Entry(f"{one.found} of {one.there}" if one.there + one.absent else UNDEFINED, ", ".join(details))
+
+
+def _size_entry(one: SizeCell, m: Measure, cases: int) -> Entry:
+    details = [f"[{m.number(one.low)}, {m.number(one.high)}]"] if math.isfinite(one.low) else []
+    details += [f"n {one.n}"] if one.n < cases else []
+    return Entry(m.number(one.mean), ", ".join(details))
 
 
 def _cases(n: int) -> str:
@@ -539,18 +533,6 @@ def _range(counts: Sequence[int]) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _csv_field(value: object) -> object:
-    if isinstance(value, dict):
-        return ";".join(f"{status}={n}" for status, n in value.items())
-    if isinstance(value, list):
-        return ";".join("" if item is None else repr(item) for item in value)
-    return value
 
 
 def _stability(one: Rank) -> str:

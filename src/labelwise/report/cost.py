@@ -1,11 +1,12 @@
-"""What a label is worth: Dice against the masks that were drawn for it, and how many more a wanted Dice needs.
+"""What a label is worth: Dice against the masks or scans that were annotated, and how many more a wanted Dice needs.
 
     Dice(n) = a - b n^(-c),   b >= 0,  a <= 1,  0.05 <= c <= 2
 
-n counts the training scans in which the structure is annotated; for the mean over structures, all masks together. The
-curve is the least-squares fit to the means of the budgets, c from a grid. Its interval comes from the same fit to
-resamples: patients are drawn with replacement, the same for all budgets, and in each budget its trainings. Beyond
-ten times the largest budget nothing is told.
+n counts the training scans in which the structure is annotated; for the mean over structures, all masks together. Or n
+counts the training scans in which anything is annotated, for each structure and for the mean. The curve is the
+least-squares fit to the means of the budgets, c from a grid. Its interval comes from the same fit to resamples:
+patients are drawn with replacement, the same for all budgets, and in each budget its trainings. Beyond ten times the
+largest budget nothing is told.
 
 Source
     Inverse power law as a learning curve: Cortes et al., NIPS 1993; Figueroa et al., BMC Medical Informatics and
@@ -18,24 +19,26 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from labelwise.documents import cells
 from labelwise.errors import DataError
-from labelwise.report.comparison import MEAN
+from labelwise.report.comparison import MEAN, SEEN_MARK
 from labelwise.report.figures import COLOURS, Picture, finished_svg, svg_panels
 from labelwise.report.measures import UNDEFINED
-from labelwise.report.statistics import FEWEST_PATIENTS, defined_mean, draw_patients
+from labelwise.report.statistics import FEWEST_PATIENTS, draw_patients
 from labelwise.report.tables import Entry, Table
 from labelwise.types import Array
 
 FEWEST_BUDGETS = 3  # as many as the curve has numbers
 FARTHEST = 10  # times the largest budget
 RESAMPLES = 500
+Unit = Literal["masks", "scans"]
+UNITS: tuple[str, ...] = get_args(Unit)
 _MARKERS = "os^Dv"
 _EXPONENTS = np.geomspace(0.05, 2, 60)
 
@@ -66,8 +69,15 @@ class Budget:
 
     name: str
     masks: Mapping[str, float]  # structure -> training scans in which it is annotated
+    scans: float  # training scans in which any structure is annotated
     # (S, N, C) Dice of each training, case and structure
     dice: Array
+
+    def number(self, structure: str, unit: Unit) -> float:
+        """How much was annotated for a structure, or for the mean of all."""
+        if unit == "scans":
+            return self.scans
+        return sum(self.masks.values()) if structure == MEAN else self.masks[structure]
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,11 @@ class Cost:
     courses: tuple[Course, ...]
     patients: int
     targets: tuple[float, ...]
+    unit: Unit = "masks"
+    seen: Mapping[str, int] = field(
+        default_factory=dict
+    )  # row -> patients of the scores that its trainings have seen
+    notes: tuple[str, ...] = ()
 
     @property
     def has_intervals(self) -> bool:
@@ -135,45 +150,69 @@ class Cost:
             )
             needs = [Entry(*course.told(need)) for need in course.needs]
             rows.append((Entry(course.structure), Entry(measured), *needs))
-        header = ("structure", "masks: Dice [%]", *(f"masks for {100 * dice:g} %" for dice in self.targets))
+        unit = self.unit
+        header = (
+            "structure",
+            f"{unit}: Dice [%]",
+            *(f"{unit} for {100 * dice:g} %" for dice in self.targets),
+        )
         few = "" if self.has_intervals else f"too few patients ({self.patients}) for intervals"
         short = any(course.curve is None for course in self.courses)
-        legend = (
-            "Training scans in which the structure is annotated, and the Dice with them; for the mean all masks. Needs "
-            "by the curve a - b n^(-c), [95 % interval over patients and trainings]"
+        counted = (
+            "Training scans in which the structure is annotated, and the Dice with them; for the mean all masks."
+            if unit == "masks"
+            else "Training scans in which any structure is annotated, and the Dice with them."
         )
+        legend = f"{counted} Needs by the curve a - b n^(-c), [95 % interval over patients and trainings]"
         legend += f"; {few}" if few else ""
         legend += f"; no curve with fewer than {FEWEST_BUDGETS} budgets" if short else ""
-        return Table(f"What labels are worth: {row}", header, tuple(rows), legend + ".")
+        return Table(f"What labels are worth: {self.name(row)}", header, tuple(rows), legend + ".")
+
+    def name(self, row: str) -> str:
+        """The method as tables call it: marked if it has seen a patient of the scores."""
+        return f"{row} {SEEN_MARK}" if row in self.seen else row
+
+    def cautions(self) -> tuple[str, ...]:
+        """What a reader must know besides the tables."""
+        seen = (
+            f"{row} has seen {number} of the {self.patients} patients in its training or in the choice of its "
+            "checkpoint: its scores are no test."
+            for row, number in self.seen.items()
+        )
+        return (*seen, *self.notes)
 
     def to_text(self) -> str:
-        """The tables."""
-        return "\n\n".join(table.to_text() for table in self.tables()) + "\n"
+        """The cautions and the tables."""
+        return "\n\n".join([*self.cautions(), *(table.to_text() for table in self.tables())]) + "\n"
 
     def to_csv(self) -> str:
         """One row for each method, structure and budget, and one for each need."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("row", "structure", "kind", "dice", "masks", "low", "high"))
+        writer.writerow(("row", "structure", "kind", "dice", self.unit, "low", "high", "saw_test_patients"))
         for course in self.courses:
+            seen = str(self.seen.get(course.row, 0))
             for masks, dice in zip(course.masks, course.dice, strict=True):
                 writer.writerow(
-                    cells((course.row, course.structure, "measured", repr(dice), repr(masks), "", ""))
+                    cells((course.row, course.structure, "measured", repr(dice), repr(masks), "", "", seen))
                 )
             for need in course.needs:
                 numbers = map(repr, (need.dice, need.masks, need.low, need.high))
-                writer.writerow(cells((course.row, course.structure, "needed", *numbers)))
+                writer.writerow(cells((course.row, course.structure, "needed", *numbers, seen)))
         return text.getvalue()
 
     def facts(self) -> dict[str, Any]:
         """The same as plain values; null stands for a number that is not finite."""
         return {
             "patients": self.patients,
+            "unit": self.unit,
+            "cautions": list(self.cautions()),
+            "saw_test_patients": dict(self.seen),
             "courses": [
                 {
                     "row": course.row,
                     "structure": course.structure,
-                    "masks": list(course.masks),
+                    "numbers": list(course.masks),
                     "dice": list(course.dice),
                     "curve": None if course.curve is None else dict(zip("abc", course.curve, strict=True)),
                     "needs": [
@@ -209,12 +248,12 @@ class Cost:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8)
             data = finished_svg(figure)
         told = "; ".join(
-            f"{course.row} {100 * course.dice[0]:.1f} with {course.masks[0]:g} masks, {100 * course.dice[-1]:.1f} with "
-            f"{course.masks[-1]:g}"
+            f"{course.row} {100 * course.dice[0]:.1f} with {course.masks[0]:g} {self.unit}, "
+            f"{100 * course.dice[-1]:.1f} with {course.masks[-1]:g}"
             for course in self.courses
             if course.structure == name and course.masks
         )
-        return Picture(data, "svg", f"Dice of {name} by masks: {told or 'nothing was scored'}.", name)
+        return Picture(data, "svg", f"Dice of {name} by {self.unit}: {told or 'nothing was scored'}.", name)
 
     @property
     def structures(self) -> tuple[str, ...]:
@@ -227,11 +266,13 @@ class Cost:
         for course in (course for course in self.courses if course.structure == name):
             number = rows.index(course.row)
             self._draw(axes, course, COLOURS[number % len(COLOURS)], _MARKERS[number % len(_MARKERS)])
-        axes.set(xlabel="masks", ylabel="Dice [%]")
+        axes.set(xlabel=self.unit, ylabel="Dice [%]")
         axes.grid(alpha=0.25, lw=0.6)
 
     def _draw(self, axes: Axes, course: Course, colour: str, marker: str) -> None:
-        axes.plot(course.masks, 100 * np.array(course.dice), marker, color=colour, ms=5, label=course.row)
+        axes.plot(
+            course.masks, 100 * np.array(course.dice), marker, color=colour, ms=5, label=self.name(course.row)
+        )
         if course.drawn is None:
             return
         masks = np.linspace(min(course.masks), 2 * course.most, 80)
@@ -248,6 +289,9 @@ def annotation_cost(
     patients: Array,
     targets: Sequence[float],
     *,
+    unit: Unit = "masks",
+    seen: Mapping[str, int] | None = None,
+    notes: Sequence[str] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Cost:
@@ -257,6 +301,9 @@ def annotation_cost(
         rows        method -> its budgets, all scored on the same N cases
         patients    (N,) number of the patient of each case
         targets     Dice values that are wanted
+        unit        what is counted: masks, or scans with any of them
+        seen        method -> how many patients of the scores its trainings have seen, if any
+        notes       further cautions, as sentences
 
     Errors
         DataError   a method with one budget only
@@ -274,10 +321,11 @@ def annotation_cost(
         means = [_means(budget.dice, patients, draws, chance) for budget in budgets]  # (1 + R, C) each
         for number, structure in enumerate((*structures, MEAN) if len(structures) > 1 else structures):
             whole = structure == MEAN
-            masks = [sum(b.masks.values()) if whole else b.masks[structure] for b in budgets]
-            values = np.stack([defined_mean(m, axis=1) if whole else m[:, number] for m in means], axis=1)
+            masks = [budget.number(structure, unit) for budget in budgets]
+            # Of the same structures everywhere: a resample without one of them tells no mean.
+            values = np.stack([m.mean(axis=1) if whole else m[:, number] for m in means], axis=1)
             courses.append(_course(row, structure, masks, values, patients, targets))
-    return Cost(tuple(courses), int(patients.max()) + 1, tuple(targets))
+    return Cost(tuple(courses), int(patients.max()) + 1, tuple(targets), unit, dict(seen or {}), tuple(notes))
 
 
 def _course(

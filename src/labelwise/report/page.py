@@ -27,6 +27,7 @@ from labelwise.report.measures import measure
 from labelwise.report.overlays import DIFFERENCES, CasePicture
 from labelwise.report.plots import best_runs, paired_plot, size_plot, value_plot
 from labelwise.report.statistics import defined_mean
+from labelwise.report.tables import Table
 from labelwise.report.viewer import ViewerCase
 from labelwise.settings import flat
 
@@ -48,6 +49,7 @@ def write_page(
     coverage: Picture | None = None,
     data_sets: DataSets | None = None,
     cost: Cost | None = None,
+    forecast: Table | None = None,
     measured_on: str = "",
 ) -> None:
     """Write the report, atomically. The answer comes first, then what it rests on.
@@ -61,6 +63,7 @@ def write_page(
         coverage        picture of `figures.coverage_picture`
         data_sets       how far data sets agree, if runs left one after the other out
         cost            what labels are worth, from trainings with more and with fewer of them
+        forecast        what the trainings were expected to cost, beside what they did
         measured_on     on which data the runs were scored, such as "test split of LA 2018"
 
     Errors
@@ -81,6 +84,7 @@ def write_page(
         coverage=coverage,
         data_sets=data_sets,
         cost=cost,
+        forecast=forecast,
         facts=_blocks(facts),
         **viewer_parts(viewer, oriented=oriented),
         MEAN=MEAN,

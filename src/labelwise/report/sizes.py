@@ -8,11 +8,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from labelwise.report.statistics import defined_mean
+from labelwise.report.statistics import Clusters, defined_mean, estimate, seed_error, with_seeds
 from labelwise.types import Array
 
 NAMES = ("small", "middle", "large")
 FEWEST_CASES = 6  # two in each third
+
+
+class SizeCell(NamedTuple):
+    """One run in one stratum."""
+
+    mean: float  # over the cases with a value; NaN without any
+    n: int  # these cases
+    low: float  # 95 % interval over patients and seeds; NaN for fewer than `statistics.FEWEST_PATIENTS`
+    high: float
+    patients: int
 
 
 class Stratum(NamedTuple):
@@ -23,7 +33,7 @@ class Stratum(NamedTuple):
     low_ml: float
     high_ml: float
     cases: int
-    means: Mapping[str, float]  # run -> mean over the cases with a value; NaN without any
+    runs: Mapping[str, SizeCell]
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,12 @@ class Strata:
 
 
 def by_size(
-    metric: str, classes: Sequence[str], volumes_ml: Array, values: Mapping[str, Array]
+    metric: str,
+    classes: Sequence[str],
+    volumes_ml: Array,
+    values: Mapping[str, Array],
+    patients: Array,
+    draws: Array,
 ) -> Strata | None:
     """Split the cases of each class into thirds by the volume of its reference; None if no class has enough cases.
 
@@ -45,20 +60,45 @@ def by_size(
 
     Shapes
         volumes_ml  (N, C) volume of the reference; NaN where it is not known
-        values      run -> (N, C) values of the metric, seeds averaged; NaN = undefined
+        values      run -> (S, N, C) values of the metric for each seed; NaN = undefined
+        patients    (N,) number of the patient of each case
+        draws       (R, G) how often each patient is drawn
     """
-    found = []
-    for c, name in enumerate(classes):
+    thirds = []
+    for c in range(len(classes)):
         present = np.flatnonzero(np.isfinite(volumes_ml[:, c]) & (volumes_ml[:, c] > 0))
-        if len(present) < FEWEST_CASES:
-            continue
-        ordered = present[np.argsort(volumes_ml[present, c], kind="stable")]
-        for third, cases in zip(NAMES, np.array_split(ordered, 3), strict=True):
-            sizes = volumes_ml[cases, c]
-            means = {run: float(defined_mean(table[cases, c], axis=0)) for run, table in values.items()}
-            found.append(Stratum(name, third, float(sizes.min()), float(sizes.max()), len(cases), means))
-    if not found:
+        if len(present) >= FEWEST_CASES:
+            ordered = present[np.argsort(volumes_ml[present, c], kind="stable")]
+            thirds += [(c, name, part) for name, part in zip(NAMES, np.array_split(ordered, 3), strict=True)]
+    if not thirds:
         return None
-    by_class = {name: volumes_ml[:, c] for c, name in enumerate(classes)}
-    points = {(run, name): table[:, c] for run, table in values.items() for c, name in enumerate(classes)}
-    return Strata(metric, tuple(found), by_class, points)
+    cells = {run: _cells(table, thirds, patients, draws) for run, table in values.items()}
+    strata = []
+    for k, (c, name, cases) in enumerate(thirds):
+        sizes = volumes_ml[cases, c]
+        runs = {run: found[k] for run, found in cells.items()}
+        strata.append(Stratum(classes[c], name, float(sizes.min()), float(sizes.max()), len(cases), runs))
+    means = {run: defined_mean(table, axis=0) for run, table in values.items()}
+    return Strata(
+        metric,
+        tuple(strata),
+        {name: volumes_ml[:, c] for c, name in enumerate(classes)},
+        {(run, name): table[:, c] for run, table in means.items() for c, name in enumerate(classes)},
+    )
+
+
+def _cells(
+    per_seed: Array, thirds: Sequence[tuple[int, str, Array]], patients: Array, draws: Array
+) -> list[SizeCell]:
+    """One run in every third, from its (S, N, C) values."""
+    table = np.full((*per_seed.shape[:2], len(thirds)), np.nan)
+    for k, (c, _, cases) in enumerate(thirds):
+        table[:, cases, k] = per_seed[:, cases, c]
+    per_case, seed_means = defined_mean(table, axis=0), defined_mean(table, axis=1)
+    estimates = estimate(Clusters.of(per_case, patients), np.eye(len(thirds)), draws)
+    found = []
+    for k, one in enumerate(estimates):
+        low, high = with_seeds(one.mean, one.interval, seed_error(seed_means[:, k]))
+        n = int(np.isfinite(per_case[:, k]).sum())
+        found.append(SizeCell(one.mean, n, low, high, one.patients))
+    return found

@@ -5,15 +5,29 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from labelwise.errors import ConfigError, DataError, did_you_mean
-from labelwise.evaluate.scores import PRESENT, Score
+from labelwise.evaluate.scores import NOT_ANNOTATED, PRESENT, Score
 from labelwise.report.measures import SHOWN, in_order
 from labelwise.types import Array
 
 MISSING = "missing"  # status of a value that another run has and this one does not
+PREDICTED = "prediction_volume"  # the metric that tells a prediction also where nobody annotated
+
+
+class Presence(NamedTuple):
+    """In how many scans a run finds a structure; scans count once for each seed."""
+
+    there: int  # the reference has it
+    found: int  # of `there`
+    without: int  # of `there`: the run has no prediction of the scan
+    absent: int  # annotated, and the reference has none
+    invented: int  # of `absent`
+    unknown: int  # not annotated, and the run has a prediction
+    predicted: int  # of `unknown`
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,7 @@ class RunValues:
 
     per_seed: Array
     excluded: Mapping[tuple[str, str], Counter[str]]
-    presence: Mapping[str, Counter[str]]  # class -> scores of the first metric by status
+    presence: Mapping[str, Presence]  # class -> in how many scans it is found
 
 
 def seed_lists(run: str, scores: Sequence[Score] | Sequence[Sequence[Score]]) -> list[list[Score]]:
@@ -195,7 +209,6 @@ def tabulate(run: str, lists: Sequence[Sequence[Score]], axes: Axes) -> RunValue
     values = np.full((len(lists), *map(len, places)), np.nan)
     seen = np.zeros(values.shape, dtype=bool)
     excluded = {(c, m): Counter[str]() for c in axes.classes for m in axes.metrics}
-    presence = {name: Counter[str]() for name in axes.classes}
     for seed, scores in enumerate(lists):
         for score in scores:
             if score.metric not in places[0] or score.variant != axes.variant:
@@ -207,11 +220,41 @@ def tabulate(run: str, lists: Sequence[Sequence[Score]], axes: Axes) -> RunValue
                     case=score.case,
                     do="pass the scores of several seeds as several lists",
                 )
-            seen[place], values[place] = True, score.value
-            if place[1] == 0:
-                presence[score.class_name][score.status] += 1
-            if not np.isfinite(score.value):
+            seen[place] = True
+            values[place] = np.nan if score.status == NOT_ANNOTATED else score.value
+            if not np.isfinite(values[place]):
                 excluded[score.class_name, score.metric][score.status] += 1
     for m, c in zip(*np.nonzero((~seen).any(axis=(0, 2))), strict=True):
         excluded[axes.classes[c], axes.metrics[m]][MISSING] += int((~seen[:, m, :, c]).sum())
-    return RunValues(np.where(np.isfinite(values), values, np.nan), excluded, presence)
+    return RunValues(np.where(np.isfinite(values), values, np.nan), excluded, _presence(lists, axes))
+
+
+def _presence(lists: Sequence[Sequence[Score]], axes: Axes) -> dict[str, Presence]:
+    """Class -> in how many scans it is found; a scan that another run has a prediction of is not forgotten."""
+    counts = {name: Counter[str]() for name in axes.classes}
+    judged = {(axes.cases[n], axes.classes[c]) for n, c in zip(*np.nonzero(axes.present), strict=True)}
+    for scores in lists:
+        statuses: dict[tuple[str, str], str] = {}
+        for score in scores:
+            key = (score.case, score.class_name)
+            if score.variant != axes.variant or score.status == "reference_incomplete":
+                continue
+            statuses[key] = score.status
+            if score.status == NOT_ANNOTATED and score.metric == PREDICTED and np.isfinite(score.value):
+                counts[score.class_name]["predicted" if score.value > 0 else "not predicted"] += 1
+        for (_, name), status in statuses.items():
+            counts[name][status] += 1
+        for _, name in judged - statuses.keys():
+            counts[name][MISSING] += 1
+    return {
+        name: Presence(
+            there=found["ok"] + found["prediction_empty"] + found[MISSING],
+            found=found["ok"],
+            without=found[MISSING],
+            absent=found["both_empty"] + found["reference_empty"],
+            invented=found["reference_empty"],
+            unknown=found["predicted"] + found["not predicted"],
+            predicted=found["predicted"],
+        )
+        for name, found in counts.items()
+    }

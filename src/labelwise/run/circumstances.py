@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -11,10 +11,13 @@ import numpy as np
 
 from labelwise.config import read_recipe
 from labelwise.infer.record import read_record
+from labelwise.report.measures import UNDEFINED
+from labelwise.report.tables import Entry, Table
 from labelwise.run.pairing import PREDICTIONS
 from labelwise.settings import flat
 
 COST = "cost.json"
+PLAN = "plan.json"  # with what was expected of the training, and at its end what became of it
 _COMMON = "All runs"
 _NOT_KNOWN = "not known"
 
@@ -51,6 +54,43 @@ def circumstances(runs: Mapping[str, Sequence[Path]]) -> dict[str, dict[str, str
             blocks[f"{run}{what}"] = {key: text for key, text in facts.items() if key not in shared}
         blocks[f"{_COMMON}{what}"] = shared
     return {heading: facts for heading, facts in blocks.items() if facts}
+
+
+def forecasts(runs: Mapping[str, Sequence[Path]]) -> Table | None:
+    """What the trainings of each run took, beside what had been expected; None if nothing was.
+
+    `runs` are the folders of the seeds of each run: a number is the mean over the seeds that know both.
+    """
+    rows = []
+    for run, folders in runs.items():
+        plans = [read_record(folder / PLAN) for folder in folders]
+        entries = [_expected(plans, key, text) for key, text in _EXPECTED.values()]
+        if any(entry.detail for entry in entries):
+            rows.append((Entry(run), *entries))
+    if not rows:
+        return None
+    shown = [n for n in range(1, len(rows[0])) if any(row[n].detail for row in rows)]
+    legend = "What each training took, and what some trial steps before it had led to expect."
+    return Table(
+        "Forecast and truth",
+        ("run", *(tuple(_EXPECTED)[n - 1] for n in shown)),
+        tuple((row[0], *(row[n] for n in shown)) for row in rows),
+        legend,
+    )
+
+
+def _expected(plans: Sequence[Mapping[str, Any]], key: str, text: Callable[[float], str]) -> Entry:
+    parts = [(plan.get("forecast"), plan.get("truth")) for plan in plans]
+    pairs = [
+        (expected[key], came[key])
+        for expected, came in parts
+        if isinstance(expected, dict) and isinstance(came, dict)
+        if isinstance(expected.get(key), int | float) and isinstance(came.get(key), int | float)
+    ]
+    if not pairs:
+        return Entry(UNDEFINED)
+    expected, came = np.mean(pairs, axis=0).tolist()
+    return Entry(text(came), f"forecast {text(expected)}")
 
 
 def without_folders(value: Any) -> Any:
@@ -108,9 +148,24 @@ def _hardware(environment: Mapping[str, Any]) -> str:
 
 
 def _hours(hours: Any) -> str | None:
-    if not isinstance(hours, int | float):
-        return None
+    return _time(hours) if isinstance(hours, int | float) else None
+
+
+def _time(hours: float) -> str:
     return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
+
+
+def _gib(size: float) -> str:
+    return f"{size:.2f} GiB"
+
+
+# Heading -> key in plan.json, and how it is told.
+_EXPECTED: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "training": ("training_hours", _time),
+    "memory": ("ram_gib", _gib),
+    "GPU memory": ("gpu_gib", _gib),
+    "disk": ("disk_gib", _gib),
+}
 
 
 def _memory(cost: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from labelwise.errors import ConfigError, DataError
 from labelwise.evaluate.cases import Score, read_scores
 from labelwise.report.compare import compare as compare_scores
 from labelwise.report.comparison import Comparison
+from labelwise.report.tabulate import PREDICTED
 from labelwise.run.pairing import SCORES
 from labelwise.run.patients import patients_of
 from labelwise.run.provenance import check_scores
@@ -47,7 +48,7 @@ def compare(
                         other cases or classes; folds that share a part of their cases
     """
     named = runs_by_name(runs)
-    scores, seen = _read(named, {*metrics, "reference_volume", "volume_difference"})
+    scores, seen = _read(named, {*metrics, "reference_volume", "volume_difference", PREDICTED})
     if not set(metrics) <= {score.metric for lists in scores.values() for one in lists for score in one}:
         scores, seen = _read(named, None)  # so that the refusal names what there is
     notes = [note for name, repetitions in named.items() for note in _notes(name, repetitions)]
@@ -93,13 +94,17 @@ def _read(
             scores = {folder: _of_its_data_set(folder, scores_of(folder, metrics)) for folder in folds}
             for folder, found in scores.items():
                 seen[name] |= patients_of(folder).keys() & {score.patient for score in found}
+                seen[name] |= {score.patient for score in found if score.seen}
             lists[name] += _together(name, scores)
     return lists, seen
 
 
-def repetitions_of(name: str, repetitions: Sequence[Folds], metrics: Collection[str]) -> list[list[Score]]:
-    """The scores of a run, one list for each repetition."""
-    return _read({name: repetitions}, metrics)[0][name]
+def repetitions_of(
+    name: str, repetitions: Sequence[Folds], metrics: Collection[str]
+) -> tuple[list[list[Score]], set[str]]:
+    """The scores of a run, one list for each repetition, and the patients of its scores that it has seen."""
+    lists, seen = _read({name: repetitions}, metrics)
+    return lists[name], seen[name]
 
 
 def _of_its_data_set(folder: Path, scores: list[Score]) -> list[Score]:

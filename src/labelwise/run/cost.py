@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ import numpy as np
 from labelwise.atomic import atomic_path, write_text
 from labelwise.cohort.manifest import Manifest
 from labelwise.errors import ConfigError, DataError
-from labelwise.evaluate.scores import Score
-from labelwise.report.cost import Budget, Cost, annotation_cost
+from labelwise.evaluate.scores import PRESENT, Score
+from labelwise.report.cost import UNITS, Budget, Cost, Unit, annotation_cost
 from labelwise.run.compare import learnt_from, repetitions_of, runs_by_name
 from labelwise.run.pairing import SCORES
 from labelwise.types import Array
@@ -40,20 +40,33 @@ class CostResult:
 
 
 def cost(
-    runs: Sequence[Path | str], output: Path | str | None = None, *, dice: Sequence[float] = DICE
+    runs: Sequence[Path | str],
+    output: Path | str | None = None,
+    *,
+    dice: Sequence[float] = DICE,
+    by: Unit = "masks",
 ) -> CostResult:
-    """Fit how Dice grows with the number of masks, and say how many more a wanted Dice needs, for each structure.
+    """Fit how Dice grows with the labels, and say how many more a wanted Dice needs, for each structure.
+
+    A run whose training or validation cases hold a patient of the scores is marked, and a structure that no reference
+    has is left out.
 
     Arguments
         runs        folders of sweeps with budgets; or folders of evaluated runs, those of one budget in one folder
         output      folder for cost.csv, cost.txt and cost.png
         dice        Dice values that are wanted, between 0 and 1
+        by          what is counted: masks (training scans in which the structure is annotated; for the mean over
+                    structures, all masks), or scans (in which any structure is annotated)
 
     Errors
-        ConfigError     no run, or a Dice that is none
+        ConfigError     no run, a Dice that is none, or an unknown way to count
         DataError       a run without scores or whose manifest is gone; one budget only; budgets that were scored on
-                        other cases
+                        other cases or classes
     """
+    if by not in UNITS:
+        raise ConfigError(
+            f"unknown way to count labels '{by}'", expected=" or ".join(UNITS), code="unknown-name"
+        )
     if not dice or not all(0 < value < 1 for value in dice):
         found = ", ".join(map(str, dice))
         raise ConfigError("a wanted Dice lies between 0 and 1", found=found, expected="such as 0.85")
@@ -62,14 +75,16 @@ def cost(
         budgets.setdefault(folder.resolve().parent, []).append(folder)
     tables: dict[str, dict[str, list[list[Score]]]] = {}
     manifests: dict[tuple[str, str], list[Manifest]] = {}
+    seen: dict[str, set[str]] = {}
     for place, folders in budgets.items():
         for row, repetitions in runs_by_name(folders).items():
-            tables.setdefault(row, {})[str(place)] = repetitions_of(row, repetitions, {"dice"})
+            lists, known = repetitions_of(row, repetitions, {"dice"})
+            tables.setdefault(row, {})[str(place)] = lists
+            seen.setdefault(row, set()).update(known)
             manifests[row, str(place)] = [learnt_from(folder) for folds in repetitions for folder in folds]
     cases = _common_cases(tables)
-    structures = list(
-        dict.fromkeys(s.class_name for s in next(iter(next(iter(tables.values())).values()))[0])
-    )
+    classes, structures = _structures(tables)
+    absent = [name for name in classes if name not in structures]
     rows = {
         row: [
             _budget(Path(place).name, manifests[row, place], lists, list(cases), structures)
@@ -79,7 +94,11 @@ def cost(
     }
     numbers = {patient: number for number, patient in enumerate(dict.fromkeys(cases.values()))}
     patients = np.array([numbers[patient] for patient in cases.values()])
-    result = annotation_cost(rows, structures, patients, tuple(dice))
+    result = annotation_cost(
+        rows, structures, patients, tuple(dice), unit=by,
+        seen={row: len(known) for row, known in seen.items() if known},
+        notes=[f"In no reference, so without a curve: {', '.join(absent)}."] if absent else (),
+    )  # fmt: skip
     return CostResult(result, _written(result, output))
 
 
@@ -134,6 +153,34 @@ def _common_cases(tables: dict[str, dict[str, list[list[Score]]]]) -> dict[str, 
     return first
 
 
+def _structures(tables: Mapping[str, Mapping[str, Sequence[Sequence[Score]]]]) -> tuple[list[str], list[str]]:
+    """The classes of all runs, which must be the same, and those of them that a reference has.
+
+    Errors
+        DataError   a run that was scored on other classes; no reference has any structure
+    """
+    first: dict[str, None] = {}
+    owner = ""
+    present: set[str] = set()
+    for row, budgets in tables.items():
+        for place, lists in budgets.items():
+            for scores in lists:
+                classes = dict.fromkeys(score.class_name for score in scores)
+                present |= {score.class_name for score in scores if score.status in PRESENT}
+                if not first:
+                    first, owner = classes, f"'{row}' in {place}"
+                elif classes.keys() != first.keys():
+                    raise DataError(
+                        f"'{row}' in {place} has other classes than {owner}",
+                        found=", ".join(sorted(classes.keys() ^ first.keys())),
+                        expected=", ".join(first),
+                        do="evaluate all runs with manifests of one label space",
+                    )
+    if not present:
+        raise DataError("no reference has any structure, so labels are worth nothing", found=", ".join(first))
+    return list(first), [name for name in first if name in present]
+
+
 def _budget(
     name: str,
     manifests: Sequence[Manifest],
@@ -152,6 +199,7 @@ def _budget(
     columns = {organ: number for number, organ in enumerate(structures)}
     for repetition, scores in enumerate(lists):
         for score in scores:
-            if score.metric == "dice":
+            if score.metric == "dice" and score.class_name in columns:
                 dice[repetition, places[score.case], columns[score.class_name]] = score.value
-    return Budget(name, masks, dice)
+    scans = float(np.mean([sum(bool(case.annotated) for case in train) for train in trains]))
+    return Budget(name, masks, scans, dice)

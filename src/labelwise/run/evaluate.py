@@ -26,6 +26,7 @@ from labelwise.evaluate.cases import (
     write_scores,
 )
 from labelwise.evaluate.further import parts
+from labelwise.evaluate.scores import NOT_ANNOTATED
 from labelwise.formats import Geometry, Layout, placed_on, read_image, read_labels
 from labelwise.infer.card import add_scores
 from labelwise.infer.record import NOTICED, PROBABILITIES, map_paths, told_beside
@@ -206,7 +207,7 @@ def _calibration(
 ) -> Score:
     """How far the chances of a class are from how often it is there, where it is likely or there."""
     named = replace(score, metric=CALIBRATION, unit="", value=math.nan)
-    if score.status == "not_annotated":
+    if score.status == NOT_ANNOTATED:
         return named
     folder, values = pair.prediction.file.parent, pair.prediction.values.values()
     name = next(name for name in values if anatomy.same(name, score.class_name))

@@ -25,14 +25,13 @@ from labelwise.loading.prepare import Jobs, Prepared, training_statistics
 from labelwise.plan.choose import PLANNED, Line, Plan, make_plan
 from labelwise.plan.facts import Facts, Hardware, gather
 from labelwise.preprocess import fingerprint
+from labelwise.run.circumstances import PLAN
 from labelwise.run.forecast import GIB, Cohort, Forecast, measure, peak_memory_bytes, steps_within, with_steps
 from labelwise.run.prepare import fingerprint_file, store_folder
 from labelwise.run.warm_start import find_source, kept_model
 from labelwise.settings import build_settings
 
 logger = logging.getLogger("labelwise")
-
-PLAN = "plan.json"
 
 
 @dataclass(frozen=True)

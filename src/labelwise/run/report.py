@@ -28,7 +28,7 @@ from labelwise.report.page import curves_of, write_page
 from labelwise.report.plots import best_runs
 from labelwise.report.viewer import ViewerCase, viewer_case
 from labelwise.run.agreement import agreement_of
-from labelwise.run.circumstances import circumstances, settings_of
+from labelwise.run.circumstances import circumstances, forecasts, settings_of
 from labelwise.run.compare import Folds, compare, data_of, part_of, runs_by_name
 from labelwise.run.cost import cost
 from labelwise.run.pairing import PREDICTIONS, in_space
@@ -96,6 +96,7 @@ def report(
         coverage=_coverage(settings),
         data_sets=_data_sets(comparison, repetitions),
         cost=cost(budgets).cost if budgets else None,
+        forecast=forecasts({comparison.name(name): each for name, each in folders.items()}),
         measured_on=" and ".join(
             sorted({_data_set(folder) for each in folders.values() for folder in each} - {""})
         ),

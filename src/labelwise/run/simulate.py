@@ -36,11 +36,15 @@ def simulate(
         ConfigError     a setting is wrong, or patients are to be held out from a published list
         DataError       a published list names cases that are not there
     """
-    if held_out and mode in PUBLISHED:
-        raise ConfigError(f"the lists of {mode} decide the splits", do="set 'validation' of the mode instead")
-    manifest = hold_out(read_manifest(data), held_out)
-    manifest = hide(manifest, mode, **settings)
+    manifest = scarce(data, mode, held_out=held_out, **settings)
     if missing := never_annotated(manifest):
         logger.warning("no training case annotates %s: training will refuse to begin", ", ".join(missing))
     write_new_manifest(manifest, Path(output))
     return manifest
+
+
+def scarce(data: Path | str, mode: str | Mode, /, *, held_out: int = 0, **settings: Any) -> Manifest:
+    """The manifest of `simulate`, which is written nowhere."""
+    if held_out and mode in PUBLISHED:
+        raise ConfigError(f"the lists of {mode} decide the splits", do="set 'validation' of the mode instead")
+    return hide(hold_out(read_manifest(data), held_out), mode, **settings)

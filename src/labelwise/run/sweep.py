@@ -21,7 +21,7 @@ from labelwise.run.compare import compare
 from labelwise.run.cost import cost
 from labelwise.run.pairing import PREDICTIONS, SCORES
 from labelwise.run.report import report
-from labelwise.run.simulate import simulate
+from labelwise.run.simulate import scarce, simulate
 from labelwise.run.split import read_folds, split
 from labelwise.run.sweep_plan import (
     DONE,
@@ -112,6 +112,9 @@ def sweep(
     if not manifest_file(plan.data).is_file():
         raise DataError("there is no manifest", file=plan.data, do="run `labelwise import` first")
     jobs = jobs_of(plan, folder)  # a wrong setting is refused before any work
+    if not plan.number_of_folds:  # so is a budget; what a fold holds is known when the folds are made
+        for name in plan.budgets:
+            scarce(plan.data, plan.budgets[name]["mode"], **plan.settings_of_budget(name))
     together = workers or (side_by_side() if engine == "local" else len(jobs))
     if dry_run:
         done = [job for job in jobs if job.seconds is not None]
@@ -175,15 +178,15 @@ def _make_scarce(plan: SweepPlan, name: str, data: Path, target: Path) -> None:
         if not plan.number_of_folds
         else target.parent.parent / f"{target.name}_{BUDGET}"
     )
-    if record.exists() and (found := json.loads(record.read_text(encoding="utf-8"))) != wanted:
+    made = (target / MANIFEST_NAME).exists()
+    if made and record.exists() and (found := json.loads(record.read_text(encoding="utf-8"))) != wanted:
         raise ConfigError(
             f"the budget '{name}' was made otherwise", file=record, found=found, expected=wanted,
             do="give the budget another name, or the sweep another folder",
         )  # fmt: skip
-    if not (target / MANIFEST_NAME).exists():
-        settings = {key: value for key, value in plan.budgets[name].items() if key != "mode"}
+    if not made:
         write_json(record, wanted)
-        simulate(data, target, plan.budgets[name]["mode"], **settings)
+        simulate(data, target, plan.budgets[name]["mode"], **plan.settings_of_budget(name))
 
 
 def _settings(job: Job) -> str:

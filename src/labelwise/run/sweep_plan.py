@@ -29,7 +29,7 @@ from labelwise.settings import build_settings
 DONE = "done.json"
 WHOLE = "all"  # the budget of a plan without budgets: the labels as they are
 FOLDS_FOLDER = "folds"
-CONTROL, SAME_BATCHES = "supervised", "same_batches"
+CONTROL, SAME_BATCHES, BASELINE = "supervised", "same_batches", "naive"
 # The Dice term that methods which learn from unlabelled cases have by default: labels alone are trained with it too.
 THEIR_DICE = {f"method.settings.{name}": value for name, value in LABELS_ALONE.items()}
 
@@ -55,8 +55,8 @@ class SweepPlan:
     recipe: str | None = None
     # Cases that are scored.
     split: str = "test"
-    # Add what tells whether unlabelled cases helped, where a method learns from them: labels alone, and in networks
-    # with batch norm the same batches without learning anything from the unlabelled cases.
+    # Add what tells whether a method helped: labels alone; and where it learns from unlabelled cases, in networks with
+    # batch norm the same batches without learning anything from them.
     controls: bool = True
     # Settings of all runs, with dotted names.
     settings: dict[str, Any] = field(default_factory=dict)
@@ -72,6 +72,10 @@ class SweepPlan:
         """0 without folds; by data set as many as there are data sets."""
         return len(leave_each_source_out(read_manifest(self.data))) if self.by_data_set else self.folds
 
+    def settings_of_budget(self, name: str) -> dict[str, Any]:
+        """What a budget says beside its mode."""
+        return {key: value for key, value in self.budgets[name].items() if key != "mode"}
+
     @property
     def rows(self) -> tuple[str, ...]:
         """The rows of the tables: controls that were added come first."""
@@ -82,10 +86,10 @@ class SweepPlan:
         """Row -> its settings, with dotted names."""
         learns = any("none" in find_method(name).card.learns_from for name in self.methods)
         added: dict[str, dict[str, Any]] = {}
-        if self.controls and learns:
-            if CONTROL not in self.methods:
-                added[CONTROL] = {**THEIR_DICE, "method.name": CONTROL}
-            if self._batch_norm():
+        if self.controls:
+            if CONTROL not in self.methods and set(self.methods) != {BASELINE}:
+                added[CONTROL] = {**(THEIR_DICE if learns else {}), "method.name": CONTROL}
+            if learns and self._batch_norm():
                 added[SAME_BATCHES] = {
                     "method.name": "mean_teacher",
                     "method.settings.consistency_weight": 0.0,

@@ -34,12 +34,12 @@ from labelwise.methods import find_method
 from labelwise.methods.base import Method
 from labelwise.preprocess.fingerprint import scan_ranges
 from labelwise.run import warm_start
-from labelwise.run.circumstances import COST, add_cost
+from labelwise.run.circumstances import COST, PLAN, add_cost
 from labelwise.run.environment import environment
 from labelwise.run.forecast import GIB, peak_memory_bytes
 from labelwise.run.pairing import PREDICTIONS
 from labelwise.run.patients import PATIENTS, record_patients
-from labelwise.run.planning import PLAN, settle_run
+from labelwise.run.planning import settle_run
 from labelwise.run.prepare import prepare_manifest, read_data
 from labelwise.run.stages import RECORD, Stages, plan_stages, settings_of
 from labelwise.run.thresholds import Thresholds
