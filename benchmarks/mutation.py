@@ -24,6 +24,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import resource
 import signal
 import sys
@@ -47,6 +48,7 @@ from labelwise.nets.factory import NETS
 ROOT = Path(__file__).parents[1]
 METHODS = ROOT / "src" / "labelwise" / "methods"
 TESTS = ROOT / "tests" / "methods"
+PUBLISHED = TESTS / "test_published.py"
 SYSTEMS = ("ltuda", "pl_seg", "guidednet", "dkuxnet")
 NEVER_RUN = {"base", "__init__"}
 # What every test needs and no fault is put into: imported once, before the processes part.
@@ -182,7 +184,7 @@ class _Faulty(MetaPathFinder, Loader):
 def tests_of(path: Path) -> list[str]:
     """What tests a file: the whole objectives of its methods, the test named by its method, and all that ask for it.
 
-    A test asks for a file that it imports, or for a network of the file by its name.
+    A test asks for a file that it imports, or for a network of the file by its name. Those of its numbers come first.
     """
     relative = path.relative_to(METHODS)
     module = "labelwise.methods." + ".".join(relative.with_suffix("").parts)
@@ -194,7 +196,25 @@ def tests_of(path: Path) -> list[str]:
     for file in TESTS.glob("test_*.py"):
         if "objectives" not in file.name and any(each in file.read_text(encoding="utf-8") for each in asked):
             files.add(file)
-    return [*_objectives_of(path), *(str(file) for file in sorted(files))]
+    return [*_published_of(path), *_objectives_of(path), *(str(file) for file in sorted(files))]
+
+
+def _published_of(path: Path) -> list[str]:
+    """The tests of defaults and presets of the methods and networks that this file may hold."""
+    relative = path.relative_to(METHODS).with_suffix("")
+    methods = [
+        name
+        for name, place in METHOD_PLACES.items()
+        if re.match(rf"labelwise.methods.{relative.parts[0]}\b", place)
+    ]
+    module = "labelwise.methods." + ".".join(relative.parts)
+    nets = [name for name, place in NETS.items() if place.startswith(f"{module}:")]
+    tests = {
+        "test_the_default_of_each_setting_is_that_of_its_page": methods,
+        "test_presets_are_what_was_published_for_the_data_set": methods,
+        "test_the_default_of_each_setting_of_a_network_is_that_of_the_reference": nets,
+    }
+    return [f"{PUBLISHED}::{test}[{name}]" for test, names in tests.items() for name in names]
 
 
 def _objectives_of(path: Path) -> list[str]:

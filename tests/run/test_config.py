@@ -143,12 +143,18 @@ def test_every_row_of_the_la_benchmark_has_a_recipe_for_4_8_and_16_labels(name):
 
 @pytest.mark.parametrize(
     "file",
-    sorted((*RECIPES.glob("la2018/*.toml"), *RECIPES.glob("acdc/*_of_70.toml"))),
+    sorted(
+        (
+            *RECIPES.glob("la2018/*.toml"),
+            *RECIPES.glob("acdc/*_of_70.toml"),
+            *RECIPES.glob("ltuda_union/*.toml"),
+        )
+    ),
     ids=lambda file: file.stem,
 )
 def test_a_recipe_of_a_benchmark_has_what_was_published_of_its_method_for_that_data_set(file):
     config = load_config(file)
-    published = find_method(config.method.name).presets.get(file.parent.name, {})
+    published = find_method(config.method.name).presets.get(file.parent.name.removeprefix("ltuda_"), {})
     assert {name: config.method.settings[name] for name in published} == dict(published)
 
 
