@@ -165,7 +165,7 @@ def tries(name: str, *names: str) -> str:
     Tries that were scored on other numbers of held-out patients stand in other columns.
     """
     loaded = result(f"{name}_tuning")
-    found = [one for one in loaded["tries"] if one["name"] in names]
+    found = [one for one in loaded["tries"] if one["name"] in names and "curve" not in one]
     held_out = sorted({one.get("held_out", 0) for one in found})
     shared = set.intersection(*({*map(json.dumps, one["changes"].items())} for one in found))
     rows = []
@@ -185,6 +185,22 @@ def tries(name: str, *names: str) -> str:
         rows.append([told, str(one["seed"]), *columns])
     headings = [f"Dice [%], {number} patients" for number in held_out] if len(held_out) > 1 else ["Dice [%]"]
     return table([" and ".join(names), "seed", *headings], rows) + source(
+        f"{name}_tuning", loaded["metadata"]
+    )
+
+
+def curves(name: str, *names: str) -> str:
+    """Dice of validation patients while rows of a sweep train: a line for each validation."""
+    loaded = result(f"{name}_tuning")
+    found = {one["name"]: dict(one["curve"]) for one in loaded["tries"] if "curve" in one}
+    shown = [found[row] for row in names if row in found]
+    steps = sorted(set().union(*shown))
+    lines = [
+        [str(step), *(f"{100 * curve[step]:.1f}" if step in curve else "–" for curve in shown)]
+        for step in steps
+    ]
+    heads = [words(row) for row in names if row in found]
+    return table(["Dice [%] after so many steps", *heads], lines) + source(
         f"{name}_tuning", loaded["metadata"]
     )
 
@@ -499,6 +515,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "tries_long_self_training": lambda: tries("acdc_long", "self_training_of_3", "self_training_of_one"),
     "tries_ltuda": lambda: tries("acdc_one_structure", "ltuda"),
     "long": long,
+    "long_curves": lambda: curves("acdc_long", "full_supervision", "supervised_of_3", "self_training_of_3"),
     "long_sides": lambda: long(LONG_SIDES, full=False),
     "networks": networks,
     "few_labels": few_labels,

@@ -24,6 +24,7 @@ from labelwise.console import Progress
 from labelwise.evaluate.scores import Score, summarise
 from labelwise.run.train import replace_tuples
 from labelwise.run.trial import Trial, perform_all, score_trial, train_trial
+from labelwise.train.record import read_log
 
 MEAN = "mean over organs"
 
@@ -352,9 +353,17 @@ def collect_tries(name: str, work: Path) -> None:
         }
         tries[json.dumps(one)] = one | {
             "dice": {each["name"]: each["scores"]["scores"]["dice"][MEAN] for each in by_classifier(run)},
+            **curve_of(file.parent),
             "commit": run["metadata"]["commit"],
         }
     write_result(f"{name}_tuning", {"tries": list(tries.values())})
+
+
+def curve_of(folder: Path) -> dict[str, list[list[float]]]:
+    """The validations of a training, as steps and their mean Dice; nothing if there was only the last one."""
+    events = [event for event in read_log(folder / "log.jsonl") if event["event"] == "validation"]
+    curve = [[event["step"], round(event["score"], 4)] for event in events if event["score"] is not None]
+    return {"curve": curve} if len(curve) > 1 else {}
 
 
 def by_classifier(trained: Mapping[str, Any]) -> list[dict[str, Any]]:
