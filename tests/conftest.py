@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,14 @@ GOLDEN = Path(__file__).parent / "golden"
 def make_method(name: str, *, dims: int = 3, seed: int = 0, settings: dict[str, Any] | None = None) -> Method:
     """A registered method with a network of a few thousand weights, without dropout."""
     return testing.make_method(find_method(name), dims=dims, seed=seed, settings=settings)
+
+
+def clock_of(moments: Iterator[float]) -> SimpleNamespace:
+    """What stands for the module `time` in one module of ours.
+
+    The clock of the whole process is left alone: servers of other tests run beside, and their loops sleep by it.
+    """
+    return SimpleNamespace(monotonic=lambda: float(next(moments)))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from conftest import TINY_SETTINGS
+from conftest import TINY_SETTINGS, clock_of
 from labelwise import run
 from labelwise.cli import main as command_line
 from labelwise.cli.options import overrides, pairs, show, words
@@ -297,7 +297,7 @@ def test_bars_count_and_end(capsys):
 
 def test_lines_are_rare_and_the_last_is_never_left_out(capsys, monkeypatch):
     now = iter(range(0, 10_000, 10))
-    monkeypatch.setattr("labelwise.console.time.monotonic", lambda: float(next(now)))
+    monkeypatch.setattr("labelwise.console.time", clock_of(now))
     with Lines(every_seconds=60) as progress:
         for done in range(1, 11):
             progress("train", done, 10, "loss 1")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import make_batch
+from conftest import clock_of, make_batch
 from labelwise.components.teachers import Decay, EmaTeacher, renew_statistics
 from labelwise.devices import choose_device, memory_explained
 from labelwise.errors import CheckpointError, ResourceError, TrainingError
@@ -413,7 +413,7 @@ def test_the_best_validation_is_kept(tmp_path):
 def test_a_best_checkpoint_does_not_put_off_the_last_one(tmp_path, monkeypatch):
     """A run goes on from the last checkpoint, so only that one starts the clock anew."""
     saved, minutes = [], itertools.count(0, 24)
-    monkeypatch.setattr("labelwise.train.loop.time.monotonic", lambda: float(next(minutes)))
+    monkeypatch.setattr("labelwise.train.loop.time", clock_of(minutes))
     monkeypatch.setattr("labelwise.train.loop.save_checkpoint", lambda path, *_: saved.append(path.name))
     config = replace(CONFIG, validate_every=1, checkpoint_minutes=1)
     scores = itertools.count()
@@ -453,7 +453,7 @@ def test_ranks_with_different_clocks_do_the_same_at_every_step(tmp_path, monkeyp
     conversations = []
     for name, tick in (("slow", 0), ("fast", 1e6)):
         clock = itertools.count(0, tick)
-        monkeypatch.setattr("labelwise.train.loop.time.monotonic", lambda clock=clock: float(next(clock)))
+        monkeypatch.setattr("labelwise.train.loop.time", clock_of(clock))
         said = []
         conversations.append(said)
         monkeypatch.setattr("labelwise.train.loop.Agreement", lambda fabric, said=said: Agreed(said, save))
