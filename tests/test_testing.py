@@ -87,6 +87,12 @@ class ForgetsGaps(Good):
         return terms | {"supervised": terms["supervised"] * (len(complete) > 0 or not batch.sparse)}
 
 
+class KnowsCasesOnly(Good):
+    def forward(self, batch, progress):
+        annotated = batch.annotated.flatten(2).any(dim=2) if batch.annotated.ndim > 2 else batch.annotated
+        return self.terms(batch._replace(annotated=annotated))
+
+
 class AsksInPadding(Good):
     def where(self, batch):
         return open_voxels(batch.labels, batch.annotated)
@@ -179,6 +185,7 @@ BROKEN = {
     "every_term_teaches": TeachesNothing,
     "labels_of_unlabelled_cases_are_never_read": ReadsUnlabelled,
     "cases_annotated_in_parts_are_learnt_from": ForgetsGaps,
+    "a_class_is_learnt_only_where_it_is_annotated": KnowsCasesOnly,
     "what_lies_beyond_the_scan_is_not_learnt_from": AsksInPadding,
     "without_supervision_the_supervised_term_is_silent": SupervisesWithoutLabels,
     "a_class_without_a_voxel_is_no_problem": NeedsEveryClass,

@@ -43,6 +43,9 @@ VERIFIED: Final = "verified"
 STATES = (ANNOTATED, PREDICTED, CORRECTED, VERIFIED)
 
 Array = NDArray[Any]
+# First and last voxel along an axis, counted from 0 in RAS+ order; None: the whole axis.
+Range = tuple[int, int] | None
+Box = tuple[Range, Range, Range]
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,16 @@ class Proposal:
 
 
 @dataclass(frozen=True)
+class Part:
+    """The part of a scan in which some classes are annotated; elsewhere nothing is known of them."""
+
+    organs: frozenset[str]
+    boxes: tuple[
+        Box, ...
+    ] = ()  # their union: slices, boxes; () says: only the voxels that are drawn (scribbles)
+
+
+@dataclass(frozen=True)
 class Case:
     """One row of the manifest: where a scan lies and what is annotated in it. Holds no pixels."""
 
@@ -126,6 +139,9 @@ class Case:
     corrected: frozenset[str] = frozenset()  # of the annotated organs: those drawn anew by a reviewer
     verified: frozenset[str] = frozenset()  # of the annotated organs: those that a reviewer found right
     proposals: tuple[Proposal, ...] = ()  # of organs that are not annotated: a person's word counts more
+    parts: tuple[
+        Part, ...
+    ] = ()  # of the annotated organs: those that are annotated in a part of the scan only
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "group", self.group or self.id)
@@ -133,6 +149,8 @@ class Case:
             object.__setattr__(self, name, getattr(self, name) & self.annotated)
         left = [replace(each, organs=each.organs - self.annotated) for each in self.proposals]
         object.__setattr__(self, "proposals", tuple(each for each in left if each.organs))
+        known = [replace(each, organs=each.organs & self.annotated) for each in self.parts]
+        object.__setattr__(self, "parts", tuple(each for each in known if each.organs))
         if not self.images:
             raise DataError("a case needs at least one image", case=self.id)
         if self.annotated and self.labels is None:
@@ -151,11 +169,15 @@ class Case:
             )
         if both := self.corrected & self.verified:
             raise _contradiction(self.id, both, f"{CORRECTED} and {VERIFIED}")
-        seen: set[str] = set()
-        for proposal in self.proposals:
-            if both := proposal.organs & seen:
-                raise _contradiction(self.id, both, "predicted by two models")
-            seen |= proposal.organs
+        for several, found in (
+            (self.proposals, "predicted by two models"),
+            (self.parts, "annotated in two parts"),
+        ):
+            seen: set[str] = set()
+            for each in several:
+                if both := each.organs & seen:
+                    raise _contradiction(self.id, both, found)
+                seen |= each.organs
 
     @property
     def states(self) -> dict[str, str]:
@@ -209,10 +231,11 @@ class Batch(NamedTuple):
 
     images: Tensor  # (B, M, *S) float, normalised
     labels: Tensor  # (B, *S) int64: class index, 0, or IGNORE
-    annotated: Tensor  # (B, C) bool
+    # (B, C) bool; (B, C, *S) where a case of the batch annotates some classes in a part of its scan only
+    annotated: Tensor
     case_ids: tuple[str, ...] = ()
     extra: Mapping[str, Tensor] = _NOTHING  # targets a method asked the loader for
-    # `annotated` once more, as plain values: a step can choose rows by it without waiting for the GPU.
+    # What each case annotates anywhere, as plain values: a step can choose rows by it without waiting for the GPU.
     annotated_on_host: tuple[tuple[bool, ...], ...] = ()
     # (B, M, *S): the same patches before their intensities were changed, for methods that ask for a weak view.
     weak_images: Tensor | None = None
@@ -232,7 +255,7 @@ class Batch(NamedTuple):
     @property
     def complete(self) -> Tensor:
         """(B,) bool: cases in which every organ is annotated, all over the scan."""
-        every_organ = self.annotated[:, 1:].all(dim=1)
+        every_organ = self.annotated[:, 1:].flatten(1).all(dim=1)
         if not any(self.sparse):
             return every_organ
         sparse = every_organ.new_tensor(self.sparse, device="cpu")
@@ -278,7 +301,7 @@ def check_batch(batch: Batch) -> None:
     num_classes = batch.annotated.shape[1]
     for row, case_labels in enumerate(batch.labels):
         case = batch.case_ids[row] if batch.case_ids else str(row)
-        annotated = batch.annotated[row]
+        annotated = case_labels.new_tensor(batch.annotated_rows[row]).bool()
         if bool(annotated[0]) != bool(annotated[1:].all()):
             raise DataError("annotated[0] must be True exactly if all structures are annotated", case=case)
         counts = case_labels.flatten().bincount(minlength=IGNORE + 1)

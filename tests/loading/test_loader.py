@@ -15,7 +15,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from stored_cohort import ANNOTATED, SPACE, label_map, make_store, scan
 
 from labelwise.cohort.manifest import Manifest
 from labelwise.errors import ConfigError, DataError, ResourceError
@@ -26,6 +25,7 @@ from labelwise.loading.prepare import prepare
 from labelwise.loading.sampling import SamplingConfig
 from labelwise.loading.store import Store, write_case
 from labelwise.types import IGNORE, Array, Batch, LabelSpace, Volume, check_batch
+from stored_cohort import ANNOTATED, SPACE, label_map, make_store, scan
 
 SAMPLING = SamplingConfig(patch_size=(8, 8, 8))
 PLAIN = AugmentConfig(preset="none")

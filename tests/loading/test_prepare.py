@@ -11,7 +11,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
-from stored_cohort import ANNOTATED, SOURCES, SPACE, UNCHANGED, label_map, make_manifest, make_store, scan
 
 from labelwise.cohort.manifest import Manifest, read_case_labels
 from labelwise.errors import DataError
@@ -21,6 +20,7 @@ from labelwise.loading.prepare import Jobs, Prepared, content_key, hash_file, pr
 from labelwise.loading.store import Store, annotated_table
 from labelwise.preprocess.pipeline import Plan
 from labelwise.types import Case, LabelSpace
+from stored_cohort import ANNOTATED, SOURCES, SPACE, UNCHANGED, label_map, make_manifest, make_store, scan
 
 
 @pytest.fixture

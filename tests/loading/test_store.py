@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stored_cohort import ANNOTATED, SPACE, label_map, make_store, scan
 
 from labelwise.atomic import write_json
 from labelwise.errors import DataError, ResourceError
@@ -25,6 +24,7 @@ from labelwise.loading.prepare import prepare
 from labelwise.loading.store import Store, annotated_table, label_points, label_slices, write_case
 from labelwise.preprocess.pipeline import Undo
 from labelwise.types import IGNORE, Volume
+from stored_cohort import ANNOTATED, SPACE, label_map, make_store, scan
 
 IDENTITY = tuple(tuple(row) for row in np.eye(4).tolist())
 EVERYTHING = annotated_table(SPACE.annotated(SPACE.organs).numpy())

@@ -16,6 +16,7 @@ from typing import Literal
 
 from labelwise.anatomy import canonical, find, structures
 from labelwise.cohort.manifest import Manifest, Source, merge
+from labelwise.cohort.parts import by_part
 from labelwise.cohort.source import IGNORE_NAME
 from labelwise.errors import ConfigError, did_you_mean, warn_about
 from labelwise.types import BACKGROUND, Case, LabelSpace
@@ -278,8 +279,14 @@ def _mapped(
         )
         for source in manifest.sources.values()
     }
-    cases = (replace(case, annotated=annotated(case.annotated)) for case in manifest.cases)
-    return Manifest(LabelSpace(tuple(names)), sources, tuple(cases))
+
+    def mapped(case: Case) -> Case:
+        # By part: left and right make a whole only where both are known.
+        known = [(annotated(organs), part) for organs, part in by_part(case)]
+        parts = tuple(replace(part, organs=organs) for organs, part in known if part)
+        return replace(case, annotated=frozenset().union(*(organs for organs, _ in known)), parts=parts)
+
+    return Manifest(LabelSpace(tuple(names)), sources, tuple(map(mapped, manifest.cases)))
 
 
 def without_structures(manifest: Manifest, gone: Collection[str]) -> Manifest:

@@ -2,6 +2,7 @@
 
     manifest.csv    id,images,labels,annotated,group,source,split        one row per case
                     and states,proposals, if models or reviewers have said something of a class (see `states`)
+    and parts, if classes are annotated in a part of a scan only (see `parts`)
     dataset.toml    the classes in order, and what each data set's integers mean (see `labelwise.cohort.source`)
 
 Several files or class names in one cell are joined by ';'. `annotated` is ``all``, a list of organs, or
@@ -22,6 +23,7 @@ import numpy as np
 
 from labelwise.atomic import write_text
 from labelwise.cohort.meaning import refuse_hidden, source_of_file
+from labelwise.cohort.parts import ALL, known_parts, parts_cell, read_parts
 from labelwise.cohort.source import (
     FILE_NAME,
     IGNORE_NAME,
@@ -57,7 +59,7 @@ MANIFEST_NAME = "manifest.csv"
 FOLDS = "folds.json"  # in a folder of folds: how many there are, and how they were drawn
 COLUMNS = ("id", "images", "labels", "annotated", "group", "source", "split")
 REVIEW_COLUMNS = ("states", "proposals")  # only where there is something to say
-ALL = "all"
+PARTS_COLUMN = "parts"  # likewise
 
 
 @dataclass(frozen=True)
@@ -158,10 +160,11 @@ def read_case_labels(case: Case, manifest: Manifest, *, erase: bool = True) -> V
     """(X, Y, Z) uint8 class indices of a case: 0..C-1, or IGNORE where nothing is known.
 
     Values of the file are mapped by the names that it gives to them, else through the table of the case's data set
-    (`labelwise.cohort.meaning`). Organs that are not annotated are
-    erased to 0, whatever the file says about them; a case without any annotation is IGNORE everywhere and its
-    label file is not even opened. With `erase` False the whole file is believed instead: for the store, which
-    hides organs when a patch is read.
+    (`labelwise.cohort.meaning`). Organs that are not annotated are erased to 0, whatever the file says about them; a
+    case without any annotation is IGNORE everywhere and its label file is not even opened. Where a class is annotated
+    in a part of the scan only, what is background elsewhere is IGNORE (`parts.by_part` names the classes of each
+    part). With `erase` False the whole file is believed instead: for the store, which hides organs when a patch is
+    read.
 
     Errors
         DataError   the file is missing or unreadable, it holds a value without a meaning, its names contradict the
@@ -180,7 +183,7 @@ def read_case_labels(case: Case, manifest: Manifest, *, erase: bool = True) -> V
     indices = LookupTable.of(source, manifest.label_space, believed)(stored.data)
     if indices is None:
         raise unknown_values(source, stored.data, case.id, case.labels)
-    return Volume(indices, stored.affine)
+    return Volume(known_parts(indices, case, manifest.label_space) if erase else indices, stored.affine)
 
 
 def resolved(single: Manifest) -> Manifest:
@@ -283,7 +286,7 @@ def read_manifest(path: Path | str) -> Manifest:
             file=file.parent,
             do=f"name one of them: {file.parent / 'fold_0'}",
         )
-    rows = read_rows(file, COLUMNS, REVIEW_COLUMNS)
+    rows = read_rows(file, COLUMNS, (*REVIEW_COLUMNS, PARTS_COLUMN))
     label_space, sources = read_class_table(file.with_name(FILE_NAME))
     first: dict[str, int] = {}
     for row in rows:
@@ -339,6 +342,7 @@ def _case(row: Row, first: int, label_space: LabelSpace, sources: Mapping[str, S
         corrected=states.corrected,
         verified=states.verified,
         proposals=tuple(replace(each, file=absolute(folder / each.file)) for each in states.proposals),
+        parts=read_parts(row, label_space, annotated),
     )
 
 
@@ -375,7 +379,8 @@ def write_manifest(manifest: Manifest, folder: Path | str) -> Path:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     reviewed = any(case.corrected or case.verified or case.proposals for case in manifest.cases)
-    writer.writerow((*COLUMNS, *REVIEW_COLUMNS) if reviewed else COLUMNS)
+    in_parts = any(case.parts for case in manifest.cases)
+    writer.writerow((*COLUMNS, *REVIEW_COLUMNS * reviewed, *[PARTS_COLUMN] * in_parts))
     for case in manifest.cases:
         annotated = [organ for organ in manifest.label_space.organs if organ in case.annotated]
         complete = bool(annotated) and len(annotated) == len(manifest.label_space.organs)
@@ -387,6 +392,7 @@ def write_manifest(manifest: Manifest, folder: Path | str) -> Path:
         if reviewed:
             files = {each.model: _path_cell(each.file, folder, case) for each in case.proposals}
             row += [states_cell(case, manifest.label_space), proposals_cell(files)]
+        row += [parts_cell(case, manifest.label_space)] * in_parts
         writer.writerow(cells(row))
     write_class_table(folder / FILE_NAME, manifest.label_space, manifest.sources)
     file = folder / MANIFEST_NAME

@@ -141,8 +141,8 @@ def read_proposal(proposal: Proposal, case: Case, manifest: Manifest) -> Array:
 
 
 def drawn_by_people(case: Case, manifest: Manifest) -> Volume:
-    """(X, Y, Z) uint8 of what people drew; IGNORE only where they said so. Without annotation all is 0."""
-    labels = read_case_labels(case, manifest)
+    """(X, Y, Z) uint8 of what people drew; IGNORE only where they said so, parts aside. Without annotation all is 0."""
+    labels = read_case_labels(replace(case, parts=()), manifest)
     return labels if case.annotated else Volume(np.zeros_like(labels.data), labels.affine)
 
 

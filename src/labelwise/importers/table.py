@@ -18,7 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from labelwise.cohort.manifest import ALL, Manifest, Source, absolute
+from labelwise.cohort.manifest import Manifest, Source, absolute
+from labelwise.cohort.parts import ALL
 from labelwise.cohort.source import FILE_NAME, Modality, value_table
 from labelwise.cohort.text import Row, convert, read_row, read_text
 from labelwise.errors import ConfigError, DataError, LabelwiseError, did_you_mean, warn_about

@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from labelwise.errors import ConfigError, DataError, LabelwiseError, ResourceError
 from labelwise.loading.augment import AugmentConfig, Views, augment
+from labelwise.loading.known import KnownLabels, Meaning, meaning_of, without_codes
 from labelwise.loading.sampling import Draw, Sampler, SamplingConfig, patch_corner
-from labelwise.loading.store import Corner, Store, StoredCase, annotated_table
+from labelwise.loading.store import Corner, Store, StoredCase
 from labelwise.types import Array, Batch, Case, LabelSpace, check_batch
 
 # labels (B, *S) uint8, annotated (B, C) bool and spacing in mm (B, dims) -> targets (B, K, *S)
@@ -84,6 +85,8 @@ def _iterate(dataset: StepDataset, steps: range, workers: int, device: torch.dev
         on_host = tuple(tuple(row) for row in reading.annotated.tolist())
         images, labels, targets, weak, valid, _ = reading.views
         annotated = reading.annotated.to(device, non_blocking=True)
+        if reading.meaning is not None:
+            labels, annotated = reading.meaning.decode(labels)
         sparse = tuple(case in dataset.sparse for case in reading.case_ids)
         batch = Batch(
             images, labels.long(), annotated, reading.case_ids, targets, on_host, weak, sparse, valid
@@ -144,6 +147,7 @@ class Reading(NamedTuple):
     annotated: Tensor  # (B, C) bool; stays on the CPU
     spacing_mm: Tensor  # (B, 3); stays on the CPU
     case_ids: tuple[str, ...]
+    meaning: Meaning | None = None  # of the numbers in `views.labels`, if some are codes; stays on the CPU
 
 
 class StepDataset(Dataset[Reading | LabelwiseError]):
@@ -168,7 +172,7 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
         self.store = store
         self.cases = tuple(cases)
         self.sparse = frozenset(
-            case.id for case in self.cases if case.annotated and store.case(case.id).is_sparse
+            case.id for case in self.cases if case.annotated and (case.parts or store.case(case.id).is_sparse)
         )
         self.sampler = Sampler(self.cases, label_space, sampling, seed, self.sparse)
         self.sampling = sampling
@@ -186,7 +190,12 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
         self.augments = augments
         rows = [label_space.annotated_row(case.annotated) for case in self.cases]
         self.annotated = np.stack(rows) if rows else np.zeros((0, label_space.num_classes), bool)
-        self.tables = [annotated_table(row) for row in rows]
+        self.known = [KnownLabels(case, label_space, store) for case in self.cases]
+        self.points = {  # of cases that are annotated in parts; of the others as they are stored
+            number: self.known[number].points(store.case(case.id))
+            for number, case in enumerate(self.cases)
+            if case.parts
+        }
 
     def __getitem__(self, step: int) -> Reading | LabelwiseError:
         """The patches of a step. Errors for the user are returned: torch would wrap them in its traceback."""
@@ -216,14 +225,15 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
             _check_modalities(case, images.shape[1])
             corner = self._corner(draw, case, size)
             case.read_image(corner, images[row])
-            case.read_labels(corner, labels[row], self.tables[draw.case])
+            self.known[draw.case].read(case, corner, labels[row])
             valid[row][_of_the_scan(corner, case.shape, size)] = True
         if self.sampling.dims == 2:
             images, labels, valid = images[..., 0], labels[..., 0], valid[..., 0]
         annotated = self.annotated[[draw.case for draw in draws]]
         spacing_mm = np.array([case.spacing_mm for case in stored])
+        plain = without_codes(labels, annotated.shape[1])
         targets = {
-            name: function(labels, annotated, spacing_mm[:, : self.sampling.dims])
+            name: function(plain, annotated, spacing_mm[:, : self.sampling.dims])
             for name, function in self.extra_targets.items()
         }
         return Reading(
@@ -236,6 +246,7 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
             torch.from_numpy(annotated),
             torch.from_numpy(spacing_mm).float(),
             tuple(case.case_id for case in stored),
+            meaning_of([self.known[draw.case] for draw in draws]),
         )
 
     def augment(self, reading: Reading, step: int) -> Reading:
@@ -251,19 +262,21 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
             weak_view=self.weak_view,
             other_side=self.other_side,
         )
-        annotated = reading.annotated
+        annotated, meaning = reading.annotated, reading.meaning
         if views.swapped:  # the left kidney is annotated in what was annotated for the right one
-            rows = list(views.swapped)
+            rows, other = list(views.swapped), list(self.other_side or ())
             annotated = annotated.clone()
-            annotated[rows] = annotated[rows][:, list(self.other_side or ())]
-        return reading._replace(views=views, annotated=annotated)
+            annotated[rows] = annotated[rows][:, other]
+            meaning = meaning and meaning.swap(rows, other)
+        return reading._replace(views=views, annotated=annotated, meaning=meaning)
 
     def _corner(self, draw: Draw, case: StoredCase, size: Corner) -> Corner:
         """Where reading begins: the corner of the patch, and the margin before it."""
         patch_size = self.sampling.patch_size
         annotated = self.annotated[draw.case]
         slices = case.slices if self.sampling.slices == "annotated" else None
-        corner = patch_corner(draw, case.shape, case.points, annotated, self.sampling, slices)
+        points = self.points.get(draw.case, case.points)
+        corner = patch_corner(draw, case.shape, points, annotated, self.sampling, slices)
         x, y, z = (c - (n - m) // 2 for c, n, m in zip(corner, size, patch_size, strict=True))
         return x, y, z
 
@@ -283,7 +296,7 @@ def _shared(reading: Reading) -> Reading | ResourceError:
     for ever. Containers have a small /dev/shm by default.
     """
     views = reading.views
-    parts = (*views, *views.targets.values(), reading.annotated, reading.spacing_mm)
+    parts = (*views, *views.targets.values(), reading.annotated, reading.spacing_mm, *(reading.meaning or ()))
     try:
         for tensor in (part for part in parts if isinstance(part, Tensor)):
             tensor.share_memory_()  # type: ignore[no-untyped-call]

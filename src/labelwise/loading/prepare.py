@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from labelwise.atomic import discard_leftovers, write_json
 from labelwise.cohort.manifest import Manifest, check_same_grid, read_case_image, read_case_labels
 from labelwise.cohort.meaning import source_of_file
+from labelwise.cohort.parts import part_key
 from labelwise.engine import run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError, ResourceError, naming
 from labelwise.formats import files_of, hash_file
@@ -233,7 +234,7 @@ def _statistics_key(case: Case, manifest: Manifest) -> str:
     content = {
         "format": 4,
         "files": [[_name(path), *_stamp(path)] for path in _paths(case)],
-        "annotated": sorted(case.annotated),
+        "annotated": [*sorted(case.annotated), *map(part_key, case.parts)],
         "modality": source.modality,
         "layout": asdict(source.layout),
         "values": sorted(source.values.items()),

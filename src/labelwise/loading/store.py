@@ -46,6 +46,7 @@ from labelwise.documents import read_json
 from labelwise.errors import DataError
 from labelwise.loading.checked import CheckedArray, array_sums, read_sealed, sealed
 from labelwise.preprocess.pipeline import Plan, Undo
+from labelwise.preprocess.resample import resample_labels
 from labelwise.types import IGNORE, SPARSE_FROM, Array, Volume
 
 FORMAT = 2
@@ -59,7 +60,7 @@ BLOCK = (16, 32, 32)  # what is decompressed together
 # compressed apart; labels are read 3 times faster as they are.
 _CODEC, _LEVEL = blosc2.Codec.LZ4HC, 9
 _BYTES_APART, _PLAIN = blosc2.Filter.SHUFFLE, blosc2.Filter.NOFILTER
-_AS_STORED = np.arange(256, dtype=np.uint8)  # the table of someone who knows every class
+AS_STORED = np.arange(256, dtype=np.uint8)  # the table of someone who knows every class
 FLOAT16_WHOLE_NUMBERS = 2048.0
 MOST_ROUNDING = 0.01  # mean error of float16, as a part of the standard deviation of the scan
 # An open case holds two file descriptors, and 1024 per process is a usual limit.
@@ -73,7 +74,7 @@ def annotated_table(annotated: Array) -> Array:
 
     Organs that are not annotated become 0; without any annotated organ everything becomes IGNORE.
     """
-    table = _AS_STORED.copy()
+    table = AS_STORED.copy()
     table[1 : len(annotated)][~annotated[1:]] = 0
     return table if annotated.any() else np.full_like(table, IGNORE)
 
@@ -103,6 +104,16 @@ class StoredCase:
     def undo(self) -> Undo:
         """How a label map of this scan gets back to the grid of the file."""
         return Undo.from_json(self._undo)
+
+    @cached_property
+    def places(self) -> tuple[Array, Array, Array]:
+        """Along each axis, which voxel of the scan the labels of a prepared voxel come from (`resample_labels`)."""
+        kept = zip(self.undo.start, self.undo.stop, self.shape, strict=True)
+        x, y, z = (
+            low + resample_labels(np.arange(high - low)[:, None, None], (size, 1, 1)).ravel()
+            for low, high, size in kept
+        )
+        return x, y, z
 
     @cached_property
     def points(self) -> dict[int, Array]:
@@ -142,7 +153,7 @@ class StoredCase:
 
     def read_labels(self, corner: Corner, out: Array, table: Array) -> None:
         """Fill `out` (*size) uint8 with labels seen through `annotated_table`; IGNORE beyond the scan."""
-        if not self.has_labels or table[0] == IGNORE:
+        if not self.has_labels or (table == IGNORE).all():
             out.fill(IGNORE)
             return
         with self._reporting_damage():
@@ -410,7 +421,7 @@ def _read(
         target = out[..., x, y, z]
         if table is None:  # torch turns float16 into float32 ten times as fast as NumPy
             torch.from_numpy(target).copy_(torch.from_numpy(patch))
-        elif np.array_equal(table, _AS_STORED):
+        elif np.array_equal(table, AS_STORED):
             target[...] = patch
         else:
             target[...] = table.take(patch, mode="clip")

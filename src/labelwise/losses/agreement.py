@@ -33,6 +33,7 @@ from labelwise.losses.partial import (
     mean_over_cases,
     members,
     open_voxels,
+    over_space,
     overlap_sums,
     possible_classes,
 )
@@ -247,14 +248,14 @@ def mutual_region(
 
     Shapes
         labels      (B, *S)     int64 in [0, C) or IGNORE
-        annotated   (B, C)      bool
+        annotated   (B, C) or (B, C, *S) bool
         inside      (B, *S)     bool, `Batch.inside`; None: everywhere
         returns     (B, *S) bool and (B, C, *S) bool
     """
     where, possible = open_voxels(labels, annotated, inside), possible_classes(labels, annotated)
     if region == "open":
         return where, possible
-    complete = annotated[:, 1:].all(dim=1).view(-1, *(1 for _ in labels.shape[1:]))
+    complete = over_space(annotated, labels.ndim - 1)[:, 1:].all(dim=1)
     everywhere = complete if inside is None else complete & inside
     return where | everywhere, possible | complete.unsqueeze(1)
 

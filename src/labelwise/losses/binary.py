@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from labelwise.losses.partial import OverlapSums, dice_loss, full_precision, members
+from labelwise.losses.partial import OverlapSums, dice_loss, full_precision, members, over_space
 from labelwise.types import IGNORE
 
 
@@ -24,8 +24,7 @@ def organ_answers(labels: Tensor, annotated: Tensor) -> tuple[Tensor, Tensor]:
         annotated   (B, C) or (B, C, *S) bool; column 0 is not read
         returns     truth (B, K, *S) bool, known (B, K, *S) bool; truth is false outside known
     """
-    organs = annotated[:, 1:]
-    organs = organs.reshape(*organs.shape, *(1 for _ in range(labels.ndim + 1 - organs.ndim)))
+    organs = over_space(annotated, labels.ndim - 1)[:, 1:]
     known = organs & (labels != IGNORE).unsqueeze(1)
     return members(labels, annotated.shape[1])[:, 1:] & known, known
 
@@ -48,8 +47,7 @@ def region_answers(labels: Tensor, annotated: Tensor, regions: Tensor) -> tuple[
     """
     missing = torch.einsum("kc,bc...->bk...", regions.float(), (~annotated).float())
     labelled = labels != IGNORE
-    known = (missing == 0).reshape(*missing.shape, *(1 for _ in range(labels.ndim + 1 - missing.ndim)))
-    known = known & labelled.unsqueeze(1)
+    known = over_space(missing == 0, labels.ndim - 1) & labelled.unsqueeze(1)
     truth = regions.index_select(1, labels.where(labelled, 0).flatten()).view(-1, *labels.shape)
     return truth.transpose(0, 1) & known, known
 
@@ -75,8 +73,7 @@ def known_negatives(labels: Tensor, annotated: Tensor, excludes: Tensor | None =
     """
     organ = (labels > 0) & (labels != IGNORE)
     if excludes is None:
-        organs = annotated[:, 1:]
-        organs = organs.reshape(*organs.shape, *(1 for _ in range(labels.ndim + 1 - organs.ndim)))
+        organs = over_space(annotated, labels.ndim - 1)[:, 1:]
         return organ.unsqueeze(1) & ~organs & ~members(labels, annotated.shape[1])[:, 1:]
     absent = excludes.index_select(1, labels.where(organ, 0).flatten()).view(-1, *labels.shape)
     return absent.transpose(0, 1) & organ.unsqueeze(1)

@@ -137,6 +137,21 @@ def cross_entropy(logits: Tensor, labels: Tensor, where: Tensor | None = None) -
 # Labels that name some of the organs.
 
 
+def over_space(annotated: Tensor, dims: int) -> Tensor:
+    """`annotated` with an axis for each of `dims` spatial ones: (B, C, 1, ...), or (B, C, *S) as it is."""
+    return annotated.view(*annotated.shape, *(1 for _ in range(dims + 2 - annotated.ndim)))
+
+
+def per_voxel(annotated: Tensor, labels: Tensor) -> Tensor:
+    """`annotated` at each voxel of `labels` (B, *S): (B, C, *S)."""
+    return over_space(annotated, labels.ndim - 1).expand(-1, -1, *labels.shape[1:])
+
+
+def anywhere(annotated: Tensor) -> Tensor:
+    """(B, C): the classes that are annotated anywhere in each case."""
+    return annotated if annotated.ndim == 2 else annotated.flatten(2).any(dim=2)
+
+
 def possible_classes(labels: Tensor, annotated: Tensor) -> Tensor:
     """The classes that each voxel can still have, given its label and what is annotated in its case.
 
@@ -313,7 +328,7 @@ def _known_organs(labels: Tensor, annotated: Tensor) -> Tensor:
     """`annotated` without the background, with as many axes as (B, C, *S)."""
     organs = annotated.clone()
     organs[:, 0] = False
-    return organs.view(*organs.shape, *(1 for _ in range(labels.ndim + 1 - organs.ndim)))
+    return over_space(organs, labels.ndim - 1)
 
 
 # Dice in which the background is a class beside the organs, and the target adaptive loss.
@@ -355,7 +370,7 @@ def dice_with_background(
         tensor(0.5143)
     """
     probabilities = full_precision(logits).softmax(dim=1)
-    organs = annotated.view(*annotated.shape, *(1 for _ in range(logits.ndim - annotated.ndim))).clone()
+    organs = over_space(annotated, labels.ndim - 1).clone()
     organs[:, 0] = False
     elsewhere = (probabilities * ~organs).sum(dim=1, keepdim=True)
     merged = torch.cat([elsewhere, (probabilities * organs)[:, 1:]], dim=1)

@@ -31,7 +31,7 @@ from labelwise.components.ramps import stair_ramp
 from labelwise.components.two_networks import CLASSIFIERS, Classifier, TwoNetworks, start_differently
 from labelwise.components.views import mix, partners
 from labelwise.losses.agreement import hard_labels, pseudo_cross_entropy
-from labelwise.losses.partial import dice_with_background, marginal_cross_entropy, open_voxels
+from labelwise.losses.partial import dice_with_background, marginal_cross_entropy, open_voxels, per_voxel
 from labelwise.methods.base import Card, Method, NetFactory
 from labelwise.types import Batch, Progress
 
@@ -109,7 +109,7 @@ class Cps(Method):
         if self.config.cut_mix:
             splice = self.splicer(batch, rows)
             images = splice(select_rows(batch.images, rows))
-            labels, annotated = splice(labels), splice(_per_voxel(annotated, labels))
+            labels, annotated = splice(labels), splice(per_voxel(annotated, labels))
             inside = splice(inside)
             opinions = splice(opinions[0]), splice(opinions[1])
             first, second = self.first(images), self.second(images)
@@ -170,11 +170,6 @@ def cross_teaching(
     return pseudo_cross_entropy(first, second_target, where) + pseudo_cross_entropy(
         second, first_target, where
     )
-
-
-def _per_voxel(annotated: Tensor, labels: Tensor) -> Tensor:
-    """(B, C) -> (B, C, *S): after the splice a voxel is annotated as the case it came from."""
-    return annotated.view(*annotated.shape, *(1 for _ in labels.shape[1:])).expand(-1, -1, *labels.shape[1:])
 
 
 def toggled_boxes(

@@ -25,6 +25,7 @@ from labelwise.losses.partial import (
     dice_loss,
     full_precision,
     masked_mean,
+    over_space,
     overlap_sums,
     possible_classes,
     supervised,
@@ -112,16 +113,15 @@ def exclusion_loss(
         tensor(0.4000)
     """
     probabilities = full_precision(logits).softmax(dim=1)[:, 1:]
-    organs = annotated[:, 1:]
-    organs = organs.reshape(*organs.shape, *(1 for _ in range(labels.ndim + 1 - organs.ndim)))
-    labelled = labels != IGNORE
+    organs = over_space(annotated, labels.ndim - 1)[:, 1:]
+    labelled = (labels != IGNORE) & organs.any(dim=1)
     asked = labelled.unsqueeze(1) if channels == "all_fg" else labelled.unsqueeze(1) & ~organs
     excluded = ~possible_classes(labels, annotated)[:, 1:] & asked
 
     per_organ = _overlap(probabilities, excluded, asked, kind, smooth)
     counted = asked.flatten(2).any(dim=2).expand_as(per_organ)
     per_case = (per_organ * counted).sum(dim=1) / counted.sum(dim=1).clamp_min(1)
-    supervised = (labelled & organs.any(dim=1)).flatten(1).any(dim=1)
+    supervised = labelled.flatten(1).any(dim=1)
     incomplete = (labelled & ~organs.all(dim=1)).flatten(1).any(dim=1)
     return masked_mean(torch.where(incomplete, per_case, 0), supervised)
 

@@ -33,7 +33,7 @@ from labelwise.losses.binary import (
     present_dice,
     region_answers,
 )
-from labelwise.losses.partial import OverlapSums, overlap_sums
+from labelwise.losses.partial import OverlapSums, over_space, overlap_sums
 from labelwise.methods.base import Card, Method, NetFactory, Sigmoid
 from labelwise.types import Batch, Progress
 
@@ -106,23 +106,26 @@ class MultiTalent(Method):
         Both are computed for the valid pairs only, so memory grows with their number.
         """
         labels = labels_at(batch.labels, logits.shape[2:])
-        truth, known = region_answers(labels, batch.annotated, self.members)
+        annotated = batch.annotated
+        if annotated.ndim > 2:
+            annotated = labels_at(annotated, logits.shape[2:])
+        truth, known = region_answers(labels, annotated, self.members)
         asked, truth, known = (
             maps.flatten(0, 1).index_select(0, pairs).unsqueeze(1) for maps in (logits, truth, known)
         )
         cross_entropy, _ = binary_cross_entropy(asked, truth, known)
         total = cross_entropy.sum()
         if self.config.known_negatives:
-            total = total + self.denial(logits, labels, batch.annotated)
+            total = total + self.denial(logits, labels, annotated)
         overlap = torch.cat(overlap_sums(asked.sigmoid(), truth, known), dim=1)
         of_pairs = overlap.new_zeros(len(logits) * logits.shape[1], 3).index_copy(0, pairs, overlap)
         return total, of_pairs.view(len(logits), -1, 3).sum(dim=0).T
 
     def denial(self, logits: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
         """The sum of the cross-entropies of the pairs that are not valid, where another organ is labelled."""
-        asked_already = torch.einsum("kc,bc->bk", self.members.float(), (~annotated).float()) == 0
+        asked_already = torch.einsum("kc,bc...->bk...", self.members.float(), (~annotated).float()) == 0
         absent = known_negatives(labels, annotated, self.excludes)
-        absent = absent & ~asked_already.view(*asked_already.shape, *(1 for _ in labels.shape[1:]))
+        absent = absent & ~over_space(asked_already, labels.ndim - 1)
         cross_entropy, _ = binary_cross_entropy(logits, torch.zeros_like(absent), absent)
         return cross_entropy.sum()
 

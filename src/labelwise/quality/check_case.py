@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
 
 from labelwise.cohort.manifest import Manifest, check_same_grid, read_case_image, resolved
 from labelwise.cohort.meaning import losses, shown_organs
+from labelwise.cohort.parts import annotated_everywhere, inside, part_text, require_within
 from labelwise.cohort.source import IGNORE_NAME, Source
 from labelwise.errors import DataError, LabelwiseError
 from labelwise.formats import nifti, read_geometry, suffix
@@ -66,7 +67,10 @@ def inspect_case(single: Manifest) -> CaseFacts:
         if image.grid.shape != labels.grid.shape:
             problems.append(_other_shape(case, image, labels))
         elif not any(problem.code in ("constant-image", "no-body") for problem in scan.problems):
-            problems += inspect_labels(case, single, image, labels, scan)
+            problems += _parts(case, single, labels)
+            # What is drawn of an organ in a part of the scan looks like a broken organ.
+            whole = replace(case, annotated=annotated_everywhere(case))
+            problems += inspect_labels(whole, single, image, labels, scan)
     return CaseFacts(
         case.id,
         tuple(problems),
@@ -134,6 +138,34 @@ def _not_shown(case: Case, source: Source, labels: StoredLabels) -> Iterator[Pro
         what = f"nothing is drawn of {names}: learnt as absent, if it is not merely undrawn"
         remedy = "take it out of the column 'annotated', unless somebody has seen that it is absent"
         yield of_labels("warning", "annotated-but-not-drawn", case, what, remedy)
+
+
+def _parts(case: Case, single: Manifest, labels: StoredLabels) -> Iterator[Problem]:
+    """Parts beyond the scan, classes drawn beyond their part, and classes of which nothing is drawn in it."""
+    for part in case.parts:
+        try:
+            require_within(case, part, labels.values.shape)
+        except DataError as error:
+            yield from_error(case, error, "part-beyond-scan")
+            continue
+        if not part.boxes:
+            continue
+        mask = inside(part, [np.arange(size) for size in labels.values.shape])
+        for organ in sorted(part.organs):
+            own = [value for value, name in single.source_of(case).values.items() if name == organ]
+            drawn = np.isin(labels.values, own)
+            beyond = int((drawn & ~mask).sum())
+            where = f"'{organ}' is annotated in a part of the scan: {part_text(part)}"
+            if beyond:
+                what = f"{where}; {beyond:,} voxels of it are drawn elsewhere"
+                remedy = "they are not read; correct the column 'parts' if the part is larger"
+                yield of_labels("warning", "drawn-beyond-part", case, what, remedy)
+            elif not drawn.any():
+                what = f"{where}; nothing of it is drawn there: learnt as absent in this part"
+                remedy = (
+                    "count the first slice as 0, from the feet; correct the column 'parts' if it means others"
+                )
+                yield of_labels("warning", "nothing-in-part", case, what, remedy)
 
 
 def _two_places(case: Case) -> Iterator[Problem]:

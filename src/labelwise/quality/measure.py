@@ -7,7 +7,7 @@ says about the others must not be believed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,11 +15,18 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from labelwise.cohort.manifest import Manifest, resolved
+from labelwise.cohort.parts import inside, part_text, require_within
 from labelwise.errors import DataError, naming
 from labelwise.formats import Geometry
 from labelwise.formats.geometry import touched_faces
-from labelwise.quality.stored_case import Region, in_memory_order, read_stored_image, read_stored_labels
-from labelwise.types import Array
+from labelwise.quality.stored_case import (
+    Region,
+    find_regions,
+    in_memory_order,
+    read_stored_image,
+    read_stored_labels,
+)
+from labelwise.types import Array, Part
 
 _TOUCHING = np.ones((3, 3, 3))  # voxels of one part share a face, an edge or a corner
 
@@ -48,6 +55,7 @@ class Measures:
     centroid_mm: tuple[float, float, float] | None = None
     faces: tuple[str, ...] = ()  # ends of the scan that it reaches: left, right, back, front, bottom, top
     components: int = 0  # parts that do not touch
+    part: str = ""  # the part of the scan to which all this is confined, because nothing is known elsewhere
 
 
 def measure_case(single: Manifest, *, with_image: bool = True) -> list[Measures]:
@@ -78,10 +86,26 @@ def measure_case(single: Manifest, *, with_image: bool = True) -> list[Measures]
             for name in organs
         }
         channel = None if image is None else image.channels[0]
-        return [
-            _measure(case.id, case.source, name, regions[name], labels.values, channel, labels.grid)
+        found = {
+            name: _measure(case.id, case.source, name, regions[name], labels.values, channel, labels.grid)
             for name in organs
-        ]
+        }
+        for part in case.parts:
+            require_within(case, part, labels.values.shape)
+            known = _in_part(labels.values, part)
+            boxes = find_regions(known)
+            for name in part.organs:
+                own = [region for value, region in boxes.items() if values.get(value) == name]
+                row = _measure(case.id, case.source, name, own, known, channel, labels.grid)
+                found[name] = replace(row, part=part_text(part))
+        return [found[name] for name in organs]
+
+
+def _in_part(values: Array, part: Part) -> Array:
+    """Values (X, Y, Z) of a label map, 0 beyond the boxes of a part; as it is where only what is drawn is known."""
+    if not part.boxes:
+        return values
+    return np.where(inside(part, [np.arange(size) for size in values.shape]), values, 0).astype(values.dtype)
 
 
 def _measure(

@@ -18,6 +18,7 @@ from labelwise.cohort.manifest import (
     read_case_labels,
     read_manifest,
 )
+from labelwise.cohort.parts import annotated_everywhere
 from labelwise.cohort.review import class_of
 from labelwise.console import Progress, silent
 from labelwise.errors import DataError, naming
@@ -207,7 +208,7 @@ def _habits(
             labels = read_case_labels(case, manifest).data
         found = sightings(np.where(labels == IGNORE, 0, labels), manifest.label_space.names)
         for name, shown in seen.items():
-            if (theirs := class_of(name, manifest.label_space)) in case.annotated:
+            if (theirs := class_of(name, manifest.label_space)) in annotated_everywhere(case):
                 shown.append(found.get(str(theirs)))
         progress("structures", done, len(annotated))
     far = [each for vector in vectors if (each := distance(vector, scans)) is not None]

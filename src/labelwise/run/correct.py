@@ -15,6 +15,7 @@ import numpy as np
 from labelwise.atomic import atomic_path
 from labelwise.cohort.history import append_history
 from labelwise.cohort.manifest import Manifest, manifest_file, read_manifest, write_manifest
+from labelwise.cohort.parts import drawn_beyond
 from labelwise.cohort.review import (
     Drawn,
     changes,
@@ -94,7 +95,8 @@ def correct(
     ``CASE.rtstruct.dcm``); DICOM of another name to the case whose series it refers to. Each class that a file names is
     compared with what `labelwise review` shows of the case: one that differs in any voxel is "corrected" and taken over
     as it is drawn now, also if nothing is left of it; one that does not differ keeps its state. Classes that a file
-    does not name are never touched.
+    does not name are never touched. A class that was annotated in a part of the scan stays so, unless it is drawn
+    beyond that part now: then it is known all over the scan.
 
     The labels of a changed case become a new file in ``corrections/NUMBER/``; older ones are kept, and
     ``history.jsonl`` tells which was when. Nothing is written unless every file can be taken.
@@ -287,7 +289,8 @@ def _take(manifest: Manifest, folder: Path, news: Sequence[_Judged], classes: Ma
             labels = corrected(each.case, manifest, drawn, set(each.states))
             name = f"{each.case.id}.nii.gz"
             write_reviewed(temporary / name, labels, each.case, source, manifest.label_space)
-            cases[each.case.id] = _with_states(each, target / name, source.name)
+            wider = drawn_beyond(drawn.labels, each.case, set(each.states), manifest.label_space)
+            cases[each.case.id] = _with_states(each, target / name, source.name, wider)
             events.append(_event(each, drawn, target / name, folder, manifest))
     append_history(folder, events)
     changed = replace(
@@ -301,7 +304,8 @@ def _next_folder(root: Path) -> Path:
     return root / f"{max(numbers, default=0) + 1:04d}"
 
 
-def _with_states(judged: _Judged, labels: Path, source: str) -> Case:
+def _with_states(judged: _Judged, labels: Path, source: str, wider: frozenset[str]) -> Case:
+    """The case with what was judged; the `wider` classes are known all over the scan now."""
     case, organs = judged.case, frozenset(judged.states)
     verified = frozenset(organ for organ in organs if judged.states[organ] == VERIFIED)
     return replace(
@@ -309,6 +313,7 @@ def _with_states(judged: _Judged, labels: Path, source: str) -> Case:
         labels=labels,
         source=source,
         annotated=case.annotated | organs,
+        parts=tuple(replace(part, organs=part.organs - wider) for part in case.parts),
         corrected=(case.corrected - organs) | (organs - verified),
         verified=(case.verified - organs) | verified,
     )

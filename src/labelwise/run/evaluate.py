@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from labelwise import anatomy
 from labelwise.cohort.manifest import Manifest, read_case_labels
+from labelwise.cohort.parts import by_part, known_in, parts_cell, require_within
 from labelwise.console import Progress, silent
 from labelwise.engine import Outcome, run_jobs
 from labelwise.errors import ConfigError, DataError, did_you_mean
@@ -35,7 +36,7 @@ from labelwise.report.measures import SHOWN
 from labelwise.run.pairing import PREDICTIONS, SCORES, Pair, find_pairs, in_space
 from labelwise.run.patients import patients_of
 from labelwise.run.provenance import check_predictions, record_scores
-from labelwise.types import IGNORE, LabelSpace, Volume
+from labelwise.types import IGNORE, Array, LabelSpace, Part, Volume
 
 __all__ = ["EvaluationResult", "evaluate"]
 
@@ -49,17 +50,22 @@ class EvaluationResult:
     scores: tuple[Score, ...]
     summary: Summary
     file: Path
+    parts: Mapping[str, str]  # case -> the parts of its scan to which scores of some classes are confined
 
     def to_text(self) -> str:
         """Means per class and metric, with their n; of further metrics too."""
         further = dict.fromkeys(score.metric for score in self.scores if score.metric not in METRICS)
         shown = [*SHOWN["default"], *further] if further else None
         tables = compare({self.file.parent.resolve().name: self.scores}, shown).to_text()
-        return f"{tables}\nscores: {self.file}"
+        confined = [
+            f"\n{case}: scored only where it is annotated: {', '.join(text.split(';'))}"
+            for case, text in self.parts.items()
+        ]
+        return f"{tables}{''.join(confined)}\nscores: {self.file}"
 
     def facts(self) -> dict[str, Any]:
         """The same as plain values."""
-        return {"file": str(self.file), "summary": self.summary.to_json()}
+        return {"file": str(self.file), "summary": self.summary.to_json(), "parts": dict(self.parts)}
 
 
 def evaluate(
@@ -140,7 +146,15 @@ def evaluate(
     record_scores(target, files, split, model)
     if model is not None and target == folder.parent / SCORES:  # of a run, by its own model
         add_scores(folder.parent / "model", scores, split)
-    return EvaluationResult(scores, summarise(scores), target)
+    return EvaluationResult(scores, summarise(scores), target, _parts(pairs, manifest))
+
+
+def _parts(pairs: Sequence[Pair], manifest: Manifest | None) -> dict[str, str]:
+    """Case -> where its classes are annotated, of those that are annotated in a part of their scan."""
+    cases = {case.id: case for case in manifest.cases} if manifest else {}
+    space = manifest.label_space if manifest else None
+    scored = [cases[pair.case] for pair in pairs if pair.case in cases]
+    return {case.id: parts_cell(case, space) for case in scored if space and case.parts}
 
 
 def _further(metrics: Sequence[str], variant: str) -> tuple[str, ...]:
@@ -170,40 +184,52 @@ def _score(
     calibration: bool,
 ) -> list[Score]:
     prediction = read_labels(pair.prediction.file, pair.prediction.layout, pair.image)
+    known: list[tuple[Sequence[str], Part | None]]
     if pair.reference is not None:
         stored = read_labels(pair.reference.file, pair.reference.layout)
         reference = Volume(in_space(stored.data, pair.reference.values, label_space), stored.affine)
+        known = [(pair.annotated, None)]
     else:
         assert manifest is not None
         case = next(case for case in manifest.cases if case.id == pair.case)
-        reference = read_case_labels(case, manifest)
+        reference = read_case_labels(replace(case, parts=()), manifest)
+        known = [(tuple(organs), part) for organs, part in by_part(case)]
+        for confined in case.parts:
+            require_within(case, confined, reference.shape)
     grid = Geometry(reference.shape, reference.affine)
     prediction = placed_on(prediction, grid)
-    found = Geometry(prediction.shape, prediction.affine)
-    if not grid.matches(found):
+    placed = Geometry(prediction.shape, prediction.affine)
+    if not grid.matches(placed):
         raise DataError(
             "prediction and reference lie on different grids",
             case=pair.case,
             file=pair.prediction.file,
-            found=found,
+            found=placed,
             expected=grid,
             do="predict this scan again from the image that belongs to the reference",
             code="grids-differ",
         )
     spacing = reference.spacing_mm if in_mm else None
-    scores = evaluate_case(
-        pair.case, reference.data, in_space(prediction.data, pair.prediction.values, label_space),
-        label_space=label_space, annotated=pair.annotated, spacing_mm=spacing, variant=variant, group=pair.group,
-        further=further,
-    )  # fmt: skip
-    if calibration:
-        of_dice = [score for score in scores if score.metric == "dice"]
-        scores += [_calibration(score, pair, reference, grid, label_space) for score in of_dice]
+    found = in_space(prediction.data, pair.prediction.values, label_space)
+    of_parts: list[list[Score]] = []
+    for annotated, part in known:
+        truth = known_in(reference.data, part)
+        scores = evaluate_case(
+            pair.case, truth, found, label_space=label_space, annotated=annotated, spacing_mm=spacing,
+            variant=variant, group=pair.group, further=further,
+        )  # fmt: skip
+        if calibration:
+            of_dice = [score for score in scores if score.metric == "dice"]
+            scores += [_calibration(score, pair, truth, grid, label_space) for score in of_dice]
+        of_parts.append(scores)
+    # Each part gives the same rows, and scores the classes that are annotated there.
+    rows = zip(*of_parts, strict=True)
+    scores = [next((one for one in row if one.status != "not_annotated"), row[0]) for row in rows]
     return [replace(score, split=pair.split, seen=pair.seen) for score in scores]
 
 
 def _calibration(
-    score: Score, pair: Pair, reference: Volume, grid: Geometry, label_space: LabelSpace
+    score: Score, pair: Pair, reference: Array, grid: Geometry, label_space: LabelSpace
 ) -> Score:
     """How far the chances of a class are from how often it is there, where it is likely or there."""
     named = replace(score, metric=CALIBRATION, unit="", value=math.nan)
@@ -225,8 +251,8 @@ def _calibration(
             "map and reference lie on different grids", case=pair.case, file=file, found=found, expected=grid,
             do="predict this scan again from the image that belongs to the reference", code="grids-differ",
         )  # fmt: skip
-    there = reference.data == label_space.index(score.class_name)
-    counted = (reference.data != IGNORE) & (there | (image.data[0] >= NOTICED))
+    there = reference == label_space.index(score.class_name)
+    counted = (reference != IGNORE) & (there | (image.data[0] >= NOTICED))
     return replace(named, value=calibration_error(image.data[0][counted], there[counted]))
 
 

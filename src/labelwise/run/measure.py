@@ -46,6 +46,7 @@ COLUMNS = (
     "touches_border",
     "faces",
     "components",
+    "part",
 )
 
 
@@ -62,7 +63,7 @@ class Measured:
         for organ in dict.fromkeys(row.organ for row in self.rows):
             rows = [row for row in self.rows if row.organ == organ]
             present = [row for row in rows if row.voxels]
-            found = [row.volume_ml for row in present]
+            found = [row.volume_ml for row in present if not row.part]
             volumes = np.percentile(found, (5, 50, 95)).tolist() if found else list[float]()
             means = [row.intensities.mean for row in present if row.intensities]
             table.append(
@@ -77,6 +78,8 @@ class Measured:
             )
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
+        if confined := sum(bool(row.part) for row in self.rows):
+            lines.append(f"{confined} of {len(self.rows)} are of a part of a scan, and not among the volumes")
         return "\n".join([*lines, *(f"not measured: {error}" for error in self.failures)])
 
     def facts(self) -> dict[str, Any]:
@@ -221,6 +224,7 @@ def _to_row(row: Measures) -> Sequence[object]:
         ("yes" if row.faces else "no") if row.voxels else "",
         ";".join(row.faces),
         row.components,
+        row.part,
     )
 
 

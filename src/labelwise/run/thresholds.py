@@ -11,7 +11,8 @@ from torch import nn
 
 from labelwise.infer.sliding_window import InferenceConfig, predict_scores
 from labelwise.infer.thresholds import Chosen, ThresholdSearch
-from labelwise.loading.store import Store, annotated_table
+from labelwise.loading.known import references
+from labelwise.loading.store import Store
 from labelwise.methods.base import IndependentMaps
 from labelwise.types import Case, LabelSpace
 
@@ -60,7 +61,7 @@ class Thresholds:
     def _search(self, predictor: nn.Module, cases: Sequence[Case]) -> dict[int, Chosen]:
         search = ThresholdSearch(len(self.label_space.organs))
         for case in cases[:: max(1, -(-len(cases) // MOST_CASES))]:
-            stored, annotated = self.store.case(case.id), self.label_space.annotated_row(case.annotated)
+            stored = self.store.case(case.id)
             scores = predict_scores(
                 predictor,
                 torch.from_numpy(stored.image()),
@@ -69,5 +70,6 @@ class Thresholds:
                 config=self.config,
                 device=self.device,
             )
-            search.add(scores, stored.labels(annotated_table(annotated)), annotated)
+            for annotated, labels in references(case, self.label_space, stored):
+                search.add(scores, labels, annotated)
         return search.chosen()

@@ -19,6 +19,7 @@ from lightning_fabric import Fabric
 from labelwise.atomic import discard_leftovers, write_json, write_text
 from labelwise.cohort.coverage import never_annotated
 from labelwise.cohort.manifest import Manifest
+from labelwise.cohort.parts import part_key
 from labelwise.cohort.source import not_commercial
 from labelwise.cohort.split import cut_groups
 from labelwise.config import RunConfig
@@ -377,7 +378,10 @@ class _Trainer:
 
     def _digest(self, cases: Sequence[Case]) -> list[list[Any]]:
         """What the run learns from, or is judged by: a resumed run must see the same scans with the same annotation."""
-        return [[self.prepared.keys[case.id], sorted(case.annotated)] for case in cases]
+        return [
+            [self.prepared.keys[case.id], sorted(case.annotated), *map(part_key, case.parts)]
+            for case in cases
+        ]
 
     def _batches(self, method: Method, number: int, total: int) -> Callable[[int], Iterable[Batch]]:
         sampling = self.config.sampling

@@ -11,6 +11,7 @@ from torch import nn
 from labelwise.evaluate.overlap import dice_per_class
 from labelwise.formats.stored import tells_sides
 from labelwise.infer.sliding_window import InferenceConfig, predict_labels
+from labelwise.loading.known import references
 from labelwise.loading.store import Store, annotated_table
 from labelwise.report.overlays import case_picture
 from labelwise.types import Array, Case, LabelSpace, Volume
@@ -63,7 +64,6 @@ class Validation:
     def _dice(self, predictor: nn.Module, case: Case) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
         """(C - 1,) Dice per organ; NaN if the organ is not annotated, or absent from both maps."""
         stored = self.store.case(case.id)
-        annotated = self.label_space.annotated_row(case.annotated)
         prediction = predict_labels(
             predictor,
             torch.from_numpy(stored.image()),
@@ -72,9 +72,10 @@ class Validation:
             config=self.config,
             device=self.device,
         )
-        reference = stored.labels(annotated_table(annotated))
-        dice = dice_per_class(reference, prediction, self.label_space.num_classes)
-        found = np.where(annotated, dice, np.nan)[1:]
+        found = np.full(len(self.label_space.organs), np.nan)
+        for annotated, reference in references(case, self.label_space, stored):
+            dice = dice_per_class(reference, prediction, self.label_space.num_classes)
+            found = np.where(annotated[1:], dice[1:], found)
         if case in self.shown:
             self._last[case.id] = prediction, found
         return found

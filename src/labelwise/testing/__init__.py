@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from labelwise.components.teachers import EmaTeacher, batch_norms, renew_statistics, renew_teachers
+from labelwise.losses.partial import per_voxel
 from labelwise.methods.base import Method, NetFactory
 from labelwise.nets.parts import Head
 from labelwise.settings import build_settings
@@ -193,11 +194,16 @@ class Candidate:
 
 
 def terms_of(method: Method, batch: Batch, progress: Progress = HALFWAY, seed: int = 3) -> dict[str, Tensor]:
-    """The loss terms of one step as the loop sees them: extra targets computed, the generator seeded."""
-    labels = batch.labels.numpy()
+    """The loss terms of one step as the loop sees them: extra targets computed, the generator seeded.
+
+    Targets are made of labels; a voxel at which less is annotated than in its case is IGNORE for them.
+    """
+    annotated = torch.tensor(batch.annotated_rows)
+    less = (per_voxel(batch.annotated, batch.labels) != per_voxel(annotated, batch.labels)).any(dim=1)
+    labels = batch.labels.masked_fill(less, IGNORE).numpy()
     spacing_mm = np.ones((len(labels), labels.ndim - 1))
     extra = {
-        name: torch.from_numpy(function(labels, batch.annotated.numpy(), spacing_mm))
+        name: torch.from_numpy(function(labels, annotated.numpy(), spacing_mm))
         for name, function in method.extra_targets().items()
     }
     torch.manual_seed(seed)
@@ -266,6 +272,24 @@ def cases_annotated_in_parts_are_learnt_from(candidate: Candidate) -> None:
     for name, term in terms.items():
         require(bool(term.isfinite()), f"term '{name}' is {term.item()}")
     require(terms["supervised"].item() > 0, "the annotated planes do not supervise")
+
+
+def a_class_is_learnt_only_where_it_is_annotated(candidate: Candidate) -> None:
+    """What is annotated may differ from voxel to voxel (B, C, *S): where nothing is, a 0 says as little as IGNORE."""
+    dims = candidate.dims[0]
+    batch = candidate.batch("full", "partial", "none", dims=dims)._replace(sparse=(True, True, False))
+    labels, annotated = batch.labels.clone(), per_voxel(batch.annotated, batch.labels).clone()
+    labels[..., 1::4] = IGNORE
+    zeros, fewer = labels.clone(), annotated.clone()
+    zeros[:2, ..., 1::4], fewer[..., 1::4] = 0, False
+    plain, alike, unknown = (
+        _values(terms_of(candidate.make(dims=dims), batch._replace(labels=given, annotated=known)))
+        for given, known in ((labels, batch.annotated), (labels, annotated), (zeros, fewer))
+    )
+    for name, value in plain.items():
+        for told, other in (("the same at each voxel", alike[name]), ("nothing there", unknown[name])):
+            close = abs(value - other) <= 1e-4 * max(1, abs(value))
+            require(close, f"term '{name}' is {value} with IGNORE, {other} with annotated {told}")
 
 
 def what_lies_beyond_the_scan_is_not_learnt_from(candidate: Candidate) -> None:
@@ -474,6 +498,7 @@ METHOD_CHECKS: Mapping[str, Callable[[Candidate], None]] = by_name(
     every_term_teaches,
     labels_of_unlabelled_cases_are_never_read,
     cases_annotated_in_parts_are_learnt_from,
+    a_class_is_learnt_only_where_it_is_annotated,
     what_lies_beyond_the_scan_is_not_learnt_from,
     without_supervision_the_supervised_term_is_silent,
     a_class_without_a_voxel_is_no_problem,

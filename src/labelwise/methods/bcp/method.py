@@ -77,7 +77,7 @@ class Bcp(Method):
         if on_host is not None:  # not earlier: the host works while the device computes the student's logits
             guesses = on_host.largest_parts(self.organs_in_one_part(batch.annotated_rows, guests))
         guessed = guesses.masked_fill(of_anchor | ~select_rows(batch.inside, guests), IGNORE)
-        everything = torch.ones_like(batch.annotated[:1]).expand(len(guests), -1)
+        everything = batch.annotated.new_ones(len(guests), batch.annotated.shape[1])
         return {
             "supervised": region_loss(logits, truth, select_rows(batch.annotated, anchors), self.config),
             "pseudo": self.config.pseudo_weight * region_loss(logits, guessed, everything, self.config),

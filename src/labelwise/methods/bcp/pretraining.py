@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from labelwise.components.choose import select_rows
 from labelwise.components.views import mix
-from labelwise.losses.partial import annotated_dice, dice_with_background, marginal_cross_entropy
+from labelwise.losses.partial import annotated_dice, dice_with_background, marginal_cross_entropy, per_voxel
 from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.types import Batch, Progress
 
@@ -86,8 +86,7 @@ def pasted_supervision(network: nn.Module, batch: Batch, config: BcpConfig) -> T
     def pasted(values: Tensor) -> Tensor:
         return mix(select_rows(values, outer), select_rows(values, inner), keep)
 
-    everywhere = batch.annotated.view(*batch.annotated.shape, *(1 for _ in batch.labels.shape[1:]))
-    annotated = pasted(everywhere.expand(-1, -1, *batch.labels.shape[1:]))
+    annotated = pasted(per_voxel(batch.annotated, batch.labels))
     return region_loss(network(pasted(batch.images)), pasted(batch.labels), annotated, config) / 2
 
 

@@ -31,7 +31,7 @@ from labelwise.components.masked_norm import MaskedBatchNorm
 from labelwise.components.ramps import stair_ramp
 from labelwise.components.teachers import complete
 from labelwise.losses.agreement import mutual_consistency, mutual_region, summed_supervision
-from labelwise.losses.partial import members, open_voxels
+from labelwise.losses.partial import anywhere, members, open_voxels
 from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.methods.caml.attention import CrossSampleAttention, Followed
 from labelwise.methods.caml.case_memory import CaseMemory, Entries, case_numbers
@@ -249,7 +249,7 @@ class CAML(Method):
                 cases=case_numbers(batch.case_ids or [str(row) for row in range(len(index))], vectors.device),
                 vectors=F.pad(vectors, (0, 0, 0, room - index.shape[2])),
                 counts=offered.sum(dim=2),
-                valid=batch.annotated[:, 1:].any(dim=1),
+                valid=anywhere(batch.annotated)[:, 1:].any(dim=1),
             )
         )
 

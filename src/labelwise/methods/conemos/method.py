@@ -25,7 +25,14 @@ from torch import Tensor, nn
 
 from labelwise.components.choose import sum_over_ranks
 from labelwise.losses.binary import binary_cross_entropy
-from labelwise.losses.partial import dice_loss, masked_mean, mean_over_cases, overlap_sums
+from labelwise.losses.partial import (
+    anywhere,
+    dice_loss,
+    masked_mean,
+    mean_over_cases,
+    over_space,
+    overlap_sums,
+)
 from labelwise.methods.base import Card, Method, NetFactory, Sigmoid
 from labelwise.methods.conemos.conditioned import ConditionedNet
 from labelwise.methods.conemos.network import FilmDecoder, FilmEncoder
@@ -110,7 +117,7 @@ class CoNeMOS(Method):
 
         A batch without an annotated pair gives one pair of which nothing is known: its loss is 0.
         """
-        annotated = batch.annotated[:, 1:]
+        annotated = anywhere(batch.annotated)[:, 1:]
         # Only the draw reads this memory, no gradient does: it may change here.
         self.annotated_cases += sum_over_ranks(annotated.sum(dim=0))
         weights = annotated * self.annotated_cases.clamp_min(1) ** -self.config.class_balance
@@ -120,7 +127,8 @@ class CoNeMOS(Method):
         cases, organs = chosen // annotated.shape[1], chosen % annotated.shape[1]
         labels = batch.labels.index_select(0, cases).unsqueeze(1)
         axes = (-1, *(1 for _ in labels.shape[1:]))
-        known = (labels != IGNORE) & annotated.flatten().index_select(0, chosen).view(axes)
+        there = over_space(batch.annotated, labels.ndim - 2)[:, 1:].flatten(0, 1)
+        known = (labels != IGNORE) & there.index_select(0, chosen).unsqueeze(1)
         return Pairs(cases, organs, (labels == organs.view(axes) + 1) & known, known)
 
     def draw_others(self, batch: Batch) -> Pairs:
@@ -128,7 +136,7 @@ class CoNeMOS(Method):
 
         No pair if no case of the batch annotates some organs and others not.
         """
-        annotated = batch.annotated[:, 1:]
+        annotated = anywhere(batch.annotated)[:, 1:]
         candidates = ~annotated & annotated.any(dim=1, keepdim=True)
         partial = any(any(row[1:]) and not all(row[1:]) for row in batch.annotated_rows)
         times = torch.empty_like(candidates, dtype=torch.float32).exponential_() / candidates

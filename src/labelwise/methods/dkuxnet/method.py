@@ -31,7 +31,14 @@ from labelwise.components.teachers import complete
 from labelwise.components.views import strong_view
 from labelwise.errors import ConfigError
 from labelwise.losses.agreement import squared_difference
-from labelwise.losses.partial import Absent, dice_with_background, marginal_cross_entropy, open_voxels
+from labelwise.losses.partial import (
+    Absent,
+    anywhere,
+    dice_with_background,
+    marginal_cross_entropy,
+    open_voxels,
+    over_space,
+)
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.methods.dkuxnet.decoder import KMaxNorm, Update
 from labelwise.methods.dkuxnet.group_likelihood import (
@@ -185,9 +192,11 @@ class DKUXNet(Method):
         """-log of the query mass of the labelled group: of the last masks, plus the mean over the layers' masks."""
         if not self.config.query_weight:
             return groups[0].sum() * 0
-        asked = annotated[:, 1:].any(dim=1).view(-1, *(1 for _ in labels.shape[1:]))
+        there, case = over_space(annotated, labels.ndim - 1), anywhere(annotated)
+        # A group is known in a whole case: voxels at which less is known than elsewhere say nothing here.
+        asked = there[:, 1:].any(dim=1) & (there == over_space(case, labels.ndim - 1)).all(dim=1)
         labels = torch.where(asked, grouped_labels(labels, self.group_of_class), IGNORE)
-        known = known_groups(annotated, self.class_in_group)
+        known = known_groups(case, self.class_in_group)
         sizes = {masks.shape[2:] for masks in groups}
         targets = {size: soft_targets(labels, groups[0].shape[1], size) for size in sizes}
         last, *layers = (group_cross_entropy(masks, targets[masks.shape[2:]], known) for masks in groups)

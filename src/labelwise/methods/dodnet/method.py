@@ -104,7 +104,7 @@ class Dodnet(Method):
             others = others[:, :0]
         both = self.network(batch.images, torch.cat([organs, others], dim=1))
         logits, denied = both.split([organs.shape[1], others.shape[1]], dim=1)
-        truth, known = answers(batch.labels, organs)
+        truth, known = answers(batch.labels, organs, batch.annotated)
         loss = pair_loss(
             logits,
             truth,
@@ -173,16 +173,19 @@ def as_table(organs: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     return table.to(device, non_blocking=True)
 
 
-def answers(labels: Tensor, organs: Tensor) -> tuple[Tensor, Tensor]:
+def answers(labels: Tensor, organs: Tensor, annotated: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Where each organ is that was asked for, and where that is known.
 
     Shapes
         labels      (B, *S)     int64 in [0, C) or IGNORE
-        organs      (B, K)      int64; 0 is no question
+        organs      (B, K)      int64, annotated in their case; 0 is no question
+        annotated   (B, C, *S)  bool: where each organ is; (B, C) or None: all over the labelled part of the case
         returns     truth (B, K, *S) bool, known (B, K, *S) bool; truth is false outside known
     """
     asked = organs.reshape(*organs.shape, *(1 for _ in labels.shape[1:]))
     known = (labels != IGNORE).unsqueeze(1) & (asked > 0)
+    if annotated is not None and annotated.ndim > 2:
+        known = known & annotated.gather(1, asked.expand(-1, -1, *labels.shape[1:]))
     return (labels.unsqueeze(1) == asked) & known, known
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from labelwise.components.choose import select_rows
-from labelwise.losses.partial import full_precision, masked_mean
+from labelwise.losses.partial import full_precision, masked_mean, over_space
 from labelwise.types import IGNORE
 
 Scope = Literal["batch", "image"]
@@ -79,7 +79,7 @@ def knowledge(labels: Tensor, annotated: Tensor) -> Knowledge:
 
     Shapes
         labels      (B, N) int64 in [0, K) or IGNORE
-        annotated   (B, K) bool; column 0 is not read
+        annotated   (B, K) or (B, K, N) bool; column 0 is not read
         returns     (B, N, K) each
 
     Example
@@ -89,8 +89,8 @@ def knowledge(labels: Tensor, annotated: Tensor) -> Knowledge:
                 [1, 1, 1],
                 [0, 0, 0]], dtype=torch.int32)
     """
-    organs = annotated[:, 1:]
-    told = torch.cat([organs.all(dim=1, keepdim=True), organs], dim=1).unsqueeze(1)
+    organs = over_space(annotated, 1)[:, 1:]
+    told = torch.cat([organs.all(dim=1, keepdim=True), organs], dim=1).transpose(1, 2)
     given = labels.unsqueeze(2)
     known = (told | (given > 0)) & (given != IGNORE)
     classes = torch.arange(annotated.shape[1], device=labels.device)

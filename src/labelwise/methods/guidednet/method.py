@@ -33,7 +33,14 @@ from labelwise.components.teachers import Decay
 from labelwise.components.two_networks import CLASSIFIERS, Classifier, TwoNetworks, start_differently
 from labelwise.errors import ConfigError
 from labelwise.losses.agreement import hard_labels, pseudo_cross_entropy
-from labelwise.losses.partial import dice_with_background, marginal_cross_entropy, members, open_voxels
+from labelwise.losses.partial import (
+    anywhere,
+    dice_with_background,
+    marginal_cross_entropy,
+    members,
+    open_voxels,
+    over_space,
+)
 from labelwise.methods.base import Card, Method, NetFactory
 from labelwise.methods.guidednet.gaussian_mixture import (
     Means,
@@ -190,10 +197,11 @@ class GuidedNet(Method):
         step, dims = self.config.voxel_step, batch.labels.ndim - 1
         starts = torch.randint(step, (dims,)).tolist() if step > 1 else [0] * dims
         place: Place = (..., *(slice(start, None, step) for start in starts))
-        own, known = knowledge(batch.labels[place].flatten(1), batch.annotated)
+        there = batch.annotated if batch.annotated.ndim == 2 else batch.annotated[place].flatten(2)
+        own, known = knowledge(batch.labels[place].flatten(1), there)
         rows = rows_of_means(self.config.means_over, annotated)
         inside = batch.inside[place].flatten(1).unsqueeze(2)
-        cases = batch.annotated[:, 1:].any(dim=1).view(-1, 1, 1) & inside
+        cases = anywhere(batch.annotated)[:, 1:].any(dim=1).view(-1, 1, 1) & inside
         return Answers(place, own, known, rows, cases, inside)
 
     def mixture_of_network(self, view: View, answers: Answers) -> tuple[dict[str, Tensor], Tensor]:
@@ -298,10 +306,10 @@ def voxels_right(prediction: Tensor, labels: Tensor, annotated: Tensor) -> Tenso
     Shapes
         prediction  (B, *S)  int64 in [0, C); its value at IGNORE does not matter
         labels      (B, *S)  int64 in [0, C) or IGNORE
-        annotated   (B, C)   bool; column 0 is not read
+        annotated   (B, C) or (B, C, *S) bool; column 0 is not read
         returns     (C,)     float32
     """
-    complete = annotated[:, 1:].all(dim=1).view(-1, *(1 for _ in labels.shape[1:]))
+    complete = over_space(annotated, labels.ndim - 1)[:, 1:].all(dim=1)
     counted = labels.where(prediction == labels, 0)
     unknown = (labels == IGNORE) | ((counted == 0) & ~complete)
     found = members(counted.masked_fill(unknown, IGNORE), annotated.shape[1])

@@ -30,7 +30,7 @@ from labelwise.components.teachers import Decay, EmaTeacher
 from labelwise.components.views import Pairing, cut_boxes, mix, partners
 from labelwise.errors import ConfigError
 from labelwise.losses.binary import organ_answers
-from labelwise.losses.partial import dice_loss, full_precision, members, overlap_sums
+from labelwise.losses.partial import dice_loss, full_precision, members, over_space, overlap_sums, per_voxel
 from labelwise.methods.base import Card, Method, NetFactory, Presets, Sigmoid
 from labelwise.methods.ltuda.prototypes import Assign
 from labelwise.types import IGNORE, Batch, Progress
@@ -192,7 +192,7 @@ def teacher_labels(logits: Tensor, annotated: Tensor, threshold: float, *, restr
     """
     probabilities = logits.float().sigmoid()
     if restrict:
-        probabilities = probabilities.masked_fill(_over_space(annotated[:, 1:], logits.ndim), -1)
+        probabilities = probabilities.masked_fill(over_space(annotated, logits.ndim - 2)[:, 1:], -1)
     strongest, organ = probabilities.max(dim=1)
     return torch.where(strongest >= threshold, organ + 1, 0)
 
@@ -206,17 +206,17 @@ def complete_targets(
 
     Shapes
         labels      (B, *S) int64 in [0, C) or IGNORE
-        annotated   (B, C)  bool
+        annotated   (B, C) or (B, C, *S) bool
         guesses     (B, *S) int64 in [0, C)
         inside      (B, *S) bool, `Batch.inside`; None: everywhere
     """
-    organs = annotated.clone()
+    organs = per_voxel(annotated, labels).clone()
     organs[:, 0] = False
-    denied = organs.gather(1, guesses.flatten(1)).view_as(guesses)
+    denied = organs.gather(1, guesses.unsqueeze(1)).squeeze(1)
     guessed = guesses.masked_fill(denied, 0)
-    left_out = labels == IGNORE
-    # Everything is IGNORE in an unlabelled case; there the teacher alone speaks.
-    says_so = left_out & _over_space(organs.any(dim=1), labels.ndim)
+    left_out = (labels == IGNORE) | ~organs.any(dim=1)
+    # Everything is left out in an unlabelled case; there the teacher alone speaks.
+    says_so = left_out & over_space(organs.flatten(1).any(dim=1, keepdim=True), labels.ndim - 1)[:, 0]
     if inside is not None:
         says_so = says_so | ~inside
     is_organ = (labels > 0) & ~left_out
@@ -285,8 +285,3 @@ def _over_cases_and_organs(values: Tensor, asked: Tensor, reduction: Reduction) 
     if reduction == "mean":
         per_organ = per_organ / asked.sum(dim=0).clamp_min(1)
     return per_organ.sum() / asked.any(dim=0).sum().clamp_min(1)
-
-
-def _over_space(rows: Tensor, ndim: int) -> Tensor:
-    """Append axes of length one until there are `ndim`."""
-    return rows.view(*rows.shape, *(1 for _ in range(ndim - rows.ndim)))

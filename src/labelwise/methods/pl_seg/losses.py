@@ -48,7 +48,9 @@ class PairLosses(NamedTuple):
         return torch.where(self.present, self.cross_entropy + self.dice, absent_weight * self.cross_entropy)
 
 
-def decoupled_foreground(probabilities: Tensor, labels: Tensor, cases: Tensor, organs: Tensor) -> PairLosses:
+def decoupled_foreground(
+    probabilities: Tensor, labels: Tensor, cases: Tensor, organs: Tensor, annotated: Tensor | None = None
+) -> PairLosses:
     """Cross-entropy and Dice of "organ against the rest" for each pair (case, organ).
 
     ``CE = -mean (y log p + (1 - y) log (1 - p))`` and ``Dice = 1 - 1/2 [2 sum p y / (sum p + sum y + 1e-5)`` + the
@@ -59,6 +61,7 @@ def decoupled_foreground(probabilities: Tensor, labels: Tensor, cases: Tensor, o
         probabilities   (B, C, *S)  float32, after softmax
         labels          (B, *S)     integer in [0, C) or IGNORE; uint8 needs the least memory
         cases, organs   (K,)        int64: which case, and which organ in [1, C) of it; K may be 0
+        annotated       (B, C, *S)  bool: where each organ is; None: all over the labelled part of the case
 
     Example
         >>> half, first = torch.full((1, 2, 4), 0.5), torch.tensor([0])
@@ -67,20 +70,26 @@ def decoupled_foreground(probabilities: Tensor, labels: Tensor, cases: Tensor, o
         (tensor([0.6931]), tensor([0.5143]))
     """
     maps, voxels = probabilities.flatten(2).flatten(0, 1), labels.flatten(1)
+    there = None if annotated is None else annotated.flatten(2).flatten(0, 1)
     rows = cases * probabilities.shape[1] + organs
     parts = [
         # Nothing in it is random, so there is no state of a generator to keep.
-        checkpoint(_pair_losses, maps, voxels, *chunk, use_reentrant=False, preserve_rng_state=False)
+        checkpoint(_pair_losses, maps, voxels, there, *chunk, use_reentrant=False, preserve_rng_state=False)
         for chunk in zip(*(torch.split(index, PAIRS_AT_ONCE) for index in (rows, cases, organs)), strict=True)
     ]
     return PairLosses(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
-def _pair_losses(maps: Tensor, labels: Tensor, rows: Tensor, cases: Tensor, organs: Tensor) -> PairLosses:
-    """The losses of the pairs whose maps stand in the given rows of `maps`, (B * C, V); `labels` is (B, V)."""
+def _pair_losses(
+    maps: Tensor, labels: Tensor, there: Tensor | None, rows: Tensor, cases: Tensor, organs: Tensor
+) -> PairLosses:
+    """The losses of the pairs in the given rows of `maps` and `there`, (B * C, V); `labels` is (B, V)."""
     probability = maps.index_select(0, rows).clamp(SMALLEST, 1)
     given = labels.index_select(0, cases)
     known, truth = given != IGNORE, given == organs.to(given.dtype).unsqueeze(1)
+    if there is not None:
+        known = known & there.index_select(0, rows)
+        truth = truth & known
     count = known.sum(dim=1)
     likelihood = torch.where(truth, probability, 1 - probability).clamp_min(SMALLEST)
     cross_entropy = -(likelihood.log() * known).sum(dim=1) / count.clamp_min(1)

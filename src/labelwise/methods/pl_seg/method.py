@@ -94,9 +94,12 @@ class PLSeg(Method):
         """Mean over the scales of the weighted losses of all pairs: the hardness-aware decoupled foreground loss."""
         cases, organs = annotated_pairs(batch)
         labels = batch.labels.to(torch.uint8)  # once per pair in memory; class indices and IGNORE fit
-        scales = [
-            decoupled_foreground(p, labels_at(labels, p.shape[2:]), cases, organs) for p in probabilities
-        ]
+        annotated = batch.annotated if batch.annotated.ndim > 2 else None
+        scales = []
+        for p in probabilities:
+            size = p.shape[2:]
+            there = None if annotated is None else labels_at(annotated, size)
+            scales.append(decoupled_foreground(p, labels_at(labels, size), cases, organs, there))
         losses = PairLosses(
             *(torch.stack(part) for part in zip(*scales, strict=True))
         )  # (scales, pairs) each
@@ -185,5 +188,6 @@ def annotated_pairs(batch: Batch) -> tuple[Tensor, Tensor]:
         for organ, known in enumerate(row)
         if known and organ > 0
     ]
-    pairs = select_rows(torch.arange(batch.annotated.numel(), device=batch.annotated.device), places)
+    every = torch.arange(len(batch.annotated) * num_classes, device=batch.annotated.device)
+    pairs = select_rows(every, places)
     return pairs // num_classes, pairs % num_classes

@@ -33,7 +33,7 @@ from labelwise.components.teachers import Decay, EmaTeacher, complete
 from labelwise.components.views import cut_boxes, mix
 from labelwise.losses.agreement import pseudo_cross_entropy, pseudo_dice
 from labelwise.losses.deep import at_all_scales
-from labelwise.losses.partial import open_voxels, supervised
+from labelwise.losses.partial import open_voxels, per_voxel, supervised
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.methods.self_training.reliability import Reliability
 from labelwise.types import Batch, Progress
@@ -154,8 +154,8 @@ def splice(batch: Batch, targets: Targets, config: SelfTrainingConfig) -> Splice
     alone = torch.tensor([one == other for one, other in zip(rows, partner, strict=True)])
     keep = cut_boxes(len(rows), shape, area=config.box_area, device=batch.images.device)
     keep = keep | _on(whole | alone, keep).view(-1, *(1 for _ in shape))
-    annotated = batch.annotated.view(*batch.annotated.shape, *(1 for _ in shape))
-    parts = (batch.images, batch.labels, annotated.expand(-1, -1, *shape), *targets, batch.inside)
+    annotated = per_voxel(batch.annotated, batch.labels)
+    parts = (batch.images, batch.labels, annotated, *targets, batch.inside)
     return Spliced(*(mix(values, select_rows(values, partner), keep) for values in parts))
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from labelwise.components.choose import sum_over_ranks
-from labelwise.losses.partial import members
+from labelwise.losses.partial import members, per_voxel
 from labelwise.types import IGNORE
 
 
@@ -53,18 +53,19 @@ class Reliability(nn.Module):
         Shapes
             classes     (N, *S) int64: what is named
             labels      (N, *S) int64: 0 where the un-annotated organs are open, IGNORE where all are
-            annotated   (N, C) bool
+            annotated   (N, C) or (N, C, *S) bool
         """
-        voxels = classes.flatten(1)
-        partly = self.factors(annotated).gather(1, voxels)
-        wholly = self.factors(torch.zeros_like(annotated)).gather(1, voxels)
-        return torch.where(labels.flatten(1) == IGNORE, wholly, partly).view(classes.shape)
+        known = per_voxel(annotated, labels) & (labels != IGNORE).unsqueeze(1)
+        return self.factors(known).gather(1, classes.unsqueeze(1)).squeeze(1)
 
     def factors(self, annotated: Tensor) -> Tensor:
-        """(N, C) in [0, 1]: how far each named class counts where the classes of `annotated` (N, C) are not open."""
+        """(N, C, ...) in [0, 1]: how far each named class counts where these classes are `annotated`, as large."""
         recall = self.found / self.labelled.clamp_min(1)
         precision = self.found / self.named.clamp_min(1)
         unknown = (~annotated[:, 1:]).to(recall.dtype)
-        background = (unknown * recall[1:]).sum(dim=1, keepdim=True)
+        recall, precision = (
+            values[1:].view(-1, *[1] * (annotated.ndim - 2)) for values in (recall, precision)
+        )
+        background = (unknown * recall).sum(dim=1, keepdim=True)
         background = background / unknown.sum(dim=1, keepdim=True).clamp_min(1)
-        return torch.cat([background, precision[1:].expand(len(annotated), -1)], dim=1)
+        return torch.cat([background, precision.expand_as(unknown)], dim=1)

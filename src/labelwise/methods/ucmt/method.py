@@ -111,7 +111,11 @@ class Ucmt(Method):
                     rearrange(values, source, patch)
                     for values in (views[0], batch.labels, guess, batch.inside)
                 )
-                self.mixed = Mixed(images, guess, batch._replace(labels=labels, valid=inside))
+                annotated = batch.annotated
+                if annotated.ndim > 2:
+                    annotated = rearrange(annotated, source, patch)
+                covered = batch._replace(labels=labels, annotated=annotated, valid=inside)
+                self.mixed = Mixed(images, guess, covered)
         if self.mixed is not None and progress.part == self.steps_per_batch - 1:
             images, guess, mixed_batch = self.mixed
             self.mixed = None
