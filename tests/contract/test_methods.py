@@ -13,6 +13,7 @@ from labelwise.methods import METHODS, find_method
 from labelwise.nets.parts import SegmentationNet
 from labelwise.settings import build_settings
 from labelwise.testing import HALFWAY, METHOD_CHECKS, annotated_in_parts, check_method, terms_of
+from labelwise.types import Progress
 
 # A random network is sure of nothing and finds nothing, and these learn only from what is sure and found elsewhere.
 BELIEVING = {"confidence": 0.0, "reliability": False}
@@ -46,6 +47,22 @@ def test_what_is_open_in_cases_annotated_in_parts_is_learnt_from_as_without_labe
     method.after_step(HALFWAY)
     terms = terms_of(method, batch)
     assert any(term.item() != 0 for key, term in terms.items() if key != "supervised")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_terms_weigh_follows_the_part_of_the_training_and_not_its_length(name):
+    """Ramps and warm-ups at a third and at the end, of 600 and of 60000 steps; stairs differ by one of a hundred."""
+    dims = min(find_method(name).card.dims)
+    batch = make_batch("full", "partial", "none", dims=dims)
+    for part in (1 / 3, 1 - 1 / 300):
+        short, long = (
+            terms_of(make_method(name, dims=dims), batch, Progress(round(part * total), total))
+            for total in (600, 60_000)
+        )
+        for term in short:
+            assert short[term].item() == pytest.approx(long[term].item(), rel=0.08, abs=1e-6), (
+                f"{term} at {part:.2f}"
+            )
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if find_method(name).card.nets is None])

@@ -87,7 +87,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "caml": {"acdc": {**MC_NET, "correlation_weight": 0.1 / 20}},
     "ss_net": {"acdc": SS_NET},
     "urpc": {"acdc": {"ramp_interval": STAIRS}, "la2018": {"ramp_fraction": 40 * 150 / 15000}},
-    "ucmt": {"la2018": {"ramp_fraction": 5 / 1000, "two_steps": True}},
+    "ucmt": {
+        "la2018": {"ramp_fraction": 5 / 1000, "two_steps": True, "ema_half_life": share(0.99, 20000, moves=2)}
+    },
     "bcp_pretraining": {"acdc": {"ema_half_life": share(0.99, 30000)}},
     "bcp": {"acdc": {"ema_half_life": share(0.99, 30000)}},
     "arco_pretraining": {"acdc": ARCO},

@@ -80,7 +80,9 @@ class Ucmt(Method):
         learns_from=frozenset({"full", "partial", "none"}),
     )
     Config = UcmtConfig
-    presets: ClassVar[Presets] = {"la2018": {"ramp_fraction": 0.005, "two_steps": True}}
+    presets: ClassVar[Presets] = {  # 20000 steps of a batch, and two of the optimisers in each
+        "la2018": {"ramp_fraction": 0.005, "two_steps": True, "ema_half_life": 0.00172}
+    }
 
     def __init__(self, nets: NetFactory, config: UcmtConfig):
         super().__init__()
