@@ -10,6 +10,7 @@ import pytest
 from labelwise.evaluate.scores import Score, summarise
 from labelwise.report.compare import compare
 from labelwise.report.comparison import MEAN
+from labelwise.report.measures import UNDEFINED
 from labelwise.report.plots import paired_plot, value_plot
 
 CLASSES, CASES = ("liver", "spleen", "pancreas", "uterus"), 5
@@ -72,6 +73,9 @@ def test_a_mean_goes_over_the_structures_of_the_reference_or_is_not_given(draw):
                 told = " ".join(comparison.cautions())
                 title = next(m.title for m in comparison.measures if m.name == metric)
                 assert not lacking or f"{run} has no mean {title}: no value of {', '.join(lacking)}" in told
+    for table in (comparison.run_table(), *comparison.class_tables()):
+        for entry in (entry for row in table.rows for entry in row if entry.text == UNDEFINED):
+            assert not set("±[") & set(entry.detail), "a spread around no mean"
     one = summarise(seeds["a"][0])
     for row in one.overall:
         means = [mean_of(seeds["a"][0], row.metric, name) for name in counted]

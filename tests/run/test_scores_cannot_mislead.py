@@ -35,7 +35,7 @@ def finished(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
-@pytest.mark.parametrize("way", ["the run", "its model folder", "renamed scans"])
+@pytest.mark.parametrize("way", ["the run", "its model folder", "a copy of it", "renamed scans"])
 def test_scores_say_the_split_and_whether_the_model_has_seen_the_patient(
     finished, tiny_cohort, tmp_path, split, way
 ):
@@ -43,6 +43,8 @@ def test_scores_say_the_split_and_whether_the_model_has_seen_the_patient(
     manifest = read_manifest(tiny_cohort)
     cases = [case for case in manifest.split(split) if case.annotated]
     model = finished / "model" if way == "its model folder" else finished
+    if way == "a copy of it":
+        model = shutil.copytree(finished / "model", tmp_path / "given away")
     if way == "renamed scans":
         for case in cases:
             (tmp_path / "scans").mkdir(exist_ok=True)
@@ -77,6 +79,18 @@ def test_what_a_run_started_from_counts_as_seen(finished, tiny_cohort, tmp_path)
     first = json.loads((finished / "patients.json").read_text())
     assert set(record["before"]) == {*first["train"], *first["validation"]}
     assert set(first["scans"]["train"]) <= set(record["scans"]["train"])
+
+
+@pytest.mark.parametrize(
+    "parts", [("seed0", "seed1"), ("seed0", "seed1", "seed7"), ("seed0_fold0", "seed1_fold0")]
+)
+def test_a_repetition_that_is_the_same_model_is_no_repetition(finished, tmp_path, parts):
+    """A copy, or a second training with the same seed, which gives the same weights bit for bit."""
+    runs = [shutil.copytree(finished, tmp_path / f"method_{part}") for part in parts]
+    told = " ".join(run.compare(runs).cautions())
+    named = " and ".join(re.sub(r"_?([a-z]+)(\d+)", r" \1 \2", part).strip() for part in parts)
+    assert f"{named} of method are one and the same model" in told
+    assert "same model" not in " ".join(run.compare(runs[:1]).cautions())
 
 
 def test_every_run_is_shown_in_the_same_slices_of_a_patient():

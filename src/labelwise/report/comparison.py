@@ -341,6 +341,8 @@ class Comparison:
         cell = self.cells[run, row, m.name]
         if cell.never_annotated:
             return Entry(UNDEFINED, NEVER)
+        if not math.isfinite(cell.mean):  # without a mean there is nothing that a spread could be around
+            return Entry(UNDEFINED, f"n {cell.n}" if cell.n else "")
         details = [f"± {m.number(cell.sd)}"] if math.isfinite(cell.sd) else []
         if math.isfinite(cell.low):
             details.append(f"[{m.number(cell.low)}, {m.number(cell.high)}]")

@@ -19,7 +19,7 @@ from labelwise.report.comparison import Comparison
 from labelwise.report.tabulate import PREDICTED
 from labelwise.run.pairing import SCORES
 from labelwise.run.patients import patients_of
-from labelwise.run.provenance import check_scores
+from labelwise.run.provenance import check_scores, scored_model
 from labelwise.run.split import data_set_of_fold, missing_folds
 
 __all__ = ["compare"]
@@ -137,7 +137,7 @@ def _together(name: str, scores: Mapping[Path, list[Score]]) -> list[list[Score]
 
 
 def _notes(name: str, repetitions: Sequence[Folds]) -> list[str]:
-    """What a reader must know of the folds of a run: which are missing, and that they are data sets."""
+    """What a reader must know of the parts of a run: which are one model or missing, and that folds are data sets."""
     missing: set[int] = set()
     by_data_set: set[Path] = set()
     for folds in repetitions:
@@ -147,8 +147,17 @@ def _notes(name: str, repetitions: Sequence[Folds]) -> list[str]:
         learnt = {number: data for number, folder in found.items() if (data := data_of(folder)) is not None}
         missing |= set(missing_folds(learnt)) - found.keys()
         by_data_set |= {data for data in learnt.values() if data_set_of_fold(data) is not None}
+    models: dict[str, list[str]] = {}
+    for folder in (folder for folds in repetitions for folder in folds):
+        if model := scored_model(folder):
+            models.setdefault(model, []).append(part_of(folder))
+    notes = [
+        f"{' and '.join(parts)} of {name} are one and the same model: what they have in common is no repetition."
+        for parts in models.values()
+        if len(parts) > 1
+    ]
     told = f"Of the folds of {name} these are missing: {', '.join(map(str, sorted(missing)))}."
-    notes = [told] if missing else []
+    notes += [told] if missing else []
     if by_data_set:
         notes.append(f"Each case is scored by the model of {name} that has not learnt from its data set.")
     return notes

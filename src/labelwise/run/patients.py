@@ -12,6 +12,7 @@ from labelwise.documents import read_json
 from labelwise.errors import DataError
 
 PATIENTS = "patients.json"
+DESCRIPTION = "model.json"
 _SPLITS = ("train", "validation")
 
 
@@ -45,9 +46,15 @@ def patients_of(folder: Path | str) -> dict[str, str]:
 
 
 def scans_of(folder: Path | str) -> dict[str, str]:
-    """Hashes of the images that the run has seen, and how: "train" or "validation"."""
+    """Hashes of the images that a run, or a model without its run, has seen, and how: "train" or "validation"."""
     _, scans = _read(folder)
     return scans
+
+
+def seen_scans(folder: Path | str) -> dict[str, list[str]]:
+    """The same as a model keeps it for itself, which says nothing of patients: how -> hashes."""
+    found = scans_of(folder)
+    return {name: sorted(scan for scan, how in found.items() if how == name) for name in _SPLITS}
 
 
 def run_of(model: Path | str) -> Path:
@@ -59,10 +66,14 @@ def run_of(model: Path | str) -> Path:
 def _read(folder: Path | str) -> tuple[dict[str, str], dict[str, str]]:
     file = Path(folder) / PATIENTS
     if not file.exists():
+        file = Path(folder) / DESCRIPTION  # of a model that was copied out of its run
+    if not file.exists():
         return {}, {}
     try:
         record = read_json(file)
         scans = record.get("scans", {})
+        if file.name == DESCRIPTION:
+            record, scans = {}, record.get("training", {}).get("seen", {})
         before = dict.fromkeys(map(str, _listed(record.get("before", []))), "train")
         return _how(record) | before, _how(scans)
     except (ValueError, AttributeError, TypeError) as error:

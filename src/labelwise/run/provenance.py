@@ -11,7 +11,7 @@ from labelwise.atomic import write_json
 from labelwise.documents import read_json
 from labelwise.errors import DataError, LabelwiseError
 from labelwise.formats import LABEL_FORMATS, case_of, hash_file
-from labelwise.infer.record import deciding, told_beside
+from labelwise.infer.record import deciding, read_record, told_beside
 from labelwise.run.pairing import PREDICTIONS, SCORES
 
 _AGAIN = "repeat `labelwise predict` with --overwrite, then `labelwise evaluate`"
@@ -50,6 +50,11 @@ def record_scores(scores: Path, files: Mapping[str, Path], split: str, model: st
     """Write beside a table of scores (``scores.json``) which label files it is about."""
     labels = {case: hash_file(file) for case, file in files.items()}
     write_json(scores.with_suffix(".json"), {"split": split, "model": model, "labels": labels})
+
+
+def scored_model(run: Path) -> str:
+    """The model whose results the scores of a run are of; empty if nobody noted it."""
+    return str(read_record((run / SCORES).with_suffix(".json")).get("model") or "")
 
 
 def check_scores(run: Path, cases: Sequence[str]) -> None:

@@ -39,7 +39,7 @@ from labelwise.run.circumstances import COST, PLAN, add_cost
 from labelwise.run.environment import environment
 from labelwise.run.forecast import GIB, peak_memory_bytes
 from labelwise.run.pairing import PREDICTIONS
-from labelwise.run.patients import PATIENTS, record_patients
+from labelwise.run.patients import PATIENTS, record_patients, seen_scans
 from labelwise.run.planning import settle_run
 from labelwise.run.prepare import prepare_manifest, read_data
 from labelwise.run.stages import RECORD, Stages, plan_stages, settings_of
@@ -463,6 +463,7 @@ class _Trainer:
             "annotated_cases": annotated,
             **({"kept_classes": kept.classes[1:]} if kept else {}),
             **({"thresholds": how} if how else {}),
+            "seen": seen_scans(folder),
             "scans": scan_ranges([self.prepared.store.case(case.id).undo for case in cases]),
             **({"began_with": Path(start).name} if (start := self.config.warm_start) else {}),
             "environment": environment(),
