@@ -9,10 +9,14 @@ import sys
 import pydantic.dataclasses
 import pytest
 
-from labelwise import ConfigError, load_config, run
+from labelwise import ConfigError, importers, load_config, methods, run
+from labelwise.evaluate import further
 from labelwise.methods import all_methods, find_method, method_names, name_of
+from labelwise.nets import factory
 from labelwise.nets.factory import find_net, net_names
 from labelwise.plugins import Parts, _warn_once
+from labelwise.train import loggers
+from tiny_cohort import write_map, write_scan
 
 METHOD = """
 from dataclasses import dataclass
@@ -194,3 +198,109 @@ def test_a_part_may_be_a_module(install):
     install("theirs", "labelwise.tests", {"theirs": "their_method"}, their_method=METHOD)
     parts = Parts("part", "labelwise.tests", {}, "a module", lambda part: hasattr(part, "Theirs"))
     assert parts.find("theirs").not_a_method == 3
+
+
+GROUPS = {
+    parts.group: parts
+    for parts in (methods._PARTS, factory._PARTS, importers._PARTS, further.parts, loggers.PARTS)
+}
+FAULTS = {
+    "no module": ("nowhere_at_all", ""),
+    "no such name in it": ("faulty:Nobody", ""),
+    "fails when it is imported": ("faulty:part", "1 / 0"),
+    "ends the program when it is imported": ("faulty:part", "import sys; sys.exit(0)"),
+    "is no Python": ("faulty:part", "def part(:"),
+    "calls itself without end": ("faulty:part", "def f(): return f()\nf()"),
+    "is a number": ("faulty:part", "part = 3"),
+    "is nothing": ("faulty:part", "part = None"),
+    "is a class of something else": ("faulty:part", "class part: pass"),
+    "is an empty module": ("faulty", ""),
+    "fails when it is looked at": (
+        "faulty:part",
+        "class Odd:\n    def __getattr__(self, name): raise TypeError(name)\npart = Odd()",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_part_of_any_kind_costs_nobody_but_whoever_asks_for_it(install, caplog, group, fault):
+    place, text = FAULTS[fault]
+    parts = GROUPS[group]
+    if parts.fits is callable and fault == "is a class of something else":
+        pytest.skip("any class is one that can be called")
+    install("faulty_things", group, {"bad": place}, faulty=text)
+    with caplog.at_level(logging.WARNING, "labelwise"):
+        assert "bad" not in parts.theirs()
+    (message,) = [record.getMessage() for record in caplog.records]
+    for word in ("faulty_things 1.5", f"bad = {place}", group, "passed over"):
+        assert word in message
+    with pytest.raises(ConfigError, match=r"faulty_things 1\.5"):
+        parts.find("bad")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_no_part_of_any_kind_takes_the_name_of_ours(install, caplog, group):
+    parts = GROUPS[group]
+    name = next(iter(parts.ours))
+    install("greedy", group, {name: "faulty:part"}, faulty="raise AssertionError('imported')")
+    with caplog.at_level(logging.WARNING, "labelwise"):
+        assert parts.names().count(name) == 1
+        parts.find(name)
+    assert "greedy 1.5" in caplog.text
+    assert "refused" in caplog.text
+
+
+IMPORTER = """
+from labelwise.importers import folders
+LOOKS_FOR = "archive.ini"
+
+def matches(folder):
+    return (folder / "archive.ini").is_file()
+
+def scan(folder, *, source="archive", liver: int = 1):
+    {0}
+    return folders.scan(
+        folder, classes={{"liver": liver}}, modality="ct", images="scans", labels="masks", source=source
+    )
+"""
+
+
+def archive(folder):
+    write_scan(folder / "scans" / "a.nii.gz")
+    write_map(folder / "masks" / "a.nii.gz", 4)
+    (folder / "archive.ini").touch()
+    return folder
+
+
+def test_an_importer_of_another_package_is_found_by_the_folder_and_takes_options(install, tmp_path):
+    install(
+        "archives", "labelwise.importers", {"archive": "our_archive"}, our_archive=IMPORTER.format("pass")
+    )
+    folder = archive(tmp_path / "data")
+    assert importers.detect(folder) == "archive"
+    manifest = run.import_data([folder], tmp_path / "m", liver=4)
+    assert [(case.id, case.source, case.annotated) for case in manifest.cases] == [
+        ("a", "archive", {"liver"})
+    ]
+    with pytest.raises(ConfigError, match="did you mean 'liver'"):
+        run.import_data([folder], tmp_path / "n", livre=4)
+    assert "archive" in importers.importer_names()
+
+
+@pytest.mark.parametrize("fault", ["return None", "return 3", "return (1, 2)", "return []"])
+def test_an_importer_that_gives_no_manifest_is_named(install, tmp_path, fault):
+    install("archives", "labelwise.importers", {"archive": "our_archive"}, our_archive=IMPORTER.format(fault))
+    with pytest.raises(ConfigError, match="'archive' gives no manifest"):
+        run.import_data([archive(tmp_path / "data")], tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_an_importer_that_fails_at_a_folder_leaves_it_to_the_others(install, tmp_path, caplog):
+    text = IMPORTER.format("pass").replace("return (folder", "raise OSError('no net') or (folder")
+    install("archives", "labelwise.importers", {"archive": "our_archive"}, our_archive=text)
+    write_scan(tmp_path / "data" / "a.nii.gz")
+    with caplog.at_level(logging.WARNING, "labelwise"):
+        assert importers.detect(tmp_path / "data") == "folders"
+    assert "OSError: no net" in caplog.text
+    assert "archive" in caplog.text

@@ -66,7 +66,11 @@ class Parts(Generic[Part]):
 
     def all(self) -> dict[str, Part]:
         """Every part that can be used, by name, ours first."""
-        found = {name: cast(Part, _imported(place)) for name, place in self.ours.items()}
+        return {name: cast(Part, _imported(place)) for name, place in self.ours.items()} | self.theirs()
+
+    def theirs(self) -> dict[str, Part]:
+        """Every part of other packages that can be used, by name."""
+        found = {}
         for name, point in self._others().items():
             try:
                 found[name] = self._load(point)
@@ -97,7 +101,7 @@ class Parts(Generic[Part]):
             part = point.load()
         except LabelwiseError as error:
             raise self._unusable(point, str(error.what)) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script that is imported may end the program
             raise self._unusable(point, f"{type(error).__name__}: {error}") from error
         if not self._is_fit(part):
             raise self._unusable(point, f"it is no {self.what}", found=repr(part), expected=self.expected)

@@ -73,7 +73,8 @@ def import_(
         str | None,
         typer.Option(
             help="lits, msd, kits, nih_pancreas, amos22, word, btcv, flare22, abdomenct1k, totalsegmentator, "
-            "bids, nnunet, la2018, acdc, decathlon, csv, mixed, dicom or folders; default: found out."
+            "bids, nnunet, la2018, acdc, decathlon, csv, mixed, dicom, folders, or one of another package; "
+            "default: found out."
         ),
     ] = None,
     annotated: Annotated[

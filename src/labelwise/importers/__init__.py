@@ -1,17 +1,20 @@
 """Public data sets and common folder layouts -> manifest; one file per layout, with `matches` and `scan`.
 
-Nothing is downloaded, and no file of the user is changed.
+Other packages add theirs through the entry-point group `labelwise.importers`. Nothing is downloaded, and no file of the
+user is changed.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from labelwise.errors import ConfigError, DataError, did_you_mean
+from labelwise.errors import DataError, warn_about
 from labelwise.importers.listing import existing_folder
+from labelwise.plugins import Parts
 
 IMPORTERS: Mapping[str, str] = {
     "lits": "labelwise.importers.lits",
@@ -36,21 +39,42 @@ IMPORTERS: Mapping[str, str] = {
 }
 
 
+def _is_importer(part: Any) -> bool:
+    taken = inspect.signature(part.scan).parameters
+    return callable(part.matches) and isinstance(part.LOOKS_FOR, str) and "source" in taken
+
+
+_PARTS: Parts[ModuleType] = Parts(
+    "importer",
+    "labelwise.importers",
+    IMPORTERS,
+    "a module with matches(folder), scan(folder, *, source='NAME', ...) and the sentence LOOKS_FOR",
+    _is_importer,
+)
+
+
+def importer_names() -> tuple[str, ...]:
+    """All names that `load` knows, ours first."""
+    return _PARTS.names()
+
+
 def load(name: str) -> ModuleType:
     """The module of an importer, with `matches(folder)`, `scan(folder, **options) -> Manifest` and `LOOKS_FOR`.
 
     `scan` may give several manifests, of kinds of files that are data sets of their own.
 
     Errors
-        ConfigError   there is no importer of that name
+        ConfigError   there is no importer of that name, or it comes from a package that is broken
     """
-    if name not in IMPORTERS:
-        raise ConfigError(
-            f"unknown importer '{name}'{did_you_mean(name, IMPORTERS)}",
-            expected=", ".join(IMPORTERS),
-            code="unknown-name",
-        )
-    return importlib.import_module(IMPORTERS[name])
+    return _PARTS.find(name)
+
+
+def _asked_in_order() -> Iterator[tuple[str, ModuleType]]:
+    """The importers in the order in which they are asked for a folder: those of other packages before the last."""
+    *first, last = IMPORTERS
+    yield from ((name, load(name)) for name in first)
+    yield from _PARTS.theirs().items()
+    yield last, load(last)
 
 
 def detect(folder: Path | str) -> str:
@@ -62,17 +86,30 @@ def detect(folder: Path | str) -> str:
     if Path(folder).is_file():
         return _detect_list(Path(folder))
     folder = existing_folder(folder)
-    for name in IMPORTERS:
-        if load(name).matches(folder):
+    for name, importer in _asked_in_order():
+        if _matches(name, importer, folder):
             return name
     raise DataError(
         "no importer knows the layout of this folder",
         file=folder,
         found=", ".join(sorted(entry.name for entry in folder.iterdir())[:8]),
-        expected="\n            ".join(f"{name}: {load(name).LOOKS_FOR}" for name in IMPORTERS),
+        expected="\n            ".join(f"{name}: {each.LOOKS_FOR}" for name, each in _asked_in_order()),
         do="name the folder that holds the data set, or arrange the files in one of these ways",
         code="unknown-format",
     )
+
+
+def _matches(name: str, importer: ModuleType, folder: Path) -> bool:
+    try:
+        return bool(importer.matches(folder))
+    except Exception as error:
+        if name in IMPORTERS:
+            raise
+        warn_about(
+            f"an importer of another package fails at this folder, and is passed over: {type(error).__name__}: {error}",
+            [name],
+        )
+        return False
 
 
 def _detect_list(file: Path) -> str:

@@ -34,7 +34,14 @@ class Job(NamedTuple):
             found: Manifest | tuple[Manifest, ...] = load(self.importer).scan(
                 self.folder, **named, **self.options
             )
-        return (found,) if isinstance(found, Manifest) else found
+        parts = (found,) if isinstance(found, Manifest) else found
+        if not isinstance(parts, tuple) or not all(isinstance(part, Manifest) for part in parts):
+            raise ConfigError(
+                f"the importer '{self.importer}' gives no manifest",
+                found=type(found).__name__,
+                expected="a Manifest, or a tuple of several",
+            )
+        return parts
 
 
 def plan(
