@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
+from importlib.metadata import EntryPoint
 
 import pytest
 
 from labelwise import run
-from labelwise.errors import ConfigError, DataError
+from labelwise.errors import ConfigError, DataError, LabelwiseError
 from labelwise.evaluate.scores import Score, read_scores
 from labelwise.report.compare import compare
 
@@ -59,3 +61,43 @@ def test_the_bias_of_volumes_has_its_limits_of_agreement():
     without = compare({"a": [s for s in scores if s.metric == "dice"]}, ["dice"])
     assert without.volume_table() is None
     assert math.isfinite(without.cells["a", "liver", "dice"].mean)
+
+
+FAILING = {
+    "raises": ("1 / 0", "fails: ZeroDivisionError"),
+    "gives text": ("return 'good'", "fails: ValueError"),
+    "gives nothing": ("return None", "fails: TypeError"),
+    "gives an array": ("return prediction", "fails: "),
+    "ends the program": ("raise RuntimeError('no licence')", "no licence"),
+    "gives a name of ours": ("return {'dice': 1.0}", "'dice', which is the name of one of ours"),
+}
+
+
+@pytest.mark.parametrize("fault", FAILING)
+def test_a_metric_of_another_package_that_fails_is_named_and_nothing_is_written(
+    tiny_run, tiny_cohort, tmp_path, monkeypatch, fault
+):
+    code, told = FAILING[fault]
+    source = f"def theirs(prediction, reference, *, spacing):\n    {code}\n"
+    (tmp_path / "their_metric.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "their_metric", raising=False)
+    point = EntryPoint("theirs", "their_metric:theirs", "labelwise.metrics")
+    monkeypatch.setattr(
+        "labelwise.plugins.entry_points", lambda group: [point] * (group == "labelwise.metrics")
+    )
+    with pytest.raises(LabelwiseError) as caught:
+        run.evaluate(tiny_run, tiny_cohort, tmp_path / "s.csv", metrics=["theirs"], workers=1)
+    assert "'theirs'" in str(caught.value)
+    assert told in str(caught.value)
+    assert not (tmp_path / "s.csv").exists()
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "compare"])
+def test_a_folder_that_is_not_there_is_said_to_be_missing(command, tiny_cohort, tmp_path, verb):
+    arguments = (
+        ["evaluate", tmp_path / "no", tiny_cohort] if verb == "evaluate" else ["compare", tmp_path / "no"]
+    )
+    answer = command(*arguments)
+    assert answer.code == 3
+    assert "there is no such" in answer.err

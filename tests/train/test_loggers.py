@@ -181,3 +181,33 @@ def test_unknown_loggers_and_missing_packages_are_refused_before_the_training(
     monkeypatch.setattr("importlib.import_module", missing)
     with pytest.raises(ResourceError, match=r"labelwise\[loggers\]"):
         loggers._package("mlflow")
+
+
+@pytest.mark.parametrize("place", ["log_metrics", "log_image", "finalize"])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("server gone"), ConnectionError("refused"), KeyError("x"), OSError(28, "full")]
+)
+def test_a_logger_that_fails_costs_no_training(
+    telling, tiny_cohort, tmp_path, monkeypatch, caplog, place, error
+):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(Telling, place, fail)
+    settings = {"train__validate_every": 2, "train__pictures": 1} if place == "log_image" else {}
+    result = run.train(tiny_config(tiny_cohort, train__loggers=["telling"], **settings), tmp_path / "one")
+    assert result.steps == 4
+    assert len([each for each in read_log(tmp_path / "one" / "log.jsonl") if each["event"] == "train"]) == 4
+    assert len([each for each in caplog.messages if "the training goes on without it" in each]) == 1
+
+
+@pytest.mark.parametrize("place", ["__init__", "log_hyperparams"])
+def test_a_logger_that_cannot_begin_is_named_before_the_training(
+    telling, tiny_cohort, tmp_path, monkeypatch, place
+):
+    def fail(*arguments, **options):
+        raise ConnectionError("refused")
+
+    monkeypatch.setattr(Telling, place, fail)
+    with pytest.raises(ConfigError, match="logger 'telling' cannot begin: ConnectionError: refused"):
+        run.train(tiny_config(tiny_cohort, train__loggers=["telling"]), tmp_path / "one")

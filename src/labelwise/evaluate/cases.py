@@ -123,6 +123,8 @@ def evaluate_case(
     for name in further:
         shown = [] if counts.ignored else (np.flatnonzero(delineated[1:]) + 1).tolist()
         found = _further_values(name, prediction, reference, shown, len(counts.reference), scale.spacing)
+        if taken := sorted(set(found) & set(METRICS)):
+            raise ConfigError(f"the metric '{name}' gives '{taken[0]}', which is the name of one of ours")
         values |= {} if counts.ignored else found
         chosen = (*chosen, *found)
     scores = []

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from labelwise.errors import ConfigError, LabelwiseError
 from labelwise.evaluate.lesions import detect
 from labelwise.plugins import Parts
 from labelwise.types import Array
@@ -50,8 +51,18 @@ def measure_further(
     """The values of a metric by name: its own, if it is one number.
 
     Errors
-        ConfigError     no metric has this name
+        ConfigError     no metric has this name; one of another package fails, or gives something else than numbers
     """
-    found = parts.find(name)(prediction, reference, spacing=spacing)
-    values = found if isinstance(found, Mapping) else {name: found}
-    return {key: float(value) for key, value in values.items()}
+    metric = parts.find(name)
+    try:
+        found = metric(prediction, reference, spacing=spacing)
+        values = found if isinstance(found, Mapping) else {name: found}
+        return {str(key): float(value) for key, value in values.items()}
+    except Exception as error:
+        if name in METRICS or isinstance(error, LabelwiseError):
+            raise
+        raise ConfigError(
+            f"the metric '{name}' of another package fails: {type(error).__name__}: {error}",
+            expected="a number, or numbers by name",
+            do="repair its package, or leave it out of --metrics",
+        ) from error

@@ -190,6 +190,8 @@ def learnt_from(run: Path) -> Manifest:
 
 def scores_of(folder: Path, metrics: Collection[str] | None = None) -> list[Score]:
     file = folder / SCORES
+    if not folder.exists():
+        raise DataError("there is no such run", file=folder, do="correct its path", code="not-found")
     if not file.exists():
         raise DataError(
             "the run has no scores", file=file, do="run `labelwise predict` and `labelwise evaluate` first"

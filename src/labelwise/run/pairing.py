@@ -61,6 +61,11 @@ def find_pairs(
         DataError   nothing to evaluate, no reference, a case without prediction, two predictions of one case, files
                     whose values mean nothing that is known, or an annotated class that a prediction does not know
     """
+    for place in (folder, reference):
+        if not place.exists():
+            raise DataError(
+                "there is no such file or folder", file=place, do="correct its path", code="not-found"
+            )
     found = _label_files(folder)
     if not found:
         raise DataError(

@@ -28,7 +28,7 @@ from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
 from labelwise.atomic import write_json
 from labelwise.documents import read_json
-from labelwise.errors import ConfigError, did_you_mean
+from labelwise.errors import ConfigError, LabelwiseError, did_you_mean
 from labelwise.plugins import Parts, import_extra
 from labelwise.settings import flat
 from labelwise.types import Array
@@ -147,10 +147,26 @@ class _MLflow(Logger):
 def open_loggers(
     names: Sequence[str], folder: Path, *, step: int, settings: Mapping[str, Any]
 ) -> list[Logger]:
-    """The loggers of a training that goes on from a step, with its settings."""
-    loggers = [PARTS.find(name)(folder, step=step) for name in names]
-    for logger in loggers:
-        logger.log_hyperparams({name: _simple(value) for name, value in flat(settings).items()})
+    """The loggers of a training that goes on from a step, with its settings.
+
+    Errors
+        ConfigError     one cannot begin: its package is broken, or its server does not answer
+    """
+    told = {name: _simple(value) for name, value in flat(settings).items()}
+    loggers = []
+    for name in names:
+        begin = PARTS.find(name)
+        try:
+            logger = begin(folder, step=step)
+            logger.log_hyperparams(told)
+        except LabelwiseError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"the logger '{name}' cannot begin: {type(error).__name__}: {error}",
+                do=f"repair it, or leave '{name}' out of train.loggers",
+            ) from error
+        loggers.append(logger)
     return loggers
 
 

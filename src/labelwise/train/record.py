@@ -6,7 +6,8 @@ import io
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from labelwise.atomic import atomic_path, explained, write_text
 from labelwise.documents import parse_json
+from labelwise.errors import warn_about
 
 if TYPE_CHECKING:  # `report` reads logs, and needs none of them
     from lightning_fabric.loggers.logger import Logger
@@ -39,7 +41,7 @@ class Record:
         loggers: Sequence[Logger] = (),
         steps_before: int = 0,
     ):
-        self.path, self.loggers, self.steps_before = path, loggers, steps_before
+        self.path, self.loggers, self.steps_before = path, list(loggers), steps_before
         if path is not None and path.exists():
             kept = [event for event in read_log(path) if (event.get("stage", 0), event["step"]) <= keep_until]
             write_text(path, "".join(json.dumps(event) + "\n" for event in kept))
@@ -55,8 +57,7 @@ class Record:
             file.flush()
             os.fsync(file.fileno())
         numbers = _numbers(event, facts)
-        for logger in self.loggers:
-            logger.log_metrics(numbers, self.steps_before + step)
+        self._tell(lambda logger: logger.log_metrics(numbers, self.steps_before + step))
 
     def show(self, pictures: Mapping[str, bytes], step: int, folder: Path) -> None:
         """Keep pictures (name -> WebP) as ``folder/NAME/step_000100.webp``; loggers that take any get them too."""
@@ -64,15 +65,30 @@ class Record:
         for name, data in pictures.items():
             with atomic_path(folder / name / f"step_{step:06d}.webp") as temporary:
                 temporary.write_bytes(data)
-            for logger in self.loggers:
-                if (log_image := getattr(logger, "log_image", None)) is not None:
-                    rows = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-                    log_image(key=f"validation/{name}", images=[rows], step=step)
+            self._tell(partial(_show, name=name, data=data, step=step))
 
     def end(self, status: str) -> None:
         """Tell the loggers how the training ended: success, interrupted or failed."""
-        for logger in self.loggers:
-            logger.finalize(status)
+        self._tell(lambda logger: logger.finalize(status))
+
+    def _tell(self, tell: Callable[[Any], None]) -> None:
+        """Tell all loggers something. One that fails is left alone from then on: it must not cost a training."""
+        for logger in tuple(self.loggers):
+            try:
+                tell(logger)
+            except Exception as error:  # noqa: BLE001 - of another package, or of a server that is not there any more
+                self.loggers.remove(logger)
+                warn_about(
+                    f"a logger fails ({type(error).__name__}: {error}): the training goes on without it, and log.jsonl "
+                    "holds everything",
+                    [type(logger).__name__],
+                )
+
+
+def _show(logger: Any, *, name: str, data: bytes, step: int) -> None:
+    if (log_image := getattr(logger, "log_image", None)) is not None:
+        rows = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        log_image(key=f"validation/{name}", images=[rows], step=step)
 
 
 def _numbers(event: str, facts: Mapping[str, Any]) -> dict[str, float]:
