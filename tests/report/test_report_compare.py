@@ -11,6 +11,7 @@ from labelwise.errors import ConfigError, DataError
 from labelwise.evaluate.scores import Score, read_scores, summarise, write_scores
 from labelwise.report.compare import compare, worst_cases
 from labelwise.report.comparison import MEAN
+from labelwise.report.plots import size_plot
 
 NAN = math.nan
 ORGANS = ("liver", "spleen")
@@ -428,7 +429,7 @@ def test_scores_are_split_by_the_size_of_the_structure():
     dice = scores([[0.1 * n] for n in (4, 1, 6, 2, 5, 3)], organs=("liver",))
     sizes = scores([[float(n)] for n in (4, 1, 6, 2, 5, 3)], "reference_volume", organs=("liver",), unit="ml")
     found = compare({"a": dice + sizes}).sizes.strata
-    assert [(one.name, one.low_ml, one.high_ml, one.cases) for one in found] == [
+    assert [(one.name, one.low, one.high, one.cases) for one in found] == [
         ("small", 1, 2, 2),
         ("middle", 3, 4, 2),
         ("large", 5, 6, 2),
@@ -436,6 +437,11 @@ def test_scores_are_split_by_the_size_of_the_structure():
     assert [one.runs["a"].mean for one in found] == pytest.approx([0.15, 0.35, 0.55])
     assert "liver, small (1 to 2 ml)" in compare({"a": dice + sizes}).to_text()
     assert compare({"a": dice}).sizes is None
+    voxels = [replace(one, value=1000 * one.value, unit="voxels") for one in sizes]
+    counted = compare({"a": dice + voxels})
+    assert "liver, middle (3,000 to 4,000 voxels)" in counted.to_text(), "voxels were called millilitres"
+    assert "small, 1000 to 2000 voxels" in counted.to_csv()
+    assert b"volume of the reference [voxels]" in size_plot(counted).data
 
 
 def test_each_size_says_how_many_cases_it_has_and_how_sure_its_mean_is():

@@ -42,7 +42,7 @@ from labelwise.report.statistics import (
 from labelwise.report.tabulate import Axes, RunValues, common_axes, require_one_cohort, seed_lists, tabulate
 from labelwise.types import Array
 
-VOLUME = "volume_difference"
+VOLUME, SIZE = "volume_difference", "reference_volume"
 
 
 def compare(
@@ -353,11 +353,12 @@ def _sizes(
         for seeds in lists.values()
         for scores in seeds
         for score in scores
-        if score.metric == "reference_volume" and score.variant == axes.variant
+        if score.metric == SIZE and score.variant == axes.variant
     }
     volumes = np.array([[known.get((case, name), math.nan) for name in axes.classes] for case in axes.cases])
     table = {run: v.per_seed[:, 0] for run, v in values.items()}
-    return by_size(measures[0].name, axes.classes, volumes, table, chance.patients, chance.draws)
+    unit = measure(SIZE, axes.units.get(SIZE)).unit
+    return by_size(measures[0].name, unit, axes.classes, volumes, table, chance.patients, chance.draws)
 
 
 def _volumes(lists: Mapping[str, Sequence[Sequence[Score]]], axes: Axes) -> dict[tuple[str, str], Agreement]:

@@ -397,7 +397,9 @@ class Comparison:
             "Reference: scans that have the structure, of those that are annotated. Runs: scans in which it was found, "
             f"of those that have it; then scans of which no reference says whether they have it.{seeds}"
         )
-        return Table("Structures found", ("", *self.classes), ((Entry("reference"), *truth), *rows), legend)
+        return Table(
+            "Structures found", ("found by", *self.classes), ((Entry("reference"), *truth), *rows), legend
+        )
 
     def _in_reference(self, name: str) -> tuple[int, int]:
         """Scans that have a structure, and annotated ones that have none, by the run that says most."""
@@ -412,7 +414,7 @@ class Comparison:
         m = self.measures[0]
         rows = []
         for one in self.sizes.strata:
-            name = f"{one.class_name}, {one.name} ({one.low_ml:.3g} to {one.high_ml:.3g} ml)"
+            name = f"{one.class_name}, {one.name} ({_size(one.low)} to {_size(one.high)} {self.sizes.unit})"
             entries = [_size_entry(one.runs[run], m, one.cases) for run in self.runs]
             rows.append((Entry(name), *entries, Entry(str(one.cases))))
         legend = "The cases of each structure in thirds by the volume of the reference"
@@ -518,6 +520,10 @@ def _size_entry(one: SizeCell, m: Measure, cases: int) -> Entry:
     details = [f"[{m.number(one.low)}, {m.number(one.high)}]"] if math.isfinite(one.low) else []
     details += [f"n {one.n}"] if one.n < cases else []
     return Entry(m.number(one.mean), ", ".join(details))
+
+
+def _size(volume: float) -> str:
+    return f"{volume:,.0f}" if volume >= 1000 else f"{volume:.3g}"
 
 
 def _cases(n: int) -> str:

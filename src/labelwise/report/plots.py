@@ -111,7 +111,7 @@ def size_plot(comparison: Comparison) -> Picture | None:
     rows = -(-len(classes) // columns)
     with svg_panels((max(5.6, 2.5 * columns + 0.4), 1.9 * rows + 0.5), rows, columns) as (figure, panels):
         for axes, name in zip(panels, classes, strict=False):
-            volumes = sizes.volumes_ml[name]
+            volumes = sizes.volumes[name]
             for n, run in enumerate(runs):
                 values = scale * sizes.values[run, name]
                 shown = np.isfinite(values) & (volumes > 0)
@@ -122,12 +122,12 @@ def size_plot(comparison: Comparison) -> Picture | None:
             axes.set_title(name, fontsize=9)
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda volume, _: f"{volume:g}"))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda volume, _: _volume(volume)))
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.grid(color=INK, alpha=0.15, lw=0.6)
         for axes in panels[len(classes) :]:
             axes.set_axis_off()
-        figure.supxlabel("volume of the reference [ml]", fontsize=9)
+        figure.supxlabel(f"volume of the reference [{sizes.unit}]", fontsize=9)
         figure.supylabel(m.heading, fontsize=9)
         figure.legend(
             *panels[0].get_legend_handles_labels(),
@@ -177,6 +177,11 @@ def best_runs(comparison: Comparison, count: int) -> tuple[str, ...]:
 
 def _finite(values: Array) -> Array:
     return np.asarray(values[np.isfinite(values)])
+
+
+def _volume(volume: float) -> str:
+    """A number that finds room below a narrow panel."""
+    return f"{volume / 1000:g}k" if volume >= 1000 else f"{volume:g}"
 
 
 def _short(name: str, most: int = 34) -> str:

@@ -99,7 +99,7 @@ def _sizes(comparison: Comparison) -> Iterator[Record]:
             yield {
                 "run": run,
                 "class": one.class_name,
-                "size": f"{one.name}, {one.low_ml:.6g} to {one.high_ml:.6g} ml",
+                "size": f"{one.name}, {one.low:.6g} to {one.high:.6g} {comparison.sizes.unit}",
                 "metric": m.name,
                 "unit": "" if m.unit == "%" else m.unit,
                 "mean": _or_none(cell.mean),

@@ -30,8 +30,8 @@ class Stratum(NamedTuple):
 
     class_name: str
     name: str  # one of NAMES
-    low_ml: float
-    high_ml: float
+    low: float  # smallest and largest volume
+    high: float
     cases: int
     runs: Mapping[str, SizeCell]
 
@@ -41,15 +41,17 @@ class Strata:
     """What `by_size` found for one metric, with the points that it was made of."""
 
     metric: str
+    unit: str  # of the volumes
     strata: tuple[Stratum, ...]
-    volumes_ml: Mapping[str, Array]  # class -> (N,) reference volume of each case; NaN = unknown
+    volumes: Mapping[str, Array]  # class -> (N,) reference volume of each case; NaN = unknown
     values: Mapping[tuple[str, str], Array]  # run and class -> (N,) value of each case; NaN = undefined
 
 
 def by_size(
     metric: str,
+    unit: str,
     classes: Sequence[str],
-    volumes_ml: Array,
+    volumes: Array,
     values: Mapping[str, Array],
     patients: Array,
     draws: Array,
@@ -59,30 +61,31 @@ def by_size(
     Cases in which the structure is absent (volume 0) belong to no third.
 
     Shapes
-        volumes_ml  (N, C) volume of the reference; NaN where it is not known
+        volumes  (N, C) volume of the reference; NaN where it is not known
         values      run -> (S, N, C) values of the metric for each seed; NaN = undefined
         patients    (N,) number of the patient of each case
         draws       (R, G) how often each patient is drawn
     """
     thirds = []
     for c in range(len(classes)):
-        present = np.flatnonzero(np.isfinite(volumes_ml[:, c]) & (volumes_ml[:, c] > 0))
+        present = np.flatnonzero(np.isfinite(volumes[:, c]) & (volumes[:, c] > 0))
         if len(present) >= FEWEST_CASES:
-            ordered = present[np.argsort(volumes_ml[present, c], kind="stable")]
+            ordered = present[np.argsort(volumes[present, c], kind="stable")]
             thirds += [(c, name, part) for name, part in zip(NAMES, np.array_split(ordered, 3), strict=True)]
     if not thirds:
         return None
     cells = {run: _cells(table, thirds, patients, draws) for run, table in values.items()}
     strata = []
     for k, (c, name, cases) in enumerate(thirds):
-        sizes = volumes_ml[cases, c]
+        sizes = volumes[cases, c]
         runs = {run: found[k] for run, found in cells.items()}
         strata.append(Stratum(classes[c], name, float(sizes.min()), float(sizes.max()), len(cases), runs))
     means = {run: defined_mean(table, axis=0) for run, table in values.items()}
     return Strata(
         metric,
+        unit,
         tuple(strata),
-        {name: volumes_ml[:, c] for c, name in enumerate(classes)},
+        {name: volumes[:, c] for c, name in enumerate(classes)},
         {(run, name): table[:, c] for run, table in means.items() for c, name in enumerate(classes)},
     )
 
