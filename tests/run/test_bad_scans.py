@@ -63,7 +63,11 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "missing image": ("images", Path.unlink, ""),
     "singular affine": ("images", make_singular, "affine is singular"),
     "NaN voxels": ("images", lambda file: rewrite(file, with_nan), "1 NaN"),
-    "all air": ("images", lambda file: rewrite(file, lambda v, a: (v * 0 - 1000, a)), "no body in this CT"),
+    "all air": (
+        "images",
+        lambda file: rewrite(file, lambda v, a: (np.where(v > 0, v * 0 - 990, v * 0 - 1000), a)),
+        "no body in this CT",
+    ),
     "not a scan": ("images", lambda file: file.write_text("hello"), "NIfTI"),
     "truncated label": ("labels", cut, "cannot be read"),
     "missing label": ("labels", Path.unlink, ""),
@@ -80,6 +84,43 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "whole numbers",
     ),
 }
+
+
+@pytest.mark.parametrize("level", [-1000, 0, 40, 255])
+@pytest.mark.parametrize("modality", ["ct", "mr", "normalised"])
+@pytest.mark.parametrize("crop", ["body", "nonzero", "none"])
+def test_training_refuses_a_scan_without_contrast_whatever_its_rule(cohort, tmp_path, level, modality, crop):
+    if crop == "body" and modality != "ct":
+        pytest.skip("bodies are found in CT")
+    table = cohort / "dataset.toml"
+    table.write_text(table.read_text().replace('"ct"', f'"{modality}"'))
+    rewrite(cohort / "images" / f"{CASE}.nii.gz", lambda v, a: (v * 0 + level, a))
+    with pytest.raises(DataError, match=rf"case '{CASE}'") as caught:
+        run.train(tiny_config(cohort, prepare__crop=crop), tmp_path / "run")
+    assert f"{CASE}.nii.gz" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "empty", [("liver",), ("liver", "kidneys"), ("liver", "spleen", "kidneys", "pancreas")]
+)
+def test_structures_that_no_training_case_shows_are_said_and_refused_if_they_are_all(
+    cohort, tmp_path, caplog, empty
+):
+    manifest = read_manifest(cohort)
+    for case in manifest.split("train"):
+        if case.labels:
+            values = [value for value, name in manifest.source_of(case).values.items() if name in empty]
+            rewrite(case.labels, lambda v, a, values=values: (np.where(np.isin(v, values), 0, v), a))
+    config = tiny_config(cohort)
+    if len(empty) == 4:
+        with pytest.raises(DataError, match="no training case shows a voxel of any structure"):
+            run.train(config, tmp_path / "run")
+        assert not (tmp_path / "run" / "model").exists()
+        return
+    run.train(config, tmp_path / "run")
+    assert "absent from every training case" in caplog.text
+    assert ", ".join(empty) in caplog.text
 
 
 @pytest.mark.parametrize("fault", FAULTS)

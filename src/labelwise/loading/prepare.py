@@ -147,6 +147,11 @@ def prepare_case(job: tuple[str, Case], manifest: Manifest, plan: Plan, store: S
         return
     with _naming(case):
         image = read_case_image(case, manifest)
+        if image.data.min() == (level := image.data.max()):
+            raise DataError(
+                f"the image is empty: every voxel is {level:g}",
+                do="replace the file, or take the case out of the manifest",
+            )
         labels = read_case_labels(case, manifest, erase=False) if case.labels else None
         if labels is not None:
             check_same_grid(case, image, labels)

@@ -156,6 +156,7 @@ def train(
         with fabric.rank_zero_first():  # the other ranks find the store filled
             prepared = prepare_manifest(manifest, config, progress=speaking)
             prepared.require_all()
+        _check_drawn(manifest, prepared, config)
         trainer = _Trainer(config, manifest, prepared, fabric, progress)
         if not overwrite:
             for begun in (folder, folder / "stage_1"):  # by a method of one stage, or of several
@@ -204,6 +205,30 @@ def _begin(
     write_text(folder / RECORD, resolved.to_toml())
     write_json(folder / "environment.json", {"date": datetime.now(UTC).date().isoformat(), **environment()})
     record_patients(folder, manifest, prepared.hashes, [path for path in (start, warm) if path])
+
+
+def _check_drawn(manifest: Manifest, prepared: Prepared, config: RunConfig) -> None:
+    """Say which annotated structures no training case shows a voxel of: nothing but their absence is learnt.
+
+    Errors
+        DataError   that is so for all of them
+    """
+    learnt = 0
+    absent = []
+    for index, organ in enumerate(manifest.label_space.organs, start=1):
+        cases = [case for case in manifest.split("train") if organ in case.annotated]
+        shown = any(len(prepared.store.case(case.id).points.get(index, ())) for case in cases)
+        learnt += shown
+        absent += [organ] if cases and not shown else []
+    if absent and not learnt:
+        raise DataError(
+            "no training case shows a voxel of any structure that it is said to annotate",
+            file=config.data,
+            found=", ".join(absent),
+            do="see what `labelwise check` says of the label files, or correct the column 'annotated'",
+            code="nothing-annotated",
+        )
+    warn_about("structures that are annotated, but absent from every training case, cannot be learnt", absent)
 
 
 def _check_trainable(manifest: Manifest, config: RunConfig) -> None:
