@@ -11,9 +11,9 @@ LIGHT = ("check", "compare", "convert", "evaluate", "import_data", "measure", "s
 OF_TRAINING = ("torch", "lightning_fabric", "monai")
 
 
-def imported(statement: str) -> set[str]:
-    """Which libraries of the training a fresh interpreter has imported after a statement."""
-    program = f"import sys; {statement}; print(*[name for name in {OF_TRAINING} if name in sys.modules])"
+def imported(statement: str, libraries: tuple[str, ...] = OF_TRAINING) -> set[str]:
+    """Which of these libraries a fresh interpreter has imported after a statement."""
+    program = f"import sys; {statement}; print(*[name for name in {libraries} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return set(done.stdout.split())
 
@@ -40,6 +40,12 @@ def test_the_words_and_the_files_need_no_torch():
 @pytest.mark.parametrize("verb", ["doctor", "methods", "predict"])
 def test_no_verb_but_the_trainings_imports_fabric_or_monai(verb):
     assert imported(f"import labelwise.run.{verb}") <= {"torch"}
+
+
+def test_a_training_imports_matplotlib_only_for_pictures():
+    drawing = ("matplotlib", "numpy")
+    assert imported("import labelwise.run.train", drawing) == {"numpy"}
+    assert imported("from labelwise import report; report.case_picture", drawing) == set(drawing)
 
 
 def test_a_sweep_can_be_the_first_thing_that_is_imported():

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from labelwise import report
 from labelwise.evaluate.overlap import dice_per_class
 from labelwise.formats.stored import tells_sides
 from labelwise.infer.sliding_window import InferenceConfig, predict_labels
 from labelwise.loading.known import references
 from labelwise.loading.store import Store, annotated_table
-from labelwise.report.overlays import case_picture
 from labelwise.types import Array, Case, LabelSpace, Volume
 
 
@@ -55,7 +55,7 @@ class Validation:
         prediction, dice = self._last[case.id]
         image = Volume(stored.image(), np.diag([*stored.spacing_mm, 1.0]))
         annotated = self.label_space.annotated_row(case.annotated)
-        return case_picture(
+        return report.case_picture(
             case.id, image, stored.labels(annotated_table(annotated)), prediction, label_space=self.label_space,
             dice=dict(zip(self.label_space.organs, dice.tolist(), strict=True)), annotated=case.annotated,
             oriented=tells_sides(case.images[0]),

@@ -1,0 +1,1 @@
+from .overlays import case_picture as case_picture
