@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelwise.devices import SafeConvolutions, choose_device, has_bf16, keep_freed_memory, use_fast_layout
+from labelwise.devices import (
+    SafeConvolutions,
+    choose_device,
+    choose_devices,
+    has_bf16,
+    keep_freed_memory,
+    use_fast_layout,
+)
 from labelwise.errors import ResourceError
 
 CONVOLUTIONS = {
@@ -180,3 +187,14 @@ def test_a_2d_network_with_instance_norm_keeps_its_channels_first():
     layers = nn.Sequential(nn.Conv2d(2, 3, 3), nn.InstanceNorm2d(3))
     use_fast_layout(layers)
     assert layers[0].weight.is_contiguous()
+
+
+def test_all_devices_are_the_gpus_and_a_list_may_name_one_twice(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ResourceError, match="there is no GPU here"):
+        choose_devices("all")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_devices("all") == ("cuda:0", "cuda:1")
+    assert choose_devices("cuda:1, cuda:1,cpu") == ("cuda:1", "cuda:1", "cpu")
+    with pytest.raises(ResourceError, match="'cuda:2' is not available"):
+        choose_devices("cuda:0,cuda:2")

@@ -39,6 +39,28 @@ def choose_device(device: str) -> torch.device:
     return torch.device(kind, int(number)) if colon else torch.device(kind)
 
 
+def choose_devices(devices: str) -> tuple[str, ...]:
+    """The devices of a list (cuda:0,cuda:1), or of ``all``: every GPU. One may be named twice, for two processes.
+
+    Errors
+        ResourceError   no such device here, or no GPU
+    """
+    if devices == "all":
+        found = tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+        if not found:
+            raise ResourceError(
+                "there is no GPU here",
+                found="--device all",
+                do="choose --device auto",
+                code="device-unavailable",
+            )
+        return found
+    names = tuple(name.strip() for name in devices.split(","))
+    for name in names:
+        choose_device(name)
+    return names
+
+
 def has_bf16(device_type: str) -> bool:
     """Whether convolutions in bf16 are native here (an emulated bf16 is slower than float32)."""
     if device_type == "cuda":

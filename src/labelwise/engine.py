@@ -26,6 +26,7 @@ from concurrent.futures import (
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -52,6 +53,7 @@ _LOST = (
 SLURM = "slurm"
 _DAY = 24 * 60  # minutes that a job of SLURM may take where nobody says; submitit's own five are for tests
 _NOTHING: Mapping[str, Any] = {}
+_place: str | None = None  # of a worker process: which of the places of its engine it got
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -102,11 +104,13 @@ def executor(
     shared: Sequence[Path] = (),
     *,
     apart: bool = False,
+    places: Sequence[str] = (),
     slurm: Mapping[str, Any] = _NOTHING,
 ) -> Iterator[Executor]:
     """The executor for `engine`.
 
-    local               processes; this process if workers is 1, unless they must be `apart`
+    local               processes; this process if workers is 1, unless they must be `apart`. With `places` one process
+                        for each of them, whose jobs ask `own_place` for its name
     dask://host:port    the workers of a running Dask scheduler
     slurm               a job of SLURM each, with the settings `slurm` of submitit; ``slurm:local`` does the same in
                         processes of this machine, to try it
@@ -131,13 +135,17 @@ def executor(
         raise ConfigError(
             f"unknown engine '{engine}'", expected="local, slurm or dask://host:port", code="unknown-name"
         )
-    workers = workers or default_workers()
+    workers = len(places) or workers or default_workers()
     if workers == 1 and not apart:
         yield InThisProcess()
         return
     # Spawned, not forked: torch's and blosc2's threads do not survive a fork.
     # Ctrl-C reaches all processes at once: this one decides what it means.
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin_worker) as pool:
+    context = get_context("spawn")
+    free = context.SimpleQueue()
+    for place in places or [""] * workers:
+        free.put(place)
+    with ProcessPoolExecutor(workers, context, initializer=_begin_worker, initargs=(free,)) as pool:
         try:
             yield pool
         except BaseException:  # nobody waits for the rest any more: only what has begun is finished
@@ -153,6 +161,7 @@ def run_jobs(
     workers: int | None = None,
     shared: Sequence[Path] = (),
     apart: bool = False,
+    places: Sequence[str] = (),
     slurm: Mapping[str, Any] = _NOTHING,
 ) -> Iterator[Outcome[Item, Result]]:
     """Apply `function` to every item and yield outcomes as they finish.
@@ -164,7 +173,7 @@ def run_jobs(
     if not items:
         return
     workers = min(workers or default_workers(), len(items))
-    with executor(engine, workers, shared, apart=apart, slurm=slurm) as pool:
+    with executor(engine, workers, shared, apart=apart, places=places[: len(items)], slurm=slurm) as pool:
         if isinstance(pool, InThisProcess):  # one by one, so that progress is seen while it is made
             for item in items:
                 yield _outcome(item, pool.submit(function, item))
@@ -185,8 +194,8 @@ def _outcome(item: Item, future: Future[Result]) -> Outcome[Item, Result]:
     except BrokenExecutor as error:
         raise ResourceError(
             "a worker process has died, most often because memory ran out",
-            do="repeat the command with fewer --workers, finished work is kept; a script of your own must call "
-            "labelwise below `if __name__ == '__main__':`, because each worker imports it",
+            do="repeat the command with fewer --workers or devices, finished work is kept; a script of your own must "
+            "call labelwise below `if __name__ == '__main__':`, because each worker imports it",
             code="out-of-memory",
         ) from error
     except OSError as error:
@@ -215,7 +224,14 @@ def follow_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _begin_worker() -> None:
+def own_place() -> str | None:
+    """Of the `places` of a local engine the one of this process; None if it has none."""
+    return _place
+
+
+def _begin_worker(free: SimpleQueue[str]) -> None:
+    global _place
+    _place = free.get() or None
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the first one decides
     follow_parent(os.getppid())
 

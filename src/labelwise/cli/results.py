@@ -78,7 +78,16 @@ def predict(
     maps: Annotated[
         str | None, typer.Option(help="Further files: probabilities, entropy, or both with a comma between.")
     ] = None,
-    device: Device = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device",
+            "--devices",
+            "-d",
+            help="auto, cpu, cuda, cuda:1 or mps; all: a process on each GPU; or several with commas between.",
+        ),
+    ] = "auto",
+    engine: Engine = "local",
     settings: Annotated[
         list[str] | None,
         settings_option("Setting of the sliding window or the clean-up as key=value, e.g. overlap=0.75."),
@@ -96,7 +105,8 @@ def predict(
             do="leave out SCANS, --output, --overwrite, --format, --binary and --maps; choose cases by --split",
         )
     shared: dict[str, Any] = {
-        "modality": modality, "classifier": classifier, "device": device, "settings": overrides(settings),
+        "modality": modality, "classifier": classifier, "device": device, "engine": engine,
+        "settings": overrides(settings),
     }  # fmt: skip
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         if into is not None:

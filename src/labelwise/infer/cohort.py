@@ -13,30 +13,33 @@ from __future__ import annotations
 import csv
 import io
 import json
+import threading
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from labelwise.atomic import discard_leftovers, write_json, write_text
 from labelwise.documents import cells
-from labelwise.engine import Outcome, run_jobs
-from labelwise.errors import ConfigError, DataError, LabelwiseError, naming, warn_about
+from labelwise.engine import Outcome, own_place, run_jobs
+from labelwise.errors import CheckpointError, ConfigError, DataError, LabelwiseError, naming, warn_about
 from labelwise.formats import LABEL_FORMATS, hash_file, is_dicom, read_geometry, record_of, write_labels
 from labelwise.infer.image import as_image
 from labelwise.infer.maps import map_paths, write_maps
-from labelwise.infer.model import Model
+from labelwise.infer.model import Model, load_model
 from labelwise.infer.record import deciding, read_record, told_beside
 from labelwise.infer.scans import Scan
-from labelwise.infer.sliding_window import WindowProgress, explained_out_of_memory
+from labelwise.infer.sliding_window import InferenceConfig, WindowProgress, explained_out_of_memory
 from labelwise.preprocess.pipeline import Prepared
 from labelwise.types import Volume
 
 FAILED = "failed.csv"
+_loading = threading.Lock()
 Warn = Callable[[Scan, Volume], list[dict[str, str]]]
 """What is wrong with a scan that was read, as plain values; raises a DataError if it must not be segmented."""
 Seen = Callable[[Scan, Sequence[str]], str]
@@ -58,17 +61,19 @@ def predict_cohort(
     seen: Seen | None = None,
     progress: CohortProgress | None = None,
     windows: WindowProgress | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> list[Outcome[Scan, Path]]:
     """Predict every scan into `output_folder`; returns one outcome per scan, those finished before first.
 
     What `Model.predict` gives for a scan is what its file holds. `versions` of packages stand in the record, what
     `warn` says of the scan, and whether the model has `seen` it. `maps` are written too: see `labelwise.infer.maps`.
-    `progress` is told the scans that are done, `windows` those of the current scan.
+    `progress` is told the scans that are done, `windows` those of the current scan. `elsewhere` are the processes that
+    do the work; else this one does.
 
     A result that is there is kept if it is of this model, of settings that give the same labels, and on the
     grid of the scan; else it is an error of that scan, unless `overwrite` replaces all of them.
 
-    The next scan is read and prepared in a thread while the network works on the current one.
+    The next scan is read and prepared in a thread while the network of this process works on the current one.
 
     Errors
         ConfigError     a result would replace an input scan, two scans would share one result, the output
@@ -93,23 +98,11 @@ def predict_cohort(
     clock.report()
     discard_leftovers(folder / FAILED)
     _write_failures(folder, outcomes)  # a folder that cannot be written to must show before the work
-    with closing(_read_ahead(model, waiting, warn)) as prepared:
-
-        def predict(scan: Scan) -> Path:
-            with naming(scan.id, scan.images[0]):
-                return _predict(
-                    model,
-                    scan,
-                    next(prepared),
-                    result_path(scan, folder, label_format),
-                    binary,
-                    maps,
-                    versions,
-                    seen,
-                    windows,
-                )
-
-        for outcome in run_jobs(predict, waiting, workers=1):
+    task = _Task(folder, label_format, binary, tuple(maps), dict(versions), warn, seen)
+    with closing(
+        elsewhere.predict(task, model, waiting) if elsewhere else _predict_here(task, model, waiting, windows)
+    ) as found_now:
+        for outcome in found_now:
             outcomes.append(outcome)
             if outcome.error is not None:
                 _write_failures(folder, outcomes)
@@ -119,22 +112,96 @@ def predict_cohort(
     return outcomes
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """Processes that predict: one for each device of this machine, or the workers of a cluster.
+
+    Each loads the model itself, once, and takes the next scan when it has done one.
+    """
+
+    models: tuple[Path, ...]  # absolute
+    classifier: str | None = None
+    devices: tuple[str, ...] = ("auto",)
+    engine: str = "local"  # or dask://host:port, whose workers take the first of `devices`
+
+    def predict(
+        self, task: _Task, model: Model, scans: Sequence[Scan]
+    ) -> Generator[Outcome[Scan, Path], None, None]:
+        """The outcomes of scans as they finish; `model` is that which the processes load."""
+        there = replace(task, folder=task.folder.resolve())  # other processes may stand in other folders
+        job = partial(_predict_alone, there, self, model.config, model.id)
+        given = {scan.id: scan for scan in scans}
+        resolved = [replace(scan, images=tuple(image.resolve() for image in scan.images)) for scan in scans]
+        folders = {image.parent for scan in resolved for image in scan.images}
+        shared = [there.folder, *self.models, *sorted(folders)]
+        for outcome in run_jobs(
+            job, resolved, engine=self.engine, shared=shared, apart=True, places=self.devices
+        ):
+            scan = given[outcome.item.id]
+            path = result_path(scan, task.folder, task.label_format) if outcome.result else None
+            yield Outcome(scan, path, outcome.error)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is done with each scan of a cohort."""
+
+    folder: Path
+    label_format: str
+    binary: bool
+    maps: tuple[str, ...]
+    versions: dict[str, str | None]
+    warn: Warn | None
+    seen: Seen | None
+
+
+def _predict_here(
+    task: _Task, model: Model, scans: Sequence[Scan], windows: WindowProgress | None
+) -> Generator[Outcome[Scan, Path], None, None]:
+    if not scans:
+        return
+    with closing(_read_ahead(model, scans, task.warn)) as prepared:
+
+        def predict(scan: Scan) -> Path:
+            with naming(scan.id, scan.images[0]):
+                return _predict(task, model, scan, next(prepared), windows)
+
+        yield from run_jobs(predict, scans, workers=1)
+
+
+def _predict_alone(task: _Task, place: Elsewhere, config: InferenceConfig, expected: str, scan: Scan) -> Path:
+    """One scan in a process of its own, whose model stays loaded for the next one."""
+    with _loading:  # a worker of a cluster may have several threads
+        loaded = _loaded(place.models, place.classifier, own_place() or place.devices[0])
+    if loaded.id != expected:
+        raise CheckpointError(
+            "the model was changed while it predicts",
+            file=place.models[0],
+            found=f"model '{loaded.id}'",
+            expected=f"model '{expected}'",
+            do="repeat the command",
+        )
+    model = replace(loaded, config=config)
+    (outcome,) = _predict_here(task, model, [scan], None)
+    if outcome.error is not None:
+        raise outcome.error
+    return result_path(scan, task.folder, task.label_format)
+
+
+@lru_cache(maxsize=1)
+def _loaded(models: tuple[Path, ...], classifier: str | None, device: str) -> Model:
+    return load_model(models, device, classifier=classifier)
+
+
 def result_path(scan: Scan, folder: Path, label_format: str = "nifti") -> Path:
     """Where the labels of a scan are written."""
     return folder / f"{scan.id}{LABEL_FORMATS[label_format]}"
 
 
 def _predict(
-    model: Model,
-    scan: Scan,
-    prepared: Future[_Ready],
-    target: Path,
-    binary: bool,
-    maps: Collection[str],
-    versions: Mapping[str, str | None],
-    seen: Seen | None,
-    windows: WindowProgress | None,
+    task: _Task, model: Model, scan: Scan, prepared: Future[_Ready], windows: WindowProgress | None
 ) -> Path:
+    target = result_path(scan, task.folder, task.label_format)
     start = time.perf_counter()
     with explained_out_of_memory():  # of the reading too
         ready = prepared.result()
@@ -143,7 +210,7 @@ def _predict(
         {"code": flag.code, "class": flag.structure, "what": flag.what, "do": flag.do} for flag in found.flags
     ]
     contents = [hash_file(image) for image in scan.images]
-    known = seen(scan, contents) if seen else ""
+    known = task.seen(scan, contents) if task.seen else ""
     record = {
         "case": scan.id,
         "images": [image.name for image in scan.images],
@@ -159,17 +226,17 @@ def _predict(
         **({"calibration": model.calibration.id} if model.calibration else {}),
         "grid": str(read_geometry(scan.images[0], scan.layout)),
         "inference": asdict(model.config),
-        **({"binary": True} if binary else {}),
+        **({"binary": True} if task.binary else {}),
         **({"warnings": ready.warnings + flags} if ready.warnings or flags else {}),
         "device": model.device.type,
-        "versions": dict(versions),
+        "versions": task.versions,
         "seconds": round(time.perf_counter() - start, 3),
     }
     discard_leftovers(target)
     target.unlink(missing_ok=True)  # if this process dies here, no old result stands beside a new record
-    if maps:
+    if task.maps:
         with explained_out_of_memory():
-            write_maps(target.parent, scan, model, ready.prepared, maps)
+            write_maps(target.parent, scan, model, ready.prepared, task.maps)
     write_json(record_of(target), record)
     write_labels(
         target,
@@ -177,7 +244,7 @@ def _predict(
         like=scan.images[0],
         layout=scan.layout,
         names=model.label_space.names,
-        binary=binary,
+        binary=task.binary,
     )
     return target
 

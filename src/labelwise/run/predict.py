@@ -10,10 +10,11 @@ from typing import Any
 
 from labelwise.cohort.manifest import MANIFEST_NAME, Manifest, manifest_file, read_manifest
 from labelwise.console import Progress, silent
+from labelwise.devices import choose_devices
 from labelwise.engine import Outcome
 from labelwise.errors import ConfigError, DataError, did_you_mean
 from labelwise.formats import LABEL_FORMATS, Geometry
-from labelwise.infer.cohort import Seen, predict_cohort
+from labelwise.infer.cohort import Elsewhere, Seen, predict_cohort
 from labelwise.infer.maps import MAPS
 from labelwise.infer.model import DESCRIPTION, Model, load_model, model_folder
 from labelwise.infer.record import warnings_of
@@ -71,6 +72,7 @@ def predict(
     binary: bool = False,
     maps: Collection[str] = (),
     device: str = "auto",
+    engine: str = "local",
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
@@ -90,6 +92,8 @@ def predict(
         maps        further files: "probabilities" of each class, "entropy" (see `labelwise.infer.maps`)
         modality    intensity rule to use; needed only if the model knows several
         classifier  which of several classifiers of the model decides, e.g. "linear"; default: the trained setting
+        device      auto, cpu, cuda, cuda:1 or mps; "all" for a process on each GPU, or a list as "cuda:0,cuda:1"
+        engine      local, or dask://host:port: the workers of a Dask cluster, each on the `device` that it sees
         settings    inference settings to change, e.g. {"overlap": 0.75} or {"inference.overlap": 0.75}
 
     Errors
@@ -97,6 +101,7 @@ def predict(
         ConfigError         unknown modality, classifier, format or setting; DICOM labels of a scan that is not DICOM;
                             models that cannot answer together; a model in the place of the scans
         DataError           no scan found; a scan that cannot be read is a failure in the result instead
+        ResourceError       no such device, no scheduler, a process that died; another program writes into the folder
     """
     if label_format not in LABEL_FORMATS:
         raise ConfigError(
@@ -117,7 +122,7 @@ def predict(
             code="unknown-name",
         )
     _refuse_model(Path(scans))
-    loaded = load_model(model, device, classifier=classifier)
+    loaded, elsewhere = load_for(model, device, classifier, engine)
     cases = _cases(Path(scans), split)
     items = _scans(Path(scans), cases, loaded, modality, Path(output))
     chosen = replace(loaded, config=changed_settings(loaded, settings or {}))
@@ -136,10 +141,41 @@ def predict(
             versions=environment()["versions"],
             overwrite=overwrite,
             warn=partial(problems_of, training=loaded.info.training),
-            seen=_seen_by([model] if isinstance(model, str | Path) else model, cases),
+            seen=_seen_by(_each(model), cases),
             progress=show,
+            elsewhere=elsewhere,
         )
     return result_of(Path(output), outcomes)
+
+
+def load_for(
+    model: Path | str | Sequence[Path | str], device: str, classifier: str | None, engine: str = "local"
+) -> tuple[Model, Elsewhere | None]:
+    """A model on the device that predicts; or on the CPU, and the processes that load it and predict.
+
+    Errors
+        ConfigError     no such engine; several devices for the workers of a cluster
+    """
+    several = device == "all" or "," in device
+    if engine != "local" and not engine.startswith("dask://"):
+        raise ConfigError(
+            f"unknown engine '{engine}'", expected="local or dask://host:port", code="unknown-name"
+        )
+    if engine != "local" and several:
+        raise ConfigError(
+            "each worker of a cluster takes one device",
+            found=f"--device {device}",
+            do="start a worker for each GPU, and leave out --device",
+        )
+    devices = choose_devices(device) if several else (device,)
+    if engine == "local" and len(devices) == 1:
+        return load_model(model, devices[0], classifier=classifier), None
+    paths = tuple(Path(each).resolve() for each in _each(model))
+    return load_model(model, "cpu", classifier=classifier), Elsewhere(paths, classifier, devices, engine)
+
+
+def _each(model: Path | str | Sequence[Path | str]) -> Sequence[Path | str]:
+    return [model] if isinstance(model, str | Path) else model
 
 
 def result_of(folder: Path, outcomes: Sequence[Outcome[Scan, Path]]) -> PredictionResult:
@@ -220,19 +256,26 @@ def _scans(
     ]
 
 
-def _seen_by(models: Sequence[Path | str], manifest: Manifest | None) -> Seen:
+@dataclass(frozen=True)
+class _SeenBy:
     """Tells whether the training of a model has seen a scan: its patient, if a manifest names him, or its voxels."""
+
+    groups: Mapping[str, str]  # scan -> patient
+    patients: Mapping[str, str]
+    scans: Mapping[str, str]  # by the hash of a scan
+
+    def __call__(self, scan: Scan, hashes: Sequence[str]) -> str:
+        of_patient = self.patients.get(self.groups.get(scan.id, ""), "")
+        return of_patient or next((self.scans[each] for each in hashes if each in self.scans), "")
+
+
+def _seen_by(models: Sequence[Path | str], manifest: Manifest | None) -> Seen:
     groups = {case.id: case.group for case in manifest.cases} if manifest else {}
     patients: dict[str, str] = {}
     scans: dict[str, str] = {}
     for run in map(run_of, models):
         patients, scans = patients_of(run) | patients, scans_of(run) | scans
-
-    def how(scan: Scan, hashes: Sequence[str]) -> str:
-        of_patient = patients.get(groups.get(scan.id, ""), "")
-        return of_patient or next((scans[each] for each in hashes if each in scans), "")
-
-    return how
+    return _SeenBy(groups, patients, scans)
 
 
 def check_channels(cases: Sequence[Case], channels: int) -> None:

@@ -17,7 +17,7 @@ from labelwise.cohort.review import class_of
 from labelwise.console import Progress, silent
 from labelwise.errors import DataError
 from labelwise.infer.cohort import predict_cohort
-from labelwise.infer.model import Model, load_model
+from labelwise.infer.model import Model
 from labelwise.infer.scans import Scan
 from labelwise.lock import only_writer
 from labelwise.run.environment import environment
@@ -25,6 +25,7 @@ from labelwise.run.predict import (
     PredictionResult,
     changed_settings,
     check_channels,
+    load_for,
     no_case_in,
     problems_of,
     result_of,
@@ -53,6 +54,7 @@ def propose(
     modality: str | None = None,
     classifier: str | None = None,
     device: str = "auto",
+    engine: str = "local",
     settings: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> PredictionResult:
@@ -66,7 +68,7 @@ def propose(
         model       model folder, or the folder of a run; of several the mean of their scores decides
         data        folder of the manifest
         split       which cases
-        modality, classifier, device, settings      as in `labelwise.run.predict`
+        modality, classifier, device, engine, settings      as in `labelwise.run.predict`
 
     Errors
         CheckpointError     not a model
@@ -77,7 +79,7 @@ def propose(
     """
     file = manifest_file(data)
     folder = file.parent
-    loaded = load_model(model, device, classifier=classifier)
+    loaded, elsewhere = load_for(model, device, classifier, engine)
     loaded = replace(loaded, config=changed_settings(loaded, settings or {}))
     with only_writer(folder):
         manifest = read_manifest(file)
@@ -103,6 +105,7 @@ def propose(
             versions=environment()["versions"],
             warn=partial(problems_of, training=loaded.info.training),
             progress=show,
+            elsewhere=elsewhere,
         )
         result = result_of(target, outcomes)
         _enter(manifest, folder, loaded.id, wanted, result.written)
