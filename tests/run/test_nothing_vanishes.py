@@ -324,3 +324,23 @@ def test_structures_drawn_in_some_slices_only_are_found_and_what_is_between_beco
     between = [index for index in range(drawn[0], drawn[-1]) if index not in drawn]
     assert (found[between] == 255).all()
     assert (found[0] == 0).all(), "outside of the structure the background is known"
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("width", "unknown", "found"), [(12, False, True), (5, False, True), (3, False, False), (12, True, False)]
+)
+def test_a_wide_structure_drawn_in_a_single_slice_is_found(tmp_path, axis, width, unknown, found):
+    """A small lesion may lie in one slice; and where the other slices are unknown, nothing is wrong."""
+    labels = np.full((20, 20, 20), 255 if unknown else 0, np.uint8)
+    np.moveaxis(labels, axis, 0)[9] = 0
+    np.moveaxis(labels, axis, 0)[9, 4 : 4 + width, 4 : 4 + width] = 1
+    data = tmp_path / "data"
+    (data / "images").mkdir(parents=True)
+    (data / "labels").mkdir()
+    voxels = np.random.default_rng(0).integers(-1000, 900, labels.shape).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), data / "images" / "c0.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), data / "labels" / "c0.nii.gz")
+    run.import_data([data], tmp_path / "m", classes={"liver": 1, "ignore": 255}, modality="mr")
+    codes = {problem.code for problem in run.check(tmp_path / "m").problems}
+    assert ("single-slice" in codes) == found

@@ -24,6 +24,7 @@ from labelwise.quality.organs import (
     is_solid,
     island_sizes,
     left_right_pairs,
+    only_slice,
     paired_sides,
     unlabelled_slices,
 )
@@ -53,6 +54,7 @@ def inspect_labels(
     if same_place and has_sides(case, image):
         yield from _sides(case, labels, organs, scan)
     yield from _cut_off(case, labels, organs)
+    yield from _single_slices(case, manifest, labels, organs)
     sparse = list(_unlabelled_slices(case, manifest, labels, organs))
     yield from sparse
     if not sparse:  # slices of an organ that lie apart are no islands
@@ -208,6 +210,21 @@ def _unlabelled_slices(
             "(ignore)"
         )
         yield of_labels("warning", "unlabelled-slices", case, what, remedy)
+
+
+def _single_slices(
+    case: Case, manifest: Manifest, labels: StoredLabels, organs: Sequence[Organ]
+) -> Iterator[Problem]:
+    unknown = [value for value, name in manifest.source_of(case).values.items() if name == IGNORE_NAME]
+    parts = []
+    for organ in organs:
+        axis = only_slice(labels, organ)
+        if axis is not None and not np.isin(labels.values, unknown).any():
+            parts.append(f"'{organ.name}' in 1 of {labels.values.shape[axis]} slices")
+    if parts:
+        what = f"drawn in a single slice: {some(parts)}; all other slices teach that nothing is there"
+        remedy = "where nobody looked at the other slices, give them a value of their own, and name it ignore"
+        yield of_labels("warning", "single-slice", case, what, remedy)
 
 
 def _islands(case: Case, labels: StoredLabels, organs: Sequence[Organ]) -> Iterator[Problem]:

@@ -23,6 +23,7 @@ MAIN_PART = 0.1  # of the largest part: a second kidney, the other lobe of a gla
 ISLAND_SHARE = 0.01  # of the organ
 FEWEST_GAPS = 3
 GAP_SHARE = 1 / 3
+FEWEST_SLICES, WIDE_SLICES = 8, 4  # of a scan; within a slice, in multiples of its thickness
 _SAMPLES_PER_AXIS = 40
 
 # Organs whose tissue has the HU of soft tissue in any contrast phase, and that lie within an abdominal scan.
@@ -138,6 +139,21 @@ def unlabelled_slices(labels: StoredLabels, organ: Organ) -> Gaps | None:
         empty = np.flatnonzero(~drawn)
         if runs >= FEWEST_GAPS and len(empty) >= len(drawn) * GAP_SHARE:
             return Gaps(int(axis), (empty + organ.start[axis]).tolist(), len(drawn))
+    return None
+
+
+def only_slice(labels: StoredLabels, organ: Organ) -> int | None:
+    """The axis across which an organ is drawn in a single slice of many, though it is wide within that slice.
+
+    What is a few slices wide is a few slices thick, too: a small lesion may lie in one slice, a liver does not.
+    """
+    sizes = np.subtract(organ.stop, organ.start)
+    wide_mm = sizes * labels.grid.spacing_mm
+    for axis in np.flatnonzero(sizes == 1).tolist():
+        thickness = labels.grid.spacing_mm[axis]
+        in_plane = np.delete(wide_mm, axis)
+        if labels.values.shape[axis] >= FEWEST_SLICES and in_plane.min() > WIDE_SLICES * thickness:
+            return axis
     return None
 
 
