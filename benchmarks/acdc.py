@@ -43,7 +43,7 @@ SWEEP = Sweep(
         "checkpoint": "last iteration; nothing selected on test patients",
         "scores": "per volume in 3D; distances in voxels (the files store no spacing)",
     },
-    scarce={"one_structure": ("one_organ_per_case", {"seed": 0})},
+    scarce={"one_structure": ("one_structure_per_case", {"seed": 0})},
     held_out=10,
 )
 

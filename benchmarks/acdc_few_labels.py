@@ -51,7 +51,7 @@ SWEEP = Sweep(
             for name in GROUP_NORM
         },
         "full_supervision": with_batch(
-            Row(RECIPE, "complete", {"method.name": "supervised", "sampling.incomplete_cases": 0}), CASES
+            Row(RECIPE, "complete", {"method.name": "supervised", "sampling.unlabelled_cases": 0}), CASES
         ),
     },
     variants={"scores": {"unit": "voxels", "variant": "default"}},

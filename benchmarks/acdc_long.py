@@ -56,7 +56,7 @@ SWEEP = Sweep(
     },
     scarce={
         **{f"labelled_{number}": ("keep_labelled", {"n": number}) for number in (3, 7)},
-        "one_structure": ("one_organ_per_case", {"seed": 0}),
+        "one_structure": ("one_structure_per_case", {"seed": 0}),
     },
     import_options={"split": "ssl4mis"},
     prediction=ONE_COMPONENT,

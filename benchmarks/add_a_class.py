@@ -17,7 +17,7 @@ from labelwise.types import BACKGROUND, Case, LabelSpace
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "acdc" / "long_128.toml"
 STEPS = 600
-SMALL = {"net.settings.width": 8, "sampling.labelled_cases": 8, "sampling.incomplete_cases": 0}
+SMALL = {"net.settings.width": 8, "sampling.labelled_cases": 8, "sampling.unlabelled_cases": 0}
 FIRST, ADDED = ("right ventricle", "myocardium"), ("left ventricle",)
 
 
@@ -56,10 +56,10 @@ def without_added(manifest: Manifest) -> Manifest:
         LabelSpace(tuple(name for name in manifest.label_space.names if name not in ADDED)),
         {
             name: replace(
-                source,
-                values={value: BACKGROUND if of in ADDED else of for value, of in source.values.items()},
+                data_set,
+                values={value: BACKGROUND if of in ADDED else of for value, of in data_set.values.items()},
             )
-            for name, source in manifest.sources.items()
+            for name, data_set in manifest.data_sets.items()
         },
         tuple(replace(case, annotated=case.annotated - {*ADDED}) for case in manifest.cases),
     )

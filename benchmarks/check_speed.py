@@ -29,7 +29,7 @@ import numpy as np
 from metadata import write_result
 from scipy import ndimage
 
-from labelwise.cohort.manifest import Manifest, Source
+from labelwise.cohort.manifest import DataSet, Manifest
 from labelwise.engine import available_cpus, run_jobs
 from labelwise.formats import read_image, read_labels
 from labelwise.quality.check import check
@@ -137,13 +137,13 @@ def make_cohort(folder: Path, cases: int, shape: tuple[int, int, int]) -> Manife
     folder.mkdir(parents=True, exist_ok=True)
     name = "x".join(map(str, shape))
     made = [make_case(folder, f"{name}_{number:03d}", shape, number) for number in range(cases)]
-    source = Source("made", dict(enumerate(SPACE.names)), "ct")
-    return Manifest(SPACE, {"made": source}, tuple(made))
+    data_set = DataSet("made", dict(enumerate(SPACE.names)), "ct")
+    return Manifest(SPACE, {"made": data_set}, tuple(made))
 
 
 def make_case(folder: Path, name: str, shape: tuple[int, int, int], seed: int) -> Case:
     image, labels = folder / f"{name}.nii.gz", folder / f"{name}_labels.nii.gz"
-    case = Case(name, (image,), labels, frozenset(SPACE.organs), source="made", split="train")
+    case = Case(name, (image,), labels, frozenset(SPACE.structures), data_set="made", split="train")
     if image.exists() and labels.exists():
         return case
     random = np.random.default_rng(seed)

@@ -93,7 +93,7 @@ def by_labelwise(reference: Array, prediction: Array, spacing_mm: tuple[float, .
             reference,
             prediction,
             label_space=SPACE,
-            annotated=SPACE.organs,
+            annotated=SPACE.structures,
             spacing_mm=spacing_mm,
             nsd_tolerance=TOLERANCE_MM,
         )

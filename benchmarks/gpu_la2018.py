@@ -84,7 +84,7 @@ def times_of_loop(folder: Path, device: str, workers: int) -> dict[str, float]:
     method = kind(nets, settings_of(kind, config))
     sampling = config.sampling
     if "none" not in kind.card.learns_from:
-        sampling = replace(sampling, incomplete_cases=0)
+        sampling = replace(sampling, unlabelled_cases=0)
     waits: list[float] = []
     ends: list[float] = []
 

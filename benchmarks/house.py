@@ -49,7 +49,7 @@ SETTINGS: Mapping[str, Any] = {
     "net": {"name": "unet", "settings": {"width": 2}},
     "sampling.patch_size": [32, 32, 16],
     "sampling.labelled_cases": 1,
-    "sampling.incomplete_cases": 1,
+    "sampling.unlabelled_cases": 1,
     "train.steps": [4],
     "device.device": "cpu",
     "device.precision": "float32",

@@ -40,7 +40,7 @@ UXNET = {
 def dkuxnet(**weights: float) -> Row:
     """DKUXNet, or a row of its ablation."""
     settings = {f"method.settings.{name}_consistency_weight": weight for name, weight in weights.items()}
-    cases = {"sampling.labelled_cases": 1, "sampling.incomplete_cases": 1}
+    cases = {"sampling.labelled_cases": 1, "sampling.unlabelled_cases": 1}
     own = {"method.name": "dkuxnet", "method.settings.queries": 16}
     return Row(HALF, "labelled_8", {**own, **settings, **cases, **UXNET})
 
@@ -60,7 +60,7 @@ SWEEP = Sweep(
         # Published: batches twice as large as those of other methods, an eighth of the steps in the first stage. A pair
         # of scans makes one mixed patch, so these are as many patches a step as in other rows; "bcp" has half as many.
         "bcp_with_published_batch": OTHERS["bcp"].with_changes(
-            {"sampling.labelled_cases": 4, "sampling.incomplete_cases": 4, "train.steps": [250, 1750]}
+            {"sampling.labelled_cases": 4, "sampling.unlabelled_cases": 4, "train.steps": [250, 1750]}
         ),
         "guidednet_without_mixture": OTHERS["guidednet"].with_changes(
             {"method.settings.mixture_weight": 0.0}
@@ -71,7 +71,7 @@ SWEEP = Sweep(
             {"method.settings.mixture_weight": 0.0, "net.settings.dropout": 0.0}
         ),
         "supervised_for_dkuxnet": Row(
-            HALF, "labelled_8", {"method.name": "supervised", "sampling.incomplete_cases": 0, **UXNET}
+            HALF, "labelled_8", {"method.name": "supervised", "sampling.unlabelled_cases": 0, **UXNET}
         ),
         "dkuxnet": dkuxnet(),
         "dkuxnet_with_equal_steps": dkuxnet().with_changes({"train.steps": [STEPS]}),  # twice their patches

@@ -12,7 +12,7 @@ FEW = ("mean_teacher", "unimatch", "bcp", "cps", "guidednet", "ss_net")
 TWO_STAGES = ("bcp", "ltuda")
 THEIR_DICE = {"method.settings.squared_dice": True, "method.settings.dice_pooling": "batch"}
 ONE_COMPONENT = {"postprocess.largest_component": True}
-LABELLED_ONLY = {"sampling.incomplete_cases": 0}
+LABELLED_ONLY = {"sampling.unlabelled_cases": 0}
 
 
 def row(recipe: Path, method: str, manifest: str, steps: int, **changes: Any) -> Row:

@@ -13,7 +13,7 @@ WIDTH = 8  # of all networks
 
 # For trainings a hundred times shorter than the published one, which has none of this. Chosen by the Dice of
 # `ltuda_cda` on the held-out patients of ACDC (benchmarks/acdc.py --tune).
-LTUDA = {"ema_decay": 0.99, "pseudo_ramp": 0.5, "organ_prior": 0.01, "dice_weight": 1.0}
+LTUDA = {"ema_decay": 0.99, "pseudo_ramp": 0.5, "structure_prior": 0.01, "dice_weight": 1.0}
 # Its second stage too: banks move twice a step; 400 steps with a momentum of 0.999 leave half of their random start.
 LTUDA_BANKS = {**LTUDA, "prototype_momentum": 0.9}
 
@@ -41,7 +41,7 @@ def partial_rows(
         chosen = {
             f"method.settings.{key}": value for key, value in {**settings.get(method, {}), **extra}.items()
         }
-        changes = {"method.name": method, "sampling.incomplete_cases": 0, **chosen}
+        changes = {"method.name": method, "sampling.unlabelled_cases": 0, **chosen}
         if net:
             changes["net"] = {"name": net, "settings": {"width": WIDTH}}
         if method == "ltuda":

@@ -139,7 +139,7 @@ def answers(model: Model, case: Case, manifest: Manifest, change: str) -> list[d
         labels = MOVING[change](labels, generator) if change in MOVING else labels
     found = model.examine(Volume(np.ascontiguousarray(voxels)[None], image.affine))
     rows = []
-    for name in model.label_space.organs:
+    for name in model.label_space.structures:
         said = found.labels.data == model.label_space.index(name)
         true = labels == manifest.label_space.index(name)
         if said.any() or true.any():

@@ -18,8 +18,8 @@ TWO_STAGES = ("bcp", "arco")
 
 def with_batch(row: Row, cases: int) -> Row:
     """Batches of so many labelled and unlabelled cases; of labelled ones where the row uses no others."""
-    incomplete = row.changes.get("sampling.incomplete_cases", cases)
-    return row.with_changes({"sampling.labelled_cases": cases, "sampling.incomplete_cases": incomplete})
+    incomplete = row.changes.get("sampling.unlabelled_cases", cases)
+    return row.with_changes({"sampling.labelled_cases": cases, "sampling.unlabelled_cases": incomplete})
 
 
 def apart(row: Row) -> Row:
@@ -53,7 +53,7 @@ def semi_rows(
         return Row(recipe, manifest, {"method.name": method, **own, **changes})
 
     control = {"method.settings.consistency_weight": 0.0}
-    labelled_only = {"sampling.incomplete_cases": 0}
+    labelled_only = {"sampling.unlabelled_cases": 0}
     their_dice = {"method.settings.squared_dice": True, "method.settings.dice_pooling": "batch"}
     return {
         "supervised": row("supervised", **labelled_only),

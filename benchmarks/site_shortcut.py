@@ -78,7 +78,7 @@ def answers(
         device="cpu",
     ).numpy()
     (site,) = annotated
-    for organ in model.label_space.organs:
+    for organ in model.label_space.structures:
         if organ != site:
             answer = scores[names.index(organ)] > 0.5
             yield (

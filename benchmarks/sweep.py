@@ -24,6 +24,7 @@ from labelwise.console import Progress
 from labelwise.evaluate.scores import Score, summarise
 from labelwise.run.train import replace_tuples
 from labelwise.run.trial import Trial, perform_all, score_trial, train_trial
+from labelwise.settings import OLDER_NAMES
 from labelwise.train.record import read_log
 
 MEAN = "mean over organs"
@@ -289,6 +290,11 @@ def summarise_scores(scores: Sequence[Score]) -> dict[str, dict[str, float | Non
     return table
 
 
+def by_present_names(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a row, of the method too, under the names that they have now."""
+    return {".".join(OLDER_NAMES.get(part, part) for part in key.split(".")): changes[key] for key in changes}
+
+
 def earlier_runs(name: str, jobs: Sequence[Job], prediction: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Runs of the present result file that these jobs would only repeat: a sweep can go on on another machine."""
     file = RESULTS / f"{name}.json"
@@ -303,7 +309,8 @@ def earlier_runs(name: str, jobs: Sequence[Job], prediction: Mapping[str, Any]) 
         one
         for one in json.loads(file.read_text(encoding="utf-8"))["runs"]
         if one.get("prediction", {}) == dict(prediction)
-        and same.get((one["name"], one["seed"])) == {"recipe": one["recipe"], "changes": one["changes"]}
+        and same.get((one["name"], one["seed"]))
+        == {"recipe": one["recipe"], "changes": by_present_names(one["changes"])}
     ]
 
 

@@ -38,7 +38,7 @@ def quarter(method: str, **sampling: int) -> Row:
 
 def mixed(method: str) -> Row:
     """A method on scans with one annotated organ each, every organ in scans of several sites."""
-    return Row(RECIPE, "mixed_sites", {"method.name": method, "sampling.incomplete_cases": 0})
+    return Row(RECIPE, "mixed_sites", {"method.name": method, "sampling.unlabelled_cases": 0})
 
 
 SWEEP = Sweep(
@@ -54,8 +54,8 @@ SWEEP = Sweep(
         ),
         "full_supervision": Row(RECIPE, "complete", {"method.name": "supervised"}),
         "quarter_supervised": quarter("supervised"),
-        "quarter_mean_teacher": quarter("mean_teacher", labelled_cases=2, incomplete_cases=2),
-        "quarter_ua_mt": quarter("ua_mt", labelled_cases=2, incomplete_cases=2),
+        "quarter_mean_teacher": quarter("mean_teacher", labelled_cases=2, unlabelled_cases=2),
+        "quarter_ua_mt": quarter("ua_mt", labelled_cases=2, unlabelled_cases=2),
         **{f"mixed_{method}": mixed(method) for method in ("supervised", "pl_seg", "multi_talent", "dodnet")},
     },
     variants={"scores": {"unit": "mm", "variant": "default"}},
@@ -70,10 +70,10 @@ SWEEP = Sweep(
     },
     scarce={
         "one_organ": (
-            "by_source",
+            "by_data_set",
             {"keep": {site: [organ] for site, organ in zip(SITES, ORGANS, strict=True)}},
         ),
-        "mixed_sites": ("one_organ_per_case", {"seed": 0}),
+        "mixed_sites": ("one_structure_per_case", {"seed": 0}),
         "complete_quarter": ("equal_cost", {"k": 1, "order": "random"}),
     },
     make_complete=partial(

@@ -32,7 +32,7 @@ def organ_volumes(complete: Path) -> Mapping[str, Any]:
     rows = run.measure(complete, split="test", workers=1).rows
     return {
         "organ_volumes_ml": {
-            organ: round(mean(row.volume_ml for row in rows if row.organ == organ), 1) for organ in ORGANS
+            organ: round(mean(row.volume_ml for row in rows if row.structure == organ), 1) for organ in ORGANS
         }
     }
 
@@ -67,7 +67,7 @@ ROWS = with_batches(
         **{f"guidednet_without_{term}": guidednet_without(settings) for term, settings in TERMS.items()},
     }
 )
-FULL = Row(RECIPE, "complete", {"method.name": "supervised", "sampling.incomplete_cases": 0})
+FULL = Row(RECIPE, "complete", {"method.name": "supervised", "sampling.unlabelled_cases": 0})
 APART = ("unlabelled_in_batch_norm_only", *METHODS)
 
 SWEEP = Sweep(

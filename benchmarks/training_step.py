@@ -115,7 +115,7 @@ def overhead() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         manifest = make_cohort(folder, SyntheticConfig(cases_per_site=2, unlabelled=0, validation=0, test=0))
         store = prepare(read_manifest(folder), Path(folder) / "store", workers=1).store
-        sampling = SamplingConfig(patch_size=patch, labelled_cases=4, incomplete_cases=0)
+        sampling = SamplingConfig(patch_size=patch, labelled_cases=4, unlabelled_cases=0)
         fabric = connect(DeviceConfig(device="cpu"))
         ready = a_batch(4, patch)
         number = itertools.count()

@@ -104,7 +104,7 @@ class {TRAINER}(nnUNetTrainer):
 # Sets of labels: folder of the manifest, and how `simulate` makes it of the complete one.
 LABELS: Mapping[str, tuple[str, Mapping[str, Any]] | None] = {
     "complete": None,
-    "one_structure": ("one_organ_per_case", {"seed": 0}),
+    "one_structure": ("one_structure_per_case", {"seed": 0}),
     "labelled_3": ("keep_labelled", {"n": 3}),
     "labelled_7": ("keep_labelled", {"n": 7}),
 }
@@ -420,7 +420,7 @@ def _collect(options: argparse.Namespace) -> None:
             }
     protocol = {
         "data": "ACDC, h5 volumes; 70 training patients of train.list, tested on the 10 patients of val.list",
-        "organs": list(read_manifest(options.work / "complete").label_space.organs),
+        "organs": list(read_manifest(options.work / "complete").label_space.structures),
         "time": f"about {options.minutes:g} minutes of {options.threads} core(s) for nnU-Net, and for ours as much as "
         "nnU-Net took with the same labels; preprocessing not counted",
         "nnunet": f"{NNUNET}, configuration 2d planned for {options.memory:g} GB, all training cases (fold 'all'), "

@@ -26,11 +26,11 @@ SCANS = SyntheticConfig(cases_per_site=3, unlabelled=0, validation=0, test=2, fu
 
 
 def main(folder: Path, scans: SyntheticConfig = SCANS, changes: Mapping[str, Any] = {}) -> float:
-    """Train on scans in which one organ each is annotated; returns the mean Dice on the test scans."""
+    """Train on scans in which one structure each is annotated; returns the mean Dice on the test scans."""
     complete, scarce, trained = folder / "complete", folder / "scarce", folder / "run"
 
     make_cohort(complete, scans)  # your own scans: run.import_data, see own_data.py
-    run.simulate(complete, scarce, "one_organ_per_case", seed=0)
+    run.simulate(complete, scarce, "one_structure_per_case", seed=0)
 
     config = load_config(None, {**SETTINGS, **changes}, data=str(scarce), method={"name": "supervised"})
     run.prepare(config, workers=1)

@@ -70,7 +70,7 @@ TINY_SETTINGS: dict[str, Any] = {
     "net.settings.width": 2,
     "sampling.patch_size": [32, 32, 16],
     "sampling.labelled_cases": 1,
-    "sampling.incomplete_cases": 1,
+    "sampling.unlabelled_cases": 1,
     "train.steps": [4],
     "train.log_every": 1,
     "inference.overlap": 0.0,

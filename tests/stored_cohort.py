@@ -6,18 +6,20 @@ from pathlib import Path
 
 import numpy as np
 
-from labelwise.cohort.manifest import Manifest, Source
+from labelwise.cohort.manifest import DataSet, Manifest
 from labelwise.formats import write_image, write_labels
 from labelwise.loading.prepare import Prepared, prepare
 from labelwise.preprocess.pipeline import IntensityRule, Plan
 from labelwise.types import Array, Case, LabelSpace, Volume
 
 SPACE = LabelSpace(("background", "liver", "spleen", "pancreas"))
-SOURCES = {"site": Source("site", {0: "background", 10: "liver", 20: "spleen", 30: "pancreas"}, "normalised")}
+DATA_SETS = {
+    "site": DataSet("site", {0: "background", 10: "liver", 20: "spleen", 30: "pancreas"}, "normalised")
+}
 UNCHANGED = Plan(intensity={"normalised": IntensityRule("none")})
-ANNOTATED = {  # case id -> organs that are annotated; "bare" has no label file, "hidden" has one
-    "full_1": SPACE.organs,
-    "full_2": SPACE.organs,
+ANNOTATED = {  # case id -> structures that are annotated; "bare" has no label file, "hidden" has one
+    "full_1": SPACE.structures,
+    "full_2": SPACE.structures,
     "partial": ("liver",),
     "hidden": (),
     "bare": (),
@@ -31,16 +33,16 @@ def scan(number: int) -> Array:
 
 
 def label_map(number: int) -> Array:
-    """(X, Y, Z) uint8 class indices: a box of each organ."""
+    """(X, Y, Z) uint8 class indices: a box of each structure."""
     labels = np.zeros(scan(number).shape, np.uint8)
-    for organ in range(1, SPACE.num_classes):
-        labels[4 * organ : 4 * organ + 4, 3:12, 2:9] = organ
+    for structure in range(1, SPACE.num_classes):
+        labels[4 * structure : 4 * structure + 4, 3:12, 2:9] = structure
     return labels
 
 
 def make_manifest(folder: Path) -> Manifest:
     """Writes the files of all cases and returns their manifest, all in the split 'train'."""
-    return Manifest(SPACE, SOURCES, tuple(make_case(folder, name, i) for i, name in enumerate(ANNOTATED)))
+    return Manifest(SPACE, DATA_SETS, tuple(make_case(folder, name, i) for i, name in enumerate(ANNOTATED)))
 
 
 def make_case(folder: Path, name: str, number: int) -> Case:
@@ -48,9 +50,9 @@ def make_case(folder: Path, name: str, number: int) -> Case:
     image, labels = folder / f"{name}.nii.gz", folder / f"{name}_labels.nii.gz"
     write_image(image, Volume(scan(number)[None], np.eye(4)))
     if name == "bare":
-        return Case(name, (image,), source="site", split="train")
+        return Case(name, (image,), data_set="site", split="train")
     write_labels(labels, Volume(label_map(number) * np.uint8(10), np.eye(4)))
-    return Case(name, (image,), labels, frozenset(ANNOTATED[name]), source="site", split="train")
+    return Case(name, (image,), labels, frozenset(ANNOTATED[name]), data_set="site", split="train")
 
 
 def make_store(folder: Path) -> tuple[Manifest, Prepared]:

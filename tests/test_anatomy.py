@@ -105,8 +105,8 @@ def test_a_structure_that_looks_like_one_before_it_is_tinted_in_pictures_and_the
     assert len(set(many.values())) > 3
 
 
-def test_the_organs_of_an_abdomen_have_colours_of_their_own():
-    organs = (
+def test_the_structures_of_an_abdomen_have_colours_of_their_own():
+    structures = (
         "liver",
         "spleen",
         "pancreas",
@@ -118,7 +118,7 @@ def test_the_organs_of_an_abdomen_have_colours_of_their_own():
         "lungs",
         "heart",
     )
-    assert len({structures()[name].colour for name in organs}) == len(organs)
+    assert len({structures()[name].colour for name in structures}) == len(structures)
 
 
 def test_codes_are_those_of_snomed_ct():

@@ -16,8 +16,8 @@ import typer
 from labelwise import load_config
 from labelwise.cli.main import app
 from labelwise.cli.options import overrides
+from labelwise.cohort.data_set import read_class_table
 from labelwise.cohort.hide import MODES
-from labelwise.cohort.source import read_class_table
 from labelwise.config import RunConfig
 from labelwise.infer.model import ModelInfo
 from labelwise.loading.augment import PRESETS, AugmentConfig
@@ -284,7 +284,7 @@ def test_the_glossary_explains_each_word_once_and_names_words_that_are_there():
     assert len(words) > 40
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
     named = [name for row in rows for name in re.findall(r"`([^`]+)`", row[-1])]
-    known = {"[sources.NAME.values]", "labelwise plan", "corrections/", "proposals/"}  # made of parts
+    known = {"[data_sets.NAME.values]", "labelwise plan", "corrections/", "proposals/"}  # made of parts
     parts = [name.removeprefix("--").split(".")[-1].replace("-", "_") for name in named if name not in known]
     assert [part for part in parts if part not in source and part not in ("toml", "csv")] == []
 

@@ -41,7 +41,7 @@ def segment(folder: Path, scan: Path) -> float:
     write_labels(Path("labels.nii.gz"), labels, like=scan, names=model.label_space.names)
     reference = read_labels(scan)
     liver = model.label_space.index("liver")
-    names: tuple[str, ...] = read_manifest(folder).label_space.organs
+    names: tuple[str, ...] = read_manifest(folder).label_space.structures
     print(scores.spacing_mm, names, read_image([scan]).shape)
     return metrics.dice(labels.data == liver, reference.data == liver)
 

@@ -43,7 +43,7 @@ def registered(monkeypatch):
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    """Four sites that annotate one organ each; every scan prepared once."""
+    """Four sites that annotate one structure each; every scan prepared once."""
     folder = tmp_path_factory.mktemp("cohort")
     make_cohort(folder, TINY)
     run.prepare(load_config(None, SMALL, data=str(folder)), workers=1)
@@ -150,7 +150,7 @@ def test_example_python_api(tmp_path, capsys):
 
 def test_example_own_data(tmp_path, capsys):
     manifest = importlib.import_module("own_data").main(tmp_path, shape=(32, 26, 20))
-    assert manifest.label_space.organs == ("liver", "spleen")
+    assert manifest.label_space.structures == ("liver", "spleen")
     assert "total" in capsys.readouterr().out
 
 

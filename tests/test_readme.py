@@ -24,7 +24,7 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 # What makes the README's trainings small enough for a test.
 SMALL = (
     "--base fixed --set train.steps=3 --set net.settings.width=4 --set sampling.patch_size=[32,32,16] "
-    "--set sampling.labelled_cases=1 --set sampling.incomplete_cases=1 --set device.device=cpu"
+    "--set sampling.labelled_cases=1 --set sampling.unlabelled_cases=1 --set device.device=cpu"
 )
 
 
@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
         cases_per_site=2, unlabelled=1, validation=0, test=2, shape=(32, 28, 20), full=True
     )
     manifest = make_cohort(folder / "cohort", config)
-    write_dataset(folder / "my_scans", manifest, manifest.label_space.organs)
+    write_dataset(folder / "my_scans", manifest, manifest.label_space.structures)
     write_dataset(folder / "site_a", manifest, ("liver",))
     write_dataset(folder / "site_b", manifest, ("spleen",))
     for case in manifest.split("test"):
@@ -44,18 +44,18 @@ def folder(tmp_path_factory):
     return folder
 
 
-def write_dataset(folder, manifest, organs):
-    """The cohort as an nnU-Net data set that annotates some organs, numbered from 1."""
+def write_dataset(folder, manifest, structures):
+    """The cohort as an nnU-Net data set that annotates some structures, numbered from 1."""
     for case in manifest.cases:
         end = "Ts" if case.split == "test" else "Tr"
         write_image(folder / f"images{end}" / f"{case.id}_0000.nii.gz", read_image(case.images))
-        if case.source != "unlabelled":
+        if case.data_set != "unlabelled":
             full = read_case_labels(case, manifest)
             kept = np.zeros_like(full.data)
-            for number, organ in enumerate(organs, start=1):
-                kept[full.data == manifest.label_space.index(organ)] = number
+            for number, structure in enumerate(structures, start=1):
+                kept[full.data == manifest.label_space.index(structure)] = number
             write_labels(folder / f"labels{end}" / f"{case.id}.nii.gz", Volume(kept, full.affine))
-    labels = {"background": 0, **{organ: number for number, organ in enumerate(organs, start=1)}}
+    labels = {"background": 0, **{structure: number for number, structure in enumerate(structures, start=1)}}
     description = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 9, "file_ending": ".nii.gz"}
     (folder / "dataset.json").write_text(json.dumps(description))
 
@@ -84,7 +84,7 @@ def test_every_command_runs(folder, monkeypatch, capsys):
         list((folder / "new_scans").iterdir())
     )
     union = read_manifest(folder / "union")
-    assert {organ for case in union.cases for organ in case.annotated} == {"liver", "spleen"}
+    assert {structure for case in union.cases for structure in case.annotated} == {"liver", "spleen"}
 
 
 def test_the_tables_are_what_the_result_files_say():

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from labelwise.errors import ConfigError
-from labelwise.settings import build_settings
+from labelwise.settings import build_settings, by_present_names
 
 FORBID = ConfigDict(extra="forbid")
 
@@ -84,10 +83,9 @@ def test_a_wrong_value_names_setting_found_and_expected(values: object, words: l
 
 @dataclass(frozen=True, config=FORBID)
 class Renamed:
-    RENAMED: ClassVar[Mapping[str, str]] = {"forget": "decay", "inside": "inner"}
-
-    decay: float = 0.5
-    inner: Inner = Inner()
+    unlabelled_cases: int = 2
+    postprocess: Inner = Inner()
+    cut_among: str = "all"
 
 
 @dataclass(frozen=True, config=FORBID)
@@ -95,11 +93,29 @@ class Around:
     part: Renamed = Renamed()
 
 
-def test_older_names_of_settings_are_understood_also_in_nested_tables():
-    assert build_settings(Renamed, {"forget": 0.1}, "[part]") == Renamed(decay=0.1)
-    assert build_settings(Around, {"part": {"forget": 0.1}}, "[]") == Around(Renamed(decay=0.1))
-    both = build_settings(Renamed, {"inner": {"decay": 0.1}, "inside": {"decay": 0.2}}, "[part]")
-    assert both.inner.decay == 0.2  # what somebody adds under the older name counts
+def test_older_names_and_values_of_settings_are_understood_also_in_nested_tables():
+    assert build_settings(Renamed, {"incomplete_cases": 1}, "[part]") == Renamed(unlabelled_cases=1)
+    assert build_settings(Around, {"part": {"incomplete_cases": 1}}, "[]") == Around(
+        Renamed(unlabelled_cases=1)
+    )
+    assert build_settings(Renamed, {"cut_among": "incomplete"}, "[part]") == Renamed(cut_among="unlabelled")
+    both = build_settings(Renamed, {"postprocess": {"decay": 0.1}, "tidy": {"decay": 0.2}}, "[part]")
+    assert both.postprocess.decay == 0.2  # what somebody adds under the older name counts
+
+
+def test_a_setting_under_both_of_its_names_is_refused():
+    with pytest.raises(ConfigError, match="'incomplete_cases' is the older name of 'unlabelled_cases'"):
+        build_settings(Renamed, {"incomplete_cases": 1, "unlabelled_cases": 2}, "[part]")
+
+
+def test_an_older_name_that_means_something_else_in_a_package_of_its_own_stays():
+    @dataclass(frozen=True, config=FORBID)
+    class Theirs:
+        source: str = ""
+
+    assert build_settings(Theirs, {"source": "here"}, "[part]") == Theirs("here")
+    tree = {"method": {"name": "theirs", "settings": {"source": "here"}}, "sampling": {"incomplete_cases": 1}}
+    assert by_present_names(tree) == {**tree, "sampling": {"unlabelled_cases": 1}}
 
 
 def test_a_name_that_is_neither_new_nor_old_is_refused():

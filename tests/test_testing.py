@@ -65,7 +65,7 @@ class NotFinite(Good):
 class NamesOfTheBatch(Good):
     def forward(self, batch, progress):
         terms = self.terms(batch)
-        return terms if batch.incomplete.any() else {"supervised": terms["supervised"]}
+        return terms if batch.unlabelled.any() else {"supervised": terms["supervised"]}
 
 
 class TeachesNothing(Good):

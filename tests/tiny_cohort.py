@@ -8,7 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from labelwise.cohort.manifest import Manifest, Source
+from labelwise.cohort.manifest import DataSet, Manifest
 from labelwise.types import Case, LabelSpace
 
 SPACE = LabelSpace(("background", "liver", "spleen", "pancreas"))
@@ -39,19 +39,19 @@ def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray | None = None
 
 
 def make_case(
-    folder: Path, name: str, *values: int, annotated: Iterable[str] = SPACE.organs, **fields: str
+    folder: Path, name: str, *values: int, annotated: Iterable[str] = SPACE.structures, **fields: str
 ) -> Case:
     """A case with its files; without values it has no label file."""
     seed = int.from_bytes(name.encode(), "little") % 2**32
     image = write_scan(folder / f"{name}.nii.gz", seed=seed)
     labels = write_map(folder / f"{name}_labels.nii.gz", *values) if values else None
-    organs = frozenset(annotated) if values else frozenset()
-    return Case(name, (image,), labels, organs, **{"source": "site", "split": "train", **fields})
+    structures = frozenset(annotated) if values else frozenset()
+    return Case(name, (image,), labels, structures, **{"data_set": "site", "split": "train", **fields})
 
 
 def manifest_of(*cases: Case) -> Manifest:
-    names = sorted({case.source for case in cases})
-    return Manifest(SPACE, {name: Source(name, VALUES, "ct") for name in names}, cases)
+    names = sorted({case.data_set for case in cases})
+    return Manifest(SPACE, {name: DataSet(name, VALUES, "ct") for name in names}, cases)
 
 
 def paper_case(number: int, **fields: object) -> Case:
@@ -59,8 +59,8 @@ def paper_case(number: int, **fields: object) -> Case:
     name = f"case_{number:03d}"
     defaults = {
         "labels": Path(f"/scans/{name}_l.nii.gz"),
-        "annotated": frozenset(SPACE.organs),
-        "source": "site",
+        "annotated": frozenset(SPACE.structures),
+        "data_set": "site",
         "split": "train",
     }
     return Case(**{"id": name, "images": (Path(f"/scans/{name}.nii.gz"),), **defaults, **fields})

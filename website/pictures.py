@@ -82,7 +82,7 @@ def first_picture(folder: Path, manifest: Manifest) -> Figure:
     figure = Figure(figsize=(16, 6.6), facecolor=BLACK)
     firsts: dict[str, Case] = {}
     for case in manifest.split("train"):
-        firsts.setdefault(case.source, case)
+        firsts.setdefault(case.data_set, case)
     labelled = [case for case in firsts.values() if case.annotated]
     unlabelled = [case for case in manifest.split("train") if not case.annotated]
     for number, case in enumerate([*labelled, *unlabelled[:2]]):

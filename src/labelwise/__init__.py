@@ -1,4 +1,4 @@
-"""labelwise trains medical image segmentation when only some cases, or only some organs, are annotated.
+"""labelwise trains medical image segmentation when only some cases, or only some structures, are annotated.
 
 The words of the package (`LabelSpace`, `Case`, `Volume`, `Batch`), a trained `Model` and the base of a method are here;
 the work is done by the functions of `labelwise.run`, one for each verb of the command line:

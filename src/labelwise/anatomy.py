@@ -44,7 +44,7 @@ class Structure:
     meaning: str  # what SNOMED CT calls it
     laterality: Side  # of one of a pair: the left kidney
     whole: str  # the class that joins both of a pair: kidneys
-    side: Side  # where an organ that is no pair lies in nearly everybody: the liver at the right
+    side: Side  # where a structure that is no pair lies in nearly everybody: the liver at the right
     colour: Colour
 
     @property

@@ -33,7 +33,7 @@ from labelwise.methods import find_method, stages_of
 from labelwise.nets.factory import NetFactory
 from labelwise.plan.choose import PLANNED
 from labelwise.preprocess.intensity import IntensityRule
-from labelwise.settings import build_settings, merged, put, to_toml
+from labelwise.settings import build_settings, by_present_names, merged, present_name, put, to_toml
 from labelwise.train.distributed import DeviceConfig
 from labelwise.train.loop import LoopConfig
 from labelwise.types import ANNOTATED, CORRECTED, VERIFIED
@@ -96,8 +96,8 @@ class RunConfig:
     learn_from: tuple[State, ...] = (ANNOTATED, CORRECTED, VERIFIED)
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     select: Literal["last", "best"] = "last"  # which weights become the model
-    # From which score on an organ counts, in methods with a map for each organ: chosen at the end on annotated cases,
-    # or 0.5 as most of their papers have it
+    # From which score on a structure counts, in methods with a map for each structure: chosen at the end on annotated
+    # cases, or 0.5 as most of their papers have it
     thresholds: Literal["chosen", "half"] = "chosen"
     preset: str = ""  # the method's settings as published for a data set; those of [method.settings] go first
     start_from: str | None = (
@@ -117,6 +117,7 @@ class RunConfig:
     inference: InferenceConfig = InferenceConfig()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "planned", tuple(present_name(name) for name in self.planned))
         if unknown := set(self.planned) - set(PLANNED):
             raise ConfigError("this cannot be planned", found=", ".join(unknown), expected=", ".join(PLANNED))
 
@@ -153,6 +154,7 @@ def load_config(
     top: dict[str, Any] = {}
     for key, value in [*values.items(), *(overrides or {}).items()]:
         put(top, key, deepcopy(value))  # what the caller holds stays as it is
+    top = by_present_names(top)
     tree = merged(read_recipe(find_recipe(recipe)) if recipe else NAMES, top)
     where = str(recipe) if recipe else "the settings of this run"
     train = tree.setdefault("train", {})
@@ -185,6 +187,7 @@ def with_settings(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     """
     tree = asdict(config)
     top: dict[str, Any] = {}
+    values = by_present_names(values)
     for key, value in values.items():
         put(top, key, value)
     for table, chosen in NAMES.items():  # settings of another network or method mean nothing
@@ -325,7 +328,7 @@ def read_recipe(path: Path, names: Mapping[str, Any] = NAMES) -> dict[str, Any]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return parse_toml(decode(path.read_bytes()))
+        return by_present_names(parse_toml(decode(path.read_bytes())))
     except IsADirectoryError as error:
         raise ConfigError(
             "a folder is no recipe", file=path, do=f"name it as the data set: --data {path}"

@@ -19,14 +19,30 @@ from labelwise.errors import ConfigError, did_you_mean
 Settings = TypeVar("Settings")
 
 CHOICES = ("net", "method")  # tables that choose something by name, with the settings of that
+# What files of before call what has another name now: settings, columns, tables, ways to hide labels.
+OLDER_NAMES: Mapping[str, str] = {
+    "by_source": "by_data_set",
+    "incomplete_cases": "unlabelled_cases",
+    "one_organ_per_case": "one_structure_per_case",
+    "organ_chunk": "structure_chunk",
+    "organ_prior": "structure_prior",
+    "organs_per_case": "structures_per_case",
+    "source": "data_set",
+    "sources": "data_sets",
+    "tidy": "postprocess",
+}
+# Settings whose values were called otherwise: setting -> older value -> the present one.
+OLDER_VALUES: Mapping[str, Mapping[str, str]] = {
+    "cut_among": {"incomplete": "unlabelled"},
+    "consistency_on": {"incomplete": "unlabelled"},
+}
 
 
 def build_settings(cls: type[Settings], values: Mapping[str, Any] | Settings, where: str) -> Settings:
     """An instance of the dataclass `cls`, of pydantic or of Python, with `values` in place of its defaults.
 
     `where` says in error messages which table the values stand in, for example ``"[net.settings] of vnet"``.
-    An instance of `cls` is returned as it is. A dataclass may say in a class variable `RENAMED` which of its settings
-    had other names in older files: {"old": "new"}.
+    An instance of `cls` is returned as it is. Settings may have the names of before (`OLDER_NAMES`).
 
     Errors
         ConfigError     a setting is unknown, missing, of a wrong type or out of range
@@ -46,16 +62,42 @@ def build_settings(cls: type[Settings], values: Mapping[str, Any] | Settings, wh
         raise ConfigError(f"{where}: a setting is not a plain value", found=error) from None
 
 
+def present_name(dotted: str) -> str:
+    """``"sampling.incomplete_cases"`` -> ``"sampling.unlabelled_cases"``; what follows ``settings`` is its owner's."""
+    ours, settings, theirs = dotted.partition(".settings.")
+    return ".".join(OLDER_NAMES.get(part, part) for part in ours.split(".")) + settings + theirs
+
+
+def by_present_names(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run, also dotted ones and tables of tables, under the names that they have now.
+
+    Those of a method or network keep theirs: only `build_settings` knows whose they are.
+    """
+    return {
+        present_name(key): by_present_names(value)
+        if isinstance(value, Mapping) and key != "settings"
+        else value
+        for key, value in tree.items()
+    }
+
+
 def _by_new_names(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings under the names that they have now, also in tables of tables."""
-    named = dict(values)
-    for old, new in getattr(cls, "RENAMED", {}).items():
-        if old in named:
-            value, known = named.pop(old), named.get(new)
-            if isinstance(value, Mapping) and isinstance(known, Mapping):
-                value = {**known, **value}
-            named[new] = value
+    """The settings under the names that they have now, also in tables of tables; keys that people chose stay."""
     hints = get_type_hints(cls) if is_dataclass(cls) else {}
+    named = dict(values)
+    for old in [key for key in values if key not in hints and OLDER_NAMES.get(key) in hints]:
+        new = OLDER_NAMES[old]
+        value, known = named.pop(old), named.get(new)
+        if isinstance(value, Mapping) and isinstance(known, Mapping):
+            value = {**known, **value}
+        elif known is not None:
+            raise ConfigError(
+                f"'{old}' is the older name of '{new}', and both are set", do=f"set {new} alone"
+            )
+        named[new] = value
+    for name, renamed in OLDER_VALUES.items():
+        if name in hints and isinstance(named.get(name), str):
+            named[name] = renamed.get(named[name], named[name])
     for name, value in named.items():
         if isinstance(value, Mapping):
             kinds = (hints.get(name), *get_args(hints.get(name)))

@@ -6,8 +6,8 @@ intensities in HU or normalised, `step` counts optimiser steps.
 
 What a label voxel says (checked where batches are made, by `check_batch`):
 
-    c > 0     this voxel is organ c; occurs only where organ c is annotated in that case
-    0         none of the case's annotated organs; background only if *all* organs are annotated
+    c > 0     this voxel is structure c; occurs only where structure c is annotated in that case
+    0         none of the case's annotated structures; background only if *all* structures are annotated
     IGNORE    nothing is known: unlabelled case, scribble gap, padding (which `Batch.valid` tells apart)
 """
 
@@ -75,7 +75,7 @@ class LabelSpace:
                 )
 
     @property
-    def organs(self) -> tuple[str, ...]:
+    def structures(self) -> tuple[str, ...]:
         """All classes but the background."""
         return self.names[1:]
 
@@ -94,16 +94,16 @@ class LabelSpace:
             )
         return self.names.index(name)
 
-    def annotated_row(self, organs: Iterable[str]) -> NDArray[np.bool_]:
-        """(C,) bool: which classes are annotated; the background only if every organ is."""
+    def annotated_row(self, structures: Iterable[str]) -> NDArray[np.bool_]:
+        """(C,) bool: which classes are annotated; the background only if every structure is."""
         row = np.zeros(self.num_classes, dtype=np.bool_)
-        row[[self.index(organ) for organ in organs]] = True
-        row[0] = bool(self.organs) and row[1:].all()
+        row[[self.index(structure) for structure in structures]] = True
+        row[0] = bool(self.structures) and row[1:].all()
         return row
 
-    def annotated(self, organs: Iterable[str]) -> Tensor:
+    def annotated(self, structures: Iterable[str]) -> Tensor:
         """The same row as a tensor, as a `Batch` holds one for each case."""
-        return cast("Tensor", importlib.import_module("torch").from_numpy(self.annotated_row(organs)))
+        return cast("Tensor", importlib.import_module("torch").from_numpy(self.annotated_row(structures)))
 
 
 @dataclass(frozen=True)
@@ -112,14 +112,14 @@ class Proposal:
 
     file: Path  # label map on the grid of the scan; its header names its values
     model: str  # id of the model
-    organs: frozenset[str]
+    structures: frozenset[str]
 
 
 @dataclass(frozen=True)
 class Part:
     """The part of a scan in which some classes are annotated; elsewhere nothing is known of them."""
 
-    organs: frozenset[str]
+    structures: frozenset[str]
     boxes: tuple[
         Box, ...
     ] = ()  # their union: slices, boxes; () says: only the voxels that are drawn (scribbles)
@@ -132,25 +132,25 @@ class Case:
     id: str
     images: tuple[Path, ...]  # one file per modality
     labels: Path | None = None
-    annotated: frozenset[str] = frozenset()  # organs delineated in this case, present or not
+    annotated: frozenset[str] = frozenset()  # structures delineated in this case, present or not
     group: str = ""  # patient or centre: splits never cut through it
-    source: str = ""  # data set, key of Manifest.sources
+    data_set: str = ""  # data set, key of Manifest.data_sets
     split: str = ""  # one of SPLITS; "" takes no part
-    corrected: frozenset[str] = frozenset()  # of the annotated organs: those drawn anew by a reviewer
-    verified: frozenset[str] = frozenset()  # of the annotated organs: those that a reviewer found right
-    proposals: tuple[Proposal, ...] = ()  # of organs that are not annotated: a person's word counts more
+    corrected: frozenset[str] = frozenset()  # of the annotated structures: those drawn anew by a reviewer
+    verified: frozenset[str] = frozenset()  # of the annotated structures: those that a reviewer found right
+    proposals: tuple[Proposal, ...] = ()  # of structures that are not annotated: a person's word counts more
     parts: tuple[
         Part, ...
-    ] = ()  # of the annotated organs: those that are annotated in a part of the scan only
+    ] = ()  # of the annotated structures: those that are annotated in a part of the scan only
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "group", self.group or self.id)
-        for name in ("corrected", "verified"):  # who hides an organ hides its state
+        for name in ("corrected", "verified"):  # who hides a structure hides its state
             object.__setattr__(self, name, getattr(self, name) & self.annotated)
-        left = [replace(each, organs=each.organs - self.annotated) for each in self.proposals]
-        object.__setattr__(self, "proposals", tuple(each for each in left if each.organs))
-        known = [replace(each, organs=each.organs & self.annotated) for each in self.parts]
-        object.__setattr__(self, "parts", tuple(each for each in known if each.organs))
+        left = [replace(each, structures=each.structures - self.annotated) for each in self.proposals]
+        object.__setattr__(self, "proposals", tuple(each for each in left if each.structures))
+        known = [replace(each, structures=each.structures & self.annotated) for each in self.parts]
+        object.__setattr__(self, "parts", tuple(each for each in known if each.structures))
         if not self.images:
             raise DataError("a case needs at least one image", case=self.id)
         if self.annotated and self.labels is None:
@@ -175,22 +175,27 @@ class Case:
         ):
             seen: set[str] = set()
             for each in several:
-                if both := each.organs & seen:
+                if both := each.structures & seen:
                     raise _contradiction(self.id, both, found)
-                seen |= each.organs
+                seen |= each.structures
 
     @property
     def states(self) -> dict[str, str]:
-        """Organ -> one of STATES, of all organs about which something is known."""
-        predicted = dict.fromkeys((organ for each in self.proposals for organ in each.organs), PREDICTED)
+        """Structure -> one of STATES, of all structures about which something is known."""
+        predicted = dict.fromkeys(
+            (structure for each in self.proposals for structure in each.structures), PREDICTED
+        )
         drawn = dict.fromkeys(self.annotated, ANNOTATED)
         judged = dict.fromkeys(self.corrected, CORRECTED) | dict.fromkeys(self.verified, VERIFIED)
         return predicted | drawn | judged
 
 
-def _contradiction(case: str, organs: Iterable[str], states: str) -> DataError:
+def _contradiction(case: str, structures: Iterable[str], states: str) -> DataError:
     return DataError(
-        f"a class has two states: {', '.join(sorted(organs))}", case=case, found=states, do="keep one of them"
+        f"a class has two states: {', '.join(sorted(structures))}",
+        case=case,
+        found=states,
+        do="keep one of them",
     )
 
 
@@ -254,27 +259,27 @@ class Batch(NamedTuple):
 
     @property
     def complete(self) -> Tensor:
-        """(B,) bool: cases in which every organ is annotated, all over the scan."""
-        every_organ = self.annotated[:, 1:].flatten(1).all(dim=1)
+        """(B,) bool: cases in which every structure is annotated, all over the scan."""
+        every_structure = self.annotated[:, 1:].flatten(1).all(dim=1)
         if not any(self.sparse):
-            return every_organ
-        sparse = every_organ.new_tensor(self.sparse, device="cpu")
-        sparse = sparse.pin_memory() if every_organ.is_cuda else sparse
-        return every_organ & ~sparse.to(every_organ.device, non_blocking=True)
+            return every_structure
+        sparse = every_structure.new_tensor(self.sparse, device="cpu")
+        sparse = sparse.pin_memory() if every_structure.is_cuda else sparse
+        return every_structure & ~sparse.to(every_structure.device, non_blocking=True)
 
     @property
-    def incomplete(self) -> Tensor:
-        """(B,) bool: cases in which some organ, or every organ, is not annotated, or only in parts of the scan."""
+    def unlabelled(self) -> Tensor:
+        """(B,) bool: cases in which some structure, or every one, is not annotated, or only in parts of the scan."""
         return ~self.complete
 
     @property
     def annotated_rows(self) -> Sequence[Sequence[bool]]:
-        """`annotated` as plain values: what a step may choose cases and organs by."""
+        """`annotated` as plain values: what a step may choose cases and structures by."""
         return self.annotated_on_host or self.annotated.tolist()
 
     @property
-    def incomplete_rows(self) -> list[int]:
-        """Row numbers of the incomplete cases, known without a look at the device."""
+    def unlabelled_rows(self) -> list[int]:
+        """Row numbers of the unlabelled cases, known without a look at the device."""
         sparse = self.sparse or (False,) * len(self.annotated_rows)
         rows = enumerate(zip(self.annotated_rows, sparse, strict=True))
         return [number for number, (row, in_parts) in rows if in_parts or not all(row[1:])]

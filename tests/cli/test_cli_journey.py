@@ -28,13 +28,15 @@ training = importlib.import_module("labelwise.run.train")
 demonstration = importlib.import_module("labelwise.run.demo")
 
 
-def write_scan(folder: Path, image: str, label: str | None = None, organs: int = 2, size: int = 12) -> None:
-    """A CT of a few voxels with boxes for organs."""
+def write_scan(
+    folder: Path, image: str, label: str | None = None, structures: int = 2, size: int = 12
+) -> None:
+    """A CT of a few voxels with boxes for structures."""
     random = np.random.default_rng(len(image))
     voxels = random.normal(40, 10, (1, size, size, size)).astype(np.float32)
     labels = np.zeros(voxels.shape[1:], np.uint8)
-    for organ in range(1, organs + 1):
-        labels[organ * 3 : organ * 3 + 2, 2:6, 2:6] = organ
+    for structure in range(1, structures + 1):
+        labels[structure * 3 : structure * 3 + 2, 2:6, 2:6] = structure
     write_image(folder / image, Volume(voxels, np.diag([5.0, 5.0, 5.0, 1.0])))
     if label:
         write_labels(folder / label, Volume(labels, np.diag([5.0, 5.0, 5.0, 1.0])))
@@ -97,7 +99,7 @@ def test_plain_folders_are_imported_with_their_classes(command, plain_folder, tm
     assert facts["cases"] == {"train": 1, "validation": 0, "test": 1, "none": 0}
 
 
-def test_two_sources_are_merged_and_each_annotates_its_own_organs(
+def test_two_data_sets_are_merged_and_each_annotates_its_own_structures(
     command, nnunet_folder, plain_folder, tmp_path
 ):
     first, second = tmp_path / "first", tmp_path / "second"
@@ -120,7 +122,7 @@ def test_a_number_of_patients_is_whole(command, plain_folder, tmp_path):
     assert "found     1.5" in answer.err
 
 
-def test_annotated_for_a_source_that_is_not_there_is_refused(command, nnunet_folder, tmp_path):
+def test_annotated_for_a_data_set_that_is_not_there_is_refused(command, nnunet_folder, tmp_path):
     answer = command("import", f"public={nnunet_folder}", "-o", tmp_path / "x", "--annotated", "publik=liver")
     assert answer.code == 2
     assert "did you mean 'public'?" in answer.err
@@ -383,7 +385,7 @@ def test_evaluate_against_a_manifest(command, tiny_run, tiny_cohort, tmp_path):
     scores = tmp_path / "scores.csv"
     answer = command("evaluate", tiny_run, tiny_cohort, "-o", scores, "--unit", "voxels")
     assert answer.code == 0
-    assert "Mean Dice over 4 organs" in answer.out
+    assert "Mean Dice over 4 structures" in answer.out
     assert f"scores: {scores}" in answer.out
     assert scores.read_text().count("test_000") == scores.read_text().count("test_001") > 0
 

@@ -86,7 +86,7 @@ def test_wrong_usage_ends_with_2_and_a_message_on_stderr(command, arguments):
             ["--classes has the form"],
         ),
         (("import", ".", "-o", "y", "--importer", "nnunet", "--classes", "a=1"), ["has no option 'classes'"]),
-        (("import", "a=.", "b", "-o", "y"), ["SOURCE has a name in some places only", "a=. b"]),
+        (("import", "a=.", "b", "-o", "y"), ["FOLDERS has a name in some places only", "a=. b"]),
         (
             ("import", ".", "-o", "y", "--annotated", "a=liver", "--annotated", "spleen"),
             ["--annotated has a name in some places only"],

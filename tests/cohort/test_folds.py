@@ -13,22 +13,26 @@ from labelwise.cohort.split import cut_groups
 from labelwise.errors import ConfigError, DataError
 from tiny_cohort import SPACE, manifest_of, paper_case
 
-ORGANS = SPACE.organs
+STRUCTURES = SPACE.structures
 
 
 def cohort() -> Manifest:
     """Three data sets of two frames per patient, one class each; ten unlabelled scans, one of a labelled patient."""
     cases = []
-    for source, organs, patients in (("a", ORGANS[:1], 10), ("b", ORGANS[1:2], 5), ("c", ORGANS, 15)):
+    for data_set, structures, patients in (
+        ("a", STRUCTURES[:1], 10),
+        ("b", STRUCTURES[1:2], 5),
+        ("c", STRUCTURES, 15),
+    ):
         cases += [
             paper_case(
-                100 * ord(source) + 2 * patient + frame, group=f"{source}{patient}", source=source,
-                annotated=frozenset(organs),
+                100 * ord(data_set) + 2 * patient + frame, group=f"{data_set}{patient}", data_set=data_set,
+                annotated=frozenset(structures),
             )
             for patient in range(patients)
             for frame in range(2)
         ]  # fmt: skip
-    blank = {"labels": None, "annotated": frozenset(), "source": "c"}
+    blank = {"labels": None, "annotated": frozenset(), "data_set": "c"}
     cases += [paper_case(n, group=f"nobody{n}", **blank) for n in range(9)]
     return manifest_of(*cases, paper_case(99, group="c0", **blank))
 
@@ -50,8 +54,8 @@ def test_every_annotated_patient_tests_exactly_once_and_no_patient_is_cut():
 def test_folds_have_their_share_of_each_class_and_of_each_data_set():
     for fold in make_folds(cohort(), 5, validation=5):
         tests = fold.split("test")
-        assert Counter(case.source for case in tests if case.annotated) == {"a": 4, "b": 2, "c": 6}
-        assert [sum(organ in case.annotated for case in tests) for organ in ORGANS] == [10, 8, 6]
+        assert Counter(case.data_set for case in tests if case.annotated) == {"a": 4, "b": 2, "c": 6}
+        assert [sum(structure in case.annotated for case in tests) for structure in STRUCTURES] == [10, 8, 6]
         validation = {case.group for case in fold.split("validation")}
         assert {name[0] for name in validation} == {"a", "b", "c"}
 
@@ -87,11 +91,11 @@ def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_the_cases():
 
 def test_a_class_of_two_patients_is_learnt_in_every_fold_and_one_of_one_patient_is_refused():
     two = manifest_of(
-        *(paper_case(n, annotated=frozenset(ORGANS if n < 2 else ORGANS[:1])) for n in range(10))
+        *(paper_case(n, annotated=frozenset(STRUCTURES if n < 2 else STRUCTURES[:1])) for n in range(10))
     )
     assert not any(never_annotated(fold) for fold in make_folds(two, 5))
     one = manifest_of(
-        *(paper_case(n, annotated=frozenset(ORGANS if n < 1 else ORGANS[:1])) for n in range(10))
+        *(paper_case(n, annotated=frozenset(STRUCTURES if n < 1 else STRUCTURES[:1])) for n in range(10))
     )
     with pytest.raises(DataError, match=r"to learn pancreas, spleen from in fold \d[\s\S]*in 1 patient"):
         make_folds(one, 5)

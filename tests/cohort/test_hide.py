@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from labelwise.cohort.coverage import annotation_cost, never_annotated
-from labelwise.cohort.hide import MODES, BySource, KeepLabelled, hide
-from labelwise.cohort.manifest import Manifest, Source, read_case_labels, read_manifest, write_manifest
+from labelwise.cohort.hide import MODES, ByDataSet, KeepLabelled, hide
+from labelwise.cohort.manifest import DataSet, Manifest, read_case_labels, read_manifest, write_manifest
 from labelwise.cohort.published import PUBLISHED
 from labelwise.errors import ConfigError
 from labelwise.types import IGNORE, Case, LabelSpace
@@ -20,10 +20,10 @@ from tiny_cohort import SPACE, VALUES, make_case, manifest_of, paper_case
 
 SETTINGS = {
     "keep_labelled": {"n": 3},
-    "one_organ_per_case": {},
-    "organs_per_case": {"k": 2},
+    "one_structure_per_case": {},
+    "structures_per_case": {"k": 2},
     "equal_cost": {"k": 2},
-    "by_source": {"keep": {"site": ["liver"]}},
+    "by_data_set": {"keep": {"site": ["liver"]}},
 }
 
 
@@ -41,7 +41,7 @@ def kept(manifest: Manifest) -> dict[str, frozenset[str]]:
 
 
 def counts(manifest: Manifest) -> Counter[str]:
-    return Counter(organ for case in manifest.split("train") for organ in case.annotated)
+    return Counter(structure for case in manifest.split("train") for structure in case.annotated)
 
 
 @pytest.mark.parametrize("mode", [mode for mode in MODES if mode not in PUBLISHED])
@@ -58,7 +58,9 @@ def test_only_training_cases_lose_anything_and_nothing_but_annotation(mode: str)
     assert kept(after) != kept(before)
 
 
-@pytest.mark.parametrize("mode", ["keep_labelled", "one_organ_per_case", "organs_per_case", "equal_cost"])
+@pytest.mark.parametrize(
+    "mode", ["keep_labelled", "one_structure_per_case", "structures_per_case", "equal_cost"]
+)
 def test_draws_depend_on_the_seed_and_not_on_the_order_of_the_cases(mode: str):
     ordered = mode in ("keep_labelled", "equal_cost")
     settings = {**SETTINGS[mode], **({"order": "random"} if ordered else {})}
@@ -75,47 +77,54 @@ def test_draws_depend_on_the_seed_and_not_on_the_order_of_the_cases(mode: str):
 
 def test_the_first_of_the_list_stay_labelled_as_in_the_papers():
     after = hide(cohort(), "keep_labelled", n=4)
-    assert [name for name, organs in kept(after).items() if organs] == ["p00_0", "p01_0", "p02_0", "p03_0"]
+    assert [name for name, structures in kept(after).items() if structures] == [
+        "p00_0",
+        "p01_0",
+        "p02_0",
+        "p03_0",
+    ]
 
 
 @pytest.mark.parametrize(("unit", "expected"), [("group", 6), ("case", 3)])
 def test_labelled_patients_or_labelled_cases_are_counted(unit: str, expected: int):
     after = hide(cohort(frames=2), "keep_labelled", n=3, unit=unit)
-    assert sum(bool(organs) for organs in kept(after).values()) == expected
+    assert sum(bool(structures) for structures in kept(after).values()) == expected
 
 
 def test_cases_that_were_unlabelled_before_do_not_count_as_labelled():
     manifest = manifest_of(paper_case(0, labels=None, annotated=frozenset()), paper_case(1), paper_case(2))
-    assert [bool(organs) for organs in kept(hide(manifest, "keep_labelled", n=1)).values()] == [
+    assert [bool(structures) for structures in kept(hide(manifest, "keep_labelled", n=1)).values()] == [
         False,
         True,
         False,
     ]
 
 
-@pytest.mark.parametrize(("mode", "settings"), [("one_organ_per_case", {}), ("organs_per_case", {"k": 2})])
+@pytest.mark.parametrize(
+    ("mode", "settings"), [("one_structure_per_case", {}), ("structures_per_case", {"k": 2})]
+)
 @pytest.mark.parametrize("number", [7, 20, 21])
 @pytest.mark.parametrize("seed", range(5))
-def test_balanced_modes_keep_each_organ_equally_often(
+def test_balanced_modes_keep_each_structure_equally_often(
     mode: str, settings: dict[str, int], number: int, seed: int
 ):
     after = hide(cohort(number), mode, seed=seed, **settings)
     k = settings.get("k", 1)
-    assert {len(organs) for organs in kept(after).values()} == {k}
+    assert {len(structures) for structures in kept(after).values()} == {k}
     assert sum(counts(after).values()) == k * number
     assert max(counts(after).values()) - min(counts(after).values()) <= 1
 
 
-def test_frames_of_one_patient_keep_the_same_organs():
-    organs = kept(hide(cohort(frames=2), "one_organ_per_case", seed=3))
-    assert all(organs[f"p{i:02d}_0"] == organs[f"p{i:02d}_1"] for i in range(20))
-    apart = kept(hide(cohort(frames=2), "one_organ_per_case", seed=3, unit="case"))
+def test_frames_of_one_patient_keep_the_same_structures():
+    structures = kept(hide(cohort(frames=2), "one_structure_per_case", seed=3))
+    assert all(structures[f"p{i:02d}_0"] == structures[f"p{i:02d}_1"] for i in range(20))
+    apart = kept(hide(cohort(frames=2), "one_structure_per_case", seed=3, unit="case"))
     assert any(apart[f"p{i:02d}_0"] != apart[f"p{i:02d}_1"] for i in range(20))
 
 
-def test_drawing_per_case_is_uniform_over_the_organs():
-    after = hide(cohort(600), "organs_per_case", k=1, draw="per_case", seed=0)
-    assert np.allclose([counts(after)[organ] for organ in SPACE.organs], 200, atol=40)
+def test_drawing_per_case_is_uniform_over_the_structures():
+    after = hide(cohort(600), "structures_per_case", k=1, draw="per_case", seed=0)
+    assert np.allclose([counts(after)[structure] for structure in SPACE.structures], 200, atol=40)
     assert max(counts(after).values()) - min(counts(after).values()) > 1
 
 
@@ -123,20 +132,22 @@ def test_who_has_little_choice_chooses_first():
     few = [paper_case(i, annotated=frozenset({"liver"})) for i in range(4)]
     many = [paper_case(10 + i) for i in range(8)]
     for seed in range(10):
-        assert set(counts(hide(manifest_of(*few, *many), "one_organ_per_case", seed=seed)).values()) == {4}
+        assert set(counts(hide(manifest_of(*few, *many), "one_structure_per_case", seed=seed)).values()) == {
+            4
+        }
 
 
-def test_a_case_with_fewer_organs_keeps_those_it_has():
-    after = hide(manifest_of(paper_case(1, annotated=frozenset({"liver"}))), "organs_per_case", k=2)
+def test_a_case_with_fewer_structures_keeps_those_it_has():
+    after = hide(manifest_of(paper_case(1, annotated=frozenset({"liver"}))), "structures_per_case", k=2)
     assert kept(after) == {"case_001": frozenset({"liver"})}
 
 
-def many_organs(number: int, organs: int = 16) -> Manifest:
-    """A completely annotated manifest of `organs` classes, like WORD."""
-    names = tuple(f"organ{i:02d}" for i in range(organs))
+def many_structures(number: int, structures: int = 16) -> Manifest:
+    """A completely annotated manifest of `structures` classes, like WORD."""
+    names = tuple(f"structure{i:02d}" for i in range(structures))
     values = dict(enumerate(("background", *names)))
     cases = tuple(paper_case(i, annotated=frozenset(names)) for i in range(number))
-    return Manifest(LabelSpace(("background", *names)), {"site": Source("site", values, "ct")}, cases)
+    return Manifest(LabelSpace(("background", *names)), {"site": DataSet("site", values, "ct")}, cases)
 
 
 @pytest.mark.parametrize(("k", "complete"), [(2, 13), (4, 25), (6, 38)])
@@ -145,28 +156,39 @@ def test_the_ratios_of_word_keep_the_same_number_in_every_volume_and_have_a_part
     k: int, complete: int, draw: str, caplog: pytest.LogCaptureFixture
 ):
     caplog.set_level(logging.INFO, logger="labelwise")
-    word = many_organs(100)
-    partial = hide(word, "organs_per_case", k=k, draw=draw)
-    assert {len(organs) for organs in kept(partial).values()} == {k}
+    word = many_structures(100)
+    partial = hide(word, "structures_per_case", k=k, draw=draw)
+    assert {len(structures) for structures in kept(partial).values()} == {k}
     assert annotation_cost(partial) == 100 * k
     assert not caplog.text
     partner = hide(word, "equal_cost", k=k)
-    assert [len(organs) for organs in kept(partner).values()] == [16] * complete + [0] * (100 - complete)
+    assert [len(structures) for structures in kept(partner).values()] == [16] * complete + [0] * (
+        100 - complete
+    )
     assert abs(annotation_cost(partner) - annotation_cost(partial)) <= 8
-    assert f"cost {16 * complete} masks; organs_per_case with k = {k} costs {100 * k}" in caplog.text
+    assert f"cost {16 * complete} masks; structures_per_case with k = {k} costs {100 * k}" in caplog.text
 
 
 def test_equal_cost_is_exact_where_it_can_be():
     for k, complete in ((1, 4), (2, 8), (3, 12)):
         partner = hide(cohort(12), "equal_cost", k=k, order="random", seed=3)
-        assert sum(bool(organs) for organs in kept(partner).values()) == complete
-        assert annotation_cost(partner) == annotation_cost(hide(cohort(12), "organs_per_case", k=k)) == 12 * k
+        assert sum(bool(structures) for structures in kept(partner).values()) == complete
+        assert (
+            annotation_cost(partner)
+            == annotation_cost(hide(cohort(12), "structures_per_case", k=k))
+            == 12 * k
+        )
 
 
 @pytest.mark.parametrize("unit", ["group", "case"])
 def test_equal_cost_keeps_as_many_frames_as_its_partner_pays_for(unit: str):
     partner = hide(cohort(6, frames=2), "equal_cost", k=1, unit=unit)
-    assert [name for name, organs in kept(partner).items() if organs] == ["p00_0", "p00_1", "p01_0", "p01_1"]
+    assert [name for name, structures in kept(partner).items() if structures] == [
+        "p00_0",
+        "p00_1",
+        "p01_0",
+        "p01_1",
+    ]
     assert annotation_cost(partner) == 6 * 2
 
 
@@ -175,28 +197,28 @@ def test_equal_cost_needs_complete_annotation_and_at_least_one_case():
     with pytest.raises(ConfigError, match=r"completely annotated(.|\n)*case_002"):
         hide(some, "equal_cost", k=1)
     with pytest.raises(ConfigError, match="cannot keep even one"):
-        hide(many_organs(3), "equal_cost", k=2)
+        hide(many_structures(3), "equal_cost", k=2)
 
 
 @pytest.mark.parametrize("draw", ["per_case", "balanced"])
-def test_a_draw_that_loses_an_organ_is_refused_by_its_name(draw: str):
+def test_a_draw_that_loses_a_structure_is_refused_by_its_name(draw: str):
     with pytest.raises(ConfigError, match=r"no training case would keep (liver|spleen|pancreas)"):
-        hide(manifest_of(paper_case(1), paper_case(2)), "organs_per_case", k=1, draw=draw)
+        hide(manifest_of(paper_case(1), paper_case(2)), "structures_per_case", k=1, draw=draw)
     only_liver = manifest_of(paper_case(1, annotated=frozenset({"liver"})))
-    assert never_annotated(hide(only_liver, "one_organ_per_case")) == ("spleen", "pancreas")
+    assert never_annotated(hide(only_liver, "one_structure_per_case")) == ("spleen", "pancreas")
 
 
-def test_cases_that_keep_fewer_organs_than_the_others_are_reported(caplog: pytest.LogCaptureFixture):
+def test_cases_that_keep_fewer_structures_than_the_others_are_reported(caplog: pytest.LogCaptureFixture):
     few = paper_case(7, annotated=frozenset({"liver"}))
-    hide(manifest_of(few, *(paper_case(i) for i in range(4))), "organs_per_case", k=2)
+    hide(manifest_of(few, *(paper_case(i) for i in range(4))), "structures_per_case", k=2)
     assert "1 of 5 annotated cases keep fewer than 2 structures" in caplog.text
     assert "case_007" in caplog.text
 
 
-def test_sources_keep_their_own_organs():
-    cases = paper_case(1, source="a"), paper_case(2, source="b"), paper_case(3, source="c")
-    after = hide(manifest_of(*cases), "by_source", keep={"a": ["liver"], "b": []})
-    assert [case.annotated for case in after.cases] == [{"liver"}, frozenset(), frozenset(SPACE.organs)]
+def test_data_sets_keep_their_own_structures():
+    cases = paper_case(1, data_set="a"), paper_case(2, data_set="b"), paper_case(3, data_set="c")
+    after = hide(manifest_of(*cases), "by_data_set", keep={"a": ["liver"], "b": []})
+    assert [case.annotated for case in after.cases] == [{"liver"}, frozenset(), frozenset(SPACE.structures)]
 
 
 def test_settings_may_be_given_as_an_object():
@@ -212,12 +234,12 @@ def test_settings_may_be_given_as_an_object():
         ("keep_labelled", {"n": 1, "sed": 1}, "did you mean 'seed'"),
         ("keep_labelled", {"n": 21}, "not so many"),
         ("keep_labelled", {"n": 1, "order": "seeded"}, "'order' is wrong"),
-        ("organs_per_case", {"k": 4}, "cannot keep 4 structures"),
-        ("organs_per_case", {"k": 0}, "'k' is wrong"),
+        ("structures_per_case", {"k": 4}, "cannot keep 4 structures"),
+        ("structures_per_case", {"k": 0}, "'k' is wrong"),
         ("equal_cost", {"k": 4}, "cannot keep 4 structures"),
         ("equal_cost", {}, "'k' is missing"),
-        ("by_source", {"keep": {"sight": ["liver"]}}, "did you mean 'site'"),
-        ("by_source", {"keep": {"site": ["livre"]}}, "did you mean 'liver'"),
+        ("by_data_set", {"keep": {"sight": ["liver"]}}, "did you mean 'site'"),
+        ("by_data_set", {"keep": {"site": ["livre"]}}, "did you mean 'liver'"),
     ],
 )
 def test_wrong_settings_are_refused(mode: str, settings: dict[str, object], message: str):
@@ -225,17 +247,17 @@ def test_wrong_settings_are_refused(mode: str, settings: dict[str, object], mess
         hide(cohort(), mode, **settings)
 
 
-def test_a_source_cannot_keep_what_it_does_not_annotate():
-    cases = paper_case(1, source="a", annotated=frozenset({"liver"})), paper_case(2, source="b")
+def test_a_data_set_cannot_keep_what_it_does_not_annotate():
+    cases = paper_case(1, data_set="a", annotated=frozenset({"liver"})), paper_case(2, data_set="b")
     with pytest.raises(ConfigError, match=r"data set 'a' cannot keep 'spleen'(.|\n)*liver"):
-        hide(manifest_of(*cases), "by_source", keep={"a": ["spleen"]})
+        hide(manifest_of(*cases), "by_data_set", keep={"a": ["spleen"]})
 
 
-def test_label_files_are_not_touched_and_hidden_organs_are_erased_when_read(tmp_path: Path):
+def test_label_files_are_not_touched_and_hidden_structures_are_erased_when_read(tmp_path: Path):
     case = make_case(tmp_path, "a", 1, 3, 7)
     assert case.labels is not None
     before = case.labels.read_bytes()
-    manifest = hide(manifest_of(case), BySource(keep={"site": ["spleen"]}))
+    manifest = hide(manifest_of(case), ByDataSet(keep={"site": ["spleen"]}))
     assert case.labels.read_bytes() == before
     assert read_case_labels(manifest.cases[0], manifest).data.ravel()[:4].tolist() == [0, 2, 0, 0]
     nothing = hide(manifest, "keep_labelled", n=0)
@@ -243,16 +265,16 @@ def test_label_files_are_not_touched_and_hidden_organs_are_erased_when_read(tmp_
 
 
 def test_a_hidden_manifest_is_written_and_read_like_any_other(tmp_path: Path):
-    after = hide(cohort(), "organs_per_case", k=2, seed=5)
+    after = hide(cohort(), "structures_per_case", k=2, seed=5)
     assert read_manifest(write_manifest(after, tmp_path)) == after
 
 
 def test_the_order_of_dictionaries_does_not_matter():
-    cases: tuple[Case, ...] = tuple(paper_case(i, source="ab"[i % 2]) for i in range(9))
-    sources = {name: Source(name, VALUES, "ct") for name in "ab"}
-    backwards = {name: Source(name, dict(reversed(VALUES.items())), "ct") for name in "ba"}
+    cases: tuple[Case, ...] = tuple(paper_case(i, data_set="ab"[i % 2]) for i in range(9))
+    data_sets = {name: DataSet(name, VALUES, "ct") for name in "ab"}
+    backwards = {name: DataSet(name, dict(reversed(VALUES.items())), "ct") for name in "ba"}
     results = [
-        hide(Manifest(SPACE, table, cases), "one_organ_per_case", seed=1).cases
-        for table in (sources, backwards)
+        hide(Manifest(SPACE, table, cases), "one_structure_per_case", seed=1).cases
+        for table in (data_sets, backwards)
     ]
     assert results[0] == results[1]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from labelwise.cohort.manifest import (
+    DataSet,
     Manifest,
-    Source,
     merge,
     read_case_image,
     read_case_labels,
@@ -23,12 +23,12 @@ from labelwise.formats import Layout
 from labelwise.types import IGNORE, Case, LabelSpace
 from tiny_cohort import SHAPE, SPACE, VALUES, make_case, manifest_of, paper_case, write_map, write_nifti
 
-HEADER = "id,images,labels,annotated,group,source,split\n"
+HEADER = "id,images,labels,annotated,group,data_set,split\n"
 TOML = """schema = 1
 classes = ["background", "liver", "spleen"]
-[sources.lits]
+[data_sets.lits]
 modality = "ct"
-[sources.lits.values]
+[data_sets.lits.values]
 background = [0]
 liver = [1, 2]
 spleen = [3]
@@ -56,7 +56,7 @@ def refusal(folder: Path) -> str:
 def test_what_is_written_next_to_or_far_from_the_scans_is_read_back_equal(tmp_path: Path, place: str):
     manifest = manifest_of(
         make_case(tmp_path / "data", "a", 1, 3, group="patient 1", split="test"),
-        make_case(tmp_path / "data", "ä b", 1, annotated=["liver", "spleen"], source="site, two"),
+        make_case(tmp_path / "data", "ä b", 1, annotated=["liver", "spleen"], data_set="site, two"),
         make_case(tmp_path / "data", "c"),
     )
     file = write_manifest(manifest, tmp_path / place)
@@ -87,9 +87,11 @@ def test_layout_and_class_names_with_spaces_survive_the_round_trip(tmp_path: Pat
     layout = Layout(axes="zyx", spacing_mm=(0.7, 0.7, 5.0), label_key="scribble")
     values = {0: "background", 1: 'left "big" atrium', -1: "ignore", 300: "Ünal's node"}
     names = ("background", 'left "big" atrium', "Ünal's node")
-    source = Source("a.b c", values, "mr", layout)
+    data_set = DataSet("a.b c", values, "mr", layout)
     manifest = Manifest(
-        LabelSpace(names), {"a.b c": source}, (paper_case(1, annotated=frozenset(names[1:]), source="a.b c"),)
+        LabelSpace(names),
+        {"a.b c": data_set},
+        (paper_case(1, annotated=frozenset(names[1:]), data_set="a.b c"),),
     )
     assert read_manifest(write_manifest(manifest, tmp_path)) == manifest
 
@@ -125,7 +127,7 @@ def test_ids_that_would_share_a_file_on_some_machines_are_refused(tmp_path: Path
 
 def test_cases_of_two_data_sets_whose_ids_differ_in_capitals_only_are_told_apart():
     both = merge(
-        [manifest_of(paper_case(1, id=id, source=name)) for name, id in (("x", "Case1"), ("y", "case1"))]
+        [manifest_of(paper_case(1, id=id, data_set=name)) for name, id in (("x", "Case1"), ("y", "case1"))]
     )
     assert [case.id for case in both.cases] == ["x_Case1", "y_case1"]
 
@@ -150,7 +152,7 @@ def test_marks_that_spreadsheets_leave_are_accepted(tmp_path: Path):
 
 
 def test_columns_may_stand_in_any_order(tmp_path: Path):
-    write(tmp_path, "test,lits,a,a.nii.gz,,,\n", header="split,source,id,images,labels,annotated,group\n")
+    write(tmp_path, "test,lits,a,a.nii.gz,,,\n", header="split,data_set,id,images,labels,annotated,group\n")
     assert read_manifest(tmp_path).cases[0].split == "test"
 
 
@@ -168,7 +170,7 @@ def test_columns_may_stand_in_any_order(tmp_path: Path):
         ("a,a.nii.gz,l.nii.gz,all;liver,,lits,train\n", ["'all' stands beside"]),
         ("a,a.nii.gz,,liver,,lits,train\n", ["row 2", "no label file"]),
         ("a,a.nii.gz,,,,lits,trian\n", ["'split'", "did you mean 'train'"]),
-        ("a,a.nii.gz,,,,list,train\n", ["'source'", "did you mean 'lits'"]),
+        ("a,a.nii.gz,,,,list,train\n", ["'data_set'", "did you mean 'lits'"]),
         ("a,,,,,lits,train\n", ["'images'", "at least one image"]),
         ("a,x,,,,lits,\nb,x,,,,lits,\na,y,,,,lits,\n", ["row 4", "'id'", "first in row 2"]),
         (",a.nii.gz,,,,lits,train\n", ["row 2", "no id"]),
@@ -189,10 +191,10 @@ def test_a_wrong_row_is_refused_with_its_place(tmp_path: Path, rows: str, parts:
 @pytest.mark.parametrize(
     ("header", "parts"),
     [
-        ("id,images,labels,annotated,group,source\n", ["missing column split", "row 1"]),
-        ("id,image,labels,annotated,group,source,split\n", ["'image' is unknown", "did you mean 'images'"]),
-        ("id,id,images,labels,annotated,group,source,split\n", ["'id' stands twice"]),
-        ("id;images;labels;annotated;group;source;split\n", ["not separated by commas", "comma delimited"]),
+        ("id,images,labels,annotated,group,data_set\n", ["missing column split", "row 1"]),
+        ("id,image,labels,annotated,group,data_set,split\n", ["'image' is unknown", "did you mean 'images'"]),
+        ("id,id,images,labels,annotated,group,data_set,split\n", ["'id' stands twice"]),
+        ("id;images;labels;annotated;group;data_set;split\n", ["not separated by commas", "comma delimited"]),
     ],
 )
 def test_a_wrong_first_row_is_refused(tmp_path: Path, header: str, parts: list[str]):
@@ -225,11 +227,14 @@ def test_an_empty_file_and_a_missing_file_are_refused(tmp_path: Path):
         (('modality = "ct"', 'modality = "CT"'), ["modality", "'ct'"]),
         (('"background", "liver"', '"liver"'), ["starts with 'background'"]),
         (
-            ("[sources.lits.values]", "[sources.lits.layout]\naxis = 'xyz'\n[sources.lits.values]"),
+            ("[data_sets.lits.values]", "[data_sets.lits.layout]\naxis = 'xyz'\n[data_sets.lits.values]"),
             ["axis", "did you mean"],
         ),
         (
-            ("[sources.lits.values]", "[sources.lits.layout]\nspacing_mm = [1, 0, 1]\n[sources.lits.values]"),
+            (
+                "[data_sets.lits.values]",
+                "[data_sets.lits.layout]\nspacing_mm = [1, 0, 1]\n[data_sets.lits.values]",
+            ),
             ["positive"],
         ),
         (("schema = 1", "schema = "), ["cannot be read", "dataset.toml"]),
@@ -248,7 +253,7 @@ def test_a_missing_class_table_is_refused(tmp_path: Path):
     assert "class table is missing" in refusal(tmp_path)
 
 
-def test_all_is_refused_where_the_source_cannot_show_every_class(tmp_path: Path):
+def test_all_is_refused_where_the_data_set_cannot_show_every_class(tmp_path: Path):
     toml = TOML.replace("spleen = [3]\n", "")
     message = refusal(write(tmp_path, "a,x,l,all,,lits,train\n", toml=toml))
     assert "cannot show spleen" in message
@@ -256,11 +261,11 @@ def test_all_is_refused_where_the_source_cannot_show_every_class(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "cases", [(), (paper_case(1), paper_case(1)), (paper_case(1, id=".x"),), (paper_case(1, source="x"),)]
+    "cases", [(), (paper_case(1), paper_case(1)), (paper_case(1, id=".x"),), (paper_case(1, data_set="x"),)]
 )
 def test_a_manifest_made_in_memory_is_checked_too(cases: tuple[Case, ...]):
     with pytest.raises(DataError):
-        Manifest(SPACE, {"site": Source("site", VALUES, "ct")}, cases)
+        Manifest(SPACE, {"site": DataSet("site", VALUES, "ct")}, cases)
 
 
 def test_a_manifest_can_be_sent_to_another_process():
@@ -271,14 +276,14 @@ def test_a_manifest_can_be_sent_to_another_process():
 # labels
 
 
-def test_convention_values_become_class_indices_through_the_table_of_the_source(tmp_path: Path):
+def test_convention_values_become_class_indices_through_the_table_of_the_data_set(tmp_path: Path):
     manifest = manifest_of(make_case(tmp_path, "a", 1, 2, 3, 7, 255, 0))
     labels = read_case_labels(manifest.cases[0], manifest)
     assert labels.data.dtype == np.uint8
     assert labels.data.ravel()[:7].tolist() == [1, 1, 2, 3, IGNORE, 0, 0]
 
 
-def test_convention_an_organ_that_is_not_annotated_is_erased_to_zero(tmp_path: Path):
+def test_convention_a_structure_that_is_not_annotated_is_erased_to_zero(tmp_path: Path):
     manifest = manifest_of(make_case(tmp_path, "a", 1, 2, 3, 7, 255, annotated=["spleen"]))
     assert read_case_labels(manifest.cases[0], manifest).data.ravel()[:6].tolist() == [0, 0, 2, 0, IGNORE, 0]
     assert manifest.annotated(manifest.cases[0]).tolist() == [False, False, True, False]
@@ -323,16 +328,16 @@ def test_negative_values_may_have_a_meaning(tmp_path: Path):
     labels = np.zeros(SHAPE, dtype=np.int16)
     labels[0, 0, :2] = -1, 5
     write_nifti(tmp_path / "a_labels.nii.gz", labels)
-    source = Source("site", {-1: "ignore", 0: "background", 5: "liver"}, "ct")
+    data_set = DataSet("site", {-1: "ignore", 0: "background", 5: "liver"}, "ct")
     manifest = Manifest(
         LabelSpace(("background", "liver")),
-        {"site": source},
+        {"site": data_set},
         (replace(case, annotated=frozenset({"liver"})),),
     )
     assert read_case_labels(manifest.cases[0], manifest).data[0, 0, :3].tolist() == [IGNORE, 1, 0]
 
 
-def test_the_image_of_a_case_is_read_through_the_layout_of_its_source(tmp_path: Path):
+def test_the_image_of_a_case_is_read_through_the_layout_of_its_data_set(tmp_path: Path):
     manifest = manifest_of(make_case(tmp_path, "a", 1))
     assert read_case_image(manifest.cases[0], manifest).data.shape == (1, *SHAPE)
 
@@ -340,12 +345,17 @@ def test_the_image_of_a_case_is_read_through_the_layout_of_its_source(tmp_path: 
 # several data sets
 
 
-def single(name: str, source: str, organ: str, **fields: str) -> Manifest:
-    space = LabelSpace(("background", organ))
+def single(name: str, data_set: str, structure: str, **fields: str) -> Manifest:
+    space = LabelSpace(("background", structure))
     case = Case(
-        name, (Path(f"/{source}/{name}"),), Path(f"/{source}/l"), frozenset({organ}), source=source, **fields
+        name,
+        (Path(f"/{data_set}/{name}"),),
+        Path(f"/{data_set}/l"),
+        frozenset({structure}),
+        data_set=data_set,
+        **fields,
     )
-    return Manifest(space, {source: Source(source, {0: "background", 1: organ}, "ct")}, (case,))
+    return Manifest(space, {data_set: DataSet(data_set, {0: "background", 1: structure}, "ct")}, (case,))
 
 
 def test_data_sets_are_joined_by_class_name_in_order_of_appearance():
@@ -358,7 +368,7 @@ def test_data_sets_are_joined_by_class_name_in_order_of_appearance():
     ]
 
 
-def test_merged_values_still_mean_what_they_mean_in_each_source(tmp_path: Path):
+def test_merged_values_still_mean_what_they_mean_in_each_data_set(tmp_path: Path):
     merged = merge([single("a", "lits", "liver"), single("b", "kits", "kidney")])
     labels = write_map(tmp_path / "l.nii.gz", 1, 0)
     for case, expected in zip(merged.cases, (1, 2), strict=True):
@@ -374,7 +384,7 @@ def test_ids_that_occur_twice_are_prefixed_and_given_groups_are_kept():
     ]
 
 
-def test_two_different_sources_of_one_name_are_refused():
+def test_two_different_data_sets_of_one_name_are_refused():
     with pytest.raises(DataError, match="two different data sets"):
         merge([single("a", "site", "liver"), single("b", "site", "kidney")])
 

@@ -42,7 +42,9 @@ def first_labels(file: Path, count: int = 5) -> list[int]:
     return np.asanyarray(nibabel.load(file).dataobj).ravel()[:count].tolist()
 
 
-def test_unannotated_organs_are_ignored_and_background_is_background_only_where_all_are_annotated(tmp_path):
+def test_unannotated_structures_are_ignored_and_background_is_background_only_where_all_are_annotated(
+    tmp_path,
+):
     _, data = cohort(tmp_path)
     written = run.export(data, tmp_path / "raw", number=7)
     folder = tmp_path / "raw" / "Dataset007_my_data"
@@ -68,7 +70,7 @@ def test_unannotated_organs_are_ignored_and_background_is_background_only_where_
     ]
 
 
-def test_on_request_unannotated_organs_are_background_but_ignored_voxels_stay_ignored(tmp_path, caplog):
+def test_on_request_unannotated_structures_are_background_but_ignored_voxels_stay_ignored(tmp_path, caplog):
     _, data = cohort(tmp_path)
     with caplog.at_level(logging.WARNING, logger="labelwise"):
         folder = run.export(data, tmp_path / "raw", unknown="background").folder
@@ -94,7 +96,7 @@ def test_the_importer_reads_back_images_labels_and_splits(tmp_path):
     folder = run.export(data, tmp_path / "raw").folder
     back = nnunet.scan(folder, fold=0)
     assert back.label_space == manifest.label_space
-    assert next(iter(back.sources.values())).modality == "ct"
+    assert next(iter(back.data_sets.values())).modality == "ct"
     known = {case.id: case for case in back.cases}
     for case in manifest.cases:
         if case.id == "bare":
@@ -151,11 +153,11 @@ def test_what_nnunet_cannot_hold_is_refused(tmp_path):
     write_manifest(bare, tmp_path / "bare")
     with pytest.raises(DataError, match="nothing to learn from"):
         run.export(tmp_path / "bare", tmp_path / "raw")
-    mr = replace(manifest.sources["site"], name="other", modality="mr")
+    mr = replace(manifest.data_sets["site"], name="other", modality="mr")
     mixed = Manifest(
         manifest.label_space,
-        {**manifest.sources, "other": mr},
-        (*manifest.cases[:1], replace(manifest.cases[1], source="other")),
+        {**manifest.data_sets, "other": mr},
+        (*manifest.cases[:1], replace(manifest.cases[1], data_set="other")),
     )
     write_manifest(mixed, tmp_path / "mixed")
     with pytest.raises(DataError, match="export each modality by itself"):

@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from labelwise.cohort.data_set import DataSet
 from labelwise.cohort.join import join
 from labelwise.cohort.manifest import Manifest, read_case_labels, read_manifest, write_manifest
 from labelwise.cohort.parts import by_part, part_text
-from labelwise.cohort.source import Source
 from labelwise.errors import DataError
 from labelwise.formats import write_labels
 from labelwise.quality.check import check
 from labelwise.quality.measure import measure_case
 from labelwise.types import IGNORE, Case, LabelSpace, Part, Volume
-from stored_cohort import SOURCES, SPACE, label_map, make_case
+from stored_cohort import DATA_SETS, SPACE, label_map, make_case
 
-LIVER, SPLEEN, PANCREAS = (frozenset([organ]) for organ in SPACE.organs)
+LIVER, SPLEEN, PANCREAS = (frozenset([structure]) for structure in SPACE.structures)
 SLICES = ((None, None, (3, 5)), (None, None, (8, 8)))
 BOX = (((4, 9), None, (2, 6)),)
 
@@ -27,7 +27,7 @@ BOX = (((4, 9), None, (2, 6)),)
 @pytest.fixture
 def manifest(tmp_path: Path) -> Manifest:
     case = make_case(tmp_path / "files", "full_1", 0)
-    return Manifest(SPACE, SOURCES, (replace(case, parts=(Part(LIVER, SLICES), Part(SPLEEN, BOX))),))
+    return Manifest(SPACE, DATA_SETS, (replace(case, parts=(Part(LIVER, SLICES), Part(SPLEEN, BOX))),))
 
 
 def write(manifest: Manifest, folder: Path, cell: str) -> Path:
@@ -43,7 +43,7 @@ def test_parts_are_written_and_read_as_people_write_them(manifest, tmp_path):
     assert file.read_text().splitlines()[1].endswith(",liver=slices 3-5 8;spleen=box 4-9 * 2-6")
     assert read_manifest(file) == manifest
     everything = read_manifest(write(manifest, tmp_path / "all", "all=slices 2")).cases[0].parts
-    assert everything == (Part(frozenset(SPACE.organs), ((None, None, (2, 2)),)),)
+    assert everything == (Part(frozenset(SPACE.structures), ((None, None, (2, 2)),)),)
     assert read_manifest(write(manifest, tmp_path / "drawn", "liver=drawn")).cases[0].parts == (Part(LIVER),)
 
 
@@ -97,7 +97,7 @@ def test_a_voxel_is_background_only_where_all_classes_are_known(manifest):
 
 
 def test_of_scribbles_only_what_is_drawn_is_known(manifest):
-    case = replace(manifest.cases[0], parts=(Part(frozenset(SPACE.organs)),))
+    case = replace(manifest.cases[0], parts=(Part(frozenset(SPACE.structures)),))
     labels, truth = read_case_labels(case, manifest).data, label_map(0)
     assert np.array_equal(labels, np.where(truth == 0, IGNORE, truth))
 
@@ -126,12 +126,12 @@ def test_check_tells_what_is_drawn_beyond_a_part_and_of_what_nothing_is_in_it(ma
 
 
 def test_a_class_is_measured_in_its_part_and_that_is_said(manifest):
-    rows = {row.organ: row for row in measure_case(manifest, with_image=False)}
+    rows = {row.structure: row for row in measure_case(manifest, with_image=False)}
     truth = label_map(0)
     assert rows["liver"].voxels == (truth[:, :, [3, 4, 5, 8]] == 1).sum()
     assert rows["spleen"].voxels == (truth[4:10, :, 2:7] == 2).sum()
     assert rows["pancreas"].voxels == (truth == 3).sum()
-    assert [rows[organ].part for organ in SPACE.organs] == ["slices 3-5 8", "box 4-9 * 2-6", ""]
+    assert [rows[structure].part for structure in SPACE.structures] == ["slices 3-5 8", "box 4-9 * 2-6", ""]
 
 
 def test_classes_are_told_apart_by_where_they_are_annotated(manifest):
@@ -146,12 +146,12 @@ def test_classes_are_told_apart_by_where_they_are_annotated(manifest):
 def test_left_and_right_make_a_whole_only_where_both_are_known():
     sides = frozenset({"kidney_left", "kidney_right"})
     space = LabelSpace(("background", *sorted(sides)))
-    source = Source("north", {0: "background", 1: "kidney_left", 2: "kidney_right"}, "ct")
+    data_set = DataSet("north", {0: "background", 1: "kidney_left", 2: "kidney_right"}, "ct")
     box = (((0, 1), None, None),)
 
     def parts_after(*parts: Part) -> tuple[frozenset[str], tuple[Part, ...]]:
-        case = Case("a", (Path("/a.nii"),), Path("/l.nii"), sides, source="north", parts=parts)
-        after = join([Manifest(space, {"north": source}, (case,))], {"kidneys": "join"}).cases[0]
+        case = Case("a", (Path("/a.nii"),), Path("/l.nii"), sides, data_set="north", parts=parts)
+        after = join([Manifest(space, {"north": data_set}, (case,))], {"kidneys": "join"}).cases[0]
         return after.annotated, after.parts
 
     whole = frozenset({"kidneys"})

@@ -8,7 +8,7 @@ import pytest
 
 from labelwise.cohort.hide import hide
 from labelwise.cohort.manifest import Manifest
-from labelwise.cohort.split import cut_groups, hold_out, leave_source_out, split_cases
+from labelwise.cohort.split import cut_groups, hold_out, leave_data_set_out, split_cases
 from labelwise.errors import ConfigError, DataError
 from tiny_cohort import manifest_of, paper_case
 
@@ -83,7 +83,7 @@ def test_a_split_that_leaves_nothing_to_learn_from_is_refused(shares: dict[str, 
         split_cases(patients(), **shares)
 
 
-# one source out
+# one data set out
 
 
 def sites() -> Manifest:
@@ -92,7 +92,7 @@ def sites() -> Manifest:
     for place, name in enumerate(("a", "b", "b_other")):
         for number in range(3):
             known = {} if name != "b_other" and number < 2 else {"labels": None, "annotated": frozenset()}
-            cases.append(paper_case(10 * place + number, source=name, **known))
+            cases.append(paper_case(10 * place + number, data_set=name, **known))
     return manifest_of(*cases)
 
 
@@ -100,8 +100,8 @@ def splits(manifest: Manifest) -> dict[str, str]:
     return {case.id: case.split for case in manifest.cases}
 
 
-def test_a_source_that_is_left_out_tests_and_nothing_of_it_trains():
-    after = leave_source_out(sites(), ["b", "b_other"])
+def test_a_data_set_that_is_left_out_tests_and_nothing_of_it_trains():
+    after = leave_data_set_out(sites(), ["b", "b_other"])
     assert splits(after) == {
         **dict.fromkeys(("case_000", "case_001", "case_002"), "train"),
         **dict.fromkeys(("case_010", "case_011"), "test"),
@@ -113,10 +113,10 @@ def test_no_other_case_tests_and_twins_of_test_cases_take_no_part():
     manifest = sites()
     new = {"case_000": {"group": "case_010"}, "case_001": {"split": "test"}, "case_011": {"split": ""}}
     changed = manifest.replace_cases(replace(case, **new.get(case.id, {})) for case in manifest.cases)
-    after = splits(leave_source_out(changed, ["b"]))
+    after = splits(leave_data_set_out(changed, ["b"]))
     assert (after["case_000"], after["case_001"], after["case_002"]) == ("", "", "train")
     assert (after["case_010"], after["case_011"]) == ("test", "")
-    assert cut_groups(leave_source_out(changed, ["b"])) == {}
+    assert cut_groups(leave_data_set_out(changed, ["b"])) == {}
 
 
 @pytest.mark.parametrize(
@@ -127,9 +127,9 @@ def test_no_other_case_tests_and_twins_of_test_cases_take_no_part():
         (["b_other"], DataError, "no case of the data set can test"),
     ],
 )
-def test_a_source_that_cannot_test_is_refused(names: list[str], kind: type[Exception], message: str):
+def test_a_data_set_that_cannot_test_is_refused(names: list[str], kind: type[Exception], message: str):
     with pytest.raises(kind, match=message):
-        leave_source_out(sites(), names)
+        leave_data_set_out(sites(), names)
 
 
 def test_groups_in_several_splits_are_named():

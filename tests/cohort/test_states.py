@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from labelwise.cohort.manifest import Manifest, Source, read_manifest, write_manifest
+from labelwise.cohort.manifest import DataSet, Manifest, read_manifest, write_manifest
 from labelwise.errors import DataError
 from labelwise.types import Case, LabelSpace, Proposal
 
 SPACE = LabelSpace(("background", "liver", "spleen", "kidneys"))
-SOURCE = Source("north", {0: "background", 1: "liver", 2: "spleen", 3: "kidneys"}, "ct")
+DATA_SET = DataSet("north", {0: "background", 1: "liver", 2: "spleen", 3: "kidneys"}, "ct")
 
 
 def manifest(folder: Path) -> Manifest:
     proposal = Proposal(folder / "proposals/ab/a.nii.gz", "ab", frozenset({"kidneys"}))
     case = Case(
-        "a", (folder / "a.nii.gz",), folder / "a_labels.nii.gz", frozenset({"liver", "spleen"}), source="north",
+        "a", (folder / "a.nii.gz",), folder / "a_labels.nii.gz", frozenset({"liver", "spleen"}), data_set="north",
         verified=frozenset({"liver"}), proposals=(proposal,),
     )  # fmt: skip
-    return Manifest(SPACE, {"north": SOURCE}, (case, Case("b", (folder / "b.nii.gz",), source="north")))
+    return Manifest(SPACE, {"north": DATA_SET}, (case, Case("b", (folder / "b.nii.gz",), data_set="north")))
 
 
 def test_states_and_proposals_are_written_and_read(tmp_path):
@@ -40,7 +40,7 @@ def test_a_manifest_without_reviews_has_no_further_columns(tmp_path):
     write_manifest(plain.replace_cases(plain.cases[1:]), tmp_path)
     assert (tmp_path / "manifest.csv").read_text().splitlines()[
         0
-    ] == "id,images,labels,annotated,group,source,split"
+    ] == "id,images,labels,annotated,group,data_set,split"
 
 
 def test_who_hides_an_annotation_hides_its_state_and_who_annotates_needs_no_proposal(tmp_path):
@@ -69,7 +69,7 @@ def test_who_hides_an_annotation_hides_its_state_and_who_annotates_needs_no_prop
 def test_contradictory_states_are_refused_by_their_cell(tmp_path, states, proposals, message):
     write_manifest(manifest(tmp_path), tmp_path)
     row = f"a,a.nii.gz,a_labels.nii.gz,liver;spleen,,north,,{states},{proposals}"
-    head = "id,images,labels,annotated,group,source,split,states,proposals"
+    head = "id,images,labels,annotated,group,data_set,split,states,proposals"
     (tmp_path / "manifest.csv").write_text(f"{head}\n{row}\n")
     with pytest.raises(DataError, match=message) as caught:
         read_manifest(tmp_path)

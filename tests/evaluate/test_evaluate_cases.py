@@ -16,17 +16,17 @@ SHAPE, SPACING = (12, 10, 8), (1.0, 2.0, 3.0)
 DIAGONAL_MM = math.sqrt(12**2 + 20**2 + 24**2)
 
 
-def label_map(**organs: int) -> np.ndarray:
-    """A cube of four voxels for each named organ, at the given place along the first axis."""
+def label_map(**structures: int) -> np.ndarray:
+    """A cube of four voxels for each named structure, at the given place along the first axis."""
     labels = np.zeros(SHAPE, np.uint8)
-    for row, name in enumerate(SPACE.organs):
-        if name in organs:
-            labels[organs[name] : organs[name] + 4, 3 * row : 3 * row + 3, 2:6] = SPACE.index(name)
+    for row, name in enumerate(SPACE.structures):
+        if name in structures:
+            labels[structures[name] : structures[name] + 4, 3 * row : 3 * row + 3, 2:6] = SPACE.index(name)
     return labels
 
 
 def scored(
-    reference, prediction, annotated=SPACE.organs, spacing_mm=SPACING, **options
+    reference, prediction, annotated=SPACE.structures, spacing_mm=SPACING, **options
 ) -> dict[tuple[str, str], Score]:
     scores = evaluate_case(
         "case_1",
@@ -40,7 +40,7 @@ def scored(
     return {(score.class_name, score.metric): score for score in scores}
 
 
-def test_every_organ_and_metric_has_one_row_in_order():
+def test_every_structure_and_metric_has_one_row_in_order():
     scores = evaluate_case(
         "case_1",
         label_map(liver=2),
@@ -49,7 +49,7 @@ def test_every_organ_and_metric_has_one_row_in_order():
         annotated=["liver"],
         spacing_mm=SPACING,
     )
-    assert [(s.class_name, s.metric) for s in scores] == [(c, m) for c in SPACE.organs for m in METRICS]
+    assert [(s.class_name, s.metric) for s in scores] == [(c, m) for c in SPACE.structures for m in METRICS]
 
 
 def test_values_and_units_worked_out_by_hand():
@@ -101,7 +101,7 @@ def test_a_class_that_is_not_annotated_is_excluded_and_counted():
     assert row.excluded == {"not_annotated": 1}
 
 
-def test_an_organ_in_neither_map_is_a_correct_absence_without_value():
+def test_a_structure_in_neither_map_is_a_correct_absence_without_value():
     found = scored(label_map(liver=2), label_map(liver=2))
     undefined = [m for m in METRICS if math.isnan(found["pancreas", m].value)]
     assert undefined == [m for m in METRICS if m not in VOLUME_METRICS]
@@ -115,7 +115,7 @@ def test_an_organ_in_neither_map_is_a_correct_absence_without_value():
         (label_map(), label_map(liver=2), "reference_empty"),
     ],
 )
-def test_an_organ_in_one_map_only_scores_zero_and_the_diagonal(reference, prediction, status):
+def test_a_structure_in_one_map_only_scores_zero_and_the_diagonal(reference, prediction, status):
     found = scored(reference, prediction)
     for metric in ("dice", "jaccard", "nsd"):
         assert found["liver", metric].value == 0
@@ -139,7 +139,7 @@ def test_scribbles_give_overlap_over_known_voxels_and_no_surface_metric():
         assert found["liver", metric].status == "reference_incomplete"
 
 
-def test_predicting_an_unannotated_organ_on_an_annotated_one_costs_only_the_annotated_one():
+def test_predicting_an_unannotated_structure_on_an_annotated_one_costs_only_the_annotated_one():
     prediction = label_map(liver=2)
     prediction[2:4] = np.where(prediction[2:4] == 1, 2, 0)  # half of the liver is called spleen
     found = scored(label_map(liver=2), prediction, annotated=["liver"])
@@ -151,7 +151,7 @@ def test_convention_la_official_repeats_the_published_codes(golden):
     vector = golden("mean_teacher")
     space = LabelSpace(("background", "left atrium"))
     scores = evaluate_case(
-        "a", vector["la_metric_gt"], vector["la_metric_pred"], label_space=space, annotated=space.organs,
+        "a", vector["la_metric_gt"], vector["la_metric_pred"], label_space=space, annotated=space.structures,
         spacing_mm=(0.625, 0.625, 0.625), variant="la_official",
     )  # fmt: skip
     assert [score.metric for score in scores] == list(LA_METRICS)
@@ -169,10 +169,10 @@ def test_convention_la_official_scores_an_empty_prediction_with_four_zeros():
 
 def test_only_the_metrics_asked_for_are_computed():
     found = scored(label_map(liver=2), label_map(liver=3), metrics=("hd95", "dice"))
-    assert [metric for organ, metric in found if organ == "liver"] == ["hd95", "dice"]
+    assert [metric for structure, metric in found if structure == "liver"] == ["hd95", "dice"]
 
 
-def test_tolerances_may_differ_between_organs():
+def test_tolerances_may_differ_between_structures():
     found = scored(
         label_map(liver=2, spleen=2),
         label_map(liver=4, spleen=4),
@@ -198,7 +198,7 @@ def test_turning_the_image_changes_nothing():
         ({"variant": "la_oficial"}, "unknown variant 'la_oficial'; did you mean 'la_official'"),
         ({"annotated": ("livr",)}, "unknown class 'livr'; did you mean 'liver'"),
         ({"nsd_tolerance": {"liver": 1.0}}, "no tolerance of the NSD for spleen, pancreas"),
-        ({"nsd_tolerance": dict.fromkeys((*SPACE.organs, "lung"), 1.0)}, "unknown class 'lung'"),
+        ({"nsd_tolerance": dict.fromkeys((*SPACE.structures, "lung"), 1.0)}, "unknown class 'lung'"),
         ({"nsd_tolerance": -1.0}, "a tolerance of the NSD is a length"),
     ],
 )

@@ -127,7 +127,7 @@ def test_millimetres_and_voxels_are_never_averaged():
     assert [(row.mean, row.unit) for row in summary.overall] == [(4.0, "mm"), (9.0, "voxels")]
 
 
-def test_organs_with_different_tolerances_share_an_overall_mean():
+def test_structures_with_different_tolerances_share_an_overall_mean():
     summary = summarise(
         [Score("a", "liver", "nsd", 0.5, "ok", "at 5 mm"), Score("a", "spleen", "nsd", 0.7, "ok", "at 2 mm")]
     )

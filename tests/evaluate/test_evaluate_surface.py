@@ -16,7 +16,7 @@ SPACINGS = [None, (1.0, 1.0, 1.0), (0.8, 0.7, 3.0)]
 
 
 def blobs(seed: int, shape: tuple[int, ...] = (26, 22, 18), num_classes: int = 4) -> np.ndarray:
-    """Smooth random organs of all shapes; some touch each other or the edge of the image."""
+    """Smooth random structures of all shapes; some touch each other or the edge of the image."""
     generator = np.random.default_rng(seed)
     fields = [ndimage.gaussian_filter(generator.normal(size=shape), 2.5) for _ in range(num_classes)]
     return np.argmax(fields, axis=0).astype(np.uint8)

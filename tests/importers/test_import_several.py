@@ -1,4 +1,4 @@
-"""`import` of several data sets: options for each, sides, duplicates, and one source left out."""
+"""`import` of several data sets: options for each, sides, duplicates, and one data set left out."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ def plain(folder: Path, *names: str, values: tuple[int, ...] = (1, 2), seed: int
 # options
 
 
-def test_options_reach_every_importer_that_has_them_or_one_source(four, command, tmp_path: Path):
+def test_options_reach_every_importer_that_has_them_or_one_data_set(four, command, tmp_path: Path):
     words = ("--set", "tumour=ignore", "--set", "kits.tumour=class", "--set", "nih.flip=headers")
     lits_and_kits = {name: four[name] for name in ("lits", "kits", "nih")}
     assert command("import", *named(lits_and_kits), "-o", tmp_path / "out", *words).code == 0
-    sources = read_manifest(tmp_path / "out").sources
-    assert sources["lits"].values[2] == "ignore"
-    assert sources["kits"].values[2] == "kidney tumour"
-    assert sources["kits_first_release"].values[2] == "kidney tumour"
-    assert list(sources) == ["lits", "kits", "kits_first_release", "nih"]
+    data_sets = read_manifest(tmp_path / "out").data_sets
+    assert data_sets["lits"].values[2] == "ignore"
+    assert data_sets["kits"].values[2] == "kidney tumour"
+    assert data_sets["kits_first_release"].values[2] == "kidney tumour"
+    assert list(data_sets) == ["lits", "kits", "kits_first_release", "nih"]
 
 
 def test_options_in_python_are_the_same(four, tmp_path: Path):
     manifest = run.import_data(four, tmp_path / "out", **{"lits.tumour": "background", "kits.cyst": "class"})
-    assert manifest.sources["lits"].values[2] == "background"
-    assert "kidney cyst" in manifest.label_space.organs
+    assert manifest.data_sets["lits"].values[2] == "background"
+    assert "kidney cyst" in manifest.label_space.structures
 
 
 @pytest.mark.parametrize(
@@ -79,19 +79,19 @@ def test_a_wrong_option_is_refused_before_anything_is_written(four, command, tmp
     assert not (tmp_path / "out").exists()
 
 
-def test_one_source_without_a_name_takes_options_without_a_source(four, command, tmp_path: Path):
+def test_one_data_set_without_a_name_takes_options_without_a_data_set(four, command, tmp_path: Path):
     words = ("import", four["kits"], "-o", tmp_path / "out", "--set")
     answer = command(*words, "kits.tumour=class")
     assert (answer.code, "one data set without a name" in answer.err) == (2, True)
     assert command(*words, "tumour=class").code == 0
-    assert read_manifest(tmp_path / "out").label_space.organs == ("kidneys", "kidney tumour")
+    assert read_manifest(tmp_path / "out").label_space.structures == ("kidneys", "kidney tumour")
 
 
 def test_a_layout_is_set_by_a_table(command, tmp_path: Path):
     folder = plain(tmp_path / "site", "a")
     words = ("import", folder, "-o", tmp_path / "out", "--classes", "liver=1,spleen=2", "--modality", "ct")
     assert command(*words, "--set", 'layout={label_grid="image"}').code == 0
-    assert next(iter(read_manifest(tmp_path / "out").sources.values())).layout.label_grid == "image"
+    assert next(iter(read_manifest(tmp_path / "out").data_sets.values())).layout.label_grid == "image"
     answer = command(*words, "--set", "layout={lable_grid=1}")
     assert (answer.code, "did you mean 'label_grid'" in answer.err) == (2, True)
 
@@ -104,7 +104,7 @@ def test_the_help_names_every_importer(command):
 # classes
 
 
-def test_annotated_organs_may_have_any_spelling(four, command, tmp_path: Path):
+def test_annotated_structures_may_have_any_spelling(four, command, tmp_path: Path):
     some = {name: four[name] for name in ("lits", "kits")}
     words = ("--annotated", "kits=kidney", "--annotated", "lits=Liver")
     assert command("import", *named(some), "-o", tmp_path / "out", *words).code == 0
@@ -123,14 +123,14 @@ def test_sides_are_chosen_on_the_command_line(four, command, tmp_path: Path):
     labels = {file: file.read_bytes() for file in site.rglob("*.gz")}
     assert command(*words, "--sides", "kidneys=join", "--quiet").code == 0
     manifest = read_manifest(tmp_path / "out")
-    assert manifest.label_space.organs == ("kidneys",)
+    assert manifest.label_space.structures == ("kidneys",)
     assert all(case.annotated == {"kidneys"} for case in manifest.cases)
     assert labels == {file: file.read_bytes() for file in site.rglob("*.gz")}
     for wrong in (("join", "--sides", "split"), ("jion",)):
         assert command(*words, "--sides", *wrong).code == 2
 
 
-def test_two_importers_that_make_one_source_are_refused(four, tmp_path: Path):
+def test_two_importers_that_make_one_data_set_are_refused(four, tmp_path: Path):
     folders = {"kits": four["kits"], "kits_first_release": four["lits"]}
     with pytest.raises(ConfigError, match="makes a data set of the name 'kits_first_release' too"):
         run.import_data(folders, tmp_path / "out")
@@ -139,7 +139,7 @@ def test_two_importers_that_make_one_source_are_refused(four, tmp_path: Path):
 # duplicates
 
 
-def test_equal_scans_of_two_sources_become_one_group(command, tmp_path: Path):
+def test_equal_scans_of_two_data_sets_become_one_group(command, tmp_path: Path):
     north = plain(tmp_path / "north", "n1", "n2", seed=0)
     south = plain(tmp_path / "south", "s1", "s2", seed=1)  # s1 is n2
     words = ("--classes", "liver=1,spleen=2", "--modality", "ct")
@@ -167,7 +167,7 @@ def test_the_twin_of_a_test_case_does_not_train(command, tmp_path: Path):
         "--modality",
         "ct",
         "--find-duplicates",
-        "--test-source",
+        "--test-data-set",
         "south",
     )
     assert (
@@ -178,11 +178,11 @@ def test_the_twin_of_a_test_case_does_not_train(command, tmp_path: Path):
     assert ids(manifest.split("")) == ["n2"]
 
 
-# one source left out
+# one data set left out
 
 
-def test_a_test_source_takes_in_all_sources_of_its_importer(four, command, tmp_path: Path):
-    words = ("import", *named(four), "-o", tmp_path / "out", "--test-source", "kits", "--validation", 1)
+def test_a_test_data_set_takes_in_all_data_sets_of_its_importer(four, command, tmp_path: Path):
+    words = ("import", *named(four), "-o", tmp_path / "out", "--test-data-set", "kits", "--validation", 1)
     assert command(*words).code == 0
     manifest = read_manifest(tmp_path / "out")
     assert ids(manifest.split("test")) == ["case_00001", "case_00002", "case_00003"]
@@ -190,8 +190,8 @@ def test_a_test_source_takes_in_all_sources_of_its_importer(four, command, tmp_p
     assert len(manifest.split("validation")) == 1
 
 
-def test_a_test_source_that_cannot_be_is_refused(four, command, tmp_path: Path):
-    words = ("import", *named(four), "-o", tmp_path / "out", "--test-source")
+def test_a_test_data_set_that_cannot_be_is_refused(four, command, tmp_path: Path):
+    words = ("import", *named(four), "-o", tmp_path / "out", "--test-data-set")
     assert "did you mean 'kits'" in command(*words, "kist").err
     assert "leave out --test or --test-data-set" in command(*words, "kits", "--test", 1).err
     assert not (tmp_path / "out").exists()

@@ -30,10 +30,10 @@ def make_both(folder: Path) -> Path:
     return folder
 
 
-def test_the_two_parts_are_two_sources_and_scans_without_labels_are_unlabelled(tmp_path: Path):
+def test_the_two_parts_are_two_data_sets_and_scans_without_labels_are_unlabelled(tmp_path: Path):
     manifest = abdomenct1k.scan(make_both(tmp_path))
     assert detect(tmp_path) == "abdomenct1k"
-    assert [(case.id, case.source, len(case.annotated), case.split) for case in manifest.cases] == [
+    assert [(case.id, case.data_set, len(case.annotated), case.split) for case in manifest.cases] == [
         ("Case_00001", "abdomenct1k", 4, "train"),
         ("Case_00656", "abdomenct1k", 4, "train"),
         ("Case_01062", "abdomenct1k", 0, "train"),
@@ -42,7 +42,7 @@ def test_the_two_parts_are_two_sources_and_scans_without_labels_are_unlabelled(t
     assert reads_back(manifest, tmp_path / "project")
 
 
-def test_values_mean_the_documented_organs_of_each_part(tmp_path: Path):
+def test_values_mean_the_documented_structures_of_each_part(tmp_path: Path):
     manifest = abdomenct1k.scan(make_both(tmp_path))
     cases, names = by_id(manifest), manifest.label_space.names
 
@@ -57,7 +57,7 @@ def test_values_mean_the_documented_organs_of_each_part(tmp_path: Path):
     ]  # fmt: skip
 
 
-def test_labels_of_flare22_are_not_taken_for_the_part_with_twelve_organs(tmp_path: Path):
+def test_labels_of_flare22_are_not_taken_for_the_part_with_twelve_structures(tmp_path: Path):
     write_scan(tmp_path / "Organ12_0001_0000.nii.gz")
     write_map(tmp_path / "Organ12_0001.nii.gz", 1, 13)
     manifest = abdomenct1k.scan(tmp_path)
@@ -69,11 +69,11 @@ def test_labels_of_flare22_are_not_taken_for_the_part_with_twelve_organs(tmp_pat
         abdomenct1k.scan(tmp_path / "x")
 
 
-def test_the_part_alone_has_the_name_of_the_source_and_reproduces_the_published_toy_setting(tmp_path: Path):
+def test_the_part_alone_has_the_name_of_the_data_set_and_reproduces_the_published_toy_setting(tmp_path: Path):
     touch(tmp_path, *(f"images/Organ12_{n:04d}_0000.nii.gz" for n in range(1, 51)))
     touch(tmp_path, *(f"labels/Organ12_{n:04d}.nii.gz" for n in range(1, 51)))
-    manifest = abdomenct1k.scan(tmp_path, source="toy")
-    assert list(manifest.sources) == ["toy"]
+    manifest = abdomenct1k.scan(tmp_path, data_set="toy")
+    assert list(manifest.data_sets) == ["toy"]
     toy = hide(manifest, "ltuda_toy")
     assert (len(toy.split("train")), len(toy.split("test"))) == (40, 10)
     assert toy.label_space.names == ("background", "liver", "kidneys", "spleen", "pancreas")

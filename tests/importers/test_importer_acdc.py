@@ -66,7 +66,7 @@ def test_raw_values_spacing_and_modality(tmp_path: Path):
         "background", "right ventricle", "myocardium", "left ventricle",
     ]  # fmt: skip
     assert read_case_image(case, manifest).spacing_mm == (1.5, 1.5, 10.0)
-    assert manifest.sources["acdc"].modality == "mr"
+    assert manifest.data_sets["acdc"].modality == "mr"
 
 
 def test_all_150_patients_find_their_place(tmp_path: Path):
@@ -176,7 +176,7 @@ def test_two_forms_in_one_folder_and_other_layouts_are_refused(tmp_path: Path):
 @pytest.mark.real_data
 def test_the_published_h5_files_are_imported_as_published(real_data: Path):
     manifest = acdc.scan(real_data / "acdc")
-    assert manifest.sources["acdc"].values == {
+    assert manifest.data_sets["acdc"].values == {
         0: "background", 1: "right ventricle", 2: "myocardium", 3: "left ventricle",
     }  # fmt: skip
     assert sizes(manifest) == (140, 0, 20, 0)

@@ -42,14 +42,14 @@ def make_lists(folder: Path) -> Path:
     return folder
 
 
-def test_ct_and_mr_are_two_sources_and_the_official_parts_are_the_splits(tmp_path: Path):
+def test_ct_and_mr_are_two_data_sets_and_the_official_parts_are_the_splits(tmp_path: Path):
     manifest = amos22.scan(make_amos(tmp_path))
     assert detect(tmp_path) == "amos22"
-    assert {name: source.modality for name, source in manifest.sources.items()} == {
+    assert {name: data_set.modality for name, data_set in manifest.data_sets.items()} == {
         "amos22_ct": "ct",
         "amos22_mr": "mr",
     }
-    assert {case.id: (case.source[-2:], case.split) for case in manifest.cases} == {
+    assert {case.id: (case.data_set[-2:], case.split) for case in manifest.cases} == {
         "amos_0001": ("ct", "train"),
         "amos_0004": ("ct", "train"),
         "amos_0507": ("mr", "train"),
@@ -62,7 +62,7 @@ def test_ct_and_mr_are_two_sources_and_the_official_parts_are_the_splits(tmp_pat
     assert reads_back(manifest, tmp_path / "project")
 
 
-def test_values_mean_the_documented_organs_whatever_the_readme_calls_them(tmp_path: Path):
+def test_values_mean_the_documented_structures_whatever_the_readme_calls_them(tmp_path: Path):
     manifest = amos22.scan(make_amos(tmp_path))
     cases = by_id(manifest)
     values = read_case_labels(cases["amos_0507"], manifest).data.ravel()[:16]
@@ -73,21 +73,21 @@ def test_values_mean_the_documented_organs_whatever_the_readme_calls_them(tmp_pa
     ]  # fmt: skip
     few = read_case_labels(cases["amos_0004"], manifest).data
     assert set(few.ravel()) == {0, 6}
-    assert cases["amos_0004"].annotated == frozenset(amos22.ORGANS)
+    assert cases["amos_0004"].annotated == frozenset(amos22.STRUCTURES)
 
 
 @pytest.mark.parametrize(("modality", "counts"), [("ct", (2, 1, 1, 0)), ("mr", (1, 1, 1, 0))])
 def test_one_modality_can_be_taken(tmp_path: Path, modality: str, counts: tuple[int, ...]):
     manifest = amos22.scan(make_amos(tmp_path), modality=modality)
     assert sizes(manifest) == counts
-    assert list(manifest.sources) == [f"amos22_{modality}"]
+    assert list(manifest.data_sets) == [f"amos22_{modality}"]
 
 
 def test_guidednet_splits_the_labelled_ct_in_published_order(tmp_path: Path):
     manifest = amos22.scan(make_lists(tmp_path), split="guidednet")
     assert sizes(manifest)[:3] == (180, 60, 60)
     assert by_id(manifest)["amos_0003"].split == ""
-    assert list(manifest.sources) == ["amos22_ct"]
+    assert list(manifest.data_sets) == ["amos22_ct"]
     kept = hide(manifest, "keep_labelled", n=18).split("train")
     first = [int(case.id[5:]) for case in kept if case.annotated]
     assert (first[:3], len(first)) == ([24, 367, 326], 18)

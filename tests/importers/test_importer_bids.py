@@ -64,9 +64,9 @@ def test_label_maps_are_paired_by_subject_and_session(tmp_path: Path, heard):
         "sub-02_ses-b": ("sub-02", True),
         "sub-03": ("sub-03", False),
     }
-    assert manifest.label_space.organs == ("liver", "spleen")
+    assert manifest.label_space.structures == ("liver", "spleen")
     assert read_case_labels(manifest.cases[0], manifest).data.ravel()[:3].tolist() == [1, 2, 0]
-    assert manifest.sources["toy"].modality == "mr"
+    assert manifest.data_sets["toy"].modality == "mr"
     assert "unlabelled cases: 1 (sub-03)" in heard.text
     assert read_manifest(write_manifest(manifest, tmp_path / "out")) == manifest
 
@@ -105,13 +105,13 @@ def test_the_nearest_table_whose_entities_fit_counts(tmp_path: Path):
     near = tmp_path / "derivatives" / "manual" / "sub-01" / "anat" / "sub-01_dseg.tsv"
     near.write_text("name\tindex\nkidney\t1\nspleen\t2\n")
     (tmp_path / "derivatives" / "manual" / "desc-other_dseg.tsv").write_text("index\tname\n1\tno\n")
-    manifest = bids.scan(tmp_path, source="toy")
-    assert {name: source.values[1] for name, source in manifest.sources.items()} == {
+    manifest = bids.scan(tmp_path, data_set="toy")
+    assert {name: data_set.values[1] for name, data_set in manifest.data_sets.items()} == {
         "toy": "kidney",
         "toy_2": "liver",
     }
-    assert manifest.label_space.organs == ("kidney", "spleen", "liver")
-    assert [case.source for case in manifest.cases[:2]] == ["toy", "toy_2"]
+    assert manifest.label_space.structures == ("kidney", "spleen", "liver")
+    assert [case.data_set for case in manifest.cases[:2]] == ["toy", "toy_2"]
     assert manifest.cases[0].annotated == {"kidney", "spleen"}
 
 
@@ -120,7 +120,10 @@ def test_classes_replace_a_table_that_is_not_there(tmp_path: Path):
     (tmp_path / "derivatives" / "manual" / "dseg.tsv").unlink()
     with pytest.raises(ConfigError, match=r"no table says[\s\S]*--classes"):
         bids.scan(tmp_path)
-    assert bids.scan(tmp_path, classes={"liver": 1, "spleen": 2}).label_space.organs == ("liver", "spleen")
+    assert bids.scan(tmp_path, classes={"liver": 1, "spleen": 2}).label_space.structures == (
+        "liver",
+        "spleen",
+    )
 
 
 @pytest.mark.parametrize(
@@ -173,7 +176,7 @@ def test_several_segmentations_are_chosen_by_pipeline_kind_or_description(tmp_pa
     derived(tmp_path, "sub-01_label-liver_mask", 1)
     assert len(bids.scan(tmp_path).cases) == 4
     assert "beside the dseg files are passed over: 1" in heard.text
-    assert bids.scan(tmp_path, labels="mask").label_space.organs == ("liver",)
+    assert bids.scan(tmp_path, labels="mask").label_space.structures == ("liver",)
     derived(tmp_path, "sub-01_desc-second_dseg", 2)
     with pytest.raises(DataError, match=r"several segmentations of one scan[\s\S]*desc"):
         bids.scan(tmp_path)

@@ -31,14 +31,14 @@ def test_the_official_parts_are_the_splits_and_registered_copies_are_not_read(tm
     assert sizes(manifest) == (30, 0, 20, 0)
     assert not any(case.annotated for case in manifest.split("test"))
     assert by_id(manifest)["img0001"].images[0].parent.parent.name == "Training"
-    assert (manifest.sources["btcv"].modality, len(manifest.label_space.organs)) == ("ct", 13)
+    assert (manifest.data_sets["btcv"].modality, len(manifest.label_space.structures)) == ("ct", 13)
     assert reads_back(manifest, tmp_path / "project")
 
 
 @pytest.mark.parametrize(
     "folders", [("RawData/Training/img", "RawData/Training/label"), ("imagesTr", "labelsTr")]
 )
-def test_values_mean_the_documented_organs_and_an_organ_may_be_absent(
+def test_values_mean_the_documented_structures_and_a_structure_may_be_absent(
     tmp_path: Path, folders: tuple[str, str]
 ):
     images, labels = folders

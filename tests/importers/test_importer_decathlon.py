@@ -53,7 +53,7 @@ def test_lists_become_splits_and_a_plain_string_is_a_scan_without_labels(tmp_pat
         "c": ("validation", True),
         "d": ("test", False),
     }
-    assert manifest.sources["mine"].modality == "ct"
+    assert manifest.data_sets["mine"].modality == "ct"
     assert read_case_labels(manifest.cases[0], manifest).data.ravel()[:3].tolist() == [1, 2, 0]
     assert read_manifest(write_manifest(manifest, tmp_path / "out")) == manifest
     assert decathlon.scan(tmp_path / "mine" / "task.json") == manifest
@@ -89,7 +89,7 @@ def test_several_names_of_channels_and_single_files_mean_files_with_several_chan
     )
     write_nifti(tmp_path / "four.nii.gz", np.zeros((6, 5, 4, 2), np.float32))
     manifest = decathlon.scan(tmp_path)
-    assert manifest.sources[tmp_path.name].modality == "mr"
+    assert manifest.data_sets[tmp_path.name].modality == "mr"
     assert read_case_image(manifest.cases[0], manifest).data.shape == (2, 6, 5, 4)
 
 
@@ -100,9 +100,9 @@ def test_what_the_file_does_not_say_the_user_does(tmp_path: Path):
     with pytest.raises(ConfigError, match="modality is missing"):
         decathlon.scan(tmp_path, classes={"liver": 1})
     manifest = decathlon.scan(
-        tmp_path, classes={"organs": [1, 2]}, modality="mr", annotated=["organs"], source="s"
+        tmp_path, classes={"organs": [1, 2]}, modality="mr", annotated=["organs"], data_set="s"
     )
-    assert manifest.label_space.organs == ("organs",)
+    assert manifest.label_space.structures == ("organs",)
     assert read_case_labels(manifest.cases[0], manifest).data.ravel()[:3].tolist() == [1, 1, 0]
 
 

@@ -98,8 +98,8 @@ def test_series_with_labels_and_the_longest_of_other_studies_become_cases(tree, 
         [],
     ]
     assert "further series of a study are left out" in warnings_of()
-    assert {case.source for case in manifest.cases} == {"dicom"}
-    assert manifest.sources["dicom"].modality == "ct"
+    assert {case.data_set for case in manifest.cases} == {"dicom"}
+    assert manifest.data_sets["dicom"].modality == "ct"
 
 
 def test_labels_are_read_with_the_right_indices_after_a_round_trip(tree, tmp_path):
@@ -130,15 +130,15 @@ def test_series_may_be_listed_named_by_number_and_by_key_or_all_taken(tree):
 
 def test_only_the_wanted_structures_become_classes(tree):
     manifest = dicom.scan(tree, structures="liver")
-    assert manifest.label_space.organs == ("liver",)
+    assert manifest.label_space.structures == ("liver",)
     assert [sorted(case.annotated) for case in manifest.cases] == [["liver"], ["liver"], []]
 
 
-def test_ct_and_mr_become_two_sources_and_other_modalities_are_left_out(tmp_path, warnings_of):
+def test_ct_and_mr_become_two_data_sets_and_other_modalities_are_left_out(tmp_path, warnings_of):
     for name, modality in (("a", "CT"), ("b", "MR"), ("c", "PT")):
         write_scan(tmp_path / name, PatientID=name, Modality=modality)
     manifest = dicom.scan(tmp_path, classes={"liver": 1})
-    assert {name: source.modality for name, source in manifest.sources.items()} == {
+    assert {name: data_set.modality for name, data_set in manifest.data_sets.items()} == {
         "dicom": "ct",
         "dicom_mr": "mr",
     }
@@ -270,9 +270,9 @@ def test_own_predictions_of_a_series_are_imported_again_without_an_option(tmp_pa
     (tmp_path / "data" / "predictions").mkdir()
     draw(tmp_path / "data" / "predictions" / f"anna_ct{ending}", scan)
     manifest = run.import_data([tmp_path / "data"], tmp_path / "m", importer="dicom")
-    assert set(manifest.label_space.organs) == {"liver", "spleen"}
+    assert set(manifest.label_space.structures) == {"liver", "spleen"}
     assert [sorted(case.annotated) for case in manifest.cases] == [["liver", "spleen"], []]
-    assert {manifest.source_of(case).modality for case in manifest.cases} == {"ct"}
+    assert {manifest.data_set_of(case).modality for case in manifest.cases} == {"ct"}
     labels = read_case_labels(manifest.cases[0], manifest)
     drawn = block(scan)
     for value, name in ((1, "liver"), (2, "spleen")):

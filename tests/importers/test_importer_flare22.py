@@ -38,11 +38,11 @@ def test_labelled_scans_train_first_then_unlabelled_ones_and_the_tuning_scans_va
         ("FLARETs_0001", "validation", True),
         ("FLARETs_0002", "validation", True),
     ]
-    assert manifest.sources["flare22"].modality == "ct"
+    assert manifest.data_sets["flare22"].modality == "ct"
     assert reads_back(manifest, tmp_path / "project")
 
 
-def test_values_mean_the_documented_organs_with_13_the_left_kidney(tmp_path: Path):
+def test_values_mean_the_documented_structures_with_13_the_left_kidney(tmp_path: Path):
     manifest = flare22.scan(make_official(tmp_path))
     values = read_case_labels(manifest.cases[0], manifest).data.ravel()[:14]
     assert [manifest.label_space.names[value] for value in values] == [
@@ -52,7 +52,7 @@ def test_values_mean_the_documented_organs_with_13_the_left_kidney(tmp_path: Pat
     ]  # fmt: skip
     absent = by_id(manifest)["FLARETs_0002"]
     assert not read_case_labels(absent, manifest).data.any()
-    assert absent.annotated == frozenset(flare22.ORGANS)
+    assert absent.annotated == frozenset(flare22.STRUCTURES)
 
 
 @pytest.mark.parametrize(

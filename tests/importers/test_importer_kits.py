@@ -63,7 +63,7 @@ def test_kits19_is_read_with_tumours_as_background(tmp_path: Path, caplog):
     manifest = kits.scan(make_kits(tmp_path))
     assert [case.id for case in manifest.cases] == ["case_00000", "case_00001", "case_00012", "case_00210"]
     assert manifest.label_space.names == ("background", "kidneys")
-    assert list(manifest.sources) == ["kits"]
+    assert list(manifest.data_sets) == ["kits"]
     assert classes(manifest, "case_00000") == [1]
     test = by_id(manifest)["case_00210"]
     assert (test.labels, test.annotated, test.split) == (None, frozenset(), "")
@@ -105,7 +105,7 @@ def test_kits23_lies_in_another_folder(tmp_path: Path):
 def test_tumours_and_cysts_count_as_the_options_say(tmp_path: Path, options, names, expected):
     make_case(tmp_path, 300, 1, 2, 3)
     manifest = kits.scan(tmp_path, **options)
-    assert manifest.label_space.organs == names
+    assert manifest.label_space.structures == names
     assert classes(manifest, "case_00300") == expected
 
 
@@ -117,8 +117,8 @@ def test_slices_of_the_first_release_become_the_body_axis(tmp_path: Path, caplog
     mask[0, 1, 2] = 1
     write_nifti(tmp_path / "case_00007" / "segmentation.nii.gz", mask, FIRST)
     manifest = kits.scan(tmp_path)
-    assert list(manifest.sources) == ["kits", "kits_first_release"]
-    assert [case.source for case in manifest.cases] == ["kits", "kits", "kits_first_release"]
+    assert list(manifest.data_sets) == ["kits", "kits_first_release"]
+    assert [case.data_set for case in manifest.cases] == ["kits", "kits", "kits_first_release"]
     assert "read as slices first: 1 (case_00007)" in caplog.text
     case = by_id(manifest)["case_00007"]
     image, labels = read_case_image(case, manifest), read_case_labels(case, manifest)
@@ -133,7 +133,7 @@ def test_files_of_both_releases_come_to_the_same_voxels(tmp_path: Path):
     for release, affine in (("first", FIRST), ("current", CURRENT)):
         make_case(tmp_path / release, 0, 1, 1, 1, affine=affine)
     first, current = kits.scan(tmp_path / "first"), kits.scan(tmp_path / "current")
-    assert list(first.sources) == ["kits"]  # a whole copy of one release has the plain name
+    assert list(first.data_sets) == ["kits"]  # a whole copy of one release has the plain name
     for read in (read_case_image, read_case_labels):
         np.testing.assert_array_equal(read(first.cases[0], first).data, read(current.cases[0], current).data)
 

@@ -66,7 +66,7 @@ def test_the_value_255_is_the_left_atrium_and_the_wall_is_not_read(tmp_path: Pat
     assert set(np.unique(labels.data)) == {0, 1}
     np.testing.assert_allclose(read_case_image(case, manifest).spacing_mm, 0.625)
     np.testing.assert_array_equal(read_case_image(case, manifest).affine, labels.affine)
-    assert manifest.sources["la2018"].modality == "mr"
+    assert manifest.data_sets["la2018"].modality == "mr"
     assert manifest.label_space.names == ("background", "left atrium")
 
 
@@ -112,7 +112,7 @@ def test_the_published_h5_files_are_imported_as_published(real_data: Path):
     assert tuple(ids(manifest.split("test"))) == UAMT_TEST
     train = ids(manifest.split("train"))
     assert train == sorted(train)
-    assert manifest.sources["la2018"].values == {0: "background", 1: "left atrium"}
+    assert manifest.data_sets["la2018"].values == {0: "background", 1: "left atrium"}
     for n in (4, 8, 16):
         kept = hide(manifest, "keep_labelled", n=n).split("train")
         assert [case.id for case in kept if case.annotated] == train[:n]

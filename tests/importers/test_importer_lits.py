@@ -62,7 +62,7 @@ def test_both_batches_are_found_at_any_depth_and_paired_by_number(tmp_path: Path
         "segmentation-130.nii",
     )
     assert manifest.label_space.names == ("background", "liver")
-    assert manifest.sources["lits"].modality == "ct"
+    assert manifest.data_sets["lits"].modality == "ct"
 
 
 def test_the_layout_is_recognised_and_survives_writing(tmp_path: Path):
@@ -88,7 +88,7 @@ def test_volumes_alone_are_not_taken_for_lits(tmp_path: Path):
 )
 def test_a_tumour_counts_as_the_option_says(tmp_path: Path, tumour, names: tuple[str, ...], expected):
     manifest = lits.scan(make_lits(tmp_path), tumour=tumour)
-    assert manifest.label_space.organs == names
+    assert manifest.label_space.structures == names
     assert by_id(manifest)["volume-0"].annotated == set(names)
     assert classes(manifest, "volume-0") == expected
 

@@ -71,8 +71,8 @@ def test_both_kinds_are_cases_wherever_they_lie(tmp_path, kind, loose, heard):
     BESIDE[kind](data)
     assert detect(data) == "mixed"
     manifest = run.import_data({"ward": data}, tmp_path / "m", modality="ct")
-    assert set(manifest.sources) == {"ward", "ward_files"}
-    of_dicom = [case for case in manifest.cases if case.source == "ward"]
+    assert set(manifest.data_sets) == {"ward", "ward_files"}
+    of_dicom = [case for case in manifest.cases if case.data_set == "ward"]
     assert [case.id for case in of_dicom] == ["patient_001"]
     assert np.array_equal(read_case_image(of_dicom[0], manifest).data, expected.data)
     assert len(manifest.cases) - 1 == (30 if kind == "many" else 1)
@@ -144,7 +144,7 @@ def test_dicom_says_itself_what_it_is_and_files_are_what_the_user_says(tmp_path)
     with pytest.raises(ConfigError, match="state the modality"):
         run.import_data([data], tmp_path / "m")
     manifest = run.import_data([data], tmp_path / "m", modality="ct")
-    assert {case.id: manifest.source_of(case).modality for case in manifest.cases} == {
+    assert {case.id: manifest.data_set_of(case).modality for case in manifest.cases} == {
         "patient_001": "mr",
         "a": "ct",
     }
@@ -168,8 +168,8 @@ def test_a_mixed_folder_may_be_the_one_that_tests(tmp_path):
     write_map(data / "labels" / "drawn.nii.gz", place)
     write_scan(tmp_path / "other" / "images" / "b.nii.gz")
     write_map(tmp_path / "other" / "labels" / "b.nii.gz")
-    sources = {"ward": data, "other": tmp_path / "other"}
-    manifest = run.import_data(sources, tmp_path / "m", test_source="ward", **STATED)
+    data_sets = {"ward": data, "other": tmp_path / "other"}
+    manifest = run.import_data(data_sets, tmp_path / "m", test_data_set="ward", **STATED)
     assert {case.id: case.split for case in manifest.cases} == {
         "patient_001": "test",
         "a": "test",

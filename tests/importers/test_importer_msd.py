@@ -84,7 +84,7 @@ def test_the_spleen_task_is_read_in_the_order_of_its_list(tmp_path: Path, caplog
         ("spleen_1", ""),
     ]
     assert manifest.label_space.names == ("background", "spleen")
-    assert manifest.sources["msd_spleen"].modality == "ct"
+    assert manifest.data_sets["msd_spleen"].modality == "ct"
     assert "test cases without labels take no part: 1 (spleen_1)" in caplog.text
     assert classes(manifest, "spleen_2") == [1]
 
@@ -101,7 +101,7 @@ def test_every_task_is_known_by_its_files_whatever_its_folder_is_called(tmp_path
     manifest = msd.scan(folder)
     task = msd.TASKS[number - 1]
     assert task.number == number
-    assert manifest.sources[f"msd_{task.name}"].modality == ("mr" if number in (1, 2, 4, 5) else "ct")
+    assert manifest.data_sets[f"msd_{task.name}"].modality == ("mr" if number in (1, 2, 4, 5) else "ct")
     image = read_case_image(manifest.cases[0], manifest)
     assert image.data.shape == (FOLDERS[number][3], *SHAPE)
     read_case_labels(manifest.cases[0], manifest)
@@ -109,7 +109,7 @@ def test_every_task_is_known_by_its_files_whatever_its_folder_is_called(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("number", "organs"),
+    ("number", "structures"),
     [
         (1, ("brain oedema", "non-enhancing brain tumour", "enhancing brain tumour")),
         (2, ("left atrium",)),
@@ -123,14 +123,14 @@ def test_every_task_is_known_by_its_files_whatever_its_folder_is_called(tmp_path
         (10, ("colon tumour",)),
     ],
 )
-def test_classes_have_the_names_of_the_package(tmp_path: Path, number: int, organs: tuple[str, ...]):
+def test_classes_have_the_names_of_the_package(tmp_path: Path, number: int, structures: tuple[str, ...]):
     manifest = msd.scan(make_task(tmp_path, number))
-    assert manifest.label_space.organs == organs
-    assert manifest.cases[0].annotated == set(organs)
+    assert manifest.label_space.structures == structures
+    assert manifest.cases[0].annotated == set(structures)
 
 
 @pytest.mark.parametrize(
-    ("number", "tumour", "organs", "expected"),
+    ("number", "tumour", "structures", "expected"),
     [
         (3, "class", ("liver", "liver tumour"), [1, 2]),
         (3, "background", ("liver",), [1]),
@@ -140,9 +140,9 @@ def test_classes_have_the_names_of_the_package(tmp_path: Path, number: int, orga
         (8, "background", ("hepatic vessels",), [1]),
     ],
 )
-def test_a_tumour_counts_as_the_option_says(tmp_path: Path, number, tumour, organs, expected):
+def test_a_tumour_counts_as_the_option_says(tmp_path: Path, number, tumour, structures, expected):
     manifest = msd.scan(make_task(tmp_path, number), tumour=tumour)
-    assert manifest.label_space.organs == organs
+    assert manifest.label_space.structures == structures
     assert classes(manifest, manifest.cases[0].id) == expected
 
 
@@ -165,14 +165,14 @@ def test_a_fourth_axis_with_one_channel_is_dropped(tmp_path: Path):
 def test_a_folder_of_several_tasks_needs_a_choice(tmp_path: Path):
     make_task(tmp_path, 9)
     assert detect(tmp_path) == "msd"
-    assert list(msd.scan(tmp_path).sources) == ["msd_spleen"]
+    assert list(msd.scan(tmp_path).data_sets) == ["msd_spleen"]
     make_task(tmp_path, 1)
     with pytest.raises(ConfigError, match="several tasks") as caught:
         msd.scan(tmp_path)
     assert "1 brain_tumour, 9 spleen" in str(caught.value)
     for wanted in ("spleen", 9, "Task09_Spleen", "Task09"):
-        assert list(msd.scan(tmp_path, task=wanted).sources) == ["msd_spleen"]
-    assert list(msd.scan(tmp_path, task="BrainTumour").sources) == ["msd_brain_tumour"]
+        assert list(msd.scan(tmp_path, task=wanted).data_sets) == ["msd_spleen"]
+    assert list(msd.scan(tmp_path, task="BrainTumour").data_sets) == ["msd_brain_tumour"]
     with pytest.raises(ConfigError, match="no task 'liver'"):
         msd.scan(tmp_path, task="liver")
 

@@ -26,7 +26,7 @@ from tiny_cohort import write_nifti, write_scan
 needs_dicom = pytest.mark.skipif(importlib.util.find_spec("pydicom") is None, reason="pydicom is an extra")
 
 SHAPE = (10, 9, 8)  # columns, rows, slices
-ORGAN = (slice(2, 5), slice(1, 4), slice(5, 7))  # off centre along every axis
+STRUCTURE = (slice(2, 5), slice(1, 4), slice(5, 7))  # off centre along every axis
 LABELS = "TCIA_pancreas_labels-02-05-2017"
 CONVERTED = np.array(
     [[-0.8, 0, 0, 90], [0, 0.8, 0, -120], [0, 0, 1.0, -300], [0, 0, 0, 1]]
@@ -37,13 +37,13 @@ def body(seed: int = 0) -> np.ndarray:
     """(columns, rows, slices) fat with bone and lung in it, and one uniform organ."""
     random = np.random.default_rng(seed)
     hu = random.choice([-700.0, -120.0, 60.0, 700.0], SHAPE).astype(np.float32)
-    hu[ORGAN] = random.normal(100, 20, hu[ORGAN].shape)
+    hu[STRUCTURE] = random.normal(100, 20, hu[STRUCTURE].shape)
     return np.round(hu)
 
 
 def mask() -> np.ndarray:
     label = np.zeros(SHAPE, np.uint8)
-    label[ORGAN] = 1
+    label[STRUCTURE] = 1
     return label
 
 
@@ -94,7 +94,7 @@ def by_id(manifest: Manifest) -> dict[str, Case]:
     return {case.id: case for case in manifest.cases}
 
 
-def organ_hu(manifest: Manifest, names: Iterable[str] = ()) -> list[float]:
+def structure_hu(manifest: Manifest, names: Iterable[str] = ()) -> list[float]:
     """Mean HU under the label of each case: 100 where image and label lie on each other."""
     means = []
     for name in names or by_id(manifest):
@@ -118,20 +118,22 @@ def test_labels_of_dicom_series_follow_the_names_of_the_files(tmp_path: Path, in
         write_label(tmp_path, number, mask(), np.diag([0.8, 0.8, 1, 1]))
     manifest = nih_pancreas.scan(tmp_path)
     assert [case.id for case in manifest.cases] == ["PANCREAS_0001", "PANCREAS_0002", "PANCREAS_0003"]
-    assert list(manifest.sources) == ["nih", "nih_flipped_z"]
-    assert organ_hu(manifest) == pytest.approx([100, 100, 100], abs=15)
+    assert list(manifest.data_sets) == ["nih", "nih_flipped_z"]
+    assert structure_hu(manifest) == pytest.approx([100, 100, 100], abs=15)
     assert "labels read in the raster order of the image: 2 (PANCREAS_0001, PANCREAS_0003)" in caplog.text
     assert "labels read in the raster order of the image, z backwards: 1 (PANCREAS_0002)" in caplog.text
     assert read_manifest(write_manifest(manifest, tmp_path / "project")) == manifest
 
 
 @needs_dicom
-def test_a_copy_that_needs_one_rule_for_all_cases_has_one_source(tmp_path: Path):
+def test_a_copy_that_needs_one_rule_for_all_cases_has_one_data_set(tmp_path: Path):
     write_series(tmp_path / "PANCREAS_0009", body(), downwards=True)
     write_label(tmp_path, 9, mask())
     manifest = nih_pancreas.scan(tmp_path)
-    assert [(name, source.layout.label_flip) for name, source in manifest.sources.items()] == [("nih", "z")]
-    assert organ_hu(manifest) == pytest.approx([100], abs=15)
+    assert [(name, data_set.layout.label_flip) for name, data_set in manifest.data_sets.items()] == [
+        ("nih", "z")
+    ]
+    assert structure_hu(manifest) == pytest.approx([100], abs=15)
     assert detect(tmp_path) == "nih_pancreas"
 
 
@@ -162,8 +164,8 @@ def test_dicom_without_its_packages_is_refused_unless_there_is_nifti(tmp_path: P
 @pytest.mark.parametrize("axes", ["", "y", "z", "yz"])
 def test_a_flip_of_nifti_labels_is_found_by_their_voxels(tmp_path: Path, axes: str, caplog):
     manifest = nih_pancreas.scan(make_nifti(tmp_path, {1: axes, 2: axes}))
-    assert manifest.sources["nih"].layout.label_flip == axes
-    assert organ_hu(manifest) == pytest.approx([100, 100], abs=15)
+    assert manifest.data_sets["nih"].layout.label_flip == axes
+    assert structure_hu(manifest) == pytest.approx([100, 100], abs=15)
     assert "labels read in the raster order of the image" in caplog.text
 
 
@@ -175,13 +177,13 @@ def test_headers_that_agree_are_believed_if_the_voxels_do_not_object(tmp_path: P
     )
     make_nifti(tmp_path, {3: "yz"}, affine=turned)
     manifest = nih_pancreas.scan(tmp_path)
-    assert {case.id: case.source for case in manifest.cases} == {
+    assert {case.id: case.data_set for case in manifest.cases} == {
         "PANCREAS_0001": "nih",
         "PANCREAS_0002": "nih_flipped_y",
         "PANCREAS_0003": "nih",
     }
-    assert manifest.sources["nih"].layout.label_grid == "own"
-    assert organ_hu(manifest) == pytest.approx([100] * 3, abs=15)
+    assert manifest.data_sets["nih"].layout.label_grid == "own"
+    assert structure_hu(manifest) == pytest.approx([100] * 3, abs=15)
     assert "labels read by their own headers: 2" in caplog.text
 
 
@@ -189,7 +191,7 @@ def test_a_rule_of_the_user_is_followed_without_reading_voxels(tmp_path: Path):
     make_nifti(tmp_path, {1: "y"})
     (tmp_path / "images" / "PANCREAS_0001.nii.gz").write_bytes(b"not read")
     for flip, expected in (("y", "y"), ("none", ""), ("headers", "")):
-        layout = nih_pancreas.scan(tmp_path, flip=flip).sources["nih"].layout
+        layout = nih_pancreas.scan(tmp_path, flip=flip).data_sets["nih"].layout
         assert (layout.label_flip, layout.label_grid) == (expected, "own" if flip == "headers" else "image")
 
 

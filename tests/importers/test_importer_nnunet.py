@@ -29,7 +29,7 @@ def test_regions_that_lie_in_each_other_become_disjoint_classes_by_their_differe
     caplog.set_level(logging.WARNING, logger="labelwise")
     make(tmp_path, BRATS, 1, 2, 3, 4, regions_class_order=[1, 2, 3])
     manifest = nnunet.scan(tmp_path, regions="differences")
-    assert manifest.label_space.organs == ("whole without core", "core without enhancing", "enhancing")
+    assert manifest.label_space.structures == ("whole without core", "core without enhancing", "enhancing")
     assert read_case_labels(manifest.cases[0], manifest).data.ravel()[:5].tolist() == [1, 2, 3, IGNORE, 0]
     assert "whole without core = [1]; core without enhancing = [2]; enhancing = [3]" in caplog.text
     assert read_manifest(write_manifest(manifest, tmp_path / "out")) == manifest
@@ -45,7 +45,7 @@ def test_classes_with_names_of_their_own_stay_and_their_unions_are_reported(tmp_
         "spleen": [4, 5],
     }
     manifest = nnunet.scan(make(tmp_path, labels, 1, 2, 3, 4, 5), regions="differences")
-    assert manifest.label_space.organs == ("kidney without masses", "tumour", "cyst", "spleen")
+    assert manifest.label_space.structures == ("kidney without masses", "tumour", "cyst", "spleen")
     assert read_case_labels(manifest.cases[0], manifest).data.ravel()[:5].tolist() == [1, 2, 3, 4, 4]
     assert "no classes of their own: 1 (masses)" in caplog.text
 
@@ -53,7 +53,7 @@ def test_classes_with_names_of_their_own_stay_and_their_unions_are_reported(tmp_
 def test_regions_side_by_side_in_one_are_both_taken_out_of_it(tmp_path: Path):
     labels = {"background": 0, "body": [1, 2, 3, 4], "left": [2], "right": [3]}
     manifest = nnunet.scan(make(tmp_path, labels, 4), regions="differences")
-    assert manifest.label_space.organs == ("body without left and right", "left", "right")
+    assert manifest.label_space.structures == ("body without left and right", "left", "right")
 
 
 @pytest.mark.parametrize("overlap", [{"a": [1, 2], "b": [2, 3]}, {"a": [1, 2], "b": [2, 1]}])

@@ -10,7 +10,7 @@ import pytest
 from layouts import touch
 
 from labelwise.anatomy import canonical, find
-from labelwise.cohort.source import IGNORE_NAME
+from labelwise.cohort.data_set import IGNORE_NAME
 from labelwise.importers import (
     IMPORTERS,
     abdomenct1k,
@@ -34,9 +34,9 @@ PAGES = Path(__file__).parents[2] / "docs" / "data"
 HEADINGS = ["On disk", "Classes", "What is handled", "Options", "Splits and licence"]
 GENERAL = {"bids", "nnunet", "decathlon", "csv", "mixed", "dicom", "folders"}  # classes are the user's
 CLASSES: dict[str, Iterable[str]] = {
-    "lits": (lits.ORGAN, lits.TUMOUR),
+    "lits": (lits.STRUCTURE, lits.TUMOUR),
     "msd": [name for task in msd.TASKS for name in task.classes],
-    "kits": (kits.ORGAN, kits.TUMOUR, kits.CYST),
+    "kits": (kits.STRUCTURE, kits.TUMOUR, kits.CYST),
     "nih_pancreas": nih_pancreas.VALUES.values(),
     "amos22": amos22.VALUES.values(),
     "word": word.VALUES.values(),
@@ -92,6 +92,6 @@ def test_classes_of_public_data_sets_have_canonical_names(name: str):
 def test_classes_of_totalsegmentator_have_canonical_names(tmp_path: Path):
     masks = [f"s1/segmentations/{name}.nii.gz" for name in totalsegmentator.STRUCTURES]
     touch(tmp_path, "s1/ct.nii.gz", *masks)
-    organs = totalsegmentator.scan(tmp_path).label_space.organs
-    assert len(organs) == 117
-    assert [name for name in organs if canonical(name) != name or find(name) is None] == []
+    structures = totalsegmentator.scan(tmp_path).label_space.structures
+    assert len(structures) == 117
+    assert [name for name in structures if canonical(name) != name or find(name) is None] == []

@@ -56,7 +56,7 @@ def values(manifest: Manifest, number: int) -> list[int]:
 
 def test_the_files_of_a_case_say_what_is_annotated_in_it(tmp_path: Path, heard):
     manifest = totalsegmentator.scan(make(tmp_path))
-    assert manifest.label_space.organs == ("spleen", "left kidney", "liver")  # by the number of version 2
+    assert manifest.label_space.structures == ("spleen", "left kidney", "liver")  # by the number of version 2
     assert [sorted(case.annotated) for case in manifest.cases] == [
         ["left kidney", "liver", "spleen"],
         ["liver", "spleen"],
@@ -126,7 +126,7 @@ def test_chosen_classes_leave_the_other_masks_unopened(
     read: Callable[..., object] = nifti.read
     monkeypatch.setattr(masks.nifti, "read", lambda path: opened.append(path.name) or read(path))
     manifest = totalsegmentator.scan(make(tmp_path), classes=chosen)
-    assert manifest.label_space.organs == ("liver", "left kidney")
+    assert manifest.label_space.structures == ("liver", "left kidney")
     assert values(manifest, 0) == [0, 1, 2, 0]
     assert opened == ["kidney_left.nii.gz", "liver.nii.gz"]
 
@@ -174,26 +174,26 @@ def test_one_file_without_names_has_the_numbers_of_the_task_that_is_stated(tmp_p
     with pytest.raises(ConfigError, match="does not say what its values mean"):
         totalsegmentator.scan(tmp_path)
     manifest = totalsegmentator.scan(tmp_path, task="total")
-    assert (len(STRUCTURES), len(set(STRUCTURES)), len(manifest.label_space.organs)) == (117, 117, 117)
+    assert (len(STRUCTURES), len(set(STRUCTURES)), len(manifest.label_space.structures)) == (117, 117, 117)
     found = [manifest.label_space.names[value] for value in values(manifest, 4)]
     assert found == ["liver", "costal cartilages", "left kidney", "background"]
     assert len(manifest.cases[4].annotated) == 117
-    assert {case.source for case in manifest.cases} == {"totalsegmentator", "totalsegmentator_together"}
+    assert {case.data_set for case in manifest.cases} == {"totalsegmentator", "totalsegmentator_together"}
     assert read_manifest(write_manifest(manifest, tmp_path / "out")) == manifest
     few = totalsegmentator.scan(tmp_path, classes=["liver"], task="total")
     assert values(few, 4) == [1, 0, 0, 0]
 
 
-def test_mr_is_a_source_of_its_own(tmp_path: Path):
+def test_mr_is_a_data_set_of_its_own(tmp_path: Path):
     make(tmp_path)
     write_scan(tmp_path / "s0004" / "mri.nii.gz")
     mask(tmp_path, "s0004", "face", 0)
     manifest = totalsegmentator.scan(tmp_path)
-    assert {name: source.modality for name, source in manifest.sources.items()} == {
+    assert {name: data_set.modality for name, data_set in manifest.data_sets.items()} == {
         "totalsegmentator": "ct",
         "totalsegmentator_mr": "mr",
     }
-    assert manifest.label_space.organs[-1] == "face"  # after the structures of version 2
+    assert manifest.label_space.structures[-1] == "face"  # after the structures of version 2
 
 
 def test_folders_whose_cases_have_the_same_names_are_imported_one_by_one(tmp_path: Path):

@@ -31,7 +31,7 @@ def test_the_official_parts_are_the_splits(tmp_path: Path):
         ("word_0001", "validation"),
         ("word_0014", "test"),
     ]
-    assert all(case.annotated == frozenset(word.ORGANS) for case in manifest.cases)
+    assert all(case.annotated == frozenset(word.STRUCTURES) for case in manifest.cases)
     assert reads_back(manifest, tmp_path)
 
 
@@ -43,7 +43,7 @@ def test_all_150_scans_find_their_place(tmp_path: Path):
     assert sizes(word.scan(tmp_path)) == (100, 20, 30, 0)
 
 
-def test_values_mean_the_documented_organs(tmp_path: Path):
+def test_values_mean_the_documented_structures(tmp_path: Path):
     manifest = word.scan(make_word(tmp_path))
     values = read_case_labels(manifest.cases[0], manifest).data.ravel()[:17]
     assert [manifest.label_space.names[value] for value in values] == [
@@ -51,7 +51,7 @@ def test_values_mean_the_documented_organs(tmp_path: Path):
         "pancreas", "duodenum", "colon", "intestine", "adrenal glands", "rectum", "bladder", "left femoral head",
         "right femoral head",
     ]  # fmt: skip
-    assert manifest.sources["word"].modality == "ct"
+    assert manifest.data_sets["word"].modality == "ct"
 
 
 def test_missing_labels_make_test_scans_unscored_and_leave_validation_scans_out(

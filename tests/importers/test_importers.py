@@ -152,9 +152,9 @@ def test_a_folder_named_relative_to_the_working_folder_gives_absolute_paths(tmp_
 
 def test_nnunet_cases_values_and_modality_are_read(tmp_path: Path):
     manifest = nnunet.scan(make_nnunet(tmp_path / "Dataset001_Toy"))
-    source = manifest.sources["Dataset001_Toy"]
+    data_set = manifest.data_sets["Dataset001_Toy"]
     assert manifest.label_space.names == ("background", "liver", "spleen")
-    assert (source.modality, source.values) == ("ct", {0: "background", 1: "liver", 2: "spleen"})
+    assert (data_set.modality, data_set.values) == ("ct", {0: "background", 1: "liver", 2: "spleen"})
     assert splits(manifest) == dict.fromkeys(["c0", "c1", "c2", "c3"], "train")
     case = manifest.cases[0]
     assert case.annotated == {"liver", "spleen"}
@@ -196,8 +196,8 @@ def test_nnunet_channels_are_the_images_of_a_case_in_order(tmp_path: Path):
 def test_nnunet_modality_follows_the_name_of_the_channel(
     tmp_path: Path, names: dict[str, str], modality: str
 ):
-    manifest = nnunet.scan(make_nnunet(tmp_path, channel_names=names), source="x")
-    assert manifest.sources["x"].modality == modality
+    manifest = nnunet.scan(make_nnunet(tmp_path, channel_names=names), data_set="x")
+    assert manifest.data_sets["x"].modality == modality
 
 
 def test_nnunet_ignore_label_and_regions(tmp_path: Path, warnings_of):
@@ -248,7 +248,7 @@ def test_nnunet_fold_sets_the_validation_cases_and_leaves_unlabelled_ones_in_tra
         nnunet.scan(tmp_path, fold=2)
 
 
-def test_nnunet_states_what_a_source_annotates_and_who_is_a_patient(tmp_path: Path):
+def test_nnunet_states_what_a_data_set_annotates_and_who_is_a_patient(tmp_path: Path):
     manifest = nnunet.scan(make_nnunet(tmp_path), annotated=["liver"], group=r"c[01]|.")
     assert all(case.annotated == {"liver"} for case in manifest.cases)
     assert [case.group for case in manifest.cases] == ["c0", "c1", "c", "c"]
@@ -300,7 +300,7 @@ def test_la2018_image_labels_and_spacing(tmp_path: Path):
     assert image.data.shape == (1, 4, 5, 6)
     assert image.spacing_mm == (0.625, 0.625, 0.625)
     assert read_case_labels(manifest.cases[0], manifest).data[:, 0, 0].tolist() == [1, 0, 0, 0]
-    assert manifest.sources["la2018"].modality == "normalised"
+    assert manifest.data_sets["la2018"].modality == "normalised"
 
 
 def test_la2018_lists_may_lie_beside_or_one_level_above_the_scans(tmp_path: Path):
@@ -409,7 +409,7 @@ def make_folders(folder: Path, *names: str, images: str = "images", labels: str 
 
 
 def scan_folders(folder: Path, **options: object) -> Manifest:
-    return folders.scan(folder, **{"classes": CLASSES, "modality": "ct", "source": "site", **options})
+    return folders.scan(folder, **{"classes": CLASSES, "modality": "ct", "data_set": "site", **options})
 
 
 def test_folders_pair_images_and_labels_by_name_without_the_channel(tmp_path: Path):

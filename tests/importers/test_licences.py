@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from labelwise import run
+from labelwise.cohort.data_set import forbids_commercial_use
 from labelwise.cohort.join import join
 from labelwise.cohort.manifest import read_manifest, write_manifest
-from labelwise.cohort.source import forbids_commercial_use
 from labelwise.errors import ConfigError
 from labelwise.importers import IMPORTERS
 from labelwise.importers.licences import LICENCES, licence_in, licensed
@@ -34,7 +34,7 @@ def folder_of(place, **more):
 
 
 def licences(folder):
-    return {name: source.licence for name, source in read_manifest(folder).sources.items()}
+    return {name: data_set.licence for name, data_set in read_manifest(folder).data_sets.items()}
 
 
 def test_what_is_stated_counts_then_the_description_beside_the_scans(command, tmp_path):
@@ -55,18 +55,18 @@ def test_what_is_stated_counts_then_the_description_beside_the_scans(command, tm
 def test_known_data_sets_have_their_licence_and_others_none():
     assert LICENCES.keys() <= IMPORTERS.keys()
     plain = manifest_of(paper_case(0))
-    assert licensed(plain, "acdc", None).sources["site"].licence == "CC BY-NC-SA 4.0"
-    assert licensed(plain, "folders", None).sources["site"].licence == ""
-    assert licensed(plain, "acdc", "bought").sources["site"].licence == "bought"
-    own = replace(plain, sources={"site": replace(plain.sources["site"], licence="CC0")})
-    assert licensed(own, "acdc", None).sources["site"].licence == "CC0"
+    assert licensed(plain, "acdc", None).data_sets["site"].licence == "CC BY-NC-SA 4.0"
+    assert licensed(plain, "folders", None).data_sets["site"].licence == ""
+    assert licensed(plain, "acdc", "bought").data_sets["site"].licence == "bought"
+    own = replace(plain, data_sets={"site": replace(plain.data_sets["site"], licence="CC0")})
+    assert licensed(own, "acdc", None).data_sets["site"].licence == "CC0"
     assert licence_in({"license": " CC  BY "}) == "CC BY"
     assert licence_in({"licence": ["CC0"]}) == ""
 
 
 def test_a_licence_survives_the_manifest_and_the_join(tmp_path):
-    one = licensed(manifest_of(paper_case(0, source="a")), "acdc", None)
-    two = manifest_of(paper_case(1, source="b"))
+    one = licensed(manifest_of(paper_case(0, data_set="a")), "acdc", None)
+    two = manifest_of(paper_case(1, data_set="b"))
     write_manifest(join([one, two]), tmp_path)
     assert licences(tmp_path) == {"a": "CC BY-NC-SA 4.0", "b": ""}
     assert 'licence = "CC BY-NC-SA 4.0"' in (tmp_path / "dataset.toml").read_text()
@@ -91,7 +91,7 @@ def test_words_that_forbid_commercial_use_are_known(licence, forbids):
 
 def test_a_model_names_the_licences_of_what_it_and_its_first_weights_have_learnt_from(tiny_run, tmp_path):
     told = json.loads((tiny_run / "model" / "model.json").read_text())["training"]
-    assert told["licences"] == dict.fromkeys(told["sources"], "")
+    assert told["licences"] == dict.fromkeys(told["data_sets"], "")
     assert "| north | not stated |" in (tiny_run / "model" / "card.md").read_text()
     assert licences_of(tiny_run) == told["licences"]
     assert licences_of(None) == {}

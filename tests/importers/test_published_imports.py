@@ -39,13 +39,13 @@ def union_folders(tmp_path_factory) -> dict[str, Path]:
 
 
 def test_four_folders_become_the_published_union_in_two_commands(union_folders, command, tmp_path: Path):
-    sources = [f"{name}={folder}" for name, folder in union_folders.items()]
-    answer = command("import", *sources, "-o", tmp_path / "all")
+    data_sets = [f"{name}={folder}" for name, folder in union_folders.items()]
+    answer = command("import", *data_sets, "-o", tmp_path / "all")
     assert answer.code == 0, answer.err
     assert "classes liver, spleen, kidneys, pancreas" in answer.out
     everything = read_manifest(tmp_path / "all")
     assert len(everything.cases) == 131 + 41 + 210 + 82
-    assert list(everything.sources) == ["lits", "msd_spleen", "kits", "kits_first_release", "nih"]
+    assert list(everything.data_sets) == ["lits", "msd_spleen", "kits", "kits_first_release", "nih"]
 
     words = ("simulate", tmp_path / "all", "--mode", "ltuda_union", "--set", "drop_leaks=false")
     assert command(*words, "-o", tmp_path / "union").code == 0
@@ -54,17 +54,17 @@ def test_four_folders_become_the_published_union_in_two_commands(union_folders, 
     assert set(ids(union.split(""))) == named(UNUSED)
     assert set(ids(union.split("train"))) == set(ids(everything.cases)) - named(TESTS) - named(UNUSED)
     assert (len(union.split("train")), len(union.split("test"))) == (346, 86)
-    organs = {"volume": "liver", "spleen": "spleen", "case": "kidneys", "PANCREAS": "pancreas"}
+    structures = {"volume": "liver", "spleen": "spleen", "case": "kidneys", "PANCREAS": "pancreas"}
     for case in union.split("train") + union.split("test"):
-        assert case.annotated == {organs[case.id.replace("-", "_").split("_")[0]]}
+        assert case.annotated == {structures[case.id.replace("-", "_").split("_")[0]]}
 
 
 def test_labels_of_the_union_are_read_by_the_published_rules(union_folders, command, tmp_path: Path):
-    sources = [f"{name}={folder}" for name, folder in union_folders.items()]
-    assert command("import", *sources, "-o", tmp_path / "all").code == 0
+    data_sets = [f"{name}={folder}" for name, folder in union_folders.items()]
+    assert command("import", *data_sets, "-o", tmp_path / "all").code == 0
     command("simulate", tmp_path / "all", "--mode", "ltuda_union", "-o", tmp_path / "union")
     union = read_manifest(tmp_path / "union")
-    assert union.label_space.organs == ("liver", "spleen", "kidneys", "pancreas")
+    assert union.label_space.structures == ("liver", "spleen", "kidneys", "pancreas")
     voxels = {}
     for name in ("volume-0", "spleen_2", "case_00000", "case_00003", "PANCREAS_0001"):
         labels = read_case_labels(by_id(union)[name], union).data
@@ -80,30 +80,30 @@ def test_labels_of_the_union_are_read_by_the_published_rules(union_folders, comm
     assert {"PANCREAS_0025", "PANCREAS_0070"} <= set(ids(union.split("")))
 
 
-def test_the_twelve_organs_of_abdomenct1k_become_the_published_toy_set(command, tmp_path: Path):
+def test_the_twelve_structures_of_abdomenct1k_become_the_published_toy_set(command, tmp_path: Path):
     folder = make_organ12(tmp_path / "data")
     touch(folder / "four", "Case_00001_0000.nii.gz", "Case_00001.nii.gz")  # the larger part of the data set
     assert command("import", folder, "-o", tmp_path / "all").code == 0
-    assert list(read_manifest(tmp_path / "all").sources) == ["abdomenct1k", "abdomenct1k_organ12"]
+    assert list(read_manifest(tmp_path / "all").data_sets) == ["abdomenct1k", "abdomenct1k_organ12"]
     answer = command("simulate", tmp_path / "all", "--mode", "ltuda_toy", "-o", tmp_path / "toy")
     assert answer.code == 0, answer.err
     toy = read_manifest(tmp_path / "toy")
     assert ids(toy.split("test")) == [f"Organ12_{number:04d}" for number in range(1, 51, 5)]
-    for organ, numbers in TOY.items():
-        teaching = {case.id for case in toy.split("train") if case.annotated == {organ}}
+    for structure, numbers in TOY.items():
+        teaching = {case.id for case in toy.split("train") if case.annotated == {structure}}
         assert teaching == {f"Organ12_{number:04d}" for number in numbers}
     assert len(toy.split("train")) == 40
 
 
-def test_a_role_may_have_another_name_and_several_sources(union_folders, command, tmp_path: Path):
-    sources = [f"{name.upper()}={folder}" for name, folder in union_folders.items()]
-    assert command("import", *sources, "-o", tmp_path / "all").code == 0
+def test_a_role_may_have_another_name_and_several_data_sets(union_folders, command, tmp_path: Path):
+    data_sets = [f"{name.upper()}={folder}" for name, folder in union_folders.items()]
+    assert command("import", *data_sets, "-o", tmp_path / "all").code == 0
     settings = [word for name in union_folders for word in ("--set", f"{name}={name.upper()}")]
     words = ("simulate", tmp_path / "all", "--mode", "ltuda_union", *settings)
     answer = command(*words, "-o", tmp_path / "union")
     assert answer.code == 0, answer.err
     union = read_manifest(tmp_path / "union")
-    assert by_id(union)["case_00003"].source == "KITS_first_release"
+    assert by_id(union)["case_00003"].data_set == "KITS_first_release"
     assert by_id(union)["case_00003"].split == "train"
 
 

@@ -86,6 +86,6 @@ def make_organ12(folder: Path, numbers: Iterable[int] = range(1, 51)) -> Path:
 
 
 def make_union(folder: Path) -> dict[str, Path]:
-    """Name of the source -> its folder."""
+    """Name of the data set -> its folder."""
     makers = {"lits": make_lits, "msd_spleen": make_spleen, "kits": make_kits, "nih": make_nih}
     return {name: make(folder / name) for name, make in makers.items()}

@@ -20,7 +20,7 @@ INFO = {
     "net": {"name": "residual_unet"},
     "training": {
         "cases": 30,
-        "sources": {"north": 20, "south": 10},
+        "data_sets": {"north": 20, "south": 10},
         "annotated_cases": {"liver": 30, "tumour": 4},
         "steps": 2000,
         "seed": 1,

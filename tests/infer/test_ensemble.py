@@ -119,7 +119,7 @@ def test_an_ensemble_cleans_up_only_what_every_model_cleans_up(tmp_path, caplog)
     assert load_model([first, everything], "cpu").config.postprocess == PostprocessConfig(True, False, (1, 2))
     holes = {"a": PostprocessConfig(fill_holes=True), "b": PostprocessConfig()}
     with pytest.raises(ConfigError, match="differ in the clean-up of their results"):
-        common_postprocess(holes, SPACE.organs)
+        common_postprocess(holes, SPACE.structures)
 
 
 def test_scores_of_different_scales_have_no_mean(tmp_path):

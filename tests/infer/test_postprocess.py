@@ -84,7 +84,7 @@ def test_a_cavity_at_the_border_of_the_scan_is_open() -> None:
     np.testing.assert_array_equal(postprocess(labels, HOLES), labels)
 
 
-def test_filling_never_replaces_another_organ() -> None:
+def test_filling_never_replaces_another_structure() -> None:
     labels = shell(4, 2)
     labels[6, 6, 6] = 2
     filled = postprocess(labels, HOLES)

@@ -32,7 +32,7 @@ FLOAT32 = InferenceConfig(precision="float32")
 
 
 class Threshold(nn.Module):
-    """Bright is organ 1; counts its calls."""
+    """Bright is structure 1; counts its calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Threshold(nn.Module):
 
 
 class Inverse(Threshold):
-    """Dark is organ 1."""
+    """Dark is structure 1."""
 
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images).flip(1)
@@ -57,7 +57,7 @@ def thresholding(
     patch_size: tuple[int, int, int] = (8, 8, 8),
     config: InferenceConfig = FLOAT32,
 ) -> Model:
-    """A model of one organ and one channel."""
+    """A model of one structure and one channel."""
     net = {"name": "vnet", "settings": {}, "dims": 3, "in_channels": 1, "num_classes": 2}
     space = LabelSpace(("background", "liver"))
     info = ModelInfo(

@@ -20,9 +20,9 @@ from labelwise.loading.store import Store
 from labelwise.losses.partial import possible_classes
 from labelwise.preprocess.pipeline import IntensityRule, Plan
 from labelwise.types import IGNORE, Batch, Part
-from stored_cohort import SOURCES, SPACE, UNCHANGED, label_map, make_case, make_manifest
+from stored_cohort import DATA_SETS, SPACE, UNCHANGED, label_map, make_case, make_manifest
 
-LIVER, SPLEEN, PANCREAS = (frozenset([organ]) for organ in SPACE.organs)
+LIVER, SPLEEN, PANCREAS = (frozenset([structure]) for structure in SPACE.structures)
 SLICES = Part(LIVER, ((None, None, (3, 5)),))
 BOX = Part(SPLEEN, (((4, 9), None, (2, 6)),))
 PLAIN = AugmentConfig(preset="none")
@@ -39,7 +39,7 @@ def cohort(tmp_path_factory) -> tuple[Manifest, Store]:
 
 
 def load(manifest: Manifest, store: Store, total: int = 4, **changes) -> list[Batch]:
-    sampling = SamplingConfig(patch_size=(24, 20, 18), labelled_cases=2, incomplete_cases=1, foreground=0.0)
+    sampling = SamplingConfig(patch_size=(24, 20, 18), labelled_cases=2, unlabelled_cases=1, foreground=0.0)
     settings = {"sampling": sampling, "augmentation": PLAIN, "seed": 0, "total": total, **changes}
     return list(batches(store, manifest.cases, SPACE, **settings))
 
@@ -50,7 +50,7 @@ def truth_of_full_1() -> tuple[np.ndarray, np.ndarray]:
     x, _, z = np.indices(labels.shape)
     liver, spleen = (z >= 3) & (z <= 5), (x >= 4) & (x <= 9) & (z >= 2) & (z <= 6)
     given = np.where(((labels == 1) & ~liver) | ((labels == 2) & ~spleen), 0, labels)
-    possible = np.stack([given == organ for organ in range(4)])
+    possible = np.stack([given == structure for structure in range(4)])
     possible[1] |= (given == 0) & ~liver
     possible[2] |= (given == 0) & ~spleen
     return given, possible
@@ -78,23 +78,23 @@ def test_a_batch_says_for_each_voxel_which_classes_are_known_there(cohort):
 def test_cases_without_parts_are_as_in_a_batch_without_any(cohort):
     manifest, store = cohort
     plain = manifest.replace_cases([replace(case, parts=()) for case in manifest.cases])
-    # The order of the streams is another, since a case with parts is incomplete: each case alone.
-    sampling = SamplingConfig(patch_size=(24, 20, 18), labelled_cases=3, incomplete_cases=0, foreground=0.0)
+    # The order of the streams is another, since a case with parts is unlabelled: each case alone.
+    sampling = SamplingConfig(patch_size=(24, 20, 18), labelled_cases=3, unlabelled_cases=0, foreground=0.0)
     for one, two in zip(
         load(manifest, store, sampling=sampling), load(plain, store, sampling=sampling), strict=True
     ):
         for row, name in enumerate(one.case_ids):
             if name != "full_1":
                 assert torch.equal(one.labels[row], two.labels[row])
-                organs = two.annotated[row].view(-1, *[1] * (one.annotated.ndim - 2))
-                assert torch.equal(one.annotated[row], organs.expand_as(one.annotated[row]))
+                structures = two.annotated[row].view(-1, *[1] * (one.annotated.ndim - 2))
+                assert torch.equal(one.annotated[row], structures.expand_as(one.annotated[row]))
 
 
 def test_a_moved_patch_keeps_what_is_known_of_each_voxel(cohort):
     manifest, store = cohort
     given, possible = truth_of_full_1()
     flip = AugmentConfig(preset="none", mirror_axes=(2,), mirror_once=True)
-    sampling = SamplingConfig(patch_size=given.shape, labelled_cases=1, incomplete_cases=0, foreground=0.0)
+    sampling = SamplingConfig(patch_size=given.shape, labelled_cases=1, unlabelled_cases=0, foreground=0.0)
     only = manifest.replace_cases(manifest.cases[:1])
     (batch,) = load(only, store, total=1, sampling=sampling, augmentation=flip)
     assert torch.equal(
@@ -112,9 +112,9 @@ def test_left_and_right_are_swapped_in_what_is_known_too(cohort):
 
 def test_labelled_patches_are_centred_where_something_is_annotated(cohort):
     manifest, store = cohort
-    everything = Part(frozenset(SPACE.organs), ((None, None, (4, 4)),))
+    everything = Part(frozenset(SPACE.structures), ((None, None, (4, 4)),))
     only = manifest.replace_cases([replace(manifest.cases[0], parts=(everything,))])
-    sampling = SamplingConfig(patch_size=(4, 4, 1), labelled_cases=8, incomplete_cases=0, foreground=0.5)
+    sampling = SamplingConfig(patch_size=(4, 4, 1), labelled_cases=8, unlabelled_cases=0, foreground=0.5)
     for batch in load(only, store, sampling=sampling):
         assert (batch.labels != IGNORE).all()  # 2D patches: all of them lie in slice 4
     dataset = StepDataset(store, only.cases, SPACE, sampling, PLAIN, seed=0)
@@ -123,8 +123,8 @@ def test_labelled_patches_are_centred_where_something_is_annotated(cohort):
 
 def test_scribbles_are_known_where_they_are_drawn(cohort):
     manifest, store = cohort
-    only = manifest.replace_cases([replace(manifest.cases[0], parts=(Part(frozenset(SPACE.organs)),))])
-    sampling = SamplingConfig(patch_size=label_map(0).shape, labelled_cases=1, incomplete_cases=0)
+    only = manifest.replace_cases([replace(manifest.cases[0], parts=(Part(frozenset(SPACE.structures)),))])
+    sampling = SamplingConfig(patch_size=label_map(0).shape, labelled_cases=1, unlabelled_cases=0)
     (batch,) = load(only, store, total=1, sampling=sampling)
     assert np.array_equal(batch.labels[0].numpy(), np.where(label_map(0) == 0, IGNORE, label_map(0)))
     assert batch.annotated.ndim == 2  # nothing differs from voxel to voxel
@@ -132,11 +132,11 @@ def test_scribbles_are_known_where_they_are_drawn(cohort):
 
 def test_on_another_grid_a_voxel_belongs_to_the_slice_that_its_centre_lies_in(tmp_path):
     case = replace(make_case(tmp_path / "files", "full_1", 0), parts=(SLICES,))
-    manifest = Manifest(SPACE, SOURCES, (case,))
+    manifest = Manifest(SPACE, DATA_SETS, (case,))
     plan = Plan(intensity={"normalised": IntensityRule("none")}, spacing_mm=(1.0, 1.0, 2.0))
     store = prepare(manifest, tmp_path / "store", plan, workers=1).store
-    (_, everywhere), (organs, liver) = references(case, SPACE, store.case("full_1"))
-    assert organs.tolist() == [False, True, False, False]
+    (_, everywhere), (structures, liver) = references(case, SPACE, store.case("full_1"))
+    assert structures.tolist() == [False, True, False, False]
     assert everywhere.shape == liver.shape == (20, 18, 7)  # slices 1, 3, 5, ... of the scan
     assert [bool((liver[:, :, z] != IGNORE).any()) for z in range(7)] == [False, True, True, *[False] * 4]
 
@@ -146,9 +146,9 @@ def test_a_prediction_is_judged_in_the_part_of_each_class(cohort):
     prediction = np.zeros_like(label_map(0))
     prediction[:, :, :6] = label_map(0)[:, :, :6]
     found = {}
-    for organs, labels in references(manifest.cases[0], SPACE, store.case("full_1")):
+    for structures, labels in references(manifest.cases[0], SPACE, store.case("full_1")):
         dice = dice_per_class(labels, prediction, 4)
-        found |= {SPACE.names[index]: dice[index] for index in np.flatnonzero(organs)}
+        found |= {SPACE.names[index]: dice[index] for index in np.flatnonzero(structures)}
     assert found["liver"] == 1
     assert found["pancreas"] == pytest.approx(2 * 4 / (4 + 7))  # 4 of 7 slices, all over the scan
 

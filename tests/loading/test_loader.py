@@ -32,12 +32,14 @@ PLAIN = AugmentConfig(preset="none")
 NUMBERS = {name: number for number, name in enumerate(ANNOTATED)}
 
 
-def organ_masks(labels: Array, annotated: Array, spacing_mm: Array) -> Array:
-    """An extra target: one mask per organ."""
+def structure_masks(labels: Array, annotated: Array, spacing_mm: Array) -> Array:
+    """An extra target: one mask per structure."""
     assert annotated.shape == (len(labels), SPACE.num_classes)
     assert spacing_mm.shape == (len(labels), labels.ndim - 1)
     assert (spacing_mm > 0).all()
-    return np.stack([labels == organ for organ in range(1, SPACE.num_classes)], axis=1).astype(np.float32)
+    return np.stack([labels == structure for structure in range(1, SPACE.num_classes)], axis=1).astype(
+        np.float32
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,7 @@ def assert_equal(one: list[Batch], two: list[Batch]) -> None:
 
 
 def test_worker_processes_give_the_same_batches(cohort):
-    augmented = {"augmentation": AugmentConfig(preset="default"), "extra_targets": {"masks": organ_masks}}
+    augmented = {"augmentation": AugmentConfig(preset="default"), "extra_targets": {"masks": structure_masks}}
     none, two = (list(load(cohort, workers=workers, **augmented)) for workers in (0, 2))
     assert_equal(none, two)
     assert len({batch.images.numpy().tobytes() for batch in none}) == 6
@@ -87,7 +89,7 @@ def test_a_run_that_goes_on_from_a_step_sees_what_it_would_have_seen(cohort):
 
 
 def test_two_ranks_together_see_what_one_rank_would_see(cohort):
-    halves = SamplingConfig(patch_size=(8, 8, 8), labelled_cases=1, incomplete_cases=1)
+    halves = SamplingConfig(patch_size=(8, 8, 8), labelled_cases=1, unlabelled_cases=1)
     whole = list(load(cohort))
     ranks = [list(load(cohort, sampling=halves, rank=rank, world=2)) for rank in range(2)]
     for alone, first, second in zip(whole, *ranks, strict=True):
@@ -120,7 +122,7 @@ def test_a_patch_shows_the_scan_and_what_its_case_knows(cohort):
         for name, image, labels in zip(batch.case_ids, batch.images[:, 0], batch.labels, strict=True):
             where = find(scan(NUMBERS[name]), image.numpy())
             truth = label_map(NUMBERS[name])[where]
-            known = [SPACE.index(organ) for organ in ANNOTATED[name]]
+            known = [SPACE.index(structure) for structure in ANNOTATED[name]]
             expected = np.where(np.isin(truth, known), truth, 0) if known else np.full_like(truth, IGNORE)
             np.testing.assert_array_equal(labels.numpy(), expected)
 
@@ -131,7 +133,9 @@ def test_patches_of_a_training_can_be_kept_to_annotated_slices(cohort):
     seen = 0
     for batch in load(cohort, sampling=sampling, total=20):
         for image, name, known in zip(batch.images, batch.case_ids, batch.annotated[:, 1:], strict=True):
-            ends = [store.case(name).slices[organ + 1] for organ in known.nonzero().flatten().tolist()]
+            ends = [
+                store.case(name).slices[structure + 1] for structure in known.nonzero().flatten().tolist()
+            ]
             if ends:
                 _, _, z = find(store.case(name).image()[0], image[0].unsqueeze(-1).numpy())
                 assert min(first for first, _ in ends) <= z.start <= max(last for _, last in ends)
@@ -174,7 +178,7 @@ def test_the_la_scans_arrive_as_their_files_say(real_data, tmp_path):
     prepared.require_all()
     sampling = SamplingConfig(patch_size=(112, 112, 80), foreground=0.0)
     (batch,) = load((few, prepared.store), sampling=sampling, total=1)
-    assert batch.incomplete.tolist() == [False, False, True, True]
+    assert batch.unlabelled.tolist() == [False, False, True, True]
     for name, image, labels in zip(batch.case_ids, batch.images[:, 0], batch.labels, strict=True):
         with h5py.File(next((real_data / "la2018").rglob(f"{name}/mri_norm2.h5"))) as file:
             whole, truth = file["image"][:], file["label"][:]
@@ -194,7 +198,7 @@ def test_cases_annotated_in_every_nth_slice_are_drawn_as_incomplete_ones_too(coh
     manifest, original = cohort
     shutil.copytree(original.folder, tmp_path / "store")
     store = Store(tmp_path / "store")
-    full = next(case for case in manifest.cases if set(SPACE.organs) <= case.annotated)
+    full = next(case for case in manifest.cases if set(SPACE.structures) <= case.annotated)
     stored = store.case(full.id)
     labels = stored.labels(np.arange(256, dtype=np.uint8))
     labels[:, :, np.arange(labels.shape[2]) % every > 0] = IGNORE
@@ -202,16 +206,16 @@ def test_cases_annotated_in_every_nth_slice_are_drawn_as_incomplete_ones_too(coh
     write_case(stored.folder, image, Volume(labels, np.eye(4)), stored.undo)
     found = list(load((manifest, Store(store.folder)), cases=[full]))
     assert all(batch.sparse == (True,) * 4 for batch in found)
-    assert all(batch.incomplete.all() and batch.incomplete_rows == [0, 1, 2, 3] for batch in found)
+    assert all(batch.unlabelled.all() and batch.unlabelled_rows == [0, 1, 2, 3] for batch in found)
     assert all((batch.labels[:2] != IGNORE).flatten(1).any(dim=1).all() for batch in found)
 
 
 @pytest.mark.parametrize("patch_size", [(8, 8, 8), (8, 8, 1)])
 def test_extra_targets_follow_the_labels(cohort, patch_size):
-    settings = {"augmentation": AugmentConfig(preset="flip"), "extra_targets": {"masks": organ_masks}}
+    settings = {"augmentation": AugmentConfig(preset="flip"), "extra_targets": {"masks": structure_masks}}
     for batch in load(cohort, sampling=SamplingConfig(patch_size=patch_size), **settings):
         labels = batch.labels.numpy()
-        expected = organ_masks(labels, batch.annotated.numpy(), np.ones((len(labels), labels.ndim - 1)))
+        expected = structure_masks(labels, batch.annotated.numpy(), np.ones((len(labels), labels.ndim - 1)))
         np.testing.assert_array_equal(batch.extra["masks"].numpy(), expected)
 
 
@@ -281,7 +285,7 @@ def test_a_mirrored_case_is_annotated_for_the_other_side(tmp_path):
     manifest, prepared = make_store(tmp_path)
     cases = [replace(case, annotated=frozenset({"right kidney"})) for case in manifest.cases if case.labels]
     mirrored = AugmentConfig(preset="none", mirror_axes=(0,), mirror_once=True, sides="swap")
-    only = SamplingConfig(patch_size=(8, 8, 8), labelled_cases=2, incomplete_cases=0, foreground=1.0)
+    only = SamplingConfig(patch_size=(8, 8, 8), labelled_cases=2, unlabelled_cases=0, foreground=1.0)
     kinds = {"cases": cases, "label_space": space, "sampling": only, "seed": 0, "total": 3}
     plain, swapped = (list(batches(prepared.store, augmentation=kind, **kinds)) for kind in (PLAIN, mirrored))
     for before, after in zip(plain, swapped, strict=True):
@@ -299,7 +303,9 @@ def test_sides_are_not_swapped_beside_targets_that_were_made_before(cohort):
     cases = [replace(case, annotated=case.annotated & {"liver"}) for case in manifest.cases]
     swap = AugmentConfig(preset="none", mirror_axes=(0,), sides="swap")
     with pytest.raises(ConfigError, match="whose targets are made before"):
-        batches(store, cases, space, SAMPLING, swap, seed=0, total=1, extra_targets={"masks": organ_masks})
+        batches(
+            store, cases, space, SAMPLING, swap, seed=0, total=1, extra_targets={"masks": structure_masks}
+        )
 
 
 def test_padding_is_told_from_voxels_without_a_label(cohort):

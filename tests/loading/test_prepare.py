@@ -20,7 +20,7 @@ from labelwise.loading.prepare import Jobs, Prepared, content_key, hash_file, pr
 from labelwise.loading.store import Store, annotated_table
 from labelwise.preprocess.pipeline import Plan
 from labelwise.types import Case, LabelSpace
-from stored_cohort import ANNOTATED, SOURCES, SPACE, UNCHANGED, label_map, make_manifest, make_store, scan
+from stored_cohort import ANNOTATED, DATA_SETS, SPACE, UNCHANGED, label_map, make_manifest, make_store, scan
 
 
 @pytest.fixture
@@ -160,13 +160,13 @@ def test_several_processes_make_the_same_store(tmp_path, manifest):
     assert one.keys == two.keys
     for name in one.keys:
         np.testing.assert_array_equal(one.store.case(name).image(), two.store.case(name).image())
-        for organ, voxels in one.store.case(name).points.items():
-            np.testing.assert_array_equal(voxels, two.store.case(name).points[organ])
+        for structure, voxels in one.store.case(name).points.items():
+            np.testing.assert_array_equal(voxels, two.store.case(name).points[structure])
 
 
 def test_the_key_depends_on_everything_that_decides_about_voxels(manifest, tmp_path):
     case = manifest.cases[0]
-    source = manifest.sources["site"]
+    data_set = manifest.data_sets["site"]
 
     def key(case: Case = case, plan: Plan = UNCHANGED, **changes: object) -> str:
         return content_key(case, replace(manifest, **changes), plan)
@@ -178,9 +178,9 @@ def test_the_key_depends_on_everything_that_decides_about_voxels(manifest, tmp_p
         key(replace(case, labels=other_labels)),
         key(replace(case, labels=None, annotated=frozenset())),
         key(plan=replace(UNCHANGED, spacing_mm=(1.0, 1.0, 2.0))),
-        key(sources={"site": replace(source, modality="mr")}),
-        key(sources={"site": replace(source, layout=Layout(axes="zyx"))}),
-        key(sources={"site": replace(source, values={**source.values, 40: "liver"})}),
+        key(data_sets={"site": replace(data_set, modality="mr")}),
+        key(data_sets={"site": replace(data_set, layout=Layout(axes="zyx"))}),
+        key(data_sets={"site": replace(data_set, values={**data_set.values, 40: "liver"})}),
         key(label_space=LabelSpace(("background", "spleen", "liver", "pancreas"))),
     ]
     assert len(set(keys)) == len(keys)
@@ -200,7 +200,7 @@ def test_a_folder_is_hashed_by_the_names_and_contents_of_its_files(tmp_path):
     assert hash_file(tmp_path / "series") != before
 
 
-def test_the_organs_of_the_cohort_are_in_the_store(tmp_path):
+def test_the_structures_of_the_cohort_are_in_the_store(tmp_path):
     _, prepared = make_store(tmp_path)
     assert sorted(prepared.store.case("full_1").points) == list(range(1, SPACE.num_classes))
 
@@ -212,15 +212,15 @@ def test_equal_headers_with_other_voxels_beside_them_are_other_scans(tmp_path, s
         (tmp_path / name).mkdir()
         file = tmp_path / name / f"image{suffix}"
         SimpleITK.WriteImage(SimpleITK.GetImageFromArray(scan(0) + np.float32(number)), str(file))
-        cases.append(Case(name, (file,), source="site", split="train"))
+        cases.append(Case(name, (file,), data_set="site", split="train"))
     assert cases[0].images[0].read_bytes() == cases[1].images[0].read_bytes()
-    prepared = prepare(Manifest(SPACE, SOURCES, tuple(cases)), tmp_path / "store", UNCHANGED, workers=1)
+    prepared = prepare(Manifest(SPACE, DATA_SETS, tuple(cases)), tmp_path / "store", UNCHANGED, workers=1)
     prepared.require_all()
     stored = [prepared.store.case(name).image() for name in "ab"]
     np.testing.assert_array_equal(stored[1], stored[0] + 1)
     (voxels,) = [file for file in (tmp_path / "a").iterdir() if file.suffix != suffix]
     voxels.write_bytes(voxels.read_bytes()[::-1])
-    assert prepare(Manifest(SPACE, SOURCES, tuple(cases)), tmp_path / "store", workers=1).written == ("a",)
+    assert prepare(Manifest(SPACE, DATA_SETS, tuple(cases)), tmp_path / "store", workers=1).written == ("a",)
 
 
 def test_an_empty_folder_in_the_place_of_a_scan_is_one_failed_case(manifest, tmp_path):

@@ -15,21 +15,21 @@ from labelwise.settings import build_settings
 from labelwise.types import IGNORE, Case, LabelSpace
 
 SPACE = LabelSpace(("background", "liver", "spleen", "pancreas"))
-FULL, PARTIAL, NONE = SPACE.organs, ("liver",), ()
+FULL, PARTIAL, NONE = SPACE.structures, ("liver",), ()
 
 
 def make_cases(*annotated: tuple[str, ...]) -> list[Case]:
     return [
-        Case(f"case_{number}", (Path("scan.nii"),), Path("labels.nii"), frozenset(organs))
-        for number, organs in enumerate(annotated)
+        Case(f"case_{number}", (Path("scan.nii"),), Path("labels.nii"), frozenset(structures))
+        for number, structures in enumerate(annotated)
     ]
 
 
 MIXED = make_cases(FULL, FULL, FULL, PARTIAL, PARTIAL, NONE, NONE, NONE, NONE)
 
 
-def make_sampler(labelled: int = 2, incomplete: int = 2, seed: int = 0, cases: list[Case] = MIXED) -> Sampler:
-    config = SamplingConfig(labelled_cases=labelled, incomplete_cases=incomplete)
+def make_sampler(labelled: int = 2, unlabelled: int = 2, seed: int = 0, cases: list[Case] = MIXED) -> Sampler:
+    config = SamplingConfig(labelled_cases=labelled, unlabelled_cases=unlabelled)
     return Sampler(cases, SPACE, config, seed)
 
 
@@ -40,21 +40,21 @@ def rows(sampler: Sampler, steps: range, rank: int = 0, world: int = 1) -> list[
 def test_a_partly_annotated_case_is_in_both_streams():
     sampler = make_sampler()
     assert sampler.labelled == (0, 1, 2, 3, 4)
-    assert sampler.incomplete == (3, 4, 5, 6, 7, 8)
+    assert sampler.unlabelled == (3, 4, 5, 6, 7, 8)
 
 
 def test_labelled_patches_come_first_and_every_batch_has_the_same_composition():
-    sampler = make_sampler(labelled=2, incomplete=3)
+    sampler = make_sampler(labelled=2, unlabelled=3)
     for step in range(20):
         for rank in range(2):
             draws = list(sampler.draws(step, rank, world=2))
             assert [draw.labelled for draw in draws] == [True, True, False, False, False]
             assert {draw.case for draw in draws[:2]} <= set(sampler.labelled)
-            assert {draw.case for draw in draws[2:]} <= set(sampler.incomplete)
+            assert {draw.case for draw in draws[2:]} <= set(sampler.unlabelled)
 
 
 def test_every_case_is_seen_once_per_epoch_and_the_order_changes():
-    sampler = make_sampler(labelled=1, incomplete=0)
+    sampler = make_sampler(labelled=1, unlabelled=0)
     drawn = [row[0] for row in rows(sampler, range(20))]
     epochs = [drawn[start : start + 5] for start in range(0, 20, 5)]
     assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
@@ -73,7 +73,7 @@ def test_a_step_is_a_pure_function_of_seed_and_step():
 
 def test_ranks_take_disjoint_positions_of_the_streams():
     """Two ranks together see the same patches as one rank with batches of twice the size."""
-    halves, whole = make_sampler(labelled=1, incomplete=2), make_sampler(labelled=2, incomplete=4)
+    halves, whole = make_sampler(labelled=1, unlabelled=2), make_sampler(labelled=2, unlabelled=4)
     for step in range(12):
         ranks = [draw for rank in range(2) for draw in halves.draws(step, rank, world=2)]
         together = [(draw.case, draw.randomness.random()) for draw in ranks]
@@ -84,18 +84,18 @@ def test_ranks_take_disjoint_positions_of_the_streams():
 def test_a_stream_without_cases_is_refused_with_the_way_out():
     with pytest.raises(DataError, match="completely annotated") as caught:
         make_sampler(cases=make_cases(FULL, FULL))
-    assert "incomplete_cases = 0" in str(caught.value)
+    assert "unlabelled_cases = 0" in str(caught.value)
     with pytest.raises(DataError, match="none of the 2 training cases is annotated") as caught:
         make_sampler(cases=make_cases(NONE, NONE))
     assert "annotate a case" in str(caught.value)
-    assert make_sampler(incomplete=0, cases=make_cases(FULL)).incomplete == ()
+    assert make_sampler(unlabelled=0, cases=make_cases(FULL)).unlabelled == ()
     assert make_sampler(labelled=0, cases=make_cases(NONE)).labelled == ()
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"labelled_cases": 0, "incomplete_cases": 0}, "cannot both be 0"),
+        ({"labelled_cases": 0, "unlabelled_cases": 0}, "cannot both be 0"),
         ({"patch_size": [0, 8, 8]}, "at least one voxel"),
         ({"foreground": 1.5}, "foreground"),
         ({"labeled_cases": 1}, "labelled_cases"),
@@ -125,13 +125,13 @@ def corners(count: int = 200, *, labelled: bool = True, annotated=EVERYTHING, sh
     return [patch_corner(draw, shape, POINTS, annotated, config) for draw in draws]
 
 
-def test_patches_are_centred_on_annotated_organs_and_stay_inside():
+def test_patches_are_centred_on_annotated_structures_and_stay_inside():
     found = Counter(corners(foreground=1.0))
     assert set(found) == {(1, 2, 3), (22, 17, 0)}  # the second is at the border and moved inwards
     assert min(found.values()) > 70
 
 
-def test_an_organ_that_is_not_annotated_does_not_attract_patches():
+def test_a_structure_that_is_not_annotated_does_not_attract_patches():
     assert set(corners(foreground=1.0, annotated=LIVER)) == {(1, 2, 3)}
 
 
@@ -158,7 +158,7 @@ def test_where_annotated_slices_are_fewer_than_those_of_a_patch_the_patch_holds_
     assert corners_in_slices(np.array([False, False, True, False]), foreground=0.0) == {0}
 
 
-def test_a_scan_without_an_annotated_organ_is_seen_in_all_its_slices():
+def test_a_scan_without_an_annotated_structure_is_seen_in_all_its_slices():
     assert corners_in_slices(np.zeros(4, bool), foreground=0.0) == set(range(13))
 
 
@@ -202,7 +202,7 @@ def test_labelled_patches_of_a_scan_that_is_annotated_in_parts_hold_labels(seed)
 def test_scans_that_are_annotated_in_parts_belong_to_both_streams():
     cases, config = make_cases(FULL, FULL, PARTIAL), SamplingConfig()
     sampler = Sampler(cases, SPACE, config, 0, sparse={"case_1"})
-    assert (sampler.labelled, sampler.incomplete) == ((0, 1, 2), (1, 2))
+    assert (sampler.labelled, sampler.unlabelled) == ((0, 1, 2), (1, 2))
 
 
 def test_convention_a_scan_smaller_than_the_patch_lies_in_its_middle():

@@ -27,7 +27,7 @@ from labelwise.types import IGNORE, Volume
 from stored_cohort import ANNOTATED, SPACE, label_map, make_store, scan
 
 IDENTITY = tuple(tuple(row) for row in np.eye(4).tolist())
-EVERYTHING = annotated_table(SPACE.annotated(SPACE.organs).numpy())
+EVERYTHING = annotated_table(SPACE.annotated(SPACE.structures).numpy())
 NUMBERS = {name: number for number, name in enumerate(ANNOTATED)}
 
 
@@ -82,7 +82,7 @@ def test_a_patch_wholly_beyond_the_scan_is_padding(original):
     assert (labels == IGNORE).all()
 
 
-def test_organs_that_are_not_annotated_are_erased(original):
+def test_structures_that_are_not_annotated_are_erased(original):
     liver_only = annotated_table(np.array([False, True, False, False]))
     _, labels = read(original, "partial", (0, 0, 0), scan(2).shape, liver_only)
     np.testing.assert_array_equal(labels, np.where(label_map(2) == 1, 1, 0))
@@ -113,13 +113,13 @@ def test_precision_is_half_a_per_mille(tmp_path, largest, kind):
         np.testing.assert_array_equal(stored.image(), image)
 
 
-def test_points_lie_in_their_organ(original):
+def test_points_lie_in_their_structure(original):
     for name in ("full_1", "hidden"):
         points = original.case(name).points
         assert sorted(points) == [1, 2, 3]
-        for organ, voxels in points.items():
+        for structure, voxels in points.items():
             assert voxels.dtype == np.int32
-            assert (label_map(NUMBERS[name])[tuple(voxels.T)] == organ).all()
+            assert (label_map(NUMBERS[name])[tuple(voxels.T)] == structure).all()
             assert len(np.unique(voxels, axis=0)) == len(voxels) == 4 * 9 * 7
     assert original.case("bare").points == {}
 
@@ -135,10 +135,10 @@ def test_points_are_few_and_the_same_every_time():
     assert label_points(np.zeros((3, 3, 3), np.uint8), seed=1) == {}
 
 
-def test_the_first_and_the_last_slice_of_each_organ_are_noted(original, store):
+def test_the_first_and_the_last_slice_of_each_structure_are_noted(original, store):
     for name in ("full_1", "hidden"):
-        for organ, (first, last) in original.case(name).slices.items():
-            held = np.flatnonzero((label_map(NUMBERS[name]) == organ).any(axis=(0, 1)))
+        for structure, (first, last) in original.case(name).slices.items():
+            held = np.flatnonzero((label_map(NUMBERS[name]) == structure).any(axis=(0, 1)))
             assert (first, last) == (held[0], held[-1])
     assert original.case("bare").slices == {}
     labels = np.zeros((4, 3, 6), np.uint8)
@@ -152,7 +152,7 @@ def test_a_scan_that_was_prepared_before_slices_were_noted_says_what_to_do(store
     del facts["slices"]
     write_json(folder / "case.json", facts)
     (folder / "checksum").write_bytes(f"{zlib.crc32((folder / 'case.json').read_bytes()):08x}\n".encode())
-    with pytest.raises(DataError, match="which slices hold which organ") as caught:
+    with pytest.raises(DataError, match="which slices hold which structure") as caught:
         _ = store.case("full_1").slices
     assert "delete the store" in caught.value.do
 

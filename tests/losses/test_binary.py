@@ -10,18 +10,18 @@ from labelwise.losses.binary import (
     binary_cross_entropy,
     excluding_classes,
     known_negatives,
-    organ_answers,
     present_dice,
     region_answers,
+    structure_answers,
 )
 from labelwise.losses.partial import OverlapSums
 from labelwise.types import IGNORE
 
 
-def test_an_organ_is_known_everywhere_in_the_labelled_part_of_a_case_that_annotates_it():
+def test_a_structure_is_known_everywhere_in_the_labelled_part_of_a_case_that_annotates_it():
     labels = torch.tensor([[0, 1, IGNORE], [0, 2, 0]])
     annotated = torch.tensor([[False, True, False], [True, True, True]])
-    truth, known = organ_answers(labels, annotated)
+    truth, known = structure_answers(labels, annotated)
     assert known.int().tolist() == [[[1, 1, 0], [0, 0, 0]], [[1, 1, 1], [1, 1, 1]]]
     assert truth.int().tolist() == [[[0, 1, 0], [0, 0, 0]], [[0, 0, 0], [0, 1, 0]]]
 
@@ -30,7 +30,9 @@ def test_one_row_per_voxel_says_the_same_as_one_row_per_case():
     labels = torch.randint(0, 3, (2, 4, 4))
     annotated = torch.tensor([[False, True, False], [False, False, True]])
     spread = annotated[:, :, None, None].expand(2, 3, 4, 4)
-    for one, other in zip(organ_answers(labels, annotated), organ_answers(labels, spread), strict=True):
+    for one, other in zip(
+        structure_answers(labels, annotated), structure_answers(labels, spread), strict=True
+    ):
         assert torch.equal(one, other)
 
 
@@ -41,7 +43,7 @@ def test_cross_entropy_of_the_valid_pairs_agrees_with_the_golden_value(golden):
     annotated = torch.cat(
         [torch.zeros(3, 1, dtype=torch.bool), torch.from_numpy(arrays["psup_sigmoid_annotated"])], 1
     )
-    truth, known = organ_answers(labels, annotated)
+    truth, known = structure_answers(labels, annotated)
     losses, asked = binary_cross_entropy(logits, truth, known)
     assert int(asked.sum()) == 7
     assert losses[asked].mean().item() == pytest.approx(float(arrays["psup_masked_bce_mean_f64"]), rel=1e-5)
@@ -49,7 +51,7 @@ def test_cross_entropy_of_the_valid_pairs_agrees_with_the_golden_value(golden):
 
 def test_what_is_not_known_costs_nothing_and_teaches_nothing():
     logits = torch.randn(1, 2, 4, requires_grad=True)
-    truth, known = organ_answers(torch.full((1, 4), IGNORE), torch.zeros(1, 3, dtype=torch.bool))
+    truth, known = structure_answers(torch.full((1, 4), IGNORE), torch.zeros(1, 3, dtype=torch.bool))
     losses, asked = binary_cross_entropy(logits, truth, known)
     assert not asked.any()
     losses.sum().backward()
@@ -58,7 +60,7 @@ def test_what_is_not_known_costs_nothing_and_teaches_nothing():
     assert not logits.grad.any()
 
 
-def test_a_voxel_of_one_organ_is_none_of_those_that_nobody_annotated():
+def test_a_voxel_of_one_structure_is_none_of_those_that_nobody_annotated():
     labels = torch.tensor([[0, 1, 2, IGNORE]])
     annotated = torch.tensor([[False, True, True, False]])
     assert known_negatives(labels, annotated).int().tolist() == [[[0, 0, 0, 0], [0, 0, 0, 0], [0, 1, 1, 0]]]
@@ -72,7 +74,7 @@ def test_a_complete_and_an_unlabelled_case_have_no_negatives_beyond_their_answer
 
 
 def test_a_class_excludes_no_region_that_may_hide_within_it():
-    """An organ with its tumour, the tumour, another organ: the label "organ" may hide a tumour."""
+    """A structure with its tumour, the tumour, another structure: the label "structure" may hide a tumour."""
     regions = torch.tensor([[0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1]]).bool()
     excludes = excluding_classes(regions)
     assert excludes.int().tolist() == [[0, 0, 0, 1], [0, 0, 0, 1], [0, 1, 1, 0]]
@@ -84,7 +86,7 @@ def test_a_class_excludes_no_region_that_may_hide_within_it():
 
 # regions
 
-NESTED = torch.tensor([[False, True, True], [False, False, True]])  # an organ with its tumour, the tumour
+NESTED = torch.tensor([[False, True, True], [False, False, True]])  # a structure with its tumour, the tumour
 
 
 def test_a_region_holds_the_voxels_of_all_its_classes():
@@ -103,14 +105,14 @@ def test_a_region_is_known_where_all_its_classes_are_annotated():
 
 @pytest.mark.parametrize("shape", [(5, 4), (5, 4, 3)])
 @pytest.mark.parametrize("per_voxel", [False, True])
-def test_regions_of_one_organ_are_the_organs(shape, per_voxel):
+def test_regions_of_one_structure_are_the_structures(shape, per_voxel):
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 4, (3, *shape), generator=generator)
     labels[:, 0] = IGNORE
     annotated = torch.rand(3, 4, *(shape if per_voxel else ()), generator=generator) < 0.5
-    organs = torch.eye(4, dtype=torch.bool)[1:]
+    structures = torch.eye(4, dtype=torch.bool)[1:]
     for one, other in zip(
-        region_answers(labels, annotated, organs), organ_answers(labels, annotated), strict=True
+        region_answers(labels, annotated, structures), structure_answers(labels, annotated), strict=True
     ):
         assert torch.equal(one, other)
 

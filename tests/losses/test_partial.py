@@ -101,7 +101,7 @@ def test_pooling_over_a_batch_of_one_is_pooling_over_the_case():
     )
 
 
-def test_pooling_over_the_batch_sums_over_the_cases_that_annotate_the_organ():
+def test_pooling_over_the_batch_sums_over_the_cases_that_annotate_the_structure():
     """Two cases side by side are one larger case; the third does not annotate the liver and adds nothing."""
     logits, labels = random_case(3)
     labels[2] = 0
@@ -189,7 +189,7 @@ def test_silent_without_supervision(loss: Loss, annotated: Tensor, fill: int, pe
     assert logits.grad.abs().max() == 0
 
 
-def test_an_annotated_organ_without_a_voxel_is_skipped_or_included():
+def test_an_annotated_structure_without_a_voxel_is_skipped_or_included():
     logits, labels = random_case()
     labels.zero_()
     assert annotated_dice(logits, labels, LIVER_ONLY).item() == 0
@@ -197,7 +197,7 @@ def test_an_annotated_organ_without_a_voxel_is_skipped_or_included():
     assert marginal_cross_entropy(logits, labels, LIVER_ONLY).item() > 0  # it still says where no liver is
 
 
-def test_an_unannotated_organ_gets_no_dice_gradient_of_its_own():
+def test_an_unannotated_structure_gets_no_dice_gradient_of_its_own():
     logits, labels = random_case()
     probabilities = logits.softmax(dim=1)
     probabilities.retain_grad()
@@ -254,7 +254,7 @@ def test_statistics_stay_in_float32_under_autocast_and_for_half_logits(loss: Los
 
 
 def test_possible_classes_are_those_of_the_definition():
-    """A labelled organ is itself; 0 is background or an un-annotated organ; IGNORE is anything."""
+    """A labelled structure is itself; 0 is background or an un-annotated structure; IGNORE is anything."""
     labels = torch.tensor([[0, 1, IGNORE]])
     expected = [[True, False, True], [False, True, False], [True, False, True]]  # voxel by voxel
     expected[2] = [True, True, True]
@@ -287,7 +287,7 @@ def test_mixed_voxels_follow_the_case_they_came_from():
 
 
 def test_agrees_with_the_golden_values_case_by_case():
-    """Four cases: {1, 2} with organ 2 absent, {3}, everything, nothing."""
+    """Four cases: {1, 2} with structure 2 absent, {3}, everything, nothing."""
     golden = vectors("marginal_exclusion")
     for row in range(4):
         arguments = (

@@ -74,7 +74,7 @@ def test_pooled_pseudo_dice_adds_the_cases_up_first():
     torch.testing.assert_close(pseudo_dice(logits, target, pooling="batch"), joined)
 
 
-def test_dice_with_background_joins_the_organs_that_nobody_annotated_with_the_background():
+def test_dice_with_background_joins_the_structures_that_nobody_annotated_with_the_background():
     logits, labels = torch.randn(1, 3, 6), torch.tensor([[0, 0, 1, 1, IGNORE, 0]])
     merged = torch.stack([torch.logsumexp(logits[:, [0, 2]], dim=1), logits[:, 1]], dim=1)
     two_classes = pseudo_dice(merged, labels, pooling="case")
@@ -85,8 +85,8 @@ def test_dice_with_background_of_a_complete_case_is_the_dice_of_all_classes():
     logits, labels = torch.randn(1, 3, 6), torch.tensor([[0, 2, 1, 1, 0, 2]])
     everything = dice_with_background(logits, labels, FULL, squared=True)
     torch.testing.assert_close(everything, pseudo_dice(logits, labels, squared=True))
-    organs = annotated_dice(logits, labels, FULL, squared=True)
-    torch.testing.assert_close(organs, pseudo_dice(logits, labels, squared=True, background=False))
+    structures = annotated_dice(logits, labels, FULL, squared=True)
+    torch.testing.assert_close(structures, pseudo_dice(logits, labels, squared=True, background=False))
 
 
 @pytest.mark.parametrize("pooling", ["case", "batch"])

@@ -24,7 +24,7 @@ from labelwise.methods.base import Method
 from labelwise.types import IGNORE, Batch, Progress
 
 CLASSES = SPACE.num_classes
-ORGANS = range(1, CLASSES)
+STRUCTURES = range(1, CLASSES)
 STEP = Progress(31, 100)
 FULL, LIVER, LIVER_AND_SPLEEN, NONE = (1, 2, 3), (1,), (1, 2), ()
 
@@ -48,24 +48,24 @@ def float64() -> Iterator[None]:
 
 
 def a_batch(*annotated: tuple[int, ...], size: int = 32, seed: int = 0) -> Batch:
-    """A case for each set of annotated organs: boxes of each organ in noise, and a strip of IGNORE at the border."""
+    """A case for each set of annotated structures: boxes of each in noise, and a strip of IGNORE at the border."""
     generator = torch.Generator().manual_seed(seed)
     shape = (len(annotated), size, size)
     images = torch.randn(len(annotated), 1, size, size, generator=generator, dtype=torch.float64)
     labels = torch.zeros(shape, dtype=torch.int64)
     known = torch.zeros(len(annotated), CLASSES, dtype=torch.bool)
-    for case, organs in enumerate(annotated):
-        for organ in ORGANS:
-            low = (organ - 1) * size // 4 + case
+    for case, structures in enumerate(annotated):
+        for structure in STRUCTURES:
+            low = (structure - 1) * size // 4 + case
             box = (slice(low, low + size // 3), slice(low, low + size // 4))
-            images[case, 0][box] += organ
-            if organ in organs:
-                labels[case][box] = organ
+            images[case, 0][box] += structure
+            if structure in structures:
+                labels[case][box] = structure
         labels[case, :, size - 3 :] = IGNORE
-        if not organs:
+        if not structures:
             labels[case] = IGNORE
-        known[case, list(organs)] = True
-        known[case, 0] = organs == FULL
+        known[case, list(structures)] = True
+        known[case, 0] = structures == FULL
     rows = tuple(tuple(row) for row in known.tolist())
     names = tuple(f"case_{case}" for case in range(len(annotated)))
     return Batch(images, labels, known, names, {}, rows)
@@ -145,8 +145,8 @@ def completed(probabilities: Tensor, labels: Tensor, annotated: Tensor) -> Tenso
     return kept / kept.sum(dim=1, keepdim=True)
 
 
-def incomplete(batch: Batch) -> list[int]:
-    """Cases in which an organ is not annotated."""
+def unlabelled(batch: Batch) -> list[int]:
+    """Cases in which a structure is not annotated."""
     return [case for case, row in enumerate(batch.annotated[:, 1:]) if not bool(row.all())]
 
 
@@ -181,22 +181,24 @@ def overlap(
     return 1 - (2 * (weights * p * y).sum() + above) / (size + below)
 
 
-def organ_dice(
+def structure_dice(
     logits: Tensor, labels: Tensor, annotated: Tensor, *, squared: bool, pooled: bool, smooth: float = 1e-5
 ) -> Tensor:
-    """Dice of the annotated organs that have a voxel: by case and then over the cases, or pooled over the batch."""
+    """Dice of the annotated structures that have a voxel: by case and then over the cases, or pooled over the batch."""
     p = logits.softmax(dim=1)
     by_case = [[case] for case in range(len(labels))]
     means = []
     for cases in [[case for group in by_case for case in group]] if pooled else by_case:
         losses = []
-        for organ in ORGANS:
-            asked = [case for case in cases if annotated[case, organ]]
+        for structure in STRUCTURES:
+            asked = [case for case in cases if annotated[case, structure]]
             inside = [(labels[case] != IGNORE) for case in asked]
-            if any(bool((labels[case] == organ).any()) for case in asked):
-                said = torch.cat([p[case, organ][where] for case, where in zip(asked, inside, strict=True)])
+            if any(bool((labels[case] == structure).any()) for case in asked):
+                said = torch.cat(
+                    [p[case, structure][where] for case, where in zip(asked, inside, strict=True)]
+                )
                 true = torch.cat(
-                    [(labels[case][where] == organ) for case, where in zip(asked, inside, strict=True)]
+                    [(labels[case][where] == structure) for case, where in zip(asked, inside, strict=True)]
                 )
                 losses.append(overlap(said, true.double(), above=smooth, below=smooth, squared=squared))
         if losses:
@@ -207,7 +209,7 @@ def organ_dice(
 def dice_and_background(
     logits: Tensor, labels: Tensor, annotated: Tensor, *, squared: bool, pooled: bool, absent: bool = False
 ) -> Tensor:
-    """Dice of the annotated organs, and of everything else as one class; `absent`: also of those without a voxel."""
+    """Dice of the annotated structures, and of all else as one class; `absent`: also of those without a voxel."""
     p, smooth = logits.softmax(dim=1), 1e-5
     all_cases = [case for case in range(len(labels)) if annotated[case, 1:].any()]
     means = []
@@ -218,7 +220,7 @@ def dice_and_background(
             for case in cases:
                 where = labels[case] != IGNORE
                 if name == 0:
-                    others = [0, *(organ for organ in ORGANS if not annotated[case, organ])]
+                    others = [0, *(structure for structure in STRUCTURES if not annotated[case, structure])]
                     said.append(p[case, others].sum(dim=0)[where])
                     true.append(labels[case][where] == 0)
                 elif annotated[case, name]:
@@ -236,9 +238,9 @@ def dice_and_background(
 
 
 def supervision(logits: Tensor, labels: Tensor, annotated: Tensor, *, squared: bool, pooled: bool) -> Tensor:
-    """Half of the marginal cross-entropy and of the Dice of the organs."""
+    """Half of the marginal cross-entropy and of the Dice of the structures."""
     entropy = marginal_entropy(logits, labels, annotated)
-    return (entropy + organ_dice(logits, labels, annotated, squared=squared, pooled=pooled)) / 2
+    return (entropy + structure_dice(logits, labels, annotated, squared=squared, pooled=pooled)) / 2
 
 
 def surprise(logits: Tensor, target: Tensor) -> Tensor:

@@ -78,9 +78,9 @@ def test_the_unsupervised_loss_agrees_with_the_official_code(arrays):
 # what takes part
 
 
-def test_an_annotated_organ_is_surely_absent_where_a_partly_annotated_case_does_not_show_it():
+def test_an_annotated_structure_is_surely_absent_where_a_partly_annotated_case_does_not_show_it():
     probabilities = torch.tensor([0.3, 0.4, 0.2, 0.1]).view(1, 4, 1).expand(1, 4, 2)
-    possible = torch.tensor([[[1, 1], [0, 0], [1, 1], [1, 1]]]).bool()  # organ 1 is annotated and absent
+    possible = torch.tensor([[[1, 1], [0, 0], [1, 1], [1, 1]]]).bool()  # structure 1 is annotated and absent
     target, is_open = torch.tensor([[0, 2]]), torch.ones(1, 2, dtype=torch.bool)
     found = select(probabilities, target, possible, is_open, torch.tensor([[0.1, 0.9]]), percent=20)
     assert found.negatives[0, 1].all(), "sure at every voxel, certain or not"
@@ -117,7 +117,7 @@ def test_labels_are_spliced_with_their_images_and_only_among_cases_of_equal_anno
         assert torch.equal(view.labels[row], torch.where(kept, batch.labels[mine], batch.labels[other]))
 
 
-def test_partners_have_the_same_organs():
+def test_partners_have_the_same_structures():
     liver, spleen = (False, True, False), (False, False, True)
     assert equal_partners([liver, spleen, liver, liver]) == [2, 1, 3, 0]
 

@@ -168,12 +168,12 @@ def test_classes_that_are_not_named_keep_their_parts_and_nothing_is_changed_in_p
     assert labels[0, 0, 0] == 1
 
 
-def test_organs_that_somebody_annotated_are_never_filtered():
+def test_structures_that_somebody_annotated_are_never_filtered():
     method = make_method("bcp")
-    rows = [SPACE.annotated(organs).tolist() for organs in (("liver",), ())]
-    assert method.organs_in_one_part(rows, [0, 1, 0]) == [[2, 3], [1, 2, 3], [2, 3]]
+    rows = [SPACE.annotated(structures).tolist() for structures in (("liver",), ())]
+    assert method.structures_in_one_part(rows, [0, 1, 0]) == [[2, 3], [1, 2, 3], [2, 3]]
     chosen = make_method("bcp", settings={"component_classes": [1, 3]})
-    assert chosen.organs_in_one_part(rows, [0, 1]) == [[3], [1, 3]]
+    assert chosen.structures_in_one_part(rows, [0, 1]) == [[3], [1, 3]]
 
 
 # pairs
@@ -232,7 +232,7 @@ def test_a_single_labelled_case_is_pasted_with_itself_in_the_first_stage():
     torch.testing.assert_close(method(batch, HALFWAY)["supervised"], expected)
 
 
-def test_voxels_of_cases_with_different_annotated_organs_are_judged_by_their_own():
+def test_voxels_of_cases_with_different_annotated_structures_are_judged_by_their_own():
     """The liver of a scan without it costs nothing where only the other scan knows the liver."""
     method = make_method("bcp_pretraining")
     labels = torch.zeros(2, 16, 16, 16, dtype=torch.int64)
@@ -248,7 +248,7 @@ def test_voxels_of_cases_with_different_annotated_organs_are_judged_by_their_own
     assert loss.item() == pytest.approx(0, abs=1e-4)
 
 
-def test_a_guest_keeps_its_own_labels_and_annotated_organs_are_never_guessed():
+def test_a_guest_keeps_its_own_labels_and_annotated_structures_are_never_guessed():
     method, batch = make_method("bcp"), make_batch("partial", "full")
     logits = torch.zeros(1, 4, 32, 32, 32)
     logits[:, 1] = 9.0  # liver everywhere, which this case annotates
@@ -305,7 +305,7 @@ def test_the_dice_with_background_of_a_partly_annotated_case_joins_what_is_not_a
 
 
 def test_absent_classes_are_left_out_of_the_dice_or_counted():
-    """p = 1/2, no organ: background 4 / 6; the organ's 1 - Dice is nearly 1."""
+    """p = 1/2, no structure: background 4 / 6; the structure's 1 - Dice is nearly 1."""
     labels = torch.zeros(1, 4, dtype=torch.int64)
     found = [
         dice_with_background(torch.zeros(1, 2, 4), labels, all_known(1), absent=absent).item()

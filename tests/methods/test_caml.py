@@ -194,7 +194,7 @@ def test_with_the_weights_of_acdc_the_distance_counts_a_twentieth_and_the_correl
     assert acdc["supervised"] < usual["supervised"]
 
 
-def test_rows_are_open_voxels_of_incomplete_cases_where_both_agree():
+def test_rows_are_open_voxels_of_unlabelled_cases_where_both_agree():
     method = make_method("caml", settings={"rows_per_class": 4000, "max_rows": 16000})
     batch = make_batch("full", "partial", "none", size=16)  # liver is annotated in the second case
     truth = make_batch("full", "full", "full", size=16).labels

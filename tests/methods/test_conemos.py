@@ -26,7 +26,7 @@ def pairs_of(truth, known=None) -> Pairs:
 
 def drawn(method, batch) -> list[tuple[int, int]]:
     pairs = method.draw_pairs(batch)
-    return sorted(zip(pairs.cases.tolist(), pairs.organs.tolist(), strict=True))
+    return sorted(zip(pairs.cases.tolist(), pairs.structures.tolist(), strict=True))
 
 
 def total(method, batch) -> torch.Tensor:
@@ -53,7 +53,7 @@ def test_the_loss_of_a_hand_computed_case():
     )
     logits = torch.zeros(2, 1, 4)  # probability 1/2, cross-entropy ln 2
     ln2 = 0.693147
-    squared = 1 - 2 * 0.5 / (3 * 0.25 + 1)  # the second pair has no organ and no Dice
+    squared = 1 - 2 * 0.5 / (3 * 0.25 + 1)  # the second pair has no structure and no Dice
     linear = 1 - 2 * 0.5 / (3 * 0.5 + 1 + 1)
     for dice, expected in (("squared", squared), ("linear", linear)):
         method = make_method("conemos", settings={"dice": dice, "bce_weight": 2.0})
@@ -103,11 +103,11 @@ def test_a_batch_with_fewer_pairs_gives_them_all():
     assert drawn(method, make_batch("full", "partial", "none", dims=2)) == [(0, 0), (0, 1), (0, 2), (1, 0)]
 
 
-def test_an_organ_that_is_not_annotated_is_denied_where_another_one_is_labelled():
+def test_a_structure_that_is_not_annotated_is_denied_where_another_one_is_labelled():
     method = make_method("conemos", settings={"bce_weight": 2.0})
     batch = batch_of([[[0, 1, 1, IGNORE]]], [[False, True, False, True]])
     others = method.draw_others(batch)
-    assert (others.cases.tolist(), others.organs.tolist()) == ([0], [1])
+    assert (others.cases.tolist(), others.structures.tolist()) == ([0], [1])
     assert others.known.int().tolist() == [[[[0, 1, 1, 0]]]]
     assert not others.truth.any()
     logits = torch.zeros(1, 1, 1, 4, requires_grad=True)
@@ -127,18 +127,18 @@ def test_known_negatives_are_part_of_the_supervised_term():
     assert losses[0] > losses[1] + 0.05
 
 
-def test_the_answer_to_a_pair_is_the_organ_where_the_labels_know_it():
+def test_the_answer_to_a_pair_is_the_structure_where_the_labels_know_it():
     method = make_method("conemos", settings={"pairs_per_batch": 9})
     batch = batch_of([[[0, 1, 2, IGNORE]]], [[False, True, False, True]])
     pairs = method.draw_pairs(batch)
-    order = pairs.organs.argsort()
-    assert pairs.organs[order].tolist() == [0, 2]
+    order = pairs.structures.argsort()
+    assert pairs.structures[order].tolist() == [0, 2]
     assert pairs.truth[order].int().tolist() == [[[[0, 1, 0, 0]]], [[[0, 0, 0, 0]]]]
     assert pairs.known.int().tolist() == [[[[1, 1, 1, 0]]]] * 2
 
 
 def rare_part(method, draws: int = 600) -> float:
-    """How often the rare organ of two is drawn, in a batch that has both once."""
+    """How often the rare structure of two is drawn, in a batch that has both once."""
     batch = batch_of(torch.zeros(1, 1, 1, dtype=torch.int64), [[False, True, True, False]])
     torch.manual_seed(0)
     hits = 0
@@ -149,12 +149,12 @@ def rare_part(method, draws: int = 600) -> float:
 
 
 @pytest.mark.parametrize(("balance", "expected"), [(0.0, 1 / 2), (0.5, 3 / 4), (1.0, 9 / 10)])
-def test_rare_organs_are_drawn_more_often(balance: float, expected: float):
+def test_rare_structures_are_drawn_more_often(balance: float, expected: float):
     method = make_method("conemos", settings={"pairs_per_batch": 1, "class_balance": balance})
     assert rare_part(method) == pytest.approx(expected, abs=0.05)
 
 
-def test_the_cases_of_each_organ_are_counted_and_kept():
+def test_the_cases_of_each_structure_are_counted_and_kept():
     method = make_method("conemos", dims=2)
     for _ in range(2):
         method(make_batch("full", "partial", "none", dims=2), HALFWAY)
@@ -218,16 +218,16 @@ def test_a_patch_of_ignored_voxels_costs_nothing():
     assert terms["supervised"].item() == 0
 
 
-def test_an_absent_organ_still_teaches_its_absence():
+def test_an_absent_structure_still_teaches_its_absence():
     method = make_method("conemos", settings={"pairs_per_batch": 9, "film_decay": 0.0})
     batch = batch_of(torch.zeros(1, 16, 16, 16, dtype=torch.int64), [[False, True, False, False]])
     loss = total(method, batch._replace(images=torch.randn(1, 1, 16, 16, 16)))
     loss.backward()
     assert loss.item() > 0
-    assert method.network.head.convolution.bias.grad.item() > 0  # less of the organ
+    assert method.network.head.convolution.bias.grad.item() > 0  # less of the structure
 
 
-def test_the_background_wins_where_no_organ_is_more_likely_than_not():
+def test_the_background_wins_where_no_structure_is_more_likely_than_not():
     method = make_method("conemos")
     torch.nn.init.constant_(method.network.head.convolution.bias, -20.0)
     scores = method.predictor().eval()(make_batch("full", size=16).images)
@@ -235,7 +235,7 @@ def test_the_background_wins_where_no_organ_is_more_likely_than_not():
     assert scores.argmax(dim=1).max().item() == 0
 
 
-def test_the_condition_is_the_organ_that_is_asked_for():
+def test_the_condition_is_the_structure_that_is_asked_for():
     method = make_method("conemos", dims=2)
     told = []
     method.network.film.register_forward_hook(lambda module, inputs, output: told.append(inputs[0]))

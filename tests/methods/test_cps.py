@@ -125,7 +125,7 @@ def test_each_network_learns_from_the_other_ones_labels_only():
     torch.testing.assert_close(gradient, expected)
 
 
-def test_a_pseudo_label_never_names_an_organ_that_is_annotated_elsewhere():
+def test_a_pseudo_label_never_names_a_structure_that_is_annotated_elsewhere():
     method = make_method("cps")
     batch = make_batch("partial", dims=2)
     liver_everywhere = torch.zeros(1, 4, 32, 32)

@@ -1,4 +1,4 @@
-"""DoDNet against the arrays of the official modules, and what makes one trunk pass enough for all organs."""
+"""DoDNet against the arrays of the official modules, and what makes one trunk pass enough for all structures."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from labelwise.methods.dodnet.method import (
     answers,
     as_table,
     denial,
-    drawn_organs,
     drawn_others,
+    drawn_structures,
     mean_over_pairs,
     pair_loss,
 )
@@ -26,7 +26,7 @@ from labelwise.types import IGNORE, Batch, Progress
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 HALFWAY = Progress(50, 100)
-# (case, organ) pairs of the golden loss that are not annotated.
+# (case, structure) pairs of the golden loss that are not annotated.
 HIDDEN = ((1, 0), (2, 1))
 
 
@@ -45,11 +45,11 @@ def loss_of(method: Dodnet, batch: Batch) -> Tensor:
 
 
 def small_questions() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Two cases, two organs, four voxels: logits 0, so that every sigmoid is 1/2 and every voxel costs ln 2."""
+    """Two cases, two structures, four voxels: logits 0, so that every sigmoid is 1/2 and every voxel costs ln 2."""
     truth = torch.tensor([[[1, 1, 0, 0], [0, 0, 0, 0]], [[1, 0, 0, 0], [1, 1, 1, 1]]], dtype=torch.bool)
-    organs = torch.tensor([[1, 2], [1, 0]])
-    known = (organs > 0).unsqueeze(2).expand(2, 2, 4)
-    return torch.zeros(2, 2, 4), truth & known, known, organs
+    structures = torch.tensor([[1, 2], [1, 0]])
+    known = (structures > 0).unsqueeze(2).expand(2, 2, 4)
+    return torch.zeros(2, 2, 4), truth & known, known, structures
 
 
 # golden
@@ -77,20 +77,20 @@ def test_the_controller_agrees_with_the_official_one(golden):
     controller = Controller(3, 256, 16, head_parameters(8))
     controller.linear.weight.data = arrays["ctrl_weight"]
     controller.linear.bias.data = arrays["ctrl_bias"]
-    organs = arrays["ctrl_task_onehot"].argmax(dim=1, keepdim=True) + 1
-    written = controller(arrays["ctrl_bottleneck"], organs)
+    structures = arrays["ctrl_task_onehot"].argmax(dim=1, keepdim=True) + 1
+    written = controller(arrays["ctrl_bottleneck"], structures)
     torch.testing.assert_close(written[:, 0], arrays["ctrl_params"], **CLOSE)
 
 
 def test_the_loss_over_classes_agrees_with_the_official_one(golden):
     arrays = tensors(golden("dodnet"))
     logits = arrays["loss_logits"].requires_grad_()
-    organs = torch.tensor([[1, 2]] * 3)
+    structures = torch.tensor([[1, 2]] * 3)
     for pair in HIDDEN:
-        organs[pair] = 0
-    known = (organs > 0)[..., None, None, None].expand_as(logits)
+        structures[pair] = 0
+    known = (structures > 0)[..., None, None, None].expand_as(logits)
     truth = (arrays["loss_target"] > 0) & known
-    loss = pair_loss(logits, truth, known, organs, reduction="class_mean", absent_dice="include")
+    loss = pair_loss(logits, truth, known, structures, reduction="class_mean", absent_dice="include")
     expected = arrays["loss_dice"] + arrays["loss_bce"]
     torch.testing.assert_close(loss, expected.float(), **CLOSE)
     (gradient,) = torch.autograd.grad(loss, logits)
@@ -104,13 +104,13 @@ def test_convention_the_network_has_the_published_size():
     assert sum(parameter.numel() for parameter in method.parameters()) == 17_328_529
 
 
-# one trunk for all organs
+# one trunk for all structures
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("net", ["vnet", "unet", "dodnet_unet"])
 @pytest.mark.parametrize("training", [True, False])
-def test_asking_for_several_organs_at_once_equals_asking_for_one_after_the_other(net, dims, training):
+def test_asking_for_several_structures_at_once_equals_asking_for_one_after_the_other(net, dims, training):
     network = dodnet(net, dims).network.train(training)
     images = make_batch("full", "full", dims=dims).images
     with torch.no_grad():
@@ -127,15 +127,15 @@ def test_the_head_of_each_case_is_its_own():
     parameters = torch.randn(2, 3, head_parameters(4, 2), generator=generator)
     logits = dynamic_head(features, parameters, layers=2)
     for case in range(2):
-        for organ in range(3):
-            first, last, offsets, offset = parameters[case, organ].split([16, 4, 4, 1])
+        for structure in range(3):
+            first, last, offsets, offset = parameters[case, structure].split([16, 4, 4, 1])
             hidden = torch.einsum("of,fxy->oxy", first.view(4, 4), features[case]) + offsets.view(4, 1, 1)
             expected = torch.einsum("f,fxy->xy", last, hidden.relu()) + offset
-            torch.testing.assert_close(logits[case, organ, 0], expected)
+            torch.testing.assert_close(logits[case, structure, 0], expected)
 
 
-def test_one_pass_of_the_trunk_serves_all_organs():
-    method, batch = dodnet(organ_chunk=1), make_batch("full", "partial")
+def test_one_pass_of_the_trunk_serves_all_structures():
+    method, batch = dodnet(structure_chunk=1), make_batch("full", "partial")
     calls = {"encoder": 0, "decoder": 0}
 
     def count(part: str):
@@ -155,12 +155,12 @@ def test_one_pass_of_the_trunk_serves_all_organs():
 def test_the_number_of_heads_at_once_does_not_change_the_prediction():
     images = make_batch("full").images
     with torch.no_grad():
-        scores = [dodnet(organ_chunk=chunk).predictor()(images) for chunk in (1, 2, 16)]
+        scores = [dodnet(structure_chunk=chunk).predictor()(images) for chunk in (1, 2, 16)]
     torch.testing.assert_close(scores[0], scores[2], **CLOSE)
     torch.testing.assert_close(scores[1], scores[2], **CLOSE)
 
 
-def test_the_head_depends_on_the_image_and_on_the_organ():
+def test_the_head_depends_on_the_image_and_on_the_structure():
     method, images = dodnet(), make_batch("full", "full", seed=1).images
     images[1] += 3 * torch.rand(images[1].shape, generator=torch.Generator().manual_seed(2))
     written = method.network.controller(method.network.encoder(images)[-1], torch.tensor([[1, 2], [1, 2]]))
@@ -178,25 +178,25 @@ def test_width_and_depth_of_the_head_can_be_chosen():
 # which pairs
 
 
-def test_all_annotated_organs_are_asked_for_and_no_others():
+def test_all_annotated_structures_are_asked_for_and_no_others():
     batch = make_batch("full", "partial", "none", absent="pancreas")
-    assert drawn_organs(batch, 0) == [[1, 2, 3], [1], []]
-    assert drawn_organs(batch._replace(annotated_on_host=()), 0) == [[1, 2, 3], [1], []]
+    assert drawn_structures(batch, 0) == [[1, 2, 3], [1], []]
+    assert drawn_structures(batch._replace(annotated_on_host=()), 0) == [[1, 2, 3], [1], []]
 
 
-def test_organs_per_case_draws_different_annotated_organs():
+def test_structures_per_case_draws_different_annotated_structures():
     torch.manual_seed(0)
     batch = make_batch("full", "partial", "none")
-    draws = [drawn_organs(batch, 2) for _ in range(30)]
+    draws = [drawn_structures(batch, 2) for _ in range(30)]
     assert all(draw[1:] == [[1], []] for draw in draws)
     assert all(len(set(draw[0])) == 2 for draw in draws)
-    assert {organ for draw in draws for organ in draw[0]} == {1, 2, 3}
+    assert {structure for draw in draws for structure in draw[0]} == {1, 2, 3}
 
 
-def test_as_many_other_organs_are_denied_where_one_is_labelled():
+def test_as_many_other_structures_are_denied_where_one_is_labelled():
     torch.manual_seed(0)
     batch = make_batch("full", "partial", "none", dims=2)
-    drawn = [drawn_others(batch, drawn_organs(batch, 0)) for _ in range(30)]
+    drawn = [drawn_others(batch, drawn_structures(batch, 0)) for _ in range(30)]
     assert all(draw[0] == draw[2] == [] and len(draw[1]) == 1 for draw in drawn)
     assert {draw[1][0] for draw in drawn} == {2, 3}
     labels = torch.tensor([[0, 1, 1, IGNORE]])
@@ -217,19 +217,19 @@ def test_known_negatives_are_part_of_the_supervised_term():
     assert same[0] == pytest.approx(same[1], rel=1e-5)
 
 
-def test_a_table_of_organs_is_filled_with_zeros_and_never_empty():
+def test_a_table_of_structures_is_filled_with_zeros_and_never_empty():
     device = torch.device("cpu")
     assert as_table([[1, 2, 3], [2], []], device).tolist() == [[1, 2, 3], [2, 0, 0], [0, 0, 0]]
     assert as_table([[], []], device).tolist() == [[0], [0]]
 
 
-def test_answers_are_known_where_labels_are_and_an_organ_was_asked_for():
+def test_answers_are_known_where_labels_are_and_a_structure_was_asked_for():
     truth, known = answers(torch.tensor([[0, 1, 2, IGNORE]]), torch.tensor([[2, 0]]))
     assert truth.int().tolist() == [[[0, 0, 1, 0], [0, 0, 0, 0]]]
     assert known.int().tolist() == [[[1, 1, 1, 0], [0, 0, 0, 0]]]
 
 
-def test_only_the_one_hots_of_annotated_organs_are_trained():
+def test_only_the_one_hots_of_annotated_structures_are_trained():
     method = dodnet(known_negatives=False)
     loss_of(method, make_batch("partial", "none")).backward()
     columns = method.network.controller.linear.weight.grad[:, -3:].abs().sum(dim=0)
@@ -266,7 +266,7 @@ def test_a_batch_without_a_pair_gives_zero_with_a_zero_gradient(net, reduction):
 
 
 def test_the_loss_of_a_small_case_is_the_one_computed_by_hand():
-    # Dice: 1 - 2 * 1 / (2 + 2 + 1) = 3/5 for case 0, organ 1; organ 2 is absent (1); 1 - 1 / (2 + 1 + 1) = 3/4.
+    # Dice: 1 - 2 * 1 / (2 + 2 + 1) = 3/5 for case 0, structure 1; structure 2 is absent (1); 1 - 1 / (2 + 1 + 1) = 3/4.
     log_2 = torch.tensor(2.0).log()
     for reduction, absent, dice in (
         ("pairs", "skip", (3 / 5 + 3 / 4) / 2),
@@ -278,19 +278,19 @@ def test_the_loss_of_a_small_case_is_the_one_computed_by_hand():
         torch.testing.assert_close(loss, log_2 + dice)
 
 
-def test_class_mean_gives_every_organ_the_same_weight():
+def test_class_mean_gives_every_structure_the_same_weight():
     values, valid = torch.tensor([[1.0, 5.0], [3.0, 7.0]]), torch.tensor([[True, True], [True, False]])
-    organs = torch.tensor([[1, 2], [1, 2]])
-    assert mean_over_pairs(values, valid, organs, "pairs").item() == pytest.approx(3)
-    assert mean_over_pairs(values, valid, organs, "class_mean").item() == pytest.approx(3.5)
+    structures = torch.tensor([[1, 2], [1, 2]])
+    assert mean_over_pairs(values, valid, structures, "pairs").item() == pytest.approx(3)
+    assert mean_over_pairs(values, valid, structures, "class_mean").item() == pytest.approx(3.5)
 
 
-def test_an_absent_organ_is_pushed_down_by_the_cross_entropy_only():
-    logits, truth, known, organs = small_questions()
+def test_an_absent_structure_is_pushed_down_by_the_cross_entropy_only():
+    logits, truth, known, structures = small_questions()
     logits.requires_grad_()
     gradients = [
         torch.autograd.grad(
-            pair_loss(logits, truth, known, organs, reduction="pairs", absent_dice=absent), logits
+            pair_loss(logits, truth, known, structures, reduction="pairs", absent_dice=absent), logits
         )[0]
         for absent in ("skip", "include")
     ]
@@ -303,16 +303,17 @@ def test_ignored_voxels_take_no_part():
     batch = make_batch("full", "partial", dims=2)
     labels = batch.labels.clone()
     labels[:, :16] = IGNORE
-    organs = as_table(drawn_organs(batch, 0), labels.device)
+    structures = as_table(drawn_structures(batch, 0), labels.device)
     logits = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    loss = pair_loss(logits, *answers(labels, organs), organs, reduction="pairs", absent_dice="skip")
+    loss = pair_loss(logits, *answers(labels, structures), structures, reduction="pairs", absent_dice="skip")
     (gradient,) = torch.autograd.grad(loss, logits)
     assert gradient[:, :, :16].abs().max() == 0
     assert gradient[0, :, 16:].abs().min() > 0
     elsewhere = logits.detach().clone()
     elsewhere[:, :, :16] = 7.0
     torch.testing.assert_close(
-        pair_loss(elsewhere, *answers(labels, organs), organs, reduction="pairs", absent_dice="skip"), loss
+        pair_loss(elsewhere, *answers(labels, structures), structures, reduction="pairs", absent_dice="skip"),
+        loss,
     )
 
 

@@ -37,7 +37,7 @@ def with_targets(method, batch):
     return batch._replace(extra=extra)
 
 
-def one_organ(method, labels):
+def one_structure(method, labels):
     """2 labelled, 2 unlabelled cases."""
     labels = torch.from_numpy(labels).long()
     labels[2:] = IGNORE
@@ -58,7 +58,7 @@ def replayed(arrays, **settings):
 def test_it_agrees_with_the_official_code(golden):
     arrays = golden("dtc")
     method, inputs = replayed(arrays)
-    batch = one_organ(method, arrays["label"])
+    batch = one_structure(method, arrays["label"])
     terms = method(batch, HALFWAY)
     assert method.weight(HALFWAY) == pytest.approx(float(arrays["cons_weight"]), rel=1e-5)
     consistency = method.consistency(method.network(batch.images), batch)
@@ -76,7 +76,7 @@ def test_it_agrees_with_the_official_code(golden):
 def test_distance_and_mask_are_those_of_the_official_code(golden):
     arrays = golden("dtc")
     method, _ = replayed(arrays)
-    target = one_organ(method, arrays["label"]).extra["signed_distance"][:2, 0]
+    target = one_structure(method, arrays["label"]).extra["signed_distance"][:2, 0]
     largest = [target.clamp_min(0).amax((1, 2, 3)), (-target).clamp_min(0).amax((1, 2, 3))]
     outside, inside = (value.view(2, 1, 1, 1) for value in largest)
     relative = target.clamp_min(0) / outside + target.clamp_max(0) / inside
@@ -98,12 +98,12 @@ def test_labelled_cases_take_part_in_the_consistency_unless_only_open_ones_shall
     arrays = golden("dtc")
     for where, expected in (("all", [True, True, True, True]), ("open", [False, False, True, True])):
         method, (_, logits) = replayed(arrays, consistency_on=where)
-        consistency = method(one_organ(method, arrays["label"]), HALFWAY)["consistency"]
+        consistency = method(one_structure(method, arrays["label"]), HALFWAY)["consistency"]
         (gradient,) = torch.autograd.grad(consistency, logits)
         assert (gradient.abs().amax((1, 2, 3, 4)) > 0).tolist() == expected
 
 
-def test_partly_annotated_cases_are_open_for_their_other_organs_only():
+def test_partly_annotated_cases_are_open_for_their_other_structures_only():
     method = make_method("dtc", settings={"consistency_on": "open", "known_negatives": False})
     batch = with_targets(method, make_batch("partial"))
     logits = torch.zeros(1, 3, 32, 32, 32, requires_grad=True)
@@ -123,7 +123,7 @@ def test_with_everything_known_and_only_open_voxels_there_is_nothing_to_agree_on
     assert terms["consistency"].requires_grad
 
 
-def test_where_an_organ_is_labelled_the_maps_of_others_learn_their_absence():
+def test_where_a_structure_is_labelled_the_maps_of_others_learn_their_absence():
     batch = make_batch("partial")
     gradients = []
     for on in (True, False):
@@ -153,7 +153,7 @@ def test_ignored_voxels_are_in_no_supervised_sum():
         assert gradient[1, 1:].abs().max() == 0
 
 
-def test_an_organ_without_a_voxel_still_teaches_the_distances():
+def test_a_structure_without_a_voxel_still_teaches_the_distances():
     batch = make_batch("full", "none", absent="pancreas")
     for absent, teaches in (("far", True), ("skip", False)):
         method = make_method("dtc", settings={"absent_distance": absent})
@@ -181,6 +181,6 @@ def test_any_network_of_the_factory_gets_two_heads():
 
 
 def test_the_maps_can_begin_with_a_prior():
-    method = make_method("dtc", settings={"organ_prior": 0.01})
+    method = make_method("dtc", settings={"structure_prior": 0.01})
     scores = method.predictor()(make_batch("none").images)
     assert scores[:, 1:].mean().item() == pytest.approx(0.01, abs=0.01)

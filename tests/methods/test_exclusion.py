@@ -47,7 +47,7 @@ def per_voxel(annotated: Tensor, cases: int = 1) -> Tensor:
     ],
 )
 def test_agrees_with_the_golden_values_case_by_case(golden, kind, channels, key):
-    """Four cases: {1, 2} with organ 2 absent, {3}, everything, nothing."""
+    """Four cases: {1, 2} with structure 2 absent, {3}, everything, nothing."""
     arrays = golden("marginal_exclusion")
     logits = torch.from_numpy(arrays["het_logits"]).double()
     labels = torch.from_numpy(arrays["het_labels"]).long()
@@ -107,7 +107,7 @@ def test_worked_out_by_hand(kind, channels, expected):
     assert value.item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_is_small_when_no_organ_is_where_it_cannot_be(loss):
+def test_is_small_when_no_structure_is_where_it_cannot_be(loss):
     labels = torch.tensor([[0, 1]])
     right = 30 * torch.tensor(
         [[[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]]]
@@ -117,7 +117,7 @@ def test_is_small_when_no_organ_is_where_it_cannot_be(loss):
     assert loss(wrong, labels, LIVER_ONLY).item() > 0.3
 
 
-def test_pushes_the_hidden_organ_out_of_the_labelled_one():
+def test_pushes_the_hidden_structure_out_of_the_labelled_one():
     """Gradient descent lowers the spleen's logit exactly where the liver is labelled."""
     logits, labels = random_case()
     exclusion_loss(logits, labels, LIVER_ONLY, channels="unannotated").backward()
@@ -191,7 +191,7 @@ def test_silent_without_a_partly_annotated_case(loss, annotated, fill, mixed):
 
 
 @pytest.mark.parametrize("kind", ["dice", "cross_entropy"])
-def test_hidden_organs_are_left_alone_where_no_annotated_organ_has_a_voxel(kind):
+def test_hidden_structures_are_left_alone_where_no_annotated_structure_has_a_voxel(kind):
     logits, labels = random_case()
     value = exclusion_loss(logits, labels.zero_(), LIVER_ONLY, kind=kind, channels="unannotated")
     value.backward()
@@ -199,8 +199,8 @@ def test_hidden_organs_are_left_alone_where_no_annotated_organ_has_a_voxel(kind)
     assert logits.grad.abs().max() == 0
 
 
-def test_an_organ_that_is_excluded_nowhere_is_not_pushed_up():
-    """Without a labelled voxel only the liver is asked about: half the Dice of an absent organ."""
+def test_a_structure_that_is_excluded_nowhere_is_not_pushed_up():
+    """Without a labelled voxel only the liver is asked about: half the Dice of an absent structure."""
     logits, labels = random_case()
     value = exclusion_loss(logits, labels.zero_(), LIVER_ONLY)
     liver = logits.detach().softmax(dim=1)[:, 1].sum().item()

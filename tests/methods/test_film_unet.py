@@ -26,7 +26,7 @@ def conditioned(dims: int = 3, layers: int | None = None, chunk: int = 4, **sett
     nets = factory(dims, **settings)
     decoder = nets.decoder()
     network = ConditionedNet(
-        nets.encoder(), decoder, nets.head(4, 1), 3, conditioned_layers=layers, organ_chunk=chunk
+        nets.encoder(), decoder, nets.head(4, 1), 3, conditioned_layers=layers, structure_chunk=chunk
     )
     nn.init.normal_(network.film.projections.weight, std=0.1)  # conditions that one can see
     return network
@@ -90,7 +90,7 @@ def test_the_published_sizes_have_the_published_numbers_of_parameters():
     nets = NetFactory(
         "film_unet", {"norm": "batch", "upsampling": "trilinear"}, dims=3, in_channels=1, num_classes=17
     )
-    network = ConditionedNet(nets.encoder(), nets.decoder(), nets.head(16, 1), num_organs=16)
+    network = ConditionedNet(nets.encoder(), nets.decoder(), nets.head(16, 1), num_structures=16)
     projections = sum(parameter.numel() for parameter in network.film.projections.parameters())
     head = 2 * 65  # the published count knows no FiLM after the head
     assert projections - head == 91_520
@@ -103,12 +103,12 @@ def test_gamma_and_beta_of_zero_leave_the_unconditioned_network(dims: int):
     network = conditioned(dims)
     nn.init.zeros_(network.film.projections.weight)
     plain = network.head(network.decoder(network.encoder(images(dims)))[-1])
-    for organ in range(3):
-        logits = network.answer(images(dims), torch.tensor([0, 1]), torch.tensor([organ, organ]))
+    for structure in range(3):
+        logits = network.answer(images(dims), torch.tensor([0, 1]), torch.tensor([structure, structure]))
         torch.testing.assert_close(logits, plain)
 
 
-def test_the_organ_that_is_asked_for_changes_the_answer():
+def test_the_structure_that_is_asked_for_changes_the_answer():
     network = conditioned()
     logits = network.answer(images(), torch.tensor([0, 0]), torch.tensor([0, 2]))
     assert not torch.allclose(logits[0], logits[1])
@@ -118,22 +118,22 @@ def test_the_organ_that_is_asked_for_changes_the_answer():
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_batch_of_pairs_gives_what_the_pairs_give_one_by_one(dims: int, layers: int | None):
     network = conditioned(dims, layers)
-    cases, organs = torch.tensor([0, 1, 1, 0, 1]), torch.tensor([2, 0, 1, 0, 2])
-    together = network.answer(images(dims), cases, organs)
+    cases, structures = torch.tensor([0, 1, 1, 0, 1]), torch.tensor([2, 0, 1, 0, 2])
+    together = network.answer(images(dims), cases, structures)
     for number in range(len(cases)):
-        alone = network.answer(images(dims), cases[number, None], organs[number, None])
+        alone = network.answer(images(dims), cases[number, None], structures[number, None])
         torch.testing.assert_close(together[number, None], alone, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("layers", [None, 5])
 @pytest.mark.parametrize("chunk", [1, 2, 4])
-def test_chunks_of_organs_give_what_each_organ_gives_alone(chunk: int, layers: int | None):
+def test_chunks_of_structures_give_what_each_structure_gives_alone(chunk: int, layers: int | None):
     network = conditioned(layers=layers, chunk=chunk)
     logits = network(images())
     assert logits.shape == (2, 3, 16, 16, 16)
-    for organ in range(3):
-        alone = network.answer(images(), torch.tensor([0, 1]), torch.tensor([organ, organ]))
-        torch.testing.assert_close(logits[:, organ, None], alone, rtol=1e-3, atol=1e-4)
+    for structure in range(3):
+        alone = network.answer(images(), torch.tensor([0, 1]), torch.tensor([structure, structure]))
+        torch.testing.assert_close(logits[:, structure, None], alone, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("layers", "passes"), [(5, 1), (6, 3), (None, 3)])

@@ -253,7 +253,7 @@ def test_a_class_that_is_never_right_does_not_dwarf_the_others(arrays):
 
 
 def test_a_class_begins_with_the_weight_by_its_labelled_voxels():
-    """64 voxels, 8 of the first organ, 2 of the second; the networks find none of them."""
+    """64 voxels, 8 of the first structure, 2 of the second; the networks find none of them."""
     method = make_method("guidednet", settings={"class_weight_decay": 0.99})
     labels = torch.zeros(1, 4, 4, 4, dtype=torch.int64)
     labels[0, 0, :2], labels[0, 1, 0, :2] = 1, 2

@@ -29,7 +29,7 @@ def arrays(golden):
 
 
 def known(arrays) -> tuple[Tensor, Tensor]:
-    """Labels in the package's form, and annotated organs."""
+    """Labels in the package's form, and annotated structures."""
     labels = torch.from_numpy(arrays["full_labels"].astype(np.int64))
     annotated = torch.from_numpy(arrays["annotated"])
     rows = torch.arange(len(labels)).view(-1, 1, 1, 1)
@@ -40,7 +40,7 @@ def logits_of(arrays) -> Tensor:
     return torch.from_numpy(arrays["logits"]).requires_grad_()
 
 
-# golden values: all annotated; {1, 2}; {3}; {1, 2} with organ 2 absent
+# golden values: all annotated; {1, 2}; {3}; {1, 2} with structure 2 absent
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_silent_without_supervision(annotated, fill):
 
 
 @pytest.mark.parametrize(("normalize", "expected"), [("all", 1.0), ("present", 0.0)])
-def test_leaf_dice_learns_nothing_from_an_annotated_organ_without_a_voxel(normalize, expected):
+def test_leaf_dice_learns_nothing_from_an_annotated_structure_without_a_voxel(normalize, expected):
     logits, labels = random_case()
     value = leaf_dice(logits, possible_classes(labels.zero_(), LIVER_ONLY), normalize=normalize)
     value.backward()

@@ -32,7 +32,7 @@ def given(logits, **settings):
 
 
 def golden_batch(arrays, unlabelled=0):
-    """All annotated; {1, 2}; {3}; {1, 2} with organ 2 absent; then unlabelled cases."""
+    """All annotated; {1, 2}; {3}; {1, 2} with structure 2 absent; then unlabelled cases."""
     labels = torch.from_numpy(arrays["full_labels"].astype(np.int64))
     annotated = torch.from_numpy(arrays["annotated"])
     labels = labels * annotated[torch.arange(4).view(-1, 1, 1, 1), labels]
@@ -89,7 +89,7 @@ def test_a_batch_without_labels_gives_no_gradient():
     assert all(not p.grad.any() for p in method.parameters() if p.grad is not None)
 
 
-def test_the_cross_entropy_alone_punishes_an_absent_annotated_organ():
+def test_the_cross_entropy_alone_punishes_an_absent_annotated_structure():
     batch = make_batch("partial", size=16, absent="liver")
     logits = torch.randn(1, 4, 16, 16, 16, generator=torch.Generator().manual_seed(3)).requires_grad_()
     alone = given(logits, ce_weight=0.0)(batch, START)["supervised"]

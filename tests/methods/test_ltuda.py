@@ -79,7 +79,7 @@ def test_voxels_that_the_labels_leave_out_do_not_count():
     assert pseudo_loss(logits, targets, "sum").item() == pytest.approx(np.log(2))
 
 
-def test_where_an_organ_is_labelled_the_maps_of_others_learn_their_absence():
+def test_where_a_structure_is_labelled_the_maps_of_others_learn_their_absence():
     """Two of four voxels are liver; the other two maps pay ln 2 there: half of the voxels, mean over both maps."""
     labels, annotated = torch.tensor([[1, 1, 0, 0]]), torch.tensor([[False, True, False, False]])
     targets = complete_targets(labels, annotated, torch.zeros(1, 4, dtype=torch.int64))
@@ -90,8 +90,8 @@ def test_where_an_organ_is_labelled_the_maps_of_others_learn_their_absence():
     assert gradient[0].tolist() == [[0, 0, 0, 0], [0.0625, 0.0625, 0, 0], [0.0625, 0.0625, 0, 0]]
 
 
-def test_the_dice_of_annotated_organs_joins_their_cross_entropy():
-    """Two organs, the second without a voxel: its Dice says nothing. p = 1/2 on 4 voxels, one of them liver."""
+def test_the_dice_of_annotated_structures_joins_their_cross_entropy():
+    """Two structures, the second without a voxel: its Dice says nothing. p = 1/2 on 4 voxels, one of them liver."""
     labels, annotated = torch.tensor([[1, 0, 0, 0]]), torch.tensor([[True, True, True]])
     targets = complete_targets(labels, annotated, torch.zeros(1, 4, dtype=torch.int64))
     logits = torch.zeros(1, 2, 4)
@@ -123,7 +123,9 @@ def test_pseudo_labels_and_their_owners_agree_with_the_official_code(arrays):
 
 
 def test_full_partial_and_unlabelled_cases_become_what_the_table_says():
-    annotated = torch.stack([SPACE.annotated(organs) for organs in (SPACE.organs, ("liver",), ())])
+    annotated = torch.stack(
+        [SPACE.annotated(structures) for structures in (SPACE.structures, ("liver",), ())]
+    )
     labels = torch.tensor([[1, 2, 0, 0, IGNORE], [1, 0, 0, 0, IGNORE], [IGNORE] * 5])
     guesses = torch.tensor([[2, 3, 3, 0, 1], [2, 1, 2, 0, 2], [1, 2, 0, 3, 1]])
     targets = complete_targets(labels, annotated, guesses)
@@ -135,12 +137,12 @@ def test_full_partial_and_unlabelled_cases_become_what_the_table_says():
     assert targets.known.any(dim=2).tolist() == [[True] * 3, [True, False, False], [False] * 3]
 
 
-def test_a_restricted_teacher_takes_the_second_best_organ_if_the_best_is_annotated():
+def test_a_restricted_teacher_takes_the_second_best_structure_if_the_best_is_annotated():
     logits = torch.tensor([3.0, 2.0, -1.0]).view(1, 3, 1)
     liver = SPACE.annotated(["liver"]).unsqueeze(0)
     assert teacher_labels(logits, liver, 0.5).item() == 1
     assert teacher_labels(logits, liver, 0.5, restrict=True).item() == 2
-    everything = SPACE.annotated(SPACE.organs).unsqueeze(0)
+    everything = SPACE.annotated(SPACE.structures).unsqueeze(0)
     assert teacher_labels(logits, everything, 0.5, restrict=True).item() == 0
     assert teacher_labels(logits, liver, 0.97).item() == 0
 
@@ -246,7 +248,7 @@ def test_the_banks_of_the_teacher_follow_those_of_the_student():
     torch.testing.assert_close(found, expected / expected.norm(dim=2, keepdim=True))
 
 
-def test_a_complete_batch_moves_no_organ_of_the_unlabelled_bank():
+def test_a_complete_batch_moves_no_structure_of_the_unlabelled_bank():
     method = make_method("ltuda", dims=2, settings={"prototype_momentum": 0.5})
     before = method.student.prototypes.banks.clone()
     method(make_batch("full", "full", dims=2), HALFWAY)
@@ -269,7 +271,7 @@ def test_only_some_pixels_may_teach_the_prototypes():
 # prediction
 
 
-def test_scores_turn_to_an_organ_exactly_at_its_threshold():
+def test_scores_turn_to_a_structure_exactly_at_its_threshold():
     tau = (0.5, 0.3, 0.8)
     probabilities = torch.tensor([[0.49, 0.29, 0.79], [0.51, 0.0, 0.0], [0.0, 0.31, 0.0], [0.4, 0.2, 0.81]])
     logits = torch.logit(probabilities.clamp(1e-6, 1 - 1e-6)).unsqueeze(2)
@@ -281,7 +283,7 @@ def test_scores_turn_to_an_organ_exactly_at_its_threshold():
     torch.testing.assert_close(plain, logits.sigmoid()[:, :, 0])
 
 
-def test_there_is_one_threshold_for_each_organ_or_the_settings_are_refused():
+def test_there_is_one_threshold_for_each_structure_or_the_settings_are_refused():
     for name in BOTH:
         assert make_method(name, settings={"threshold": 0.4}).thresholds == (0.4, 0.4, 0.4)
         assert make_method(name, settings={"prediction_thresholds": [0.5, 0.5, 0.3]}).thresholds[2] == 0.3

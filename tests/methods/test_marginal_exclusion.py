@@ -26,7 +26,7 @@ class Given(nn.Module):
 
 
 def golden_method(arrays, **settings):
-    """The method on the golden batch: {1, 2} with organ 2 absent, {3}, everything, nothing."""
+    """The method on the golden batch: {1, 2} with structure 2 absent, {3}, everything, nothing."""
     logits = torch.from_numpy(arrays["het_logits"]).requires_grad_()
     labels = torch.from_numpy(arrays["het_labels"]).long()
     annotated = torch.from_numpy(arrays["het_annotated"])
@@ -46,7 +46,7 @@ def test_the_sum_of_the_terms_and_its_gradient_agree_with_the_golden_values(gold
     torch.testing.assert_close(logits.grad, torch.from_numpy(arrays["het_total_grad"]), rtol=1e-5, atol=1e-6)
 
 
-def test_the_defaults_skip_absent_organs_and_weigh_the_exclusion_by_two(golden):
+def test_the_defaults_skip_absent_structures_and_weigh_the_exclusion_by_two(golden):
     arrays = golden("marginal_exclusion")
     method, batch, _ = golden_method(arrays)
     terms = method(batch, START)
@@ -92,7 +92,7 @@ def test_ignored_voxels_take_part_in_no_term():
     torch.testing.assert_close(terms[0], terms[1])
 
 
-def test_an_absent_annotated_organ_changes_the_dice_alone():
+def test_an_absent_annotated_structure_changes_the_dice_alone():
     batch = make_batch("partial", size=16, absent="liver")
     logits = torch.randn(1, 4, 16, 16, 16, generator=torch.Generator().manual_seed(3))
     values = {}

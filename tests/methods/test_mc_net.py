@@ -146,7 +146,7 @@ def test_without_labels_both_terms_are_part_of_the_graph():
     assert terms["consistency"].item() > 0
 
 
-def test_cross_entropy_joins_with_more_than_one_organ():
+def test_cross_entropy_joins_with_more_than_one_structure():
     batch = make_batch("full", "partial")
     without = make_method("mc_net", settings={"use_ce": False})(batch, OFFICIAL)["supervised"]
     default = make_method("mc_net")(batch, OFFICIAL)["supervised"]

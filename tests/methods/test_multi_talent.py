@@ -43,12 +43,14 @@ def by_loops(batch, regions, *scales):
         labels = batch.labels[(slice(None), *(slice(None, None, s) for s in step))]
         weight = 2.0**-level / sum(2.0**-i for i in range(len(scales)))
         for number, region in enumerate(regions):
-            valid = [b for b in range(len(labels)) if all(batch.annotated[b, organ] for organ in region)]
+            valid = [
+                b for b in range(len(labels)) if all(batch.annotated[b, structure] for structure in region)
+            ]
             common = sizes = true = torch.zeros(())
             for b in valid:
                 known = labels[b] != IGNORE
                 z = logits[b, number][known]
-                y = sum((labels[b][known] == organ).float() for organ in region)
+                y = sum((labels[b][known] == structure).float() for structure in region)
                 if len(z):
                     total = total + weight * F.binary_cross_entropy_with_logits(z, y)
                 p = z.sigmoid()
@@ -84,7 +86,7 @@ def test_loss_and_gradient_agree_with_the_official_code(golden):
     )
     logits = torch.from_numpy(arrays["sigmoid_logits"]).requires_grad_()
     term = supervised(method_for(5), Batch(torch.zeros(3, 1, 4, 5, 6), labels, annotated), logits)
-    # The official loss has -Dice where this one has 1 - Dice, for each of the 4 organs that have a voxel.
+    # The official loss has -Dice where this one has 1 - Dice, for each of the 4 structures that have a voxel.
     present = len(set(labels.unique().tolist()) - {0})
     assert term.item() == pytest.approx(float(arrays["multitalent_loss"]) + present, rel=1e-5)
     (gradient,) = torch.autograd.grad(term, logits)
@@ -104,7 +106,7 @@ def test_all_scales_together_agree_with_a_calculation_in_loops(dims, regions):
         torch.testing.assert_close(one, other, **CLOSE)
 
 
-def test_a_map_learns_only_from_the_cases_that_annotate_its_organ():
+def test_a_map_learns_only_from_the_cases_that_annotate_its_structure():
     batch = make_batch("full", "partial", "none", dims=2, size=16)
     (logits,) = scales_of(batch, 3, count=1)
     supervised(method_for(4, 2), batch, logits).backward()
@@ -112,7 +114,7 @@ def test_a_map_learns_only_from_the_cases_that_annotate_its_organ():
     assert reached.tolist() == [[True, True, True], [True, False, False], [False, False, False]]
 
 
-def test_a_map_that_is_not_annotated_learns_where_another_organ_is():
+def test_a_map_that_is_not_annotated_learns_where_another_structure_is():
     """The second case annotates the liver: its other two maps get the mean of -log(1 - s) over the liver."""
     batch = make_batch("full", "partial", "none", dims=2, size=16)
     (logits,) = scales_of(batch, 3, count=1)
@@ -152,7 +154,7 @@ def test_an_annotated_case_of_which_no_voxel_is_known_costs_nothing():
     assert logits.grad.abs().max() == 0
 
 
-def test_an_absent_organ_is_taught_by_the_cross_entropy_alone():
+def test_an_absent_structure_is_taught_by_the_cross_entropy_alone():
     batch = make_batch("full", dims=2, size=16, absent="pancreas")
     (logits,) = scales_of(batch, 3, count=1)
     term = supervised(method_for(4, 2), batch, logits)
@@ -163,7 +165,7 @@ def test_an_absent_organ_is_taught_by_the_cross_entropy_alone():
 
 def test_a_perfect_answer_costs_nothing():
     batch = make_batch("full", "partial", dims=2, size=16)
-    truth = torch.stack([batch.labels == organ for organ in (1, 2, 3)], dim=1)
+    truth = torch.stack([batch.labels == structure for structure in (1, 2, 3)], dim=1)
     assert supervised(method_for(4, 2), batch, truth * 200.0 - 100.0).item() == pytest.approx(0, abs=1e-5)
 
 
@@ -229,7 +231,7 @@ def test_any_network_can_be_supervised_deeply(net):
 # regions and prediction
 
 
-def test_one_region_per_organ_is_the_default():
+def test_one_region_per_structure_is_the_default():
     batch = make_batch("full", "partial", dims=2, size=16)
     (logits,) = scales_of(batch, 3, count=1)
     terms = [supervised(method_for(4, 2, regions=r), batch, logits) for r in ((), ((1,), (2,), (3,)))]
@@ -277,14 +279,14 @@ def test_the_strongest_class_is_the_one_that_was_painted_last(regions):
 
 
 def test_the_mean_of_two_windows_is_painted_as_the_mean_of_their_regions():
-    # An organ (0.9, 0.9) with a tumour in one window (0.6) and none in the other (0.3): the organ stays.
+    # A structure (0.9, 0.9) with a tumour in one window (0.6) and none in the other (0.3): the structure stays.
     logits = torch.tensor([[0.9, 0.6], [0.9, 0.3]]).logit().unsqueeze(-1)
     scores = Painted(nn.Identity(), ((1, 2), (2,)))(logits).mean(dim=0)
     torch.testing.assert_close(scores[:, 0], torch.tensor([0.1, 0.55, 0.45]))
 
 
 def test_cross_entropies_are_added_up_and_not_averaged():
-    # A case counts as much beside another one as alone: no organ is diluted by the company that it is in.
+    # A case counts as much beside another one as alone: no structure is diluted by the company that it is in.
     batch = make_batch("full", "partial", dims=2, size=16)
     (logits,) = scales_of(batch, 3, count=1)
     method = method_for(4, 2)
@@ -296,4 +298,4 @@ def test_cross_entropies_are_added_up_and_not_averaged():
 
 def _answers(batch):
     known = batch.annotated[:, 1:, None, None] & (batch.labels != IGNORE).unsqueeze(1)
-    return torch.stack([batch.labels == organ for organ in (1, 2, 3)], dim=1) & known, known
+    return torch.stack([batch.labels == structure for structure in (1, 2, 3)], dim=1) & known, known

@@ -26,14 +26,14 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 
 def bce(logits, truth, known):
-    """Sum over the cases of the mean over all voxels, mean over the organs that are known anywhere: section 4."""
+    """Sum over the cases of the mean over all voxels, mean over the structures that are known anywhere: section 4."""
     per_voxel = F.binary_cross_entropy_with_logits(logits, truth.float(), reduction="none") * known
     asked = known.flatten(2).any(dim=2).any(dim=0)
     return per_voxel.flatten(2).mean(dim=2).sum(dim=0)[asked].mean()
 
 
 def one_hot(completed):
-    return torch.stack([completed == organ for organ in range(1, SPACE.num_classes)], dim=1)
+    return torch.stack([completed == structure for structure in range(1, SPACE.num_classes)], dim=1)
 
 
 def seen_views(method, batch, seed=0):
@@ -91,7 +91,7 @@ def test_ltuda_second_stage_adds_both_banks_on_both_strong_views(partial_batch):
 
 
 def _owners(targets):
-    """Section 3: annotated organs feed the labelled bank, guessed ones the other, background both."""
+    """Section 3: annotated structures feed the labelled bank, guessed ones the other, background both."""
     completed, guessed = targets.completed.flatten(), targets.guessed.flatten()
     annotated = (completed > 0) & (completed != guessed)
     labelled = torch.where(annotated | (completed == 0), completed, 255)

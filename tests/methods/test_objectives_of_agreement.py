@@ -14,25 +14,25 @@ from by_hand import (
     LIVER,
     LIVER_AND_SPLEEN,
     NONE,
-    ORGANS,
+    STRUCTURES,
     a_batch,
     a_method,
     binary_entropy,
     completed,
     dice_and_background,
     float64,
-    incomplete,
     is_open,
     marginal_entropy,
     mean,
-    organ_dice,
     overlap,
     possible,
     require_objective,
     rise,
     rows,
+    structure_dice,
     supervision,
     surprise,
+    unlabelled,
 )
 from scipy import ndimage
 from torch.nn import functional as F
@@ -61,10 +61,10 @@ def unit(vectors):
 
 
 def test_cps_is_both_supervised_terms_and_each_network_against_the_other_ones_classes():
-    """sum of 1/2 (CE + Dice) + 0.1 G (CE(z_1, y_2) + CE(z_2, y_1)), over open voxels of incomplete cases."""
+    """sum of 1/2 (CE + Dice) + 0.1 G (CE(z_1, y_2) + CE(z_2, y_1)), over open voxels of unlabelled cases."""
 
     def expected(method, batch):
-        answers, chosen = [method.first(batch.images), method.second(batch.images)], incomplete(batch)
+        answers, chosen = [method.first(batch.images), method.second(batch.images)], unlabelled(batch)
         labels, annotated = rows(batch.labels, chosen), rows(batch.annotated, chosen)
         where = is_open(labels, annotated)
         supervised, crossed = 0.0, 0.0
@@ -95,7 +95,7 @@ def mutual(answers, batch, weight):
 
 def summed_supervision(answers, batch):
     return sum(
-        organ_dice(z, batch.labels, batch.annotated, squared=False, pooled=True, smooth=1e-8)
+        structure_dice(z, batch.labels, batch.annotated, squared=False, pooled=True, smooth=1e-8)
         + marginal_entropy(z, batch.labels, batch.annotated)
         for z in answers
     )
@@ -187,7 +187,7 @@ def test_urpc_pulls_every_scale_to_their_mean_less_where_it_deviates():
     """1/S sum of 1/2 (CE + Dice) + 0.1 G (1/S) sum of [mean w (m - p)^2 / mean w + mean D]; nothing is detached."""
 
     def expected(method, batch):
-        scales, chosen = method.network.scales(batch.images), incomplete(batch)
+        scales, chosen = method.network.scales(batch.images), unlabelled(batch)
         supervised = [
             marginal_entropy(z, batch.labels, batch.annotated)
             + dice_and_background(z, batch.labels, batch.annotated, squared=True, pooled=True)
@@ -212,9 +212,9 @@ def test_urpc_pulls_every_scale_to_their_mean_less_where_it_deviates():
     require_objective(a_method("urpc"), BATCH, expected)
 
 
-def relative_distance(organ):
-    """Distance to the other side over the largest one, negative inside; 0 on the outermost voxels of the organ."""
-    inside = organ.numpy()
+def relative_distance(structure):
+    """Distance to the other side over the largest one, negative inside; 0 on the outermost voxels of the structure."""
+    inside = structure.numpy()
     outward = ndimage.distance_transform_edt(~inside)
     inward = ndimage.distance_transform_edt(inside)
     inward[inside & ~ndimage.binary_erosion(inside, border_value=1)] = 0
@@ -222,19 +222,19 @@ def relative_distance(organ):
 
 
 def dual_task_supervision(answers, batch):
-    """Dice with squares over the batch + 0.3 (z - S)^2 + cross-entropy of absence where another organ is labelled."""
+    """Dice with squares over the batch + 0.3 (z - S)^2 + cross-entropy of absence where another one is labelled."""
     labelled = batch.labels != IGNORE
     dice, apart, denied = [], [], []
-    for organ in ORGANS:
+    for structure in STRUCTURES:
         said, true = [], []
         for case in range(4):
-            where, logits = labelled[case], answers.logits[case, organ - 1]
-            if batch.annotated[case, organ]:
+            where, logits = labelled[case], answers.logits[case, structure - 1]
+            if batch.annotated[case, structure]:
                 said.append(logits[where].sigmoid())
-                true.append((batch.labels[case] == organ)[where].double())
+                true.append((batch.labels[case] == structure)[where].double())
                 inner = where.all(dim=0)  # the strip of IGNORE lies beyond the last column
-                target = relative_distance((batch.labels[case] == organ)[:, inner])
-                apart.append(((answers.distances[case, organ - 1][:, inner] - target) ** 2).flatten())
+                target = relative_distance((batch.labels[case] == structure)[:, inner])
+                apart.append(((answers.distances[case, structure - 1][:, inner] - target) ** 2).flatten())
             elif batch.annotated[case, 1:].any():
                 another = where & (batch.labels[case] > 0)
                 denied.append(
@@ -252,7 +252,7 @@ def with_distances(method, batch):
 
 
 def test_dtc_compares_both_answers_everywhere_with_a_gradient_through_both():
-    """L_sup + G mean over all cases, organs and voxels of (sigmoid(-1500 z) - p)^2; stairs of 2 steps."""
+    """L_sup + G mean over all cases, structures and voxels of (sigmoid(-1500 z) - p)^2; stairs of 2 steps."""
 
     def expected(method, batch):
         answers = method.network(batch.images)
@@ -271,13 +271,23 @@ def test_sassnet_deceives_a_fixed_critic_and_the_critic_learns_from_fixed_distan
 
     def expected(method, batch):
         answers = method.network(batch.images)
-        known = [(case, organ) for case in range(4) for organ in ORGANS if batch.annotated[case, organ]]
-        others = [(case, organ) for case in range(4) for organ in ORGANS if not batch.annotated[case, organ]]
+        known = [
+            (case, structure)
+            for case in range(4)
+            for structure in STRUCTURES
+            if batch.annotated[case, structure]
+        ]
+        others = [
+            (case, structure)
+            for case in range(4)
+            for structure in STRUCTURES
+            if not batch.annotated[case, structure]
+        ]
 
         def entropy(critic, distances, pairs, is_known):
-            maps = torch.stack([distances[case, organ - 1] for case, organ in pairs]).unsqueeze(1)
+            maps = torch.stack([distances[case, structure - 1] for case, structure in pairs]).unsqueeze(1)
             logits = critic(
-                maps, batch.images, *zip(*((case, organ - 1) for case, organ in pairs), strict=True)
+                maps, batch.images, *zip(*((case, structure - 1) for case, structure in pairs), strict=True)
             )
             return -logits.log_softmax(dim=1)[range(len(pairs)), [int(known) for known in is_known]].mean()
 
@@ -295,7 +305,7 @@ def test_sassnet_deceives_a_fixed_critic_and_the_critic_learns_from_fixed_distan
     require_objective(method, with_distances(method, BATCH), expected, rtol=1e-6)
 
 
-def test_pl_seg_is_weighted_organs_at_every_scale_orthogonal_maps_and_distillation_downwards():
+def test_pl_seg_is_weighted_structures_at_every_scale_orthogonal_maps_and_distillation_downwards():
     """Mean over scales of sum w (CE + Dice) + 0.1 orthogonality + 0.1 G distillation at T = 10; w at least 1/2."""
 
     def expected(method, batch):
@@ -309,27 +319,29 @@ def test_pl_seg_is_weighted_organs_at_every_scale_orthogonal_maps_and_distillati
         for z in outputs:
             step = 32 // z.shape[2]
             labels, p = batch.labels[:, ::step, ::step], z.softmax(dim=1)
-            costs = {organ: [] for organ in ORGANS}
+            costs = {structure: [] for structure in STRUCTURES}
             for case in range(4):
                 known = labels[case] != IGNORE
-                for organ in ORGANS:
-                    true = (labels[case] == organ)[known].double()
+                for structure in STRUCTURES:
+                    true = (labels[case] == structure)[known].double()
                     if not true.any():
                         continue
-                    said = p[case, organ][known]
+                    said = p[case, structure][known]
                     entropy = -(true * said.log() + (1 - true) * (1 - said).log()).mean()
                     both = [
                         overlap(*pair, above=0, below=1e-5) for pair in ((said, true), (1 - said, 1 - true))
                     ]
-                    costs[organ].append((entropy, mean(both)))
+                    costs[structure].append((entropy, mean(both)))
             hard = {
-                organ: mean([dice for _, dice in pairs]).item() for organ, pairs in costs.items() if pairs
+                structure: mean([dice for _, dice in pairs]).item()
+                for structure, pairs in costs.items()
+                if pairs
             }
             average = sum(hard.values()) / max(len(hard), 1)
             per_scale.append(
                 sum(
-                    max(hard[organ] / average, 0.5) * (entropy + dice)
-                    for organ, pairs in costs.items()
+                    max(hard[structure] / average, 0.5) * (entropy + dice)
+                    for structure, pairs in costs.items()
                     for entropy, dice in pairs
                 )
             )
@@ -513,37 +525,37 @@ def test_ss_net_resists_the_worst_change_and_pulls_voxels_to_the_best_ones_of_th
         named = logits.detach().masked_fill(~sets, -torch.inf).argmax(dim=1)
         others = is_open(batch.labels, batch.annotated)
 
-        def scores(organ, vectors):
-            s, k = method.selectors, organ - 1
+        def scores(structure, vectors):
+            s, k = method.selectors, structure - 1
             hidden = vectors @ s.first[k] + s.first_bias[k]
             centred = hidden - hidden.mean(dim=0)
             hidden = centred / (centred**2).mean(dim=0).add(1e-5).sqrt() * s.scale[k] + s.shift[k]
             return (F.leaky_relu(hidden, 0.2) @ s.second[k] + s.second_bias[k]).squeeze(1)
 
         centres = {}
-        for organ in ORGANS:
-            settled = (named == organ) & ~others
+        for structure in STRUCTURES:
+            settled = (named == structure) & ~others
             with torch.no_grad():
                 vectors = method.projection(pixels[settled])
-                right = logits.argmax(dim=1)[settled] == organ
-                best = scores(organ, vectors).masked_fill(~right, -torch.inf).argsort(descending=True)
+                right = logits.argmax(dim=1)[settled] == structure
+                best = scores(structure, vectors).masked_fill(~right, -torch.inf).argsort(descending=True)
                 kept = best[: min(32, int(right.sum()))]
                 if len(kept) > 1:
-                    centres[organ] = unit(vectors[kept]).mean(dim=0)
+                    centres[structure] = unit(vectors[kept]).mean(dim=0)
         assert len(centres) > 1
         total = 0.0
         for where in (~others, others):
             everyone = torch.ones(int(where.sum()), dtype=torch.bool)
             vectors = method.prediction(method.projection(pixels[where], everyone), everyone)
             losses = []
-            for organ, centre in centres.items():
-                mine = vectors[named[where] == organ]
+            for structure, centre in centres.items():
+                mine = vectors[named[where] == structure]
                 if len(mine) > 1:
-                    weights = scores(organ, mine.detach()).sigmoid()
+                    weights = scores(structure, mine.detach()).sigmoid()
                     losses.append((weights * (1 - unit(mine) @ centre)).sum() / weights.sum())
             total = total + mean(losses)
         weight = rise(32, 40)
-        dice = organ_dice(logits, batch.labels, batch.annotated, squared=False, pooled=True, smooth=1e-8)
+        dice = structure_dice(logits, batch.labels, batch.annotated, squared=False, pooled=True, smooth=1e-8)
         return {
             "supervised": dice,
             "smoothness": weight * smoothness,

@@ -10,7 +10,7 @@ from by_hand import (
     LIVER,
     LIVER_AND_SPLEEN,
     NONE,
-    ORGANS,
+    STRUCTURES,
     a_batch,
     a_method,
     binary_entropy,
@@ -18,10 +18,10 @@ from by_hand import (
     float64,
     marginal_entropy,
     mean,
-    organ_dice,
     overlap,
     possible,
     require_objective,
+    structure_dice,
     supervision,
 )
 from torch.nn import functional as F
@@ -78,14 +78,14 @@ def test_supervised_reads_its_settings_of_the_dice(form, squared):
 def test_target_adaptive_is_the_marginal_cross_entropy_and_the_dice_that_is_asked_for(weight):
     def expected(method, batch):
         logits = method.network(batch.images)
-        dice = organ_dice(logits, batch.labels, batch.annotated, squared=False, pooled=False)
+        dice = structure_dice(logits, batch.labels, batch.annotated, squared=False, pooled=False)
         return {"supervised": marginal_entropy(logits, batch.labels, batch.annotated) + weight * dice}
 
     require_objective(a_method("target_adaptive", dice_weight=weight), BATCH, expected)
 
 
-def test_marginal_exclusion_lowers_twice_the_overlap_with_what_excludes_an_organ():
-    """L = MCE + MD + 2 ExDice; the last one of partly annotated cases, over all organs; complete cases count as 0."""
+def test_marginal_exclusion_lowers_twice_the_overlap_with_what_excludes_a_structure():
+    """L = MCE + MD + 2 ExDice; the last one of partly annotated cases, over all classes; complete cases count as 0."""
 
     def expected(method, batch):
         logits = method.network(batch.images)
@@ -93,12 +93,12 @@ def test_marginal_exclusion_lowers_twice_the_overlap_with_what_excludes_an_organ
         excluded = []
         for p, labels, annotated in zip(logits.softmax(dim=1), batch.labels, batch.annotated, strict=True):
             known = labels != IGNORE
-            per_organ = []
-            for organ in ORGANS:
-                wrong = (labels != organ) if annotated[organ] else (labels != 0)
-                inside, said = (wrong & known)[known].double(), p[organ][known]
-                per_organ.append(1 - overlap(said, inside, above=1e-5, below=1e-5))
-            excluded.append(mean(per_organ) * (not annotated[1:].all()))
+            per_structure = []
+            for structure in STRUCTURES:
+                wrong = (labels != structure) if annotated[structure] else (labels != 0)
+                inside, said = (wrong & known)[known].double(), p[structure][known]
+                per_structure.append(1 - overlap(said, inside, above=1e-5, below=1e-5))
+            excluded.append(mean(per_structure) * (not annotated[1:].all()))
         return {"supervised": 2 * half, "exclusion": 2 * mean(excluded)}
 
     require_objective(a_method("marginal_exclusion"), BATCH, expected)
@@ -141,16 +141,19 @@ def test_pipo_fan_weighs_its_scales_by_case_and_trains_each_of_them_by_half():
 
 def asked_pairs(batch):
     return [
-        (case, organ) for case, row in enumerate(batch.annotated.tolist()) for organ in ORGANS if row[organ]
+        (case, structure)
+        for case, row in enumerate(batch.annotated.tolist())
+        for structure in STRUCTURES
+        if row[structure]
     ]
 
 
 def pair_terms(answer, pairs, batch, *, above, below, squared):
-    """Of pairs of a case and an organ: mean Dice of those with a voxel, and mean cross-entropy of all."""
+    """Of pairs of a case and a structure: mean Dice of those with a voxel, and mean cross-entropy of all."""
     dice, entropy = [], []
-    for case, organ in pairs:
+    for case, structure in pairs:
         known = batch.labels[case] != IGNORE
-        logits, true = answer(case, organ)[known], (batch.labels[case] == organ)[known]
+        logits, true = answer(case, structure)[known], (batch.labels[case] == structure)[known]
         entropy.append(binary_entropy(logits, true).mean())
         if true.any():
             dice.append(overlap(logits.sigmoid(), true.double(), above=above, below=below, squared=squared))
@@ -158,28 +161,28 @@ def pair_terms(answer, pairs, batch, *, above, below, squared):
 
 
 def absence(answer, pairs, batch):
-    """Of organs that a case does not annotate: mean cross-entropy of "no" where another organ is labelled."""
+    """Of structures that a case does not annotate: mean cross-entropy of "no" where another structure is labelled."""
     losses = []
-    for case, organ in pairs:
+    for case, structure in pairs:
         labelled = (batch.labels[case] > 0) & (batch.labels[case] != IGNORE)
-        logits = answer(case, organ)[labelled]
+        logits = answer(case, structure)[labelled]
         losses.append(binary_entropy(logits, torch.zeros_like(logits, dtype=torch.bool)).mean())
     return mean(losses)
 
 
-def test_dodnet_asks_each_annotated_organ_and_denies_as_many_others():
+def test_dodnet_asks_each_annotated_structure_and_denies_as_many_others():
     """Dice (1 below the line) and cross-entropy, means over the pairs; then the mean over the denied pairs."""
 
     def expected(method, batch):
         drawn = []
         for case, row in enumerate(batch.annotated.tolist()):
-            others = [organ for organ in ORGANS if not row[organ]]
+            others = [structure for structure in STRUCTURES if not row[structure]]
             order = torch.randperm(len(others))[: sum(row[1:])].tolist()
             drawn += [(case, others[place]) for place in order]
         every = method.network(batch.images)
 
-        def answer(case, organ):
-            return every[case, organ - 1]
+        def answer(case, structure):
+            return every[case, structure - 1]
 
         dice, entropy = pair_terms(answer, asked_pairs(batch), batch, above=0, below=1, squared=False)
         return {"supervised": dice + entropy + absence(answer, drawn, batch)}
@@ -195,17 +198,17 @@ def test_conemos_asks_pairs_denies_one_and_keeps_its_modulation_small(warm_up):
     def expected(method, batch):
         every = method.network(batch.images)
 
-        def answer(case, organ):
-            return every[case, organ - 1]
+        def answer(case, structure):
+            return every[case, structure - 1]
 
         projections = method.network.film.projections
         size = (projections.weight**2).sum() + (projections.bias**2).sum()
         if warm_up:
             told = [
-                ((answer(case, organ) - torch.where(batch.labels[case] == organ, 5.0, -5.0)) ** 2)[
+                ((answer(case, structure) - torch.where(batch.labels[case] == structure, 5.0, -5.0)) ** 2)[
                     batch.labels[case] != IGNORE
                 ].mean()
-                for case, organ in asked_pairs(batch)
+                for case, structure in asked_pairs(batch)
             ]
             labelled = (batch.labels[1] > 0) & (batch.labels[1] != IGNORE)
             supervised = mean(told) + ((answer(1, 3) + 5) ** 2)[labelled].mean()
@@ -220,7 +223,7 @@ def test_conemos_asks_pairs_denies_one_and_keeps_its_modulation_small(warm_up):
     require_objective(a_method("conemos", **settings), batch, expected, rtol=1e-5)
 
 
-def test_multi_talent_sums_over_cases_and_organs_at_every_scale():
+def test_multi_talent_sums_over_cases_and_structures_at_every_scale():
     """Scales weigh 2^-i over their sum; cross-entropies are sums over pairs, the Dice a sum of batch Dices."""
 
     def expected(method, batch):
@@ -232,12 +235,12 @@ def test_multi_talent_sums_over_cases_and_organs_at_every_scale():
             logits, step = head(scale), batch.labels.shape[1] // scale.shape[2]
             labels = batch.labels[:, ::step, ::step]
             cost = 0.0
-            for organ in ORGANS:
+            for structure in STRUCTURES:
                 said, true = [], []
                 for case in range(len(labels)):
                     known = labels[case] != IGNORE
-                    z, y = logits[case, organ - 1], labels[case] == organ
-                    if batch.annotated[case, organ]:
+                    z, y = logits[case, structure - 1], labels[case] == structure
+                    if batch.annotated[case, structure]:
                         cost = cost + binary_entropy(z[known], y[known]).mean()
                         said.append(z[known].sigmoid())
                         true.append(y[known].double())
@@ -281,8 +284,10 @@ def test_bcp_pretraining_pastes_a_box_of_one_annotated_case_into_another():
                 if name == 0:
                     hidden = torch.stack(
                         [
-                            ~torch.where(box, batch.annotated[inn, organ], batch.annotated[out, organ])
-                            for organ in ORGANS
+                            ~torch.where(
+                                box, batch.annotated[inn, structure], batch.annotated[out, structure]
+                            )
+                            for structure in STRUCTURES
                         ]
                     )
                     said, asked = said + (p[place, 1:] * hidden).sum(dim=0), known

@@ -10,14 +10,13 @@ from by_hand import (
     LIVER,
     LIVER_AND_SPLEEN,
     NONE,
-    ORGANS,
     STEP,
+    STRUCTURES,
     a_batch,
     a_method,
     completed,
     dice_and_background,
     float64,
-    incomplete,
     is_open,
     marginal_entropy,
     mean,
@@ -28,6 +27,7 @@ from by_hand import (
     rows,
     supervision,
     surprise,
+    unlabelled,
 )
 from scipy import ndimage
 
@@ -55,7 +55,7 @@ def test_mean_teacher_follows_the_completed_answer_to_a_noisier_image():
     """L_sup + 0.1 G(stairs) mean over open voxels of the mean over classes of (p - q~)^2; stairs of 2.5 steps."""
 
     def expected(method, batch):
-        logits, chosen = method.student(batch.images), incomplete(batch)
+        logits, chosen = method.student(batch.images), unlabelled(batch)
         labels, annotated = rows(batch.labels, chosen), rows(batch.annotated, chosen)
         with torch.no_grad():
             q = method.teacher.network(noisy(rows(batch.images, chosen))).softmax(dim=1)
@@ -73,7 +73,7 @@ def test_ua_mt_counts_only_voxels_whose_repeated_answer_is_certain():
     """u = entropy of the completed mean of 8 further passes; certain below (3/4 + 1/4 G) ln of the open classes."""
 
     def expected(method, batch):
-        logits, chosen = method.student(batch.images), incomplete(batch)
+        logits, chosen = method.student(batch.images), unlabelled(batch)
         images, labels, annotated = (
             rows(part, chosen) for part in (batch.images, batch.labels, batch.annotated)
         )
@@ -114,7 +114,7 @@ def test_ucmt_learns_from_the_original_and_from_the_mixed_scan_with_fresh_labels
         return logits.detach().masked_fill(~possible(labels, annotated), -torch.inf).argmax(dim=1)
 
     def expected(method, batch):
-        chosen, weight = incomplete(batch), 0.1 * rise(31, 20)
+        chosen, weight = unlabelled(batch), 0.1 * rise(31, 20)
         views = [sometimes_blurred(batch.images) for _ in range(2)]
         answers = [method.first(views[0]), method.second(views[1])]
         with torch.no_grad():
@@ -172,7 +172,7 @@ def test_ucmt_learns_from_the_original_and_from_the_mixed_scan_with_fresh_labels
 
 
 def test_bcp_adds_the_truth_around_the_box_and_half_of_the_guess_inside_both_ways():
-    """L = mean over the pairs of l(truth) + 1/2 l(guess); each region by its own size; the largest part of an organ."""
+    """L = mean over the pairs of l(truth) + 1/2 l(guess); each region by its own size; the largest part."""
     pairs, inward = [(0, 1), (1, 2), (2, 3)], 2
 
     def expected(method, batch):
@@ -194,14 +194,14 @@ def test_bcp_adds_the_truth_around_the_box_and_half_of_the_guess_inside_both_way
         for z, mine, (anchor, guest), q in zip(logits, own, pairs, opinion, strict=True):
             labels, annotated = batch.labels[[guest]], batch.annotated[[guest]]
             guess = completed(q.softmax(dim=0)[None], labels, annotated)[0].argmax(dim=0)
-            for organ in ORGANS:
-                if not annotated[0, organ] and (guess == organ).any():
+            for structure in STRUCTURES:
+                if not annotated[0, structure] and (guess == structure).any():
                     parts, count = ndimage.label(
-                        (guess == organ).numpy(), ndimage.generate_binary_structure(2, 2)
+                        (guess == structure).numpy(), ndimage.generate_binary_structure(2, 2)
                     )
                     sizes = [int((parts == part).sum()) for part in range(1, count + 1)]
                     kept = torch.from_numpy(parts == 1 + sizes.index(max(sizes)))
-                    guess[(guess == organ) & ~kept] = 0
+                    guess[(guess == structure) & ~kept] = 0
             truths.append((z, batch.labels[anchor].where(mine, IGNORE), batch.annotated[anchor]))
             guesses.append((z, guess.where(~mine, IGNORE), torch.ones(CLASSES, dtype=torch.bool)))
         terms = []
@@ -229,14 +229,20 @@ def test_unimatch_is_labels_and_half_of_the_strong_views_and_half_of_dropped_fea
         cross_entropy = mean([case.mean() for case in surprises])
         p = logits.softmax(dim=1)
         dices = [
-            overlap(p[:, organ][sure], (target == organ)[sure].double(), above=1e-5, below=1e-5, squared=True)
-            for organ in ORGANS
-            if (target == organ).any()
+            overlap(
+                p[:, structure][sure],
+                (target == structure)[sure].double(),
+                above=1e-5,
+                below=1e-5,
+                squared=True,
+            )
+            for structure in STRUCTURES
+            if (target == structure).any()
         ]
         return (cross_entropy + mean(dices)) / 2
 
     def expected(method, batch):
-        chosen, student = incomplete(batch), method.student
+        chosen, student = unlabelled(batch), method.student
         features = student.encoder(batch.images)
         both = [
             torch.cat([scale, torch.feature_dropout(rows(scale, chosen), 0.5, True)]) for scale in features
@@ -279,8 +285,8 @@ def at_both_scales(loss, scales, *targets):
 
 
 def self_training_terms(method, batch, opinion, weight, factors):
-    """From the teacher's probabilities of the incomplete cases; `factors`: trust in each class that a case names."""
-    chosen = incomplete(batch)
+    """From the teacher's probabilities of the unlabelled cases; `factors`: trust in each class that a case names."""
+    chosen = unlabelled(batch)
     labels, annotated = rows(batch.labels, chosen), rows(batch.annotated, chosen)
     certainty, named = completed(opinion, labels, annotated).max(dim=1)
     trust = ((certainty - 0.3) / 0.7).clamp(0) * is_open(labels, annotated)
@@ -321,20 +327,22 @@ def self_training_terms(method, batch, opinion, weight, factors):
             if asked[case].any()
         ]
         dices = []
-        for organ in ORGANS:
-            where = known[:, organ] & (labels != IGNORE)
-            true = (labels == organ)[where].double()
-            dices.append(overlap(p[:, organ][where], true, above=1e-5, below=1e-5, squared=True))
+        for structure in STRUCTURES:
+            where = known[:, structure] & (labels != IGNORE)
+            true = (labels == structure)[where].double()
+            dices.append(overlap(p[:, structure][where], true, above=1e-5, below=1e-5, squared=True))
         return (mean(per_case) + mean(dices)) / 2
 
     def pseudo(logits, classes, trusts):
         entropy = (trusts * surprise(logits, classes)).sum() / trusts.sum()
         p = logits.softmax(dim=1)
         dices = []
-        for organ in ORGANS:
-            true = (classes == organ).double()
+        for structure in STRUCTURES:
+            true = (classes == structure).double()
             if (trusts * true).sum() > 0:
-                dices.append(overlap(p[:, organ], true, above=1e-5, below=1e-5, squared=True, weights=trusts))
+                dices.append(
+                    overlap(p[:, structure], true, above=1e-5, below=1e-5, squared=True, weights=trusts)
+                )
         return (entropy + mean(dices)) / 2
 
     still_open = possible_here(labels, known).sum(dim=1) > 1
@@ -351,12 +359,12 @@ def test_self_training_trusts_the_teacher_as_far_as_its_classes_are_found_where_
     recall, precision = [0, 0.75, 0.25, 0.8], [0, 0.6, 0.5, 0.8]
 
     def factors(annotated):
-        left_out = [recall[organ] for organ in ORGANS if not annotated[organ]]
+        left_out = [recall[structure] for structure in STRUCTURES if not annotated[structure]]
         return torch.tensor([sum(left_out) / max(len(left_out), 1), *precision[1:]])
 
     def expected(method, batch):
         with torch.no_grad():
-            opinion = method.teacher.network(rows(batch.weak_images, incomplete(batch))).softmax(dim=1)
+            opinion = method.teacher.network(rows(batch.weak_images, unlabelled(batch))).softmax(dim=1)
         return self_training_terms(method, batch, opinion, 0.8 * STEP.fraction / 0.5, factors)
 
     settings = {"confidence": 0.3, "ramp": 0.5, "pseudo_weight": 0.8}
@@ -372,7 +380,7 @@ def test_noisy_student_learns_at_full_weight_from_a_labeller_in_evaluation_mode(
 
     def expected(method, batch):
         with torch.no_grad():
-            opinion = method.labeller.eval()(rows(batch.weak_images, incomplete(batch))).softmax(dim=1)
+            opinion = method.labeller.eval()(rows(batch.weak_images, unlabelled(batch))).softmax(dim=1)
         return self_training_terms(method, batch, opinion, 1.0, factors)
 
     method = a_method(
@@ -398,7 +406,7 @@ def test_adding_a_class_repeats_the_old_model_where_labels_leave_classes_open_wi
         return total
 
     def expected(method, batch):
-        chosen, scales = incomplete(batch), method.student.at_all_scales(batch.images)
+        chosen, scales = unlabelled(batch), method.student.at_all_scales(batch.images)
         with torch.no_grad():
             old = method.old.eval()(rows(batch.weak_images, chosen)).softmax(dim=1)
         sets, where = possible(batch.labels, batch.annotated), is_open(batch.labels, batch.annotated)

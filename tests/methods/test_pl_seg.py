@@ -40,11 +40,11 @@ def supervised_of(method, batch):
     return loss, logits[0].grad
 
 
-def pairs_of(*organs, dice=0.5, scales=1):
+def pairs_of(*structures, dice=0.5, scales=1):
     """Losses of pairs that are present: with them a history is written."""
-    values = torch.as_tensor(dice).float().expand(scales, len(organs))
-    pairs = PairLosses(values, values, torch.ones(scales, len(organs), dtype=torch.bool))
-    return pairs, torch.tensor(organs, dtype=torch.int64)
+    values = torch.as_tensor(dice).float().expand(scales, len(structures))
+    pairs = PairLosses(values, values, torch.ones(scales, len(structures), dtype=torch.bool))
+    return pairs, torch.tensor(structures, dtype=torch.int64)
 
 
 # the official code
@@ -71,7 +71,7 @@ def test_three_steps_of_the_foreground_loss_agree_with_the_calculation(golden, k
             torch.testing.assert_close(weights[1:], expected[1:], **CLOSE)
 
 
-def test_without_hardness_every_organ_counts_alike_and_nothing_is_remembered(golden):
+def test_without_hardness_every_structure_counts_alike_and_nothing_is_remembered(golden):
     arrays = golden("plseg")
     method = with_scales(1, hardness=False)
     for step in range(3):
@@ -158,17 +158,17 @@ def test_a_row_holds_the_mean_over_the_pairs_of_a_class():
     torch.testing.assert_close(history.rows[0, 0], torch.tensor([0.0, 0.4, 0.5, 0.0]))
 
 
-def test_absent_organs_leave_no_trace_in_the_history():
+def test_absent_structures_leave_no_trace_in_the_history():
     history = DifficultyHistory(1, window=3, num_classes=3)
-    losses, organs = pairs_of(1, 2)
-    history.push(losses._replace(present=torch.tensor([[True, False]])), organs)
+    losses, structures = pairs_of(1, 2)
+    history.push(losses._replace(present=torch.tensor([[True, False]])), structures)
     assert history.rows[0, 0].tolist() == [0, 0.5, 0]
 
 
 def test_each_scale_has_its_own_history_and_skips_what_it_does_not_see():
     history = DifficultyHistory(2, window=3, num_classes=3)
-    losses, organs = pairs_of(1, 2, scales=2)
-    history.push(losses._replace(present=torch.tensor([[True, True], [False, False]])), organs)
+    losses, structures = pairs_of(1, 2, scales=2)
+    history.push(losses._replace(present=torch.tensor([[True, True], [False, False]])), structures)
     assert history.calls.tolist() == [1, 0]
     assert history.rows[1].abs().max() == 0
 
@@ -206,11 +206,11 @@ def test_two_steps_can_be_taken_before_the_first_gradient():
 # partial labels
 
 
-def test_pairs_are_the_annotated_organs_of_each_case():
+def test_pairs_are_the_annotated_structures_of_each_case():
     batch = make_batch("partial", "none", "full")
     for known_on_host in (batch, batch._replace(annotated_on_host=())):
-        cases, organs = annotated_pairs(known_on_host)
-        assert list(zip(cases.tolist(), organs.tolist(), strict=True)) == [(0, 1), (2, 1), (2, 2), (2, 3)]
+        cases, structures = annotated_pairs(known_on_host)
+        assert list(zip(cases.tolist(), structures.tolist(), strict=True)) == [(0, 1), (2, 1), (2, 2), (2, 3)]
 
 
 def test_unlabelled_cases_have_no_supervised_gradient_but_teach_the_other_terms():
@@ -223,7 +223,7 @@ def test_unlabelled_cases_have_no_supervised_gradient_but_teach_the_other_terms(
     assert terms["distillation"].item() > 0
 
 
-def test_the_probability_of_an_organ_that_nobody_annotated_is_not_supervised():
+def test_the_probability_of_a_structure_that_nobody_annotated_is_not_supervised():
     batch = make_batch("partial", seed=1)
     method = with_scales(1, num_classes=4)
     p = torch.rand(1, 4, *batch.labels.shape[1:], requires_grad=True)
@@ -240,7 +240,7 @@ def test_ignored_voxels_have_no_supervised_gradient():
     assert gradient[..., :16].abs().max() > 0
 
 
-def test_an_absent_organ_is_silent_unless_its_cross_entropy_is_wanted():
+def test_an_absent_structure_is_silent_unless_its_cross_entropy_is_wanted():
     batch = make_batch("full", absent="pancreas")
     p = torch.rand(1, 4, *batch.labels.shape[1:], requires_grad=True)
     for weight, silent in ((0.0, True), (0.5, False)):
@@ -257,7 +257,7 @@ def test_the_order_of_the_cases_does_not_matter():
 
 
 def test_a_mean_divides_by_the_pairs_that_count():
-    batch = make_batch("full", "partial", absent="spleen")  # liver, pancreas; liver; and one absent organ
+    batch = make_batch("full", "partial", absent="spleen")  # liver, pancreas; liver; and one absent structure
     p = torch.rand(2, 4, *batch.labels.shape[1:]).softmax(dim=1)
     for absent_weight, pairs in ((0.0, 3), (0.5, 4)):
         total, mean = (

@@ -40,10 +40,10 @@ def test_the_decoupled_foreground_loss_agrees_with_the_official_code(golden):
     labels = torch.from_numpy(arrays["hadfl_labels"]).long()
     for step in range(3):
         logits = torch.from_numpy(arrays["hadfl_logits"][step]).requires_grad_()
-        cases, organs = (
+        cases, structures = (
             part.flatten() for part in torch.meshgrid(torch.arange(2), torch.arange(1, 5), indexing="ij")
         )
-        losses = decoupled_foreground(logits.softmax(dim=1), labels[step], cases, organs)
+        losses = decoupled_foreground(logits.softmax(dim=1), labels[step], cases, structures)
         loss = losses.total(0.0).sum()
         assert loss.item() == pytest.approx(float(arrays["dfl_loss"][step]), rel=1e-5)
         if step == 0:
@@ -72,7 +72,7 @@ def test_voxels_about_which_nothing_is_known_count_for_nothing():
     assert gradient[:, :, 2:].abs().max() == 0
 
 
-def test_an_absent_organ_costs_its_share_of_the_cross_entropy_only():
+def test_an_absent_structure_costs_its_share_of_the_cross_entropy_only():
     p, _ = random_case(cases=1)
     losses = decoupled_foreground(p, torch.zeros(1, 4, 4, dtype=torch.int64), index(0), index(2))
     assert not losses.present.any()
@@ -103,10 +103,10 @@ def test_certain_and_wrong_is_expensive_but_finite():
 
 def test_many_pairs_cost_what_each_of_them_costs_alone():
     p, labels = random_case(num_classes=PAIRS_AT_ONCE + 4, size=12)
-    pairs = [(case, organ) for organ in range(1, PAIRS_AT_ONCE + 4) for case in range(2)]
-    cases, organs = (index(*part) for part in zip(*pairs, strict=True))
-    together = decoupled_foreground(p, labels, cases, organs)
-    alone = [decoupled_foreground(p, labels, index(case), index(organ)) for case, organ in pairs]
+    pairs = [(case, structure) for structure in range(1, PAIRS_AT_ONCE + 4) for case in range(2)]
+    cases, structures = (index(*part) for part in zip(*pairs, strict=True))
+    together = decoupled_foreground(p, labels, cases, structures)
+    alone = [decoupled_foreground(p, labels, index(case), index(structure)) for case, structure in pairs]
     for mine, parts in zip(together, zip(*alone, strict=True), strict=True):
         torch.testing.assert_close(mine, torch.cat(parts))
 
@@ -114,7 +114,7 @@ def test_many_pairs_cost_what_each_of_them_costs_alone():
 def test_what_is_kept_for_the_backward_pass_does_not_grow_with_the_pairs():
     p, labels = random_case(num_classes=6, size=32)
 
-    def kept(*organs):
+    def kept(*structures):
         seen = {}
 
         def keep(tensor):
@@ -122,7 +122,7 @@ def test_what_is_kept_for_the_backward_pass_does_not_grow_with_the_pairs():
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            losses = decoupled_foreground(p, labels, index(*(0 for _ in organs)), index(*organs))
+            losses = decoupled_foreground(p, labels, index(*(0 for _ in structures)), index(*structures))
         return sum(seen.values()), losses
 
     assert kept(1, 2, 3, 4, 5)[0] - kept(1)[0] < labels[0].nbytes

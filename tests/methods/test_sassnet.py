@@ -38,7 +38,7 @@ class ReplayCritic(nn.Module):
         super().__init__()
         self.opinions = opinions
 
-    def forward(self, maps, images, cases, organs):
+    def forward(self, maps, images, cases, structures):
         assert maps.shape == (len(cases), 1, *images.shape[2:])
         return self.opinions[list(cases)]
 
@@ -100,7 +100,7 @@ def test_the_critic_has_the_published_number_of_weights():
     assert sum(parameter.numel() for parameter in critic.parameters()) == 11_020_290
 
 
-def test_with_one_organ_the_critic_is_the_published_one():
+def test_with_one_structure_the_critic_is_the_published_one():
     torch.manual_seed(0)
     critic = Critic(3, 1, 1, width=4).eval()
     maps, images = torch.randn(2, 3, 1, 32, 16, 16)
@@ -112,7 +112,7 @@ def test_with_one_organ_the_critic_is_the_published_one():
     torch.testing.assert_close(critic(maps, images, [0, 1, 2], [0, 0, 0]), critic.verdict(x))
 
 
-def test_the_critic_can_be_told_the_organ_and_starts_without_a_preference():
+def test_the_critic_can_be_told_the_structure_and_starts_without_a_preference():
     critic = Critic(2, 1, 3, width=4).eval()
     maps = torch.randn(1, 1, 16, 16).repeat(2, 1, 1, 1)
     images = torch.randn(1, 1, 16, 16)
@@ -229,7 +229,7 @@ def test_the_critic_has_its_own_adam_of_constant_rate():
 # pairs
 
 
-def test_a_case_shows_at_most_so_many_organs_as_many_of_one_kind_as_of_the_other():
+def test_a_case_shows_at_most_so_many_structures_as_many_of_one_kind_as_of_the_other():
     torch.manual_seed(0)
     rows = [
         [False, *[True] * 5, *[False] * 5],
@@ -240,12 +240,12 @@ def test_a_case_shows_at_most_so_many_organs_as_many_of_one_kind_as_of_the_other
     known, open_ = choose_pairs(rows, limit=4)
     counts = [[sum(pair.case == case for pair in kind) for kind in (known, open_)] for case in range(4)]
     assert counts == [[2, 2], [1, 3], [4, 0], [0, 4]]
-    assert all(rows[case][organ + 1] for case, organ in known)
-    assert not any(rows[case][organ + 1] for case, organ in open_)
+    assert all(rows[case][structure + 1] for case, structure in known)
+    assert not any(rows[case][structure + 1] for case, structure in open_)
     assert not choose_pairs(rows, 4, sparse=[True] * 4)[0], (
-        "of a case annotated in parts, every organ is open"
+        "of a case annotated in parts, every structure is open"
     )
-    drawn = {pair.organ for _ in range(30) for pair in choose_pairs(rows, 4)[0] if pair.case == 2}
+    drawn = {pair.structure for _ in range(30) for pair in choose_pairs(rows, 4)[0] if pair.case == 2}
     assert drawn == set(range(10))
 
 

@@ -74,8 +74,8 @@ def test_a_box_brings_the_image_the_labels_and_what_is_annotated_of_the_same_cas
     assert torch.equal(annotated, everywhere.gather(0, origin.unsqueeze(1).expand_as(annotated)))
 
 
-def test_only_incomplete_cases_change_boxes_if_asked():
-    method = method_with(cut_among="incomplete", cut_mix=1.0)
+def test_only_unlabelled_cases_change_boxes_if_asked():
+    method = method_with(cut_among="unlabelled", cut_mix=1.0)
     partner = partners(make_batch("full", "partial", "none", dims=2), [0, 1, 2], method.config.cut_among)
     assert partner == [0, 2, 1]
 
@@ -153,15 +153,15 @@ def test_the_finished_teacher_is_never_trained():
     assert all(torch.equal(before[name], tensor) for name, tensor in second.labeller.state_dict().items())
 
 
-def test_organs_are_believed_by_their_precision_and_background_by_the_recall_of_what_is_not_annotated():
+def test_structures_are_believed_by_their_precision_and_background_by_the_recall_of_what_is_not_annotated():
     reliability = Reliability(3)
-    # One case annotates both organs in six voxels, of which the networks name some rightly.
+    # One case annotates both structures in six voxels, of which the networks name some rightly.
     said = torch.tensor([[1, 1, 1, 0, 2, 2]])
     truth = torch.tensor([[1, 1, 0, 2, 2, IGNORE]])
     logits = torch.nn.functional.one_hot(said, 3).movedim(-1, 1).double()
     everything = torch.ones(1, 3, 6, dtype=torch.bool)
     reliability.observe(logits, truth, everything, keep=0.5)
-    assert reliability.found.tolist() == [0.0, 2.0, 1.0]  # background is no organ: label 0 may hide some
+    assert reliability.found.tolist() == [0.0, 2.0, 1.0]  # background is no structure: label 0 may hide some
     recall, precision = [2 / 2, 1 / 2], [2 / 3, 1 / 1]
     rows = torch.tensor([[False, False, False], [False, True, False], [False, False, True]])
     found = reliability.factors(rows)
@@ -183,7 +183,7 @@ def test_a_network_that_has_found_nothing_yet_teaches_nothing():
     assert (trust == 0).all()
 
 
-def test_background_in_a_gap_counts_by_the_recall_of_all_organs():
+def test_background_in_a_gap_counts_by_the_recall_of_all_structures():
     reliability = Reliability(3)
     reliability.found.copy_(torch.tensor([0.0, 1.0, 1.0]))
     reliability.labelled.copy_(torch.tensor([0.0, 1.0, 4.0]))

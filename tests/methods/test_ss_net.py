@@ -19,7 +19,7 @@ from labelwise.types import IGNORE, Progress
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 HALFWAY = Progress(50, 100)
-ORGANS = SPACE.num_classes - 1
+STRUCTURES = SPACE.num_classes - 1
 
 
 def quick_method(**settings):
@@ -306,14 +306,14 @@ def test_the_memory_is_written_after_the_step_and_read_only_without_labels():
     assert loss > 0
     assert method.memory.counts.sum() == 0
     method.after_step(HALFWAY)
-    assert method.memory.counts.tolist() == [32] * ORGANS
+    assert method.memory.counts.tolist() == [32] * STRUCTURES
     before = method.memory.vectors.clone()
     method(make_batch("none", "none"), HALFWAY)
     method.after_step(HALFWAY)
     assert torch.equal(method.memory.vectors, before)
 
 
-def test_nothing_is_remembered_of_organs_that_are_never_recognised():
+def test_nothing_is_remembered_of_structures_that_are_never_recognised():
     method = quick_method()
     batch = make_batch("full", "none")
     logits = torch.zeros(2, SPACE.num_classes, 32, 32, 32)
@@ -326,7 +326,7 @@ def test_nothing_is_remembered_of_organs_that_are_never_recognised():
     assert method.memory.counts.sum() == 0
 
 
-def test_only_annotated_organs_are_remembered():
+def test_only_annotated_structures_are_remembered():
     method = quick_method()
     batch = make_batch("partial", "none")
     logits = torch.randn(2, SPACE.num_classes, 32, 32, 32)
@@ -342,7 +342,7 @@ def test_the_official_divisor_counts_all_classes():
         method = quick_method(separation_divisor=divisor)
         torch.manual_seed(0)
         losses.append(method.separation(torch.randn(1, 4, 32, 32, 32), rightly_classified(batch), batch))
-    torch.testing.assert_close(losses[0] * ORGANS, losses[1] * SPACE.num_classes)
+    torch.testing.assert_close(losses[0] * STRUCTURES, losses[1] * SPACE.num_classes)
 
 
 # the whole

@@ -69,8 +69,10 @@ def test_each_case_agrees_with_the_calculation_in_float64(golden):
 
 def test_is_the_log_of_the_merged_probabilities_of_the_public_implementation(golden):
     arrays, logits, labels, annotated = golden_case(golden)
-    merged = tensor(arrays["tal_merged_prob"])  # background, first annotated organ, second annotated organ
-    # Organ 1 is the first and 3 the second of case 0; 2 and 4 of case 1.
+    merged = tensor(
+        arrays["tal_merged_prob"]
+    )  # background, first annotated structure, second annotated structure
+    # Structure 1 is the first and 3 the second of case 0; 2 and 4 of case 1.
     place = torch.stack([labels[0].add(1).div(2, rounding_mode="floor"), labels[1] // 2])
     expected = -merged.gather(1, place[:, None]).log().mean()
     torch.testing.assert_close(supervised(logits, batch_of(labels, annotated)), expected, **CLOSE)
@@ -84,7 +86,7 @@ def test_complete_labels_give_the_ordinary_cross_entropy(golden):
 
 
 def test_worked_out_by_hand():
-    """p = 1/4 for each of 4 classes, organ 1 annotated: -ln 3/4 for label 0, -ln 1/4 for organ 1."""
+    """p = 1/4 for each of 4 classes, structure 1 annotated: -ln 3/4 for label 0, -ln 1/4 for structure 1."""
     labels = torch.tensor([[[0, 0], [0, 1]]])
     batch = batch_of(labels, torch.tensor([[False, True, False, False]]))
     expected = (-3 * math.log(3 / 4) - math.log(1 / 4)) / 4
@@ -123,12 +125,12 @@ def test_ignored_voxels_are_silent(golden):
     assert gradient[:, :, 2:].abs().max() > 0
 
 
-def test_an_annotated_organ_without_a_voxel_is_pushed_down_and_an_unannotated_one_is_not(golden):
+def test_an_annotated_structure_without_a_voxel_is_pushed_down_and_an_unannotated_one_is_not(golden):
     _, logits, labels, annotated = golden_case(golden)
     (gradient,) = torch.autograd.grad(supervised(logits, batch_of(labels * 0, annotated)), logits)
-    organs = gradient.flatten(2).sum(dim=2)[:, 1:]
-    assert (organs[annotated[:, 1:]] > 0).all()
-    assert (organs[~annotated[:, 1:]] < 0).all()
+    structures = gradient.flatten(2).sum(dim=2)[:, 1:]
+    assert (structures[annotated[:, 1:]] > 0).all()
+    assert (structures[~annotated[:, 1:]] < 0).all()
 
 
 def test_nothing_annotated_costs_nothing_and_stays_in_the_graph():

@@ -164,7 +164,7 @@ def test_the_teacher_follows_the_students_but_keeps_its_own_statistics():
     assert any(buffer.float().abs().sum() > 0 for name, buffer in statistics.items() if "mean" in name)
 
 
-def test_a_pseudo_label_never_names_an_organ_that_is_annotated_elsewhere():
+def test_a_pseudo_label_never_names_a_structure_that_is_annotated_elsewhere():
     batch = make_batch("partial", dims=2)
     liver_everywhere = torch.zeros(1, 4, 32, 32)
     liver_everywhere[:, 1] = 9.0

@@ -73,7 +73,7 @@ def test_consistency_on_chooses_the_voxels():
     batch = make_batch("full", "partial", "none")
     logits = torch.zeros(3, 4, *batch.labels.shape[1:])
     logits[:, 2] = 20.0
-    for choice, expected in (("incomplete", None), ("open", open_voxels(batch.labels, batch.annotated))):
+    for choice, expected in (("unlabelled", None), ("open", open_voxels(batch.labels, batch.annotated))):
         method = make_method("unimatch", settings={"consistency_on": choice})
         targets = method.targets(logits, batch.labels, batch.annotated)
         if expected is None:
@@ -86,7 +86,7 @@ def test_consistency_on_chooses_the_voxels():
 
 def test_complete_cases_are_shown_in_strong_views_only_if_asked_for():
     batch = make_batch("full", "full")
-    for choice in ("incomplete", "open", "all"):
+    for choice in ("unlabelled", "open", "all"):
         terms = make_method("unimatch", settings={"consistency_on": choice})(batch, HALFWAY)
         for name in ("strong_views", "feature_dropout"):
             assert (terms[name].item() > 0) == (choice == "all")

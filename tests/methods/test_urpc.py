@@ -106,7 +106,7 @@ def test_the_loss_of_one_voxel_agrees_with_a_calculation_by_hand():
     torch.testing.assert_close(pyramid_consistency(scales, *unlabelled(scales)), expected)
 
 
-def test_voxels_of_an_organ_and_complete_cases_take_no_part():
+def test_voxels_of_a_structure_and_complete_cases_take_no_part():
     labels = torch.zeros(2, 4, 3, 2, dtype=torch.int64)
     labels[0, :2] = 1
     annotated = torch.tensor([[False, True, False], [True, True, True]])
@@ -118,12 +118,12 @@ def test_voxels_of_an_organ_and_complete_cases_take_no_part():
         assert gradient[0, :, 2:].abs().min() > 0
 
 
-def test_every_scale_is_pulled_away_from_an_organ_that_is_known_to_be_absent():
+def test_every_scale_is_pulled_away_from_a_structure_that_is_known_to_be_absent():
     annotated = torch.tensor([[False, True, False]])
     labels = torch.zeros(1, 4, 3, 2, dtype=torch.int64)
     scales = drawn(cases=1)
     for gradient in torch.autograd.grad(pyramid_consistency(scales, labels, annotated), scales):
-        assert gradient[:, 1].sum() > 0, "a descent lowers the logit of the absent organ"
+        assert gradient[:, 1].sum() > 0, "a descent lowers the logit of the absent structure"
 
 
 def test_where_the_mean_leaves_nothing_to_the_open_classes_it_is_no_opinion():
@@ -143,7 +143,7 @@ def test_complete_cases_alone_have_no_consistency_and_unlabelled_ones_no_supervi
     assert method(make_batch("none"), Progress(50, 100))["supervised"].item() == 0
 
 
-def test_an_absent_organ_can_be_kept_in_the_dice():
+def test_an_absent_structure_can_be_kept_in_the_dice():
     batch = make_batch("full", absent="pancreas")
     with_it, without = (
         make_method("urpc", settings={"absent_dice": choice})(batch, Progress(0, 100))["supervised"]

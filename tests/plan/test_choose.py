@@ -23,7 +23,7 @@ GPU = Hardware("cuda", 24 * 2**30, 8)
 CT = Facts(
     modalities=("ct",),
     channels=1,
-    organs=("liver", "spleen"),
+    structures=("liver", "spleen"),
     cases=40,
     labelled=10,
     complete=10,
@@ -32,7 +32,7 @@ CT = Facts(
     spacing_mm=(0.8, 0.8, 2.5),
     structures_mm={"liver": (180.0, 150.0, 140.0), "spleen": (80.0, 90.0, 90.0)},
 )
-SHORT_AXIS = replace(CT, shape=(216, 256, 9), spacing_mm=(1.5, 1.5, 10.0), organs=("left ventricle",))
+SHORT_AXIS = replace(CT, shape=(216, 256, 9), spacing_mm=(1.5, 1.5, 10.0), structures=("left ventricle",))
 
 
 def planned(facts: Facts = CT, hardware: Hardware = CPU, **settings: Any) -> tuple[RunConfig, Plan]:
@@ -122,7 +122,10 @@ def test_patches_are_not_mirrored():
     [
         (replace(SHORT_AXIS, turned=0.2), True),
         (replace(SHORT_AXIS, turned=0.01), False),  # an exception
-        (replace(SHORT_AXIS, turned=0.2, organs=("left kidney", "right kidney"), structures_mm={}), False),
+        (
+            replace(SHORT_AXIS, turned=0.2, structures=("left kidney", "right kidney"), structures_mm={}),
+            False,
+        ),
         (replace(CT, turned=0.2), False),  # in 3D, the shape of a crop says nothing of how a patient lies
     ],
 )
@@ -131,7 +134,7 @@ def test_slices_are_turned_where_scans_lie_in_several_ways_and_no_class_has_a_si
     assert config.augment.on_side == (facts.turned if turned else 0)
     if turned:
         assert config.sampling.patch_size[0] == config.sampling.patch_size[1]
-    config.augment.check_sides(LabelSpace(("background", *facts.organs)))
+    config.augment.check_sides(LabelSpace(("background", *facts.structures)))
 
 
 def test_a_patch_that_is_no_square_is_not_turned():
@@ -160,10 +163,10 @@ def test_more_memory_allows_larger_patches():
 
 def test_methods_that_use_unlabelled_scans_get_as_many_of_them():
     sampling = planned(method="mean_teacher")[0].sampling
-    assert sampling.labelled_cases == sampling.incomplete_cases == 2
-    assert planned(method="supervised")[0].sampling.incomplete_cases == 0
+    assert sampling.labelled_cases == sampling.unlabelled_cases == 2
+    assert planned(method="supervised")[0].sampling.unlabelled_cases == 0
     complete = replace(CT, cases=10)
-    assert planned(complete, method="mean_teacher")[0].sampling.incomplete_cases == 0
+    assert planned(complete, method="mean_teacher")[0].sampling.unlabelled_cases == 0
 
 
 def test_the_rate_fits_the_optimizer():
@@ -198,7 +201,7 @@ def test_facts_are_medians_of_the_cropped_scans_and_of_what_is_annotated():
     ]
     space = LabelSpace(("background", "liver", "spleen"))
     facts = gather(statistics, cases, space, spacing_mm=(2.0, 2.0, 4.0), shape=None)
-    assert (facts.cases, facts.labelled, facts.complete, facts.incomplete) == (3, 2, 1, 2)
+    assert (facts.cases, facts.labelled, facts.complete, facts.unlabelled) == (3, 2, 1, 2)
     assert (facts.shape, facts.largest) == ((20, 20, 10), (26, 30, 12))
     assert facts.structures_mm == {"spleen": (10.0, 4.0, 12.0)}
     assert facts.at_spacing((4.0, 4.0, 4.0)).shape == (10, 10, 10)
@@ -207,9 +210,9 @@ def test_facts_are_medians_of_the_cropped_scans_and_of_what_is_annotated():
     assert fixed.spacing_mm == (4.0, 4.0, 4.0)
 
 
-def test_of_organs_that_are_one_component_in_every_scan_the_largest_component_is_kept():
+def test_of_structures_that_are_one_component_in_every_scan_the_largest_component_is_kept():
     facts = replace(
-        CT, organs=("liver", "kidney tumour", "spleen"), components={"kidney tumour": 1, "spleen": 1}
+        CT, structures=("liver", "kidney tumour", "spleen"), components={"kidney tumour": 1, "spleen": 1}
     )
     config, plan = planned(facts)
     assert config.inference.postprocess.largest_component
@@ -222,8 +225,8 @@ def test_of_organs_that_are_one_component_in_every_scan_the_largest_component_is
 
 
 def test_of_pairs_that_are_two_components_in_every_scan_the_two_largest_are_kept():
-    found = {"spleen": 1, "kidneys": 2, "liver": 2}  # only the kidneys are two organs
-    config, plan = planned(replace(CT, organs=("spleen", "kidneys", "liver"), components=found))
+    found = {"spleen": 1, "kidneys": 2, "liver": 2}  # only the kidneys are two structures
+    config, plan = planned(replace(CT, structures=("spleen", "kidneys", "liver"), components=found))
     postprocess = config.inference.postprocess
     assert (postprocess.largest_component, postprocess.classes, postprocess.pairs) == (True, (1, 2), (2,))
     (why,) = (line.why for line in plan.lines if line.setting == "inference.postprocess")

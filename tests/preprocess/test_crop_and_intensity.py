@@ -153,8 +153,8 @@ def test_impossible_rules_are_refused(wrong):
 # masks beside or instead of scans
 
 MASKS = {
-    "0 and 1": (0, 1), "0 and 255": (0, 255), "organs": (0, 1, 2, 7), "halves": (0, 0.5), "ones and twos": (1, 2),
-    "20 organs": tuple(range(21)),
+    "0 and 1": (0, 1), "0 and 255": (0, 255), "structures": (0, 1, 2, 7), "halves": (0, 0.5), "ones and twos": (1, 2),
+    "20 structures": tuple(range(21)),
 }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ CT_RULE = IntensityRule("ct", clip=(-160.5, 240.1), mean=1 / 3, std=77.7)
 
 
 def scan(shape=(80, 72, 24), spacing=(0.8, 0.9, 3.0), value=100.0) -> tuple[Volume, Volume]:
-    """A bright ellipsoid with an organ inside, in an empty surrounding."""
+    """A bright ellipsoid with a structure inside, in an empty surrounding."""
     grid = np.stack(np.meshgrid(*[(np.arange(n) + 0.5) / n - 0.5 for n in shape], indexing="ij"))
     radius = np.sqrt((grid**2).sum(0))
     affine = np.diag((*spacing, 1.0))
@@ -55,7 +55,7 @@ def test_without_resampling_the_way_back_is_exact(crop):
 
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (1.5, 1.5, 3), (0.5, 0.7, 2.9), (2, 2, 2)])
 @pytest.mark.parametrize("crop", ["none", "nonzero"])
-def test_organs_come_back_after_resampling(spacing, crop):
+def test_structures_come_back_after_resampling(spacing, crop):
     image, labels = scan()
     prepared = apply(
         image, Plan(spacing_mm=spacing, crop=crop, intensity=NONE), modality="normalised", labels=labels
@@ -65,8 +65,8 @@ def test_organs_come_back_after_resampling(spacing, crop):
     assert np.array_equal(prepared.image.affine, prepared.labels.affine)
     back = undo(prepared.labels.data, prepared.undo)
     assert back.shape == image.shape
-    for organ in (1, 2):
-        assert overlap(back.data == organ, labels.data == organ) > 0.9
+    for structure in (1, 2):
+        assert overlap(back.data == structure, labels.data == structure) > 0.9
 
 
 @settings(max_examples=40, deadline=None)
@@ -188,7 +188,7 @@ def test_damaged_plans_and_undos_are_refused():
 
 
 def ct(value: float, spacing=(1.0, 1.0, 1.0)) -> tuple[Volume, Volume]:
-    """A body of 0 HU in air, with an organ of the given HU."""
+    """A body of 0 HU in air, with a structure of the given HU."""
     data = np.full((1, 30, 30, 30), -1000, np.float32)
     data[0, 5:25, 5:25, 5:25] = 0
     labels = np.zeros((30, 30, 30), np.uint8)
@@ -198,7 +198,7 @@ def ct(value: float, spacing=(1.0, 1.0, 1.0)) -> tuple[Volume, Volume]:
     return Volume(data, affine), Volume(labels, affine)
 
 
-def test_annotated_organs_decide_about_ct_and_unlabelled_scans_count_by_their_body():
+def test_annotated_structures_decide_about_ct_and_unlabelled_scans_count_by_their_body():
     labelled = scan_statistics(ct(100)[0], "ct", ct(100)[1])
     assert set(labelled.intensities) == {100}
     assert len(labelled.intensities) == NUM_QUANTILES
@@ -260,7 +260,7 @@ def test_impossible_fingerprints_are_refused():
 
 
 @pytest.mark.real_data
-def test_a_real_ct_and_its_organs_survive_the_way_through(real_data):
+def test_a_real_ct_and_its_structures_survive_the_way_through(real_data):
     if not (real_data / "ct_sample").is_dir():
         pytest.skip("LABELWISE_TEST_DATA has no ct_sample/")
     image = read_image([real_data / "ct_sample" / "abdomen_ct_3mm.nii.gz"])

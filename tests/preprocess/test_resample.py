@@ -47,7 +47,7 @@ def centroid_mm(volume: Volume) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_convention_a_resampled_organ_stays_where_it_is_in_the_world(shape):
+def test_convention_a_resampled_structure_stays_where_it_is_in_the_world(shape):
     volume = Volume(blob()[None], AFFINE)
     moved_mm = centroid_mm(resample_image(volume, shape)) - centroid_mm(volume)
     assert np.abs(moved_mm).max() < 0.02

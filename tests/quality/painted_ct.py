@@ -1,4 +1,4 @@
-"""One made-up CT in a few boxes: air, a body, and organs on their sides. 8 mm voxels, 320 mm in each direction."""
+"""One made-up CT in a few boxes: air, a body, and structures on their sides. 8 mm voxels, 320 mm in each direction."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from labelwise.cohort.manifest import Manifest, Source
+from labelwise.cohort.manifest import DataSet, Manifest
 from labelwise.formats import Layout
 from labelwise.types import Case, LabelSpace
 
@@ -60,13 +60,13 @@ def painted(
     image = save(folder / f"{name}.nii.gz", own_hu if hu is None else hu, affine)
     shown = own_labels if labels is None else labels
     file = save(folder / f"{name}_labels.nii.gz", shown, affine if label_affine is None else label_affine)
-    defaults = {"annotated": frozenset(SPACE.organs), "source": "site", "split": "train"}
+    defaults = {"annotated": frozenset(SPACE.structures), "data_set": "site", "split": "train"}
     return Case(name, (image,), file, **{**defaults, **fields})
 
 
 def painted_manifest(
     *cases: Case, modality: str = "ct", layout: Layout | None = None, values: Mapping[int, str] = VALUES
 ) -> Manifest:
-    names = sorted({case.source for case in cases})
-    sources = {name: Source(name, values, modality, layout or Layout()) for name in names}
-    return Manifest(SPACE, sources, cases)
+    names = sorted({case.data_set for case in cases})
+    data_sets = {name: DataSet(name, values, modality, layout or Layout()) for name in names}
+    return Manifest(SPACE, data_sets, cases)

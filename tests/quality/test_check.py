@@ -179,7 +179,7 @@ def test_a_label_map_of_floating_point_numbers_is_read_but_noticed(tmp_path: Pat
     only([p for p in problems(case) if p.severity == "error"], "not whole numbers")
 
 
-def test_scans_with_intensities_far_from_the_others_of_their_source_are_noticed(tmp_path: Path):
+def test_scans_with_intensities_far_from_the_others_of_their_data_set_are_noticed(tmp_path: Path):
     cases = [make_case(tmp_path, f"c{number}", *EVERYTHING) for number in range(8)]
     scan = np.random.default_rng(3).normal(600, 100, SHAPE).astype(np.float32)
     write_nifti(cases[4].images[0], scan)
@@ -198,12 +198,12 @@ def test_the_matrix_says_for_each_case_and_class_what_is_known(tmp_path: Path):
     ]
     cases[2].labels.unlink()
     matrix = inspect_cohort(manifest_of(*cases), workers=1).coverage
-    states = [[case.state(organ) for organ in matrix.organs] for case in matrix.cases]
+    states = [[case.state(structure) for structure in matrix.structures] for case in matrix.cases]
     assert states == [["present", "absent", "not annotated"], ["unlabelled"] * 3, ["unreadable"] * 3]
     rows = list(csv.DictReader(io.StringIO(matrix.csv())))
     assert len(rows) == 9
     assert rows[0] == {
-        "case": "a", "source": "site", "split": "train", "class": "liver", "annotated": "yes", "present": "yes",
+        "case": "a", "data_set": "site", "split": "train", "class": "liver", "annotated": "yes", "present": "yes",
         "voxels": "2",
     }  # fmt: skip
     assert [row["voxels"] for row in rows[1:4]] == ["0", "", ""]
@@ -283,16 +283,16 @@ def test_a_cohort_with_nothing_to_learn_from_is_noticed(tmp_path: Path, split: s
 def table() -> Manifest:
     liver, none = frozenset({"liver"}), frozenset[str]()
     return manifest_of(
-        paper_case(1, source="lits", annotated=liver),
-        paper_case(2, source="lits", annotated=liver, split="test"),
-        paper_case(3, source="lits", annotated=none),
-        paper_case(4, source="whole-body"),
+        paper_case(1, data_set="lits", annotated=liver),
+        paper_case(2, data_set="lits", annotated=liver, split="test"),
+        paper_case(3, data_set="lits", annotated=none),
+        paper_case(4, data_set="whole-body"),
     )
 
 
-def test_coverage_counts_annotated_and_unlabelled_cases_by_source():
+def test_coverage_counts_annotated_and_unlabelled_cases_by_data_set():
     rows = coverage(table()).rows
-    assert [(row.source, row.cases, row.unlabelled, tuple(row.annotated.values())) for row in rows] == [
+    assert [(row.data_set, row.cases, row.unlabelled, tuple(row.annotated.values())) for row in rows] == [
         ("lits", 3, 1, (2, 0, 0)),
         ("whole-body", 1, 0, (1, 1, 1)),
     ]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from painted_ct import AFFINE, BOXES, SIZE, VALUES, paint, painted, painted_manifest, save
 
-from labelwise.cohort.manifest import Manifest, Source
+from labelwise.cohort.manifest import DataSet, Manifest
 from labelwise.formats import Layout
 from labelwise.importers import acdc, la2018
 from labelwise.quality.check import Problem, check
@@ -60,7 +60,7 @@ def test_image_and_labels_may_be_stored_in_different_axis_orders(tmp_path: Path)
     assert codes(case) == []
 
 
-def test_a_synthetic_cohort_has_no_problem_but_organs_that_are_cut(tmp_path: Path):
+def test_a_synthetic_cohort_has_no_problem_but_structures_that_are_cut(tmp_path: Path):
     manifest = make_cohort(tmp_path, SyntheticConfig(cases_per_site=1, unlabelled=2, validation=1, test=1))
     assert {problem.code for problem in check(manifest, workers=1)} <= {
         "cut-by-field-of-view",
@@ -170,7 +170,7 @@ def test_labels_on_fat_and_air_are_noticed_and_the_flip_that_fits_is_named(tmp_p
     assert "label_flip = 'z'" in found.remedy
 
 
-def test_an_organ_in_air_is_noticed(tmp_path: Path):
+def test_a_structure_in_air_is_noticed(tmp_path: Path):
     labels = np.where(LABELS == 5, 0, LABELS)
     labels[1:3, 1:20, 10:20] = 5
     assert "label-outside-body" in codes(painted(tmp_path, labels=labels))
@@ -197,7 +197,7 @@ def test_a_mirrored_scan_is_a_warning(tmp_path: Path):
     assert found.severity == "warning"
 
 
-def test_an_organ_on_the_wrong_side_among_others_that_are_right_is_a_warning(tmp_path: Path):
+def test_a_structure_on_the_wrong_side_among_others_that_are_right_is_a_warning(tmp_path: Path):
     case = painted(tmp_path, labels=renamed(liver=2, spleen=1))
     only(problems(case), "left-right-mixed", "'liver' lies on the left; 'spleen' lies on the right")
 
@@ -207,7 +207,7 @@ def test_one_kidney_alone_decides_nothing(tmp_path: Path):
     assert "left-right-names" not in codes(case)
 
 
-def test_organs_at_the_end_of_the_scan_are_listed_with_the_faces(tmp_path: Path):
+def test_structures_at_the_end_of_the_scan_are_listed_with_the_faces(tmp_path: Path):
     hu, labels = HU[:, :, 12:31].copy(), LABELS[:, :, 12:31].copy()
     found = only(problems(painted(tmp_path, hu=hu, labels=labels)), "cut-by-field-of-view")
     assert "'left kidney' at the bottom" in found.what
@@ -263,7 +263,9 @@ def test_a_scan_without_a_header_has_no_sides(tmp_path: Path):
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["image"], file["label"] = HU[::-1].astype(np.float32), LABELS[::-1]
-    source = Source("site", VALUES, "ct", Layout(spacing_mm=(8.0, 8.0, 8.0)))
-    case = Case("a", (tmp_path / "a.h5",), tmp_path / "a.h5", source.organs, source="site", split="train")
-    assert check(Manifest(LabelSpace(tuple(VALUES.values())), {"site": source}, (case,)), workers=1) == []
-    assert len(BOXES) == len(source.organs)
+    data_set = DataSet("site", VALUES, "ct", Layout(spacing_mm=(8.0, 8.0, 8.0)))
+    case = Case(
+        "a", (tmp_path / "a.h5",), tmp_path / "a.h5", data_set.structures, data_set="site", split="train"
+    )
+    assert check(Manifest(LabelSpace(tuple(VALUES.values())), {"site": data_set}, (case,)), workers=1) == []
+    assert len(BOXES) == len(data_set.structures)

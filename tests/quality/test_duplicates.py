@@ -20,7 +20,7 @@ def test_equal_voxels_are_found_whatever_file_name_type_and_axis_order(tmp_path:
     turned = make_case(tmp_path, "b", 1)
     nib.save(nib.Nifti1Image(voxels[::-1].astype(np.float32), np.diag([-1, 1, 1, 1])), turned.images[0])
     other = make_case(tmp_path, "c", 1)
-    manifest = manifest_of(first, replace(turned, source="elsewhere"), other)
+    manifest = manifest_of(first, replace(turned, data_set="elsewhere"), other)
     seen = []
     found, unread = find_duplicates(
         manifest, workers=1, progress=lambda done, total: seen.append((done, total))

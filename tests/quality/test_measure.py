@@ -36,7 +36,7 @@ def test_measures_are_those_of_brute_force_in_every_axis_order(tmp_path: Path, a
     )
     case = painted(tmp_path, "a", np.asarray(image.dataobj), np.asarray(mask.dataobj), affine=image.affine)
     rows = measure_case(painted_manifest(case))
-    assert [row.organ for row in rows] == list(VALUES.values())[1:]
+    assert [row.structure for row in rows] == list(VALUES.values())[1:]
     spacing = np.linalg.norm(oblique[:3, :3], axis=0)
     for value, row in enumerate(rows, start=1):
         there = labels == value
@@ -56,7 +56,7 @@ def test_measures_are_those_of_brute_force_in_every_axis_order(tmp_path: Path, a
     assert rows[1].faces == ()
 
 
-def test_only_annotated_organs_are_measured_and_an_absent_one_has_volume_0(tmp_path: Path):
+def test_only_annotated_structures_are_measured_and_an_absent_one_has_volume_0(tmp_path: Path):
     case = painted(
         tmp_path, labels=np.where(LABELS == 2, 0, LABELS), annotated=frozenset({"liver", "spleen"})
     )
@@ -66,7 +66,7 @@ def test_only_annotated_organs_are_measured_and_an_absent_one_has_volume_0(tmp_p
     assert measure_case(painted_manifest(replace(case, annotated=frozenset()))) == []
 
 
-def test_several_values_of_one_class_are_one_organ(tmp_path: Path):
+def test_several_values_of_one_class_are_one_structure(tmp_path: Path):
     case = painted(tmp_path, annotated=frozenset({"liver"}))
     joined = painted_manifest(case, values={**VALUES, 5: "liver"})
     assert measure_case(joined)[0].voxels == np.isin(LABELS, (1, 5)).sum()
@@ -116,7 +116,7 @@ def test_a_folder_of_masks_is_measured_with_classes_and_scans(tmp_path: Path):
     save(tmp_path / "scans" / "a_0000.nii.gz", HU)
     classes = {"liver": 1, "other": [2, 3, 4, 5]}
     rows = run.measure(tmp_path / "masks", classes=classes, workers=1).rows
-    assert [(row.organ, row.intensities) for row in rows] == [("liver", None), ("other", None)]
+    assert [(row.structure, row.intensities) for row in rows] == [("liver", None), ("other", None)]
     with_scans = run.measure(tmp_path / "masks", classes=classes, images=tmp_path / "scans", workers=1).rows
     assert with_scans[0].intensities.median == pytest.approx(np.median(HU[LABELS == 1]))
     save(tmp_path / "others" / "b.nii.gz", HU)
@@ -129,7 +129,7 @@ def test_predictions_are_known_by_their_records(tmp_path: Path):
     with pytest.raises(DataError, match="classes of these label files are not known"):
         run.measure(tmp_path / "p", workers=1)
     (tmp_path / "p" / "a.json").write_text(json.dumps({"classes": {str(k): v for k, v in VALUES.items()}}))
-    assert [row.organ for row in run.measure(tmp_path / "p", workers=1).rows] == list(VALUES.values())[1:]
+    assert [row.structure for row in run.measure(tmp_path / "p", workers=1).rows] == list(VALUES.values())[1:]
 
 
 def test_wrong_places_are_refused(tmp_path: Path):

@@ -110,12 +110,12 @@ def test_cases_with_one_image_get_one_group_and_the_split_that_is_held_out(tmp_p
     ]  # fmt: skip
 
 
-def test_a_source_that_needs_a_layout_gets_a_source_without_one(tmp_path: Path):
+def test_a_data_set_that_needs_a_layout_gets_a_data_set_without_one(tmp_path: Path):
     case = painted(tmp_path / "scans", hu=HU, labels=LABELS[:, ::-1].astype(np.float32).copy())
     layout = Layout(label_grid="image", label_flip="y")
     fixed = cured(painted_manifest(case, layout=layout), tmp_path / "fixed", "float-labels")
-    assert fixed.cases[0].source == "site_repaired"
-    assert fixed.sources["site_repaired"].layout == Layout()
+    assert fixed.cases[0].data_set == "site_repaired"
+    assert fixed.data_sets["site_repaired"].layout == Layout()
     assert np.array_equal(read_case_labels(fixed.cases[0], fixed).data, LABELS)
     assert np.array_equal(read_case_image(fixed.cases[0], fixed).data[0], HU)
 

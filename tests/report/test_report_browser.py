@@ -34,9 +34,9 @@ PATIENCE = 120_000  # ms; only to end a hang
 
 def scores(shift):
     return [
-        Score(f"case{n}", organ, metric, value, "ok", unit)
+        Score(f"case{n}", structure, metric, value, "ok", unit)
         for n in range(32)
-        for organ in SPACE.organs
+        for structure in SPACE.structures
         for metric, value, unit in (
             ("dice", 0.6 + shift + 0.01 * (n % 7), ""),
             ("hd95", 9 - 10 * shift + n % 5, "mm"),
@@ -69,7 +69,7 @@ def report(tmp_path_factory):
     worst, viewer = [], []
     for case in ("case0", "case1"):
         image, labels, prediction = scan(0)
-        options = {"label_space": SPACE, "annotated": SPACE.organs}
+        options = {"label_space": SPACE, "annotated": SPACE.structures}
         dice = {"liver": 0.8, "spleen": 0.7}
         worst += [
             case_picture(case, image, labels, prediction, dice=dice, run=run, **options) for run in RUNS
@@ -77,7 +77,7 @@ def report(tmp_path_factory):
         viewer.append(viewer_case(case, image, labels, dict.fromkeys(RUNS, prediction), **options))
     write_page(
         file,
-        title="Two organs",
+        title="Two structures",
         facts={"seed": 3, "Settings": {"steps": [1, 2]}},
         comparison=comparison,
         curves={run: learning_curves(records) for run in RUNS},
@@ -116,7 +116,7 @@ def worth():
         ]
         for place, run in enumerate(RUNS)
     }
-    return annotation_cost(rows, SPACE.organs, np.arange(32), (0.8, 0.9), resamples=50)
+    return annotation_cost(rows, SPACE.structures, np.arange(32), (0.8, 0.9), resamples=50)
 
 
 @pytest.fixture(scope="module")

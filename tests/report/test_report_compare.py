@@ -14,15 +14,15 @@ from labelwise.report.comparison import MEAN
 from labelwise.report.plots import size_plot
 
 NAN = math.nan
-ORGANS = ("liver", "spleen")
+STRUCTURES = ("liver", "spleen")
 
 
-def scores(values, metric="dice", organs=ORGANS, unit="", status="ok", variant="default"):
-    """values: (cases, organs)"""
+def scores(values, metric="dice", structures=STRUCTURES, unit="", status="ok", variant="default"):
+    """values: (cases, structures)"""
     return [
         Score(
             f"case{n}",
-            organ,
+            structure,
             metric,
             float(value),
             "both_empty" if np.isnan(value) else status,
@@ -30,7 +30,7 @@ def scores(values, metric="dice", organs=ORGANS, unit="", status="ok", variant="
             variant,
         )
         for n, row in enumerate(values)
-        for organ, value in zip(organs, row, strict=True)
+        for structure, value in zip(structures, row, strict=True)
     ]
 
 
@@ -38,7 +38,7 @@ def random_values(seed, shift=0.0, cases=12):
     return 0.7 + shift + 0.05 * np.random.default_rng(seed).normal(size=(cases, 2))
 
 
-def test_means_go_over_cases_first_and_over_organs_second():
+def test_means_go_over_cases_first_and_over_structures_second():
     """Spleen is defined in one case only, and still counts as much as the liver."""
     comparison = compare({"a": scores([[0.8, 0.4], [0.6, NAN]])})
     cells = comparison.cells
@@ -126,14 +126,14 @@ def test_the_same_seed_gives_the_same_page():
     assert compare(runs).to_json() != compare(runs, seed=1).to_json()
 
 
-def test_holm_counts_the_runs_for_the_mean_and_runs_times_organs_for_the_organs():
+def test_holm_counts_the_runs_for_the_mean_and_runs_times_structures_for_the_structures():
     runs = {name: scores(random_values(n, 0.01 * n)) for n, name in enumerate("abc")}
     found = compare(runs).differences
     mean_p = sorted(found[run, MEAN, "dice"].p for run in "bc")
     assert min(found[run, MEAN, "dice"].p_holm for run in "bc") == pytest.approx(min(1, 2 * mean_p[0]))
-    organ_p = min(found[run, organ, "dice"].p for run in "bc" for organ in ORGANS)
-    organ_holm = min(found[run, organ, "dice"].p_holm for run in "bc" for organ in ORGANS)
-    assert organ_holm == pytest.approx(min(1, 4 * organ_p))
+    structure_p = min(found[run, structure, "dice"].p for run in "bc" for structure in STRUCTURES)
+    structure_holm = min(found[run, structure, "dice"].p_holm for run in "bc" for structure in STRUCTURES)
+    assert structure_holm == pytest.approx(min(1, 4 * structure_p))
 
 
 def test_best_is_high_for_dice_and_low_for_a_distance():
@@ -149,18 +149,18 @@ def test_runs_that_print_the_same_number_share_the_mark():
     runs = {"a": scores([[0.80001, 0.8]]), "b": scores([[0.8, 0.8]]), "c": scores([[0.7, 0.7]])}
     comparison = compare(runs)
     assert {key for key in comparison.best if key[1] == MEAN} == {("a", MEAN, "dice"), ("b", MEAN, "dice")}
-    assert comparison.answer() == "a and b share the best mean Dice over 2 organs: 80.0 %."
+    assert comparison.answer() == "a and b share the best mean Dice over 2 structures: 80.0 %."
 
 
 @pytest.mark.parametrize("value", [0.0, 0.8])
 def test_nothing_is_best_where_all_runs_print_the_same_number(value):
-    """An organ that no run finds has no winner."""
+    """A structure that no run finds has no winner."""
     runs = {"a": scores([[value, 0.5]]), "b": scores([[value, 0.6]])}
     assert {key[:2] for key in compare(runs).best} == {("b", "spleen"), ("b", MEAN)}
     tied = compare({name: scores([[value, value]]) for name in "ab"})
     assert not tied.best
     assert tied.answer().startswith(
-        "No run is called best in mean Dice over 2 organs, for all runs have the same"
+        "No run is called best in mean Dice over 2 structures, for all runs have the same"
     )
 
 
@@ -187,8 +187,10 @@ def test_a_difference_without_direction_has_no_best():
     assert not compare(runs).best
 
 
-def test_a_single_organ_has_no_mean_over_organs():
-    comparison = compare({"a": scores([[0.8]], organs=("atrium",)), "b": scores([[0.9]], organs=("atrium",))})
+def test_a_single_structure_has_no_mean_over_structures():
+    comparison = compare(
+        {"a": scores([[0.8]], structures=("atrium",)), "b": scores([[0.9]], structures=("atrium",))}
+    )
     assert comparison.rows == ("atrium",)
     assert comparison.class_tables() == ()
     assert "b has the best Dice: 90.0 %" in comparison.answer()
@@ -197,7 +199,7 @@ def test_a_single_organ_has_no_mean_over_organs():
 def test_a_single_run_is_told_without_comparison():
     comparison = compare({"a": scores([[0.8, 0.6]])})
     assert comparison.difference_table() is None
-    assert comparison.answer() == "Mean Dice over 2 organs: a 70.0 % (1 case)."
+    assert comparison.answer() == "Mean Dice over 2 structures: a 70.0 % (1 case)."
     assert "A best value" not in comparison.to_text()
 
 
@@ -354,7 +356,7 @@ def test_fewer_than_30_patients_have_no_interval_and_the_page_says_so():
     assert not enough.cautions()
 
 
-def test_a_mean_over_organs_is_as_uncertain_as_its_rarest_organ():
+def test_a_mean_over_structures_is_as_uncertain_as_its_rarest_structure():
     values = random_values(0, cases=40)
     values[10:, 1] = NAN
     cells = compare({"a": scores(values)}).cells
@@ -426,8 +428,10 @@ def test_no_rank_where_the_runs_have_values_of_different_cases():
 
 def test_scores_are_split_by_the_size_of_the_structure():
     """Six livers of 1 to 6 ml, Dice 0.1 per ml: thirds of 1-2, 3-4, 5-6 ml."""
-    dice = scores([[0.1 * n] for n in (4, 1, 6, 2, 5, 3)], organs=("liver",))
-    sizes = scores([[float(n)] for n in (4, 1, 6, 2, 5, 3)], "reference_volume", organs=("liver",), unit="ml")
+    dice = scores([[0.1 * n] for n in (4, 1, 6, 2, 5, 3)], structures=("liver",))
+    sizes = scores(
+        [[float(n)] for n in (4, 1, 6, 2, 5, 3)], "reference_volume", structures=("liver",), unit="ml"
+    )
     found = compare({"a": dice + sizes}).sizes.strata
     assert [(one.name, one.low, one.high, one.cases) for one in found] == [
         ("small", 1, 2, 2),
@@ -446,11 +450,11 @@ def test_scores_are_split_by_the_size_of_the_structure():
 
 def test_each_size_says_how_many_cases_it_has_and_how_sure_its_mean_is():
     """90 livers of 1 to 90 ml: thirds of 30 patients have intervals; a distance that is missing is counted."""
-    sizes = scores([[float(n + 1)] for n in range(90)], "reference_volume", organs=("liver",), unit="ml")
+    sizes = scores([[float(n + 1)] for n in range(90)], "reference_volume", structures=("liver",), unit="ml")
     near = [[NAN if n == 0 else 2.0 + n % 5] for n in range(90)]
     runs = {
-        "a": scores(near, "hd95", organs=("liver",), unit="mm") + sizes,
-        "b": scores([[3.0]] * 90, "hd95", organs=("liver",), unit="mm") + sizes,
+        "a": scores(near, "hd95", structures=("liver",), unit="mm") + sizes,
+        "b": scores([[3.0]] * 90, "hd95", structures=("liver",), unit="mm") + sizes,
     }
     comparison = compare(runs)
     small, middle, _ = comparison.sizes.strata
@@ -473,13 +477,13 @@ def test_differences_are_told_for_each_structure_with_the_p_of_their_family():
     comparison = compare({"a": scores(base), "b": scores(better)})
     (table,) = comparison.class_difference_tables()
     assert table.title == "Dice minus a [points]"
-    liver, spleen = ({row[0].text: row[1] for row in table.rows}[name] for name in ORGANS)
+    liver, spleen = ({row[0].text: row[1] for row in table.rows}[name] for name in STRUCTURES)
     assert "p < 0.001" in liver.detail
     assert spleen.text == "0.0"
     assert "p = 1.000" in spleen.detail
     assert table.to_text() in comparison.to_text()
     many = compare({f"run{n}": scores(random_values(n)) for n in range(5)})
-    assert many.class_difference_tables()[0].header == ("run", *ORGANS)
+    assert many.class_difference_tables()[0].header == ("run", *STRUCTURES)
     assert not compare({"a": scores(base)}).class_difference_tables()
 
 
@@ -537,7 +541,7 @@ def test_runs_on_other_cases_classes_or_references_are_refused_with_the_differen
     with pytest.raises(DataError, match=r"(?s)other cases.*only in b: scan1; only in a: case1"):
         compare({"a": one, "b": other})
     with pytest.raises(DataError, match=r"(?s)other classes.*only in b: kidney; only in a: spleen"):
-        compare({"a": one, "b": scores([[0.8, 0.8], [0.7, 0.7]], organs=("liver", "kidney"))})
+        compare({"a": one, "b": scores([[0.8, 0.8], [0.7, 0.7]], structures=("liver", "kidney"))})
     with pytest.raises(DataError, match="belongs to two patients"):
         compare({"a": one, "b": [replace(score, group="p1") for score in one]})
     volumes = [scores([[1.0, size], [1.0, 1.0]], "reference_volume", unit="ml") for size in (1.0, 2.0)]

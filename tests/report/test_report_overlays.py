@@ -7,7 +7,7 @@ from matplotlib._pylab_helpers import Gcf
 from PIL import Image
 
 from labelwise.errors import DataError
-from labelwise.report.overlays import case_picture, choose_slice, organ_colours, what_differs
+from labelwise.report.overlays import case_picture, choose_slice, structure_colours, what_differs
 from labelwise.types import IGNORE, LabelSpace, Volume
 
 SPACE = LabelSpace(("background", "liver", "spleen"))
@@ -42,7 +42,7 @@ def test_the_slice_with_the_most_wrong_voxels_is_chosen():
     assert choose_slice(reference, prediction) == 2
 
 
-def test_a_perfect_prediction_shows_the_largest_organ_area():
+def test_a_perfect_prediction_shows_the_largest_structure_area():
     reference = np.zeros((6, 6, 4), np.uint8)
     reference[:2, :2, 1] = 1
     reference[:3, :3, 3] = 2
@@ -113,16 +113,16 @@ def test_sides_are_not_written_where_the_file_does_not_tell_them():
 
 def test_reference_prediction_and_what_differs_stand_side_by_side():
     image = volume(np.zeros((40, 40, 40)))
-    organ = np.zeros((40, 40, 40), np.uint8)
-    organ[10:30, 10:30, 10:30] = 1
-    nothing = np.zeros_like(organ)
+    structure = np.zeros((40, 40, 40), np.uint8)
+    structure[10:30, 10:30, 10:30] = 1
+    nothing = np.zeros_like(structure)
 
     def coloured(shown):
         return [bool((np.ptp(panel(shown, 0, column), axis=2) > 0.1).mean() > 0.05) for column in range(3)]
 
-    assert coloured(draw(image, organ, nothing)) == [True, False, True]
-    assert coloured(draw(image, nothing, organ)) == [False, True, True]
-    assert coloured(draw(image, organ, organ)) == [True, True, False]
+    assert coloured(draw(image, structure, nothing)) == [True, False, True]
+    assert coloured(draw(image, nothing, structure)) == [False, True, True]
+    assert coloured(draw(image, structure, structure)) == [True, True, False]
 
 
 def test_what_is_too_much_missing_or_another_structure_is_told_apart():
@@ -131,7 +131,7 @@ def test_what_is_too_much_missing_or_another_structure_is_told_apart():
     assert what_differs(reference, prediction).tolist() == [1, 2, 3, 0, 0, 0]
 
 
-def test_predictions_of_organs_that_are_not_annotated_are_not_drawn():
+def test_predictions_of_structures_that_are_not_annotated_are_not_drawn():
     image = volume(np.zeros((20, 20, 2)))
     reference = np.zeros((20, 20, 2), np.uint8)
     reference[5:9, 5:9, 0] = 1
@@ -163,9 +163,9 @@ def test_the_words_beside_the_picture_say_what_is_seen():
     assert shown.mean_dice == pytest.approx(0.9)
 
 
-def test_colours_are_distinct_for_any_number_of_organs():
-    organs = [f"organ{n}" for n in range(40)]
-    colours = organ_colours(organs)
+def test_colours_are_distinct_for_any_number_of_structures():
+    structures = [f"structure{n}" for n in range(40)]
+    colours = structure_colours(structures)
     assert len(set(colours.values())) == 40
     assert all(len(colour) == 7 for colour in colours.values())
 

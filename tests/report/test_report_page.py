@@ -52,11 +52,11 @@ class Outline(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def scores(shift, organs=("liver", "spleen"), cases=6):
+def scores(shift, structures=("liver", "spleen"), cases=6):
     return [
-        Score(f"case{n}", organ, "dice", 0.6 + shift + 0.03 * n, "ok")
+        Score(f"case{n}", structure, "dice", 0.6 + shift + 0.03 * n, "ok")
         for n in range(cases)
-        for organ in organs
+        for structure in structures
     ]
 
 
@@ -73,7 +73,7 @@ def records():
 def page(tmp_path):
     def write(**options):
         arguments = {
-            "title": "Two organs",
+            "title": "Two structures",
             "facts": {
                 "seed": 3,
                 "Settings": {"method": {"name": "mean_teacher", "channels": [1, 2]}, "none": None},
@@ -105,7 +105,7 @@ def test_the_answer_comes_before_everything_else(page):
 
 def test_sections_come_in_the_order_of_interest(page):
     assert Outline(page()).headings == [
-        "Two organs",
+        "Two structures",
         "Result",
         "Structure by structure",
         "Cases, worst first",
@@ -120,7 +120,7 @@ def test_sections_come_in_the_order_of_interest(page):
 def test_what_is_not_there_has_no_section(page):
     one = compare({"only": scores(0, ("atrium",))})
     text = page(comparison=one, facts={}, curves={"only": ()}, worst=[], coverage=None, measured_on="")
-    assert Outline(text).headings == ["Two organs", "Result", "Structure by structure"]
+    assert Outline(text).headings == ["Two structures", "Result", "Structure by structure"]
     assert "Measured on 6 cases of 6 patients, atrium only" in text
 
 

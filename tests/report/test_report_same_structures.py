@@ -130,7 +130,7 @@ def test_a_structure_that_no_reference_has_is_in_no_mean_and_that_is_said():
         {"a": scores_of(chance, reference, reference), "b": scores_of(chance, reference, invents)}
     )
     assert comparison.averaged == CLASSES[:3]
-    assert "In no reference, so in no mean over organs: uterus." in comparison.cautions()
+    assert "In no reference, so in no mean over structures: uterus." in comparison.cautions()
     for run in "ab":
         classes = [comparison.cells[run, name, "dice"].mean for name in CLASSES[:3]]
         assert comparison.cells[run, MEAN, "dice"].mean == pytest.approx(np.mean(classes))

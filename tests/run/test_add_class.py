@@ -27,22 +27,22 @@ SLOW = {"train__optimizer__rate": 1e-9, "augment__preset": "none"}
 def new_scans(tiny_cohort, tmp_path_factory) -> Path:
     """The scans of one site as somebody else would bring them: its first structure alone, by a name of their own."""
     cohort = read_manifest(tiny_cohort)
-    north = cohort.sources["north"]
+    north = cohort.data_sets["north"]
     # The files name their values otherwise.
     layout = replace(north.layout, file_names="ignored")
-    source = replace(north, values={0: "background", 1: "aorta", 2: "background"}, layout=layout)
+    data_set = replace(north, values={0: "background", 1: "aorta", 2: "background"}, layout=layout)
     cases = [
         replace(case, annotated=frozenset({"aorta"}))
         for case in cohort.split("train")
-        if case.source == "north"
+        if case.data_set == "north"
     ]
     folder = tmp_path_factory.mktemp("new_scans")
-    write_manifest(Manifest(LabelSpace(("background", "aorta")), {"north": source}, tuple(cases)), folder)
+    write_manifest(Manifest(LabelSpace(("background", "aorta")), {"north": data_set}, tuple(cases)), folder)
     return folder
 
 
-def config_of(data: Path, source: Path, **changes):
-    return tiny_config(data, "add_class", warm_start=str(source), **changes)
+def config_of(data: Path, data_set: Path, **changes):
+    return tiny_config(data, "add_class", warm_start=str(data_set), **changes)
 
 
 def test_the_new_model_knows_the_old_classes_and_the_new_one_and_says_of_the_old_ones_what_it_said(
@@ -127,11 +127,11 @@ def test_a_training_that_would_forget_classes_says_so(new_scans, tiny_run, tmp_p
 @pytest.mark.parametrize("known", ["liver", "Liver", "SPLEEN"])
 def test_a_model_that_knows_all_structures_already_has_nothing_to_add(new_scans, tiny_run, tmp_path, known):
     manifest = read_manifest(new_scans)
-    source = manifest.sources["north"]
-    values = {value: known if name == "aorta" else name for value, name in source.values.items()}
+    data_set = manifest.data_sets["north"]
+    values = {value: known if name == "aorta" else name for value, name in data_set.values.items()}
     cases = [replace(case, annotated=frozenset({known})) for case in manifest.cases]
     data = Manifest(
-        LabelSpace(("background", known)), {"north": replace(source, values=values)}, tuple(cases)
+        LabelSpace(("background", known)), {"north": replace(data_set, values=values)}, tuple(cases)
     )
     write_manifest(data, tmp_path / "known")
     with pytest.raises(ConfigError, match="knows all of them already"):

@@ -13,7 +13,7 @@ from scipy.ndimage import binary_dilation
 
 from conftest import TINY_SETTINGS
 from labelwise import run
-from labelwise.cohort.folds import leave_each_source_out
+from labelwise.cohort.folds import leave_each_data_set_out
 from labelwise.cohort.manifest import read_case_labels, read_manifest, write_manifest
 from labelwise.errors import ConfigError, DataError
 from labelwise.formats import write_labels
@@ -24,7 +24,7 @@ from labelwise.synthetic.generate import SyntheticConfig, make_cohort
 from tiny_cohort import manifest_of, paper_case
 
 SITES = ("east", "north", "south")
-ORGANS = ("liver", "spleen")
+STRUCTURES = ("liver", "spleen")
 LIVER = 1
 
 
@@ -45,18 +45,18 @@ def cohort(tmp_path_factory):
     make_cohort(
         folder,
         SyntheticConfig(
-            dict.fromkeys(SITES, ORGANS), 3, unlabelled=0, validation=0, test=1, shape=(24, 24, 16)
+            dict.fromkeys(SITES, STRUCTURES), 3, unlabelled=0, validation=0, test=1, shape=(24, 24, 16)
         ),
     )
     manifest = read_manifest(folder)
-    cases = [case for case in manifest.cases if case.source in SITES]
-    last = {case.source: case.id for case in cases}
+    cases = [case for case in manifest.cases if case.data_set in SITES]
+    last = {case.data_set: case.id for case in cases}
     cases = [replace(case, split="test" if case.id in last.values() else "train") for case in cases]
     manifest = replace(
-        manifest.replace_cases(cases), sources={name: manifest.sources[name] for name in SITES}
+        manifest.replace_cases(cases), data_sets={name: manifest.data_sets[name] for name in SITES}
     )
     truth = {case.id: read_case_labels(case, manifest) for case in cases}
-    voxels = {case.id: draw_larger(manifest, case) for case in cases if case.source == "east"}
+    voxels = {case.id: draw_larger(manifest, case) for case in cases if case.data_set == "east"}
     write_manifest(manifest, folder)
     return folder, truth, voxels
 
@@ -77,7 +77,7 @@ def runs(cohort, tmp_path_factory):
             json.dumps({"train": [case.group for case in manifest.split("train")]})
         )
         for case in manifest.split("test"):
-            labels = truth[case.id] if case.source == left_out else read_case_labels(case, manifest)
+            labels = truth[case.id] if case.data_set == left_out else read_case_labels(case, manifest)
             values = dict(enumerate(manifest.label_space.names))
             write_labels(folder / "predictions" / f"{case.id}.nii.gz", labels, names=values)
         run.evaluate(folder, fold, workers=1)
@@ -135,7 +135,9 @@ def test_compared_as_one_run_each_case_is_scored_by_the_model_without_its_data_s
 def test_patients_that_a_model_has_seen_do_not_count(runs):
     folder = runs[1]
     kept = (folder / PATIENTS).read_text()
-    seen = next(case.group for case in read_manifest(data_of(folder)).split("test") if case.source == "south")
+    seen = next(
+        case.group for case in read_manifest(data_of(folder)).split("test") if case.data_set == "south"
+    )
     try:
         (folder / PATIENTS).write_text(json.dumps({"train": [seen]}))
         (found,) = run.agreement(runs).found
@@ -209,11 +211,11 @@ def test_thirty_patients_get_an_interval_that_counts_patients_not_scans():
 
 
 def sites(*rows):
-    """(source, split, annotated) of each case."""
+    """(data set, split, annotated) of each case."""
     return manifest_of(
         *(
-            paper_case(n, source=source, split=split, annotated=frozenset(organs))
-            for n, (source, split, organs) in enumerate(rows)
+            paper_case(n, data_set=data_set, split=split, annotated=frozenset(structures))
+            for n, (data_set, split, structures) in enumerate(rows)
         )
     )
 
@@ -223,7 +225,7 @@ def test_each_data_set_tests_once_with_the_test_cases_of_the_others():
     manifest = sites(
         ("a", "train", both), ("a", "test", both), ("b", "train", both), ("b", "validation", both)
     )
-    found = leave_each_source_out(manifest)
+    found = leave_each_data_set_out(manifest)
     splits = {name: [case.split for case in fold.cases] for name, fold in found.items()}
     assert splits == {"a": ["test", "test", "train", "validation"], "b": ["train", "test", "test", "test"]}
 
@@ -233,11 +235,11 @@ def test_structures_of_one_data_set_alone_leave_and_so_do_data_sets_without_othe
         ("a", "train", ("liver", "spleen")), ("b", "train", ("liver", "pancreas")), ("c", "train", ("pancreas",)),
         ("d", "train", ("spleen",)),
     )  # fmt: skip
-    found = leave_each_source_out(manifest)
+    found = leave_each_data_set_out(manifest)
     assert list(found) == ["a", "b", "c", "d"]
     lonely = sites(("a", "train", ("liver", "spleen")), ("b", "train", ("liver",)))
-    found = leave_each_source_out(lonely)
-    assert {fold.label_space.organs for fold in found.values()} == {("liver",)}
+    found = leave_each_data_set_out(lonely)
+    assert {fold.label_space.structures for fold in found.values()} == {("liver",)}
     assert [case.annotated for case in found["a"].cases] == [{"liver"}, {"liver"}]
     assert "spleen" in caplog.text
 

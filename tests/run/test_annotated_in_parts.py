@@ -44,9 +44,9 @@ def test_a_model_learns_from_slices_and_is_scored_in_them(command, data, tmp_pat
     case = next(case for case in manifest.cases if case.id == "test_000")
     whole = read_case_labels(replace(case, parts=()), manifest)
     ml = np.prod(whole.spacing_mm) / 1000
-    for organ, slices in (("liver", slice(4, 8)), ("spleen", slice(None))):
-        drawn = (whole.data[:, :, slices] == manifest.label_space.index(organ)).sum() * ml
-        assert scores[organ, "reference_volume"].value == pytest.approx(drawn)
+    for structure, slices in (("liver", slice(4, 8)), ("spleen", slice(None))):
+        drawn = (whole.data[:, :, slices] == manifest.label_space.index(structure)).sum() * ml
+        assert scores[structure, "reference_volume"].value == pytest.approx(drawn)
 
 
 @pytest.mark.parametrize("beyond", [True, False])
@@ -65,8 +65,8 @@ def test_a_correction_is_known_all_over_the_scan_if_it_is_drawn_beyond_the_part(
     assert after.parts == (() if beyond else (SLICES,))
     assert after.states["liver"] == "corrected"
     # The others are what they were: what lies beyond the slices of the liver is not overwritten by "unknown".
-    for organ in sorted(case.annotated - {"liver"}):
-        index = manifest.label_space.index(organ)
+    for structure in sorted(case.annotated - {"liver"}):
+        index = manifest.label_space.index(structure)
         assert np.array_equal(
             read_case_labels(after, read_manifest(data)).data == index, labels.data == index
         )

@@ -96,7 +96,7 @@ def test_another_method_or_another_annotation_is_refused(tiny_cohort, finished, 
     before = content(finished)
     with pytest.raises(CheckpointError, match=r"run\.method\.name = supervised"):
         run.train(tiny_config(tiny_cohort, "naive"), finished)
-    run.simulate(tiny_cohort, tmp_path / "scarce", "organs_per_case", k=2)
+    run.simulate(tiny_cohort, tmp_path / "scarce", "structures_per_case", k=2)
     manifest = read_manifest(tiny_cohort)
     cases = [replace(case, split="train") for case in manifest.cases]
     write_manifest(manifest.replace_cases(cases), tmp_path / "more")
@@ -146,7 +146,7 @@ def test_a_method_that_needs_labels_is_not_trained_without(tiny_cohort, tmp_path
 
 @pytest.fixture
 def sided_cohort(tiny_cohort, tmp_path) -> Path:
-    """The cohort with names of left and right organs; nothing of it is prepared."""
+    """The cohort with names of left and right structures; nothing of it is prepared."""
     shutil.copytree(tiny_cohort, tmp_path / "sided", ignore=shutil.ignore_patterns("store"))
     for name in ("dataset.toml", "manifest.csv"):
         file = tmp_path / "sided" / name

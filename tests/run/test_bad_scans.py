@@ -110,7 +110,7 @@ def test_structures_that_no_training_case_shows_are_said_and_refused_if_they_are
     manifest = read_manifest(cohort)
     for case in manifest.split("train"):
         if case.labels:
-            values = [value for value, name in manifest.source_of(case).values.items() if name in empty]
+            values = [value for value, name in manifest.data_set_of(case).values.items() if name in empty]
             rewrite(case.labels, lambda v, a, values=values: (np.where(np.isin(v, values), 0, v), a))
     config = tiny_config(cohort)
     if len(empty) == 4:
@@ -213,7 +213,7 @@ def test_unlabelled_cases_do_not_disturb_a_supervised_run(cohort, tmp_path, capl
 
 def test_a_method_for_open_labels_wants_something_open(cohort, tmp_path):
     manifest = read_manifest(cohort)
-    everything = [case for case in manifest.cases if case.source == "reference"]
+    everything = [case for case in manifest.cases if case.data_set == "reference"]
     write_manifest(manifest.replace_cases(replace(case, split="train") for case in everything), cohort)
     with pytest.raises(DataError, match="completely annotated"):
         run.train(tiny_config(cohort, "mean_teacher"), tmp_path / "run")
@@ -241,7 +241,7 @@ def test_best_weights_without_a_validation_are_refused_before_the_training(cohor
     ("column", "cell", "words"),
     [
         ("annotated", "livver", "did you mean 'liver'?"),
-        ("source", "norht", "did you mean 'north'?"),
+        ("data_set", "norht", "did you mean 'north'?"),
         ("split", "training", "did you mean 'train'?"),
         ("annotated", "spleen", "cannot show spleen"),
     ],
@@ -276,7 +276,7 @@ def test_two_folders_of_one_name_want_names(tmp_path):
         run.import_data([tmp_path / "a" / "scans", tmp_path / "b" / "scans"], tmp_path / "data")
 
 
-def test_an_unknown_organ_of_an_import_is_refused(tiny_cohort, tmp_path):
+def test_an_unknown_structure_of_an_import_is_refused(tiny_cohort, tmp_path):
     classes = {"liver": 1, "spleen": 2, "kidneys": 3, "pancreas": 4}
     options = {"importer": "folders", "classes": classes, "modality": "ct"}
     with pytest.raises(ConfigError, match="did you mean 'liver'"):

@@ -46,7 +46,7 @@ def prepared(folder):
     return search, store, replace(case, annotated=frozenset({"liver"}))
 
 
-def test_the_organ_that_a_network_whispers_is_heard_at_a_tenth(tiny_cohort):
+def test_the_structure_that_a_network_whispers_is_heard_at_a_tenth(tiny_cohort):
     search, store, known = prepared(tiny_cohort)
     found, facts = search.choose(Sigmoid(Faint(store, known)), [known], [])
     assert found == {"liver": pytest.approx(0.1)}
@@ -55,7 +55,7 @@ def test_the_organ_that_a_network_whispers_is_heard_at_a_tenth(tiny_cohort):
     assert facts["liver"]["dice_at_half"] == 0
 
 
-def test_organs_that_no_validation_case_has_are_chosen_on_training_cases(tiny_cohort):
+def test_structures_that_no_validation_case_has_are_chosen_on_training_cases(tiny_cohort):
     search, store, known = prepared(tiny_cohort)
     _, facts = search.choose(Sigmoid(Faint(store, known)), [], [known])
     assert facts["liver"]["split"] == "train"
@@ -64,9 +64,9 @@ def test_organs_that_no_validation_case_has_are_chosen_on_training_cases(tiny_co
 def test_a_trained_model_keeps_its_thresholds_and_predict_says_them(tiny_cohort, tmp_path):
     run.train(tiny_config(tiny_cohort, "multi_talent", train__steps=[2]), tmp_path / "run")
     model = load_model(tmp_path / "run", "cpu")
-    assert set(model.info.thresholds) == set(model.label_space.organs)
+    assert set(model.info.thresholds) == set(model.label_space.structures)
     assert model.predictor.thresholds == tuple(model.info.thresholds.values())
-    assert set(model.info.training["thresholds"]) == set(model.label_space.organs)
+    assert set(model.info.training["thresholds"]) == set(model.label_space.structures)
     run.predict(tmp_path / "run", tiny_cohort, tmp_path / "labels", device="cpu")
     record = read_json(min((tmp_path / "labels").glob("*.json")))
     assert record["thresholds"] == model.info.thresholds
@@ -80,7 +80,7 @@ def test_a_trained_model_keeps_its_thresholds_and_predict_says_them(tiny_cohort,
 
 
 @pytest.mark.parametrize("name", list(all_methods()))
-def test_the_card_says_which_methods_have_a_map_for_each_organ(name):
+def test_the_card_says_which_methods_have_a_map_for_each_structure(name):
     method = make_method(name, dims=3 if name == "dkuxnet" else 2)
     assert isinstance(method.predictor(), IndependentMaps) == type(method).card.independent_maps
 

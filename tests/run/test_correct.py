@@ -13,7 +13,7 @@ from clinic import AFFINE, BOXES, SHAPE, box, label_map, write_scan, write_segme
 
 from labelwise import run
 from labelwise.cohort.history import read_history
-from labelwise.cohort.manifest import Manifest, Source, read_case_labels, read_manifest, write_manifest
+from labelwise.cohort.manifest import DataSet, Manifest, read_case_labels, read_manifest, write_manifest
 from labelwise.errors import ConfigError, DataError
 from labelwise.formats import write_labels
 from labelwise.run.learnable import learnable
@@ -36,13 +36,13 @@ def data(tmp_path: Path) -> Path:
     write_labels(proposed, Volume(model_says, AFFINE), names=("background", "aorta", "spleen", "gallbladder"))
     cases = (
         Case(
-            "a", (images["a"],), folder / "labels/a.nii.gz", frozenset({"liver"}), source="north", split="train",
+            "a", (images["a"],), folder / "labels/a.nii.gz", frozenset({"liver"}), data_set="north", split="train",
             proposals=(Proposal(proposed, MODEL, frozenset({"spleen", "aorta"})),),
         ),
-        Case("b", (images["b"],), source="north", split="train"),
+        Case("b", (images["b"],), data_set="north", split="train"),
     )  # fmt: skip
-    sources = {"north": Source("north", {0: "background", 5: "liver", 255: "ignore"}, "ct")}
-    write_manifest(Manifest(SPACE, sources, cases), folder)
+    data_sets = {"north": DataSet("north", {0: "background", 5: "liver", 255: "ignore"}, "ct")}
+    write_manifest(Manifest(SPACE, data_sets, cases), folder)
     return folder
 
 
@@ -92,7 +92,7 @@ def test_a_changed_class_is_taken_over_and_the_others_stay_as_they_were(data, tm
         name: contents(data)[name] for name in old if name != "manifest.csv" and name != "dataset.toml"
     } == {name: content for name, content in old.items() if name not in ("manifest.csv", "dataset.toml")}
     (event,) = read_history(data)
-    assert event["organs"] == {
+    assert event["structures"] == {
         "spleen": {
             "state": "corrected",
             "before": "predicted",
@@ -115,7 +115,7 @@ def test_a_second_correction_is_a_second_file_and_the_first_is_kept(data, tmp_pa
     assert [event["labels"] for event in read_history(data)] == [
         "corrections/0001/a.nii.gz", "corrections/0002/a.nii.gz",
     ]  # fmt: skip
-    assert read_manifest(data).cases[0].source == "north_reviewed"
+    assert read_manifest(data).cases[0].data_set == "north_reviewed"
 
 
 def test_a_class_that_a_person_emptied_is_known_to_be_absent(data, tmp_path):
@@ -189,14 +189,14 @@ def test_only_the_named_states_teach(data, tmp_path):
         learnt = learnable(manifest, states, tmp_path / "store")
         return learnt.cases[0].annotated, read_case_labels(learnt.cases[0], learnt).data
 
-    organs, labels = taught("annotated", "corrected", "verified")
-    assert organs == {"liver", "spleen"}
+    structures, labels = taught("annotated", "corrected", "verified")
+    assert structures == {"liver", "spleen"}
     assert np.array_equal(labels, np.where(drawn == 3, 0, drawn))
-    organs, labels = taught("corrected")
-    assert organs == {"spleen"}
+    structures, labels = taught("corrected")
+    assert structures == {"spleen"}
     assert np.array_equal(labels, np.where(drawn == 2, 2, 0))
-    organs, labels = taught("annotated", "corrected", "predicted")
-    assert organs == {"liver", "spleen", "aorta"}
+    structures, labels = taught("annotated", "corrected", "predicted")
+    assert structures == {"liver", "spleen", "aorta"}
     assert np.array_equal(labels, drawn), "proposals must not cover what people drew"
 
 

@@ -72,7 +72,7 @@ def test_needs_are_told_for_each_structure_and_for_their_mean_with_intervals():
     courses = {course.structure: course for course in found.courses}
     assert courses["liver"].needs[0].masks == pytest.approx(36, rel=0.25)
     assert courses["spleen"].needs[0].masks == pytest.approx(4 * 36, rel=0.4)
-    assert courses["mean over organs"].masks == (16, 32, 64, 128)
+    assert courses["mean over structures"].masks == (16, 32, 64, 128)
     for course in courses.values():
         assert course.needs[0].low < course.needs[0].masks < course.needs[0].high
     text = found.to_text()
@@ -104,7 +104,7 @@ def finished(tmp_path):
     """A sweep of three budgets, as it lies on the disk."""
     for number in (2, 4, 8):
         cases = [
-            paper_case(n, annotated=frozenset(SPACE.organs if n < number else ()), split="train")
+            paper_case(n, annotated=frozenset(SPACE.structures if n < number else ()), split="train")
             for n in range(8)
         ]
         write_manifest(manifest_of(*cases), tmp_path / "out" / f"n{number}" / "data")
@@ -113,7 +113,11 @@ def finished(tmp_path):
             folder.mkdir()
             (folder / "run.toml").write_text(f'data = "{folder.parent / "data"}"\n')
             value = dice_of(number) + 0.001 * seed
-            scores = [Score(f"t{n}", organ, "dice", value, "ok") for n in range(4) for organ in SPACE.organs]
+            scores = [
+                Score(f"t{n}", structure, "dice", value, "ok")
+                for n in range(4)
+                for structure in SPACE.structures
+            ]
             write_scores(folder / "scores.csv", scores)
     return tmp_path / "out"
 
@@ -138,7 +142,7 @@ def test_a_report_shows_the_curves_of_a_sweep_beside_the_runs(command, finished,
     assert answer.code == 0, answer.err
     text = page.read_text(encoding="utf-8")
     assert "<h2>What labels are worth</h2>" in text
-    for name in (*SPACE.organs, "mean over organs"):
+    for name in (*SPACE.structures, "mean over structures"):
         assert f'aria-label="Dice of {name} by masks: cps ' in text
     assert "bands" not in text, "four patients got an interval"
     assert "What labels are worth" not in run.report(runs, page, metrics=["dice"]).read_text(encoding="utf-8")
@@ -187,17 +191,17 @@ def test_a_method_that_has_seen_a_test_patient_is_marked_in_every_table_of_cost(
 
 
 def test_a_structure_of_no_reference_is_in_no_mean_and_other_classes_are_refused(finished):
-    organs = SPACE.organs
+    structures = SPACE.structures
     before = {c.structure: c.dice for c in run.cost([finished]).cost.courses}
     for file in finished.rglob("scores.csv"):
         found = read_scores(file)
-        write_scores(file, [replace(s, value=0.0, status="reference_empty") if s.class_name == organs[0] else s
+        write_scores(file, [replace(s, value=0.0, status="reference_empty") if s.class_name == structures[0] else s
                             for s in found])  # fmt: skip
     told = run.cost([finished])
     assert {c.structure: c.dice for c in told.cost.courses} == {
-        name: dice for name, dice in before.items() if name != organs[0]
+        name: dice for name, dice in before.items() if name != structures[0]
     }, "a structure that is nowhere lowered the mean"
-    assert f"In no reference, so without a curve: {organs[0]}." in told.to_text()
+    assert f"In no reference, so without a curve: {structures[0]}." in told.to_text()
     file = finished / "n8" / "cps_seed0" / "scores.csv"
     write_scores(
         file, [replace(s, class_name=s.class_name.replace("spleen", "kidney")) for s in read_scores(file)]

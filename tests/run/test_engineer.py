@@ -1,4 +1,4 @@
-"""The page for engineers, walked: nnU-Net and two partial sources, joined, trained, scored and compared."""
+"""The page for engineers, walked: nnU-Net and two partial data sets, joined, trained, scored and compared."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from labelwise.synthetic.phantom import LABEL_SPACE
 from labelwise.types import IGNORE, Volume
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "engineer.md"
-ORGANS = ("liver", "spleen")
+STRUCTURES = ("liver", "spleen")
 SCAN = SyntheticConfig(shape=(24, 24, 16))
 
 
-def write(image: Path, labels: Path, seed: int, organs: tuple[str, ...]) -> None:
+def write(image: Path, labels: Path, seed: int, structures: tuple[str, ...]) -> None:
     """A scan, and its labels numbered from 1."""
     scan, full = make_scan(seed, SCAN)
     kept = np.zeros_like(full.data)
-    for number, organ in enumerate(organs, start=1):
-        kept[full.data == LABEL_SPACE.index(organ)] = number
+    for number, structure in enumerate(structures, start=1):
+        kept[full.data == LABEL_SPACE.index(structure)] = number
     write_image(image, scan)
     write_labels(labels, Volume(kept, full.affine))
 
@@ -44,14 +44,16 @@ def folders(tmp_path, monkeypatch):
             hospital / f"images{part}/{case}_0000.nii.gz",
             hospital / f"labels{part}/{case}.nii.gz",
             seed,
-            ORGANS,
+            STRUCTURES,
         )
     facts = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "spleen": 2}}
     (hospital / "dataset.json").write_text(json.dumps({**facts, "file_ending": ".nii.gz", "numTraining": 2}))
-    for seed, (folder, organ) in enumerate((("livers", "liver"), ("spleens", "spleen")), start=10):
+    for seed, (folder, structure) in enumerate((("livers", "liver"), ("spleens", "spleen")), start=10):
         for number in range(2):
             file = f"{folder[0]}{number}.nii.gz"
-            write(Path(folder, "images", file), Path(folder, "labels", file), seed + 10 * number, (organ,))
+            write(
+                Path(folder, "images", file), Path(folder, "labels", file), seed + 10 * number, (structure,)
+            )
 
 
 def commands() -> list[list[str]]:
@@ -70,24 +72,24 @@ def test_the_page_for_engineers_does_what_it_says(folders, command):
         said[verb] = answer.out
     manifest = read_manifest(Path("union"))
     annotated = {case.id: set(case.annotated) for case in manifest.cases}
-    by_source = {
-        source: {frozenset(annotated[c.id]) for c in manifest.cases if c.source == source}
-        for source in ("hospital", "livers", "spleens")
+    by_data_set = {
+        data_set: {frozenset(annotated[c.id]) for c in manifest.cases if c.data_set == data_set}
+        for data_set in ("hospital", "livers", "spleens")
     }
-    assert by_source == {
-        "hospital": {frozenset(ORGANS)},
+    assert by_data_set == {
+        "hospital": {frozenset(STRUCTURES)},
         "livers": {frozenset({"liver"})},
         "spleens": {frozenset({"spleen"})},
     }
-    case = next(case for case in manifest.cases if case.source == "spleens")
+    case = next(case for case in manifest.cases if case.data_set == "spleens")
     spleen = manifest.label_space.index("spleen")
     assert set(np.unique(read_case_labels(case, manifest).data)) <= {0, spleen, IGNORE}  # value 1 of its file
     assert [len(manifest.split(part)) for part in ("train", "validation", "test")] == [5, 1, 2]
-    assert all(source in said["check"] for source in ("hospital", "livers", "spleens"))
+    assert all(data_set in said["check"] for data_set in ("hospital", "livers", "spleens"))
     for run in ("supervised", "self_training"):
         rows = list(csv.DictReader(Path("runs", run, "scores.csv").read_text(encoding="utf-8").splitlines()))
         assert {row["case"] for row in rows} == {case.id for case in manifest.split("test")}
-        assert {row["class"] for row in rows} == set(ORGANS)
+        assert {row["class"] for row in rows} == set(STRUCTURES)
         assert run in said["compare"]
         assert run in Path("report.html").read_text(encoding="utf-8")
     assert "liver" in said["compare"]

@@ -46,39 +46,39 @@ def series(folder: Path) -> Path:
     return folder
 
 
-def drawn_on(scan: Path, organs: tuple[str, ...]) -> Volume:
+def drawn_on(scan: Path, structures: tuple[str, ...]) -> Volume:
     grid = read_geometry(scan)
-    return Volume(label_map({name: NAMES.index(name) for name in organs}), grid.affine)
+    return Volume(label_map({name: NAMES.index(name) for name in structures}), grid.affine)
 
 
-def write_clinical(folder: Path, kind: str, organs: tuple[str, ...]) -> None:
-    """A series, and labels that list liver and spleen but show only `organs`."""
+def write_clinical(folder: Path, kind: str, structures: tuple[str, ...]) -> None:
+    """A series, and labels that list liver and spleen but show only `structures`."""
     scan = series(folder / "ct")
-    write_labels(folder / kind, drawn_on(scan, organs), like=scan, names=NAMES, binary="binary" in kind)
+    write_labels(folder / kind, drawn_on(scan, structures), like=scan, names=NAMES, binary="binary" in kind)
 
 
 KINDS = ("a.seg.dcm", "binary.seg.dcm", "a.rtstruct.dcm")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("organs", [("liver",), ("liver", "spleen")])
-def test_what_is_listed_but_not_drawn_is_not_annotated(tmp_path, kind, organs, heard):
-    write_clinical(tmp_path / "in" / "p", kind, organs)
+@pytest.mark.parametrize("structures", [("liver",), ("liver", "spleen")])
+def test_what_is_listed_but_not_drawn_is_not_annotated(tmp_path, kind, structures, heard):
+    write_clinical(tmp_path / "in" / "p", kind, structures)
     manifest = run.import_data([tmp_path / "in"], tmp_path / "m")
-    assert manifest.cases[0].annotated == set(organs)
-    assert manifest.label_space.organs == organs, "a class that no file shows is no class"
-    assert ("nothing" in heard.text) == (len(organs) == 1)
+    assert manifest.cases[0].annotated == set(structures)
+    assert manifest.label_space.structures == structures, "a class that no file shows is no class"
+    assert ("nothing" in heard.text) == (len(structures) == 1)
     believed = run.import_data([tmp_path / "in"], tmp_path / "believed", undrawn="absent")
     assert believed.cases[0].annotated == {"liver", "spleen"}
     codes = [problem.code for problem in run.check(tmp_path / "believed").problems]
-    assert ("annotated-but-not-drawn" in codes) == (len(organs) == 1), "check knows it, too"
+    assert ("annotated-but-not-drawn" in codes) == (len(structures) == 1), "check knows it, too"
 
 
 def test_segments_of_slicer_without_a_voxel_are_not_annotated(tmp_path):
-    for number, organs in enumerate((("liver",), ("liver", "spleen"))):
+    for number, structures in enumerate((("liver",), ("liver", "spleen"))):
         write_scan(tmp_path / "images" / f"c{number}.nii.gz", number)
         (tmp_path / "labels").mkdir(exist_ok=True)
-        labels = label_map({name: NAMES.index(name) for name in organs})
+        labels = label_map({name: NAMES.index(name) for name in structures})
         write_segments(
             tmp_path / "labels" / f"c{number}.seg.nrrd", [labels], [("Liver", 1, 0), ("Spleen", 2, 0)]
         )
@@ -228,17 +228,17 @@ def test_import_and_check_tell_of_overlaps_in_layers(tmp_path, order, heard):
 
 
 def test_a_folder_of_predictions_is_converted_file_by_file(tmp_path):
-    for number, organs in enumerate((("liver",), ("liver", "spleen"))):
-        labels = label_map({name: NAMES.index(name) for name in organs})
+    for number, structures in enumerate((("liver",), ("liver", "spleen"))):
+        labels = label_map({name: NAMES.index(name) for name in structures})
         write_labels(tmp_path / "p" / f"c{number}.nii.gz", Volume(labels, AFFINE), names=NAMES)
         write_image(
             tmp_path / "scans" / f"c{number}_0000.nii.gz", Volume(labels[None].astype(np.int16), AFFINE)
         )
     made = run.convert(tmp_path / "p", tmp_path / "out", label_format="nrrd", like=tmp_path / "scans")
     assert [each.file.name for each in made.files] == ["c0.seg.nrrd", "c1.seg.nrrd"]
-    for number, organs in enumerate((("liver",), ("liver", "spleen"))):
+    for number, structures in enumerate((("liver",), ("liver", "spleen"))):
         back = read_labels(tmp_path / "out" / f"c{number}.seg.nrrd").data
-        assert np.array_equal(back, label_map({name: NAMES.index(name) for name in organs}))
+        assert np.array_equal(back, label_map({name: NAMES.index(name) for name in structures}))
 
 
 @pytest.mark.parametrize("values", [(1, 2), (3, 7), (1, 255)])

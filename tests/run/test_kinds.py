@@ -37,7 +37,7 @@ from labelwise.types import Volume
 sys.path.append(str(Path(__file__).parent))
 from clinic import AFFINE, BOXES, SHAPE, WAYS, label_map, write_named, write_scan, write_segments
 
-ORGANS = tuple(BOXES)
+STRUCTURES = tuple(BOXES)
 few = settings(
     max_examples=6,
     deadline=None,
@@ -65,7 +65,9 @@ def fresh(tmp_path):
 
 @few
 @given(
-    drawn=st.sets(st.sampled_from(ORGANS), min_size=1), order=st.permutations(ORGANS), believed=st.booleans()
+    drawn=st.sets(st.sampled_from(STRUCTURES), min_size=1),
+    order=st.permutations(STRUCTURES),
+    believed=st.booleans(),
 )
 def test_annotated_is_what_was_drawn_whatever_a_file_lists(fresh, drawn, order, believed):
     folder = fresh()
@@ -76,7 +78,7 @@ def test_annotated_is_what_was_drawn_whatever_a_file_lists(fresh, drawn, order, 
     write_segments(folder / "in" / "labels" / "c0.seg.nrrd", [labels], listed)
     undrawn = {"undrawn": "absent"} if believed else {}
     manifest = run.import_data([folder / "in"], folder / "m", modality="ct", **undrawn)
-    assert manifest.cases[0].annotated == (set(ORGANS) if believed else drawn)
+    assert manifest.cases[0].annotated == (set(STRUCTURES) if believed else drawn)
 
 
 # meaning: the same structures under any numbers, written in any way
@@ -90,11 +92,11 @@ numberings = st.lists(st.integers(1, 250), min_size=3, max_size=3, unique=True)
 def test_an_exact_copy_under_other_numbers_has_a_dice_of_one(fresh, ours, theirs, our_way, their_way):
     folder = fresh()
     for name, numbers, way in (("p", ours, our_way), ("r", theirs, their_way)):
-        table = dict(zip(ORGANS, numbers, strict=True))
-        write_named(folder / name, "c0", way, table, {value: organ for organ, value in table.items()})
+        table = dict(zip(STRUCTURES, numbers, strict=True))
+        write_named(folder / name, "c0", way, table, {value: structure for structure, value in table.items()})
     result = run.evaluate(folder / "p", folder / "r", folder / "scores.csv", workers=1)
     dice = {score.class_name: score.value for score in result.scores if score.metric == "dice"}
-    assert dice == dict.fromkeys(ORGANS, 1.0)
+    assert dice == dict.fromkeys(STRUCTURES, 1.0)
 
 
 # losses: every voxel that a structure gives up is counted

@@ -17,13 +17,13 @@ from labelwise.formats import value_names
 sys.path.append(str(Path(__file__).parent))
 from clinic import BOXES, SHAPE, WAYS, box, write_named, write_scan
 
-ORGANS = tuple(BOXES)
+STRUCTURES = tuple(BOXES)
 
 
 def imported(folder: Path, cases: int, **options: object):
     for number in range(cases):
         write_scan(folder / "images" / f"c{number}.nii.gz", number)
-    stated = {"classes": dict(zip(ORGANS, (1, 2, 3), strict=True)), "modality": "ct", **options}
+    stated = {"classes": dict(zip(STRUCTURES, (1, 2, 3), strict=True)), "modality": "ct", **options}
     return run.import_data([folder], folder / "m", **stated)
 
 
@@ -31,18 +31,18 @@ def imported(folder: Path, cases: int, **options: object):
 def test_every_numbering_of_named_structures_gives_the_same_classes(tmp_path, way):
     numberings = [(1, 2, 3), (2, 1, 3), (3, 1, 2), (7, 100, 4)]
     for number, values in enumerate(numberings):
-        table = dict(zip(ORGANS, values, strict=True))
+        table = dict(zip(STRUCTURES, values, strict=True))
         spelt = {value: name.upper() for name, value in table.items()}
         write_named(tmp_path / "labels", f"c{number}", way, table, spelt)
     manifest = imported(tmp_path, len(numberings))
     for case in manifest.cases:
         labels = read_case_labels(case, manifest).data
-        for index, organ in enumerate(ORGANS, start=1):
-            assert np.array_equal(labels == index, box(organ)), (case.id, organ)
-        assert case.annotated == set(ORGANS)
+        for index, structure in enumerate(STRUCTURES, start=1):
+            assert np.array_equal(labels == index, box(structure)), (case.id, structure)
+        assert case.annotated == set(STRUCTURES)
     measured = run.measure(tmp_path / "m")
-    assert {(row.organ, row.voxels) for row in measured.rows} == {
-        (name, int(box(name).sum())) for name in ORGANS
+    assert {(row.structure, row.voxels) for row in measured.rows} == {
+        (name, int(box(name).sum())) for name in STRUCTURES
     }
     codes = {problem.code for problem in run.check(tmp_path / "m").problems}
     assert not codes & {"names-contradict", "unknown-label-value", "annotated-but-not-drawn"}

@@ -31,7 +31,8 @@ def test_metrics_on_request_are_scored_and_compared(command, tiny_run, tiny_coho
     assert errors
     assert all(0 <= value <= 1 for value in errors)
     assert all(
-        ("test_000", organ, "lesion_f1") in scores for organ in ("liver", "spleen", "pancreas", "kidneys")
+        ("test_000", structure, "lesion_f1") in scores
+        for structure in ("liver", "spleen", "pancreas", "kidneys")
     )
     table = command("compare", out, "--metrics", "lesion_f1,boundary_iou,calibration_error").out
     assert "Boundary IoU [%]" in table

@@ -203,8 +203,8 @@ def test_own_results_are_imported_again_without_an_option(tmp_path, way):
     facts = {"classes": {str(value): name for value, name in names.items()}, "modality": "ct"}
     (file.parent / "c0.json").write_text(json.dumps(facts))
     manifest = run.import_data([tmp_path / "data"], tmp_path / "m")
-    assert manifest.sources["data"].modality == "ct"
-    assert manifest.label_space.organs == ("liver", "spleen")
+    assert manifest.data_sets["data"].modality == "ct"
+    assert manifest.label_space.structures == ("liver", "spleen")
     assert np.array_equal(read_case_labels(manifest.cases[0], manifest).data == 2, box("spleen"))
 
 

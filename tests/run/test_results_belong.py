@@ -18,7 +18,7 @@ from labelwise.loading.sampling import Sampler, SamplingConfig
 from labelwise.types import Case, LabelSpace, Volume
 
 pytestmark = pytest.mark.usefixtures("one_process")
-ORGANS = LabelSpace(("background", "liver", "spleen"))
+STRUCTURES = LabelSpace(("background", "liver", "spleen"))
 
 
 @pytest.mark.parametrize("other", ["validation", "test"])
@@ -51,10 +51,10 @@ def test_the_order_of_the_rows_decides_nothing(seed):
         for number in range(7)
     ]
     turned = [cases[place] for place in np.random.default_rng(seed).permutation(7)]
-    config = SamplingConfig(labelled_cases=2, incomplete_cases=2)
+    config = SamplingConfig(labelled_cases=2, unlabelled_cases=2)
     for step in range(4):
         drawn = [
-            [each[draw.case].id for draw in Sampler(each, ORGANS, config, seed).draws(step)]
+            [each[draw.case].id for draw in Sampler(each, STRUCTURES, config, seed).draws(step)]
             for each in (cases, turned)
         ]
         assert drawn[0] == drawn[1]
@@ -110,7 +110,7 @@ def linked(path: Path, name: str) -> None:
 
 def virtual(path: Path, name: str) -> None:
     layout = h5py.VirtualLayout((4, 5, 6), "u1")
-    layout[:] = h5py.VirtualSource(name, "image", (4, 5, 6))
+    layout[:] = h5py.VirtualDataSet(name, "image", (4, 5, 6))
     with h5py.File(path, "w") as file:
         file.create_virtual_dataset("image", layout)
 

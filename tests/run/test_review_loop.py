@@ -14,7 +14,7 @@ import pytest
 from conftest import TINY_SITES, tiny_config
 from labelwise import run
 from labelwise.cohort.history import read_history
-from labelwise.cohort.manifest import Manifest, Source, read_case_labels, read_manifest, write_manifest
+from labelwise.cohort.manifest import DataSet, Manifest, read_case_labels, read_manifest, write_manifest
 from labelwise.errors import ConfigError, DataError
 from labelwise.evaluate.scores import read_scores
 from labelwise.formats import Layout, read_image, read_labels, segment_names, write_labels
@@ -44,11 +44,13 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return make_cohort(folder, config)
 
 
-def true_labels(truth: Manifest, case: str, *organs: str) -> np.ndarray:
-    """(X, Y, Z) class indices of some organs."""
+def true_labels(truth: Manifest, case: str, *structures: str) -> np.ndarray:
+    """(X, Y, Z) class indices of some structures."""
     found = next(each for each in truth.cases if each.id == case)
     labels = read_case_labels(found, truth).data
-    return np.where(np.isin(labels, [truth.label_space.index(organ) for organ in organs]), labels, 0)
+    return np.where(
+        np.isin(labels, [truth.label_space.index(structure) for structure in structures]), labels, 0
+    )
 
 
 def in_slicer(file: Path, labels: np.ndarray) -> None:
@@ -68,7 +70,7 @@ def dice(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def test_the_loop_is_walked_twice(data, tiny_run, truth, tmp_path):
-    organs = read_manifest(data).label_space.organs
+    structures = read_manifest(data).label_space.structures
     index = read_manifest(data).label_space.index
     first = load_model(tiny_run, "cpu").id
 
@@ -105,7 +107,11 @@ def test_the_loop_is_walked_twice(data, tiny_run, truth, tmp_path):
     }
     said = read_labels(proposals / f"{CASE}.nii.gz").data
     assert found["spleen"] == pytest.approx(dice(said == index("spleen"), drawn == index("spleen")))
-    assert {organ for organ, value in found.items() if np.isfinite(value)} <= {"liver", "pancreas", "spleen"}
+    assert {structure for structure, value in found.items() if np.isfinite(value)} <= {
+        "liver",
+        "pancreas",
+        "spleen",
+    }
 
     # train on, and once more: what a person has judged is not proposed again
     run.train(tiny_config(data, train__steps=[2], seed=1, warm_start=str(tiny_run)), tmp_path / "second")
@@ -117,10 +123,10 @@ def test_the_loop_is_walked_twice(data, tiny_run, truth, tmp_path):
     before = {file: file.read_bytes() for file in data.rglob("*.nii.gz")}
     run.propose(tmp_path / "second", data, device="cpu")
     case = next(each for each in read_manifest(data).cases if each.id == CASE)
-    assert [(each.model, each.organs) for each in case.proposals] == [(second, {"kidneys"})]
+    assert [(each.model, each.structures) for each in case.proposals] == [(second, {"kidneys"})]
     run.review(data, tmp_path / "again", top=3)
     ready = tmp_path / "again/labels" / f"{CASE}.seg.nrrd"
-    in_slicer(ready, true_labels(truth, CASE, *organs))
+    in_slicer(ready, true_labels(truth, CASE, *structures))
     run.correct(data, [ready], verified=["all"])
     assert states(data) == dict.fromkeys(("liver", "spleen", "kidneys", "pancreas"), "verified")
     assert all(file.read_bytes() == content for file, content in before.items()), (
@@ -159,8 +165,10 @@ def test_the_list_begins_with_the_most_doubtful_case(data, tiny_run, tmp_path):
     assert values == sorted(values)
     for row in rows:
         record = json.loads(next((data / "proposals").rglob(f"{row['case']}.json")).read_text())
-        organs = [organ for organ, state in states(data, row["case"]).items() if state == "predicted"]
-        noted = [record["certainty"][organ]["expected_dice"] for organ in organs]
+        structures = [
+            structure for structure, state in states(data, row["case"]).items() if state == "predicted"
+        ]
+        noted = [record["certainty"][structure]["expected_dice"] for structure in structures]
         assert float(row["expected_dice"]) == pytest.approx(
             min(1 if value is None else value for value in noted), abs=1e-4
         )
@@ -195,9 +203,9 @@ def test_corrections_come_back_through_dicom(data, tiny_run, tmp_path, ending, l
         tmp_path / "clinic/series", np.rint(scan.data[0]).astype(np.int16)[::-1, ::-1], _flipped(scan)
     )
     manifest = read_manifest(data)
-    source = Source("clinic", {0: "background", 1: "liver"}, "ct")
-    case = Case("patient", (tmp_path / "clinic/series",), source="clinic", split="train")
-    write_manifest(Manifest(manifest.label_space, {"clinic": source}, (case,)), tmp_path / "clinic/data")
+    data_set = DataSet("clinic", {0: "background", 1: "liver"}, "ct")
+    case = Case("patient", (tmp_path / "clinic/series",), data_set="clinic", split="train")
+    write_manifest(Manifest(manifest.label_space, {"clinic": data_set}, (case,)), tmp_path / "clinic/data")
     folder = tmp_path / "clinic/data"
     run.propose(tiny_run, folder, device="cpu")
     run.review(folder, tmp_path / "review", label_format=label_format)

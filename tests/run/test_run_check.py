@@ -55,7 +55,7 @@ def test_a_folder_receives_all_problems_the_matrix_and_its_picture(tiny_cohort: 
     )
     text = (tmp_path / "report" / "coverage.csv").read_text()
     rows = list(csv.DictReader(text.splitlines()))
-    assert len(rows) == len(report.matrix.cases) * len(report.matrix.organs)
+    assert len(rows) == len(report.matrix.cases) * len(report.matrix.structures)
     assert pictures.imread(tmp_path / "report" / "coverage.png").shape[2] == 4
 
 
@@ -77,10 +77,10 @@ def matrix(cases: int) -> dict[str, dict[str, list[str]]]:
 
 
 def test_few_cases_are_named_and_many_are_counted():
-    organs = ("liver", "spleen", "left kidney")
-    few = coverage_matrix(organs, matrix(4), ("svg",))["svg"].decode()
-    many = coverage_matrix(organs, matrix(300), ("svg",))["svg"].decode()
-    for text in (*organs, "lits (4)", "more_3", "annotated, absent", "unlabelled case"):
+    structures = ("liver", "spleen", "left kidney")
+    few = coverage_matrix(structures, matrix(4), ("svg",))["svg"].decode()
+    many = coverage_matrix(structures, matrix(300), ("svg",))["svg"].decode()
+    for text in (*structures, "lits (4)", "more_3", "annotated, absent", "unlabelled case"):
         assert text in few
     assert "more_3" not in many
     assert "lits (300)" in many

@@ -169,8 +169,8 @@ def test_the_dice_under_a_picture_is_that_of_the_picture(page_of_seeds):
     assert shown
     first = {row["class"]: float(row["value"]) for row in rows_of(folder / "method_seed0" / "scores.csv")
              if (row["case"], row["metric"]) == ("test_000", "dice")}  # fmt: skip
-    for organ, value in first.items():
-        assert f"{organ} {100 * value:.1f}" in shown[0]
+    for structure, value in first.items():
+        assert f"{structure} {100 * value:.1f}" in shown[0]
 
 
 def test_environment_commit_date_and_cost_stand_in_the_page(page_of_seeds, finished):

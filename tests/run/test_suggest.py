@@ -29,8 +29,8 @@ def test_without_a_model_masks_are_counted_and_it_says_so(data, tmp_path, comman
     annotated = {case.id: case.annotated for case in manifest.split("train")}
     assert len(rows) == 4
     assert all(row["class"] not in annotated[row["case"]] for row in rows)
-    # Each organ is annotated in one case; each gets one more.
-    assert {row["class"] for row in rows} == set(manifest.label_space.organs)
+    # Each structure is annotated in one case; each gets one more.
+    assert {row["class"] for row in rows} == set(manifest.label_space.structures)
 
 
 def test_what_a_model_sees_decides(data, tiny_run, command):

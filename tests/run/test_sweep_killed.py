@@ -21,7 +21,7 @@ from labelwise.synthetic.generate import SyntheticConfig, make_cohort
 
 pytestmark = pytest.mark.slow
 
-ORGANS = ("liver", "pancreas", "spleen", "kidneys")
+STRUCTURES = ("liver", "pancreas", "spleen", "kidneys")
 PLAN = """
 data = "data"
 recipe = "recipe.toml"
@@ -43,7 +43,7 @@ n = 2
 def plan(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     make_cohort(
-        folder / "data", SyntheticConfig({"all": ORGANS}, 4, unlabelled=0, test=2, shape=(24, 24, 16))
+        folder / "data", SyntheticConfig({"all": STRUCTURES}, 4, unlabelled=0, test=2, shape=(24, 24, 16))
     )
     tree: dict = {}
     for key, value in TINY_SETTINGS.items():

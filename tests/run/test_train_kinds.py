@@ -73,7 +73,7 @@ def test_predictions_carry_the_names_of_the_classes(tiny_run, tiny_cohort):
     space = read_manifest(tiny_cohort).label_space
     assert load_model(tiny_run).label_space == LabelSpace(space.names)
     header = nibabel.load(tiny_run / "predictions" / "test_000.nii.gz").header
-    assert all(organ.encode() in header.extensions[0].get_content() for organ in space.organs)
+    assert all(structure.encode() in header.extensions[0].get_content() for structure in space.structures)
 
 
 def test_the_same_settings_give_the_same_weights_and_another_seed_others(tiny_cohort, tiny_run, tmp_path):

@@ -101,7 +101,7 @@ def test_joined_with_labelled_scans_it_is_the_unlabelled_part(tmp_path, kind, fi
     sources = {name: tmp_path / name for name in (("more", "seen") if first else ("seen", "more"))}
     options = {"modality": "ct", "seen.classes": {"liver": 1, "spleen": 2}}
     manifest = run.import_data(sources, tmp_path / "m", **options)
-    assert manifest.label_space.organs == ("liver", "spleen")
+    assert manifest.label_space.structures == ("liver", "spleen")
     assert [case.id for case in manifest.cases if case.annotated] == ["a"]
     assert len(manifest.cases) == 4
     known = {"seen": {"classes": {"liver": 1, "spleen": 2}}}

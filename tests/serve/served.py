@@ -46,10 +46,10 @@ PATIENCE = 600  # s; only to end a hang
 @pytest.fixture(scope="session")
 def model(tmp_path_factory) -> Path:
     """The folder of a model that nobody trained: its labels are noise, but always the same."""
-    folder = tmp_path_factory.mktemp("models") / "organs"
+    folder = tmp_path_factory.mktemp("models") / "structures"
     torch.manual_seed(0)
     info = {
-        "name": "organs",
+        "name": "structures",
         "classes": SPACE.names,
         "modalities": ("ct",),
         "plan": Plan(intensity={"ct": IntensityRule("ct", (-200, 300), 50.0, 100.0)}).to_json(),

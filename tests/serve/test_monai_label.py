@@ -18,7 +18,7 @@ from served import scans as scans
 
 from conftest import SPACE
 from labelwise import read_manifest, run
-from labelwise.cohort.manifest import Manifest, Source, write_manifest
+from labelwise.cohort.manifest import DataSet, Manifest, write_manifest
 from labelwise.formats import value_names, write_image, write_labels
 from labelwise.serve.limits import Limits
 from labelwise.types import CORRECTED, Case, LabelSpace, Volume
@@ -56,7 +56,7 @@ said["info"] = client.info()
 session = client.create_session(scan)["session_id"]
 said["session"] = client.get_session(session)
 for ending in (".nii.gz", ".nrrd"):
-    file, params = client.infer("organs", "a", {"result_extension": ending}, session_id=session)
+    file, params = client.infer("structures", "a", {"result_extension": ending}, session_id=session)
     said[ending] = [file, params["label_names"]]
     open(folder + "/" + "kept" + ending, "wb").write(open(file, "rb").read())
 client.remove_session(session)
@@ -65,7 +65,7 @@ try:
 except Exception as error:
     said["gone"] = error.status_code
 said["uploaded"] = client.upload_image(scan, "case_7")
-said["inferred"] = client.infer("organs", "case_7", {})[1]["label_names"]
+said["inferred"] = client.infer("structures", "case_7", {})[1]["label_names"]
 told = {"label_info": [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 2}]}
 said["saved"] = client.save_label("case_7", labels, params=told)
 said["datastore"] = client.datastore()
@@ -98,8 +98,8 @@ def test_the_client_of_monai_label_finds_models_infers_and_sends_labels_back(
     done = subprocess.run([sys.executable, "-c", SLICER, *map(str, words)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
-    numbered = {organ: n for n, organ in enumerate(SPACE.organs, 1)}
-    found = said["info"]["models"]["organs"]
+    numbered = {structure: n for n, structure in enumerate(SPACE.structures, 1)}
+    found = said["info"]["models"]["structures"]
     assert (found["type"], found["labels"], found["dimension"]) == ("segmentation", numbered, 3)
     for ending, label_format in ((".nii.gz", "nifti"), (".nrrd", "nrrd")):
         assert said[ending][1] == numbered
@@ -115,7 +115,7 @@ def test_the_client_of_monai_label_finds_models_infers_and_sends_labels_back(
 
 def infer(server, scan, *, output="all", **fields):
     files = {"file": (scan.name, scan.read_bytes())}
-    return server.post(f"/infer/organs?output={output}", files=files, data={"params": json.dumps(fields)})
+    return server.post(f"/infer/structures?output={output}", files=files, data={"params": json.dumps(fields)})
 
 
 def test_a_scan_that_comes_along_is_answered_in_one_multipart_answer(server, scans, expected):
@@ -131,9 +131,9 @@ def test_a_scan_that_comes_along_is_answered_in_one_multipart_answer(server, sca
 def test_ohif_asks_for_a_plain_file_by_a_body_of_json(server, scans, expected):
     upload = {"file": ("series.zip", (scans / "series.zip").read_bytes())}
     assert server.put("/datastore/?image=1.2.840.1", files=upload).json() == {"image": "1.2.840.1"}
-    answer = server.post("/infer/organs?image=1.2.840.1&output=image", json={"result_extension": ".nrrd"})
+    answer = server.post("/infer/structures?image=1.2.840.1&output=image", json={"result_extension": ".nrrd"})
     assert answer.content == expected("series", "nrrd")
-    answer = server.post("/infer/organs?image=1.2.840.1&output=dicom_seg", json={})
+    answer = server.post("/infer/structures?image=1.2.840.1&output=dicom_seg", json={})
     assert answer.content[128:132] == b"DICM"
 
 
@@ -141,8 +141,8 @@ def test_errors_of_a_scan_come_as_errors_of_the_request(server, scans, tmp_path)
     (tmp_path / "broken.nii.gz").write_bytes(b"noise")
     assert infer(server, tmp_path / "broken.nii.gz").status_code == 422
     assert infer(server, scans / "scan.nii.gz", output="dicom_seg").status_code == 404
-    assert server.post("/infer/organs?image=nobody").status_code == 404
-    assert server.post("/infer/organ?image=nobody").status_code == 404
+    assert server.post("/infer/structures?image=nobody").status_code == 404
+    assert server.post("/infer/structure?image=nobody").status_code == 404
 
 
 def send_label(server, image, file, **params):
@@ -178,9 +178,9 @@ def test_corrections_are_imported_and_of_two_the_later_counts(server, correction
     scan, labels = data / "images" / "one.nii.gz", data / "labels" / "one.nii.gz"
     write_image(scan, Volume(voxels(1)[None], AFFINE))
     write_labels(labels, Volume(drawn(1, 2), AFFINE))
-    source = Source("here", {0: "background", 1: "liver", 2: "spleen"}, "ct")
-    case = Case("one", (scan,), labels, frozenset({"liver", "spleen"}), source="here", split="train")
-    write_manifest(Manifest(LabelSpace(("background", "liver", "spleen")), {"here": source}, (case,)), data)
+    data_set = DataSet("here", {0: "background", 1: "liver", 2: "spleen"}, "ct")
+    case = Case("one", (scan,), labels, frozenset({"liver", "spleen"}), data_set="here", split="train")
+    write_manifest(Manifest(LabelSpace(("background", "liver", "spleen")), {"here": data_set}, (case,)), data)
     names = [{"name": "spleen", "idx": 1}, {"name": "liver", "idx": 2}]
     for values in ((2, 1), (1, 0)):
         file = save(tmp_path / "labels.nii.gz", drawn(*values))

@@ -47,7 +47,7 @@ def test_served_labels_are_the_bytes_that_predict_writes(server, scans, expected
     facts = finished(server, send(server, scans / name))
     answer = server.get(facts["formats"][label_format])
     assert answer.content == expected(name, label_format)
-    assert facts["classes"] == {str(n): organ for n, organ in enumerate(SPACE.names)}
+    assert facts["classes"] == {str(n): structure for n, structure in enumerate(SPACE.names)}
     assert facts["done"] == facts["total"] > 0
     assert "spacing-unlike-training" in [each["code"] for each in facts["warnings"]]
 
@@ -126,7 +126,7 @@ REFUSED = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_is_no_scan_is_refused_with_a_reason(server, kind):
     files, status, reason = REFUSED[kind]
-    answer = send(server, *files) if files else server.post("/jobs", files={"model": (None, "organs")})
+    answer = send(server, *files) if files else server.post("/jobs", files={"model": (None, "structures")})
     assert answer.status_code == status, answer.text
     assert any(each in answer.json()["message"] for each in reason.split("|")), answer.text
 
@@ -198,7 +198,7 @@ def test_a_bare_body_is_told_how_to_send_a_form(server, kind, body):
 
 @pytest.mark.parametrize("name", ["modle", "pages", "file", "Scan", "scan[]"])
 def test_a_part_that_nobody_reads_is_refused_and_the_right_ones_are_named(server, scans, name):
-    answer = send(server, scans / "scan.nii.gz", **{name: "organs"})
+    answer = send(server, scans / "scan.nii.gz", **{name: "structures"})
     assert (answer.status_code, answer.json()["code"]) == (400, "unknown-part")
     assert "scan, model, modality, page" in answer.json()["message"]
 
@@ -213,7 +213,7 @@ def test_a_page_is_asked_for_by_yes_or_no(server, scans, said, status):
 
 def test_a_model_that_is_calibrated_while_it_is_served_answers_with_it(model, scans, tmp_path):
     """And where a calibration of another model lies there by now, as it was."""
-    folder = tmp_path / "organs"
+    folder = tmp_path / "structures"
     shutil.copytree(model, folder)
     known = Calibration(model_ids(folder)[0], 2.0, 1, 1, 1.0, 0.9, {})
     found = []
@@ -229,8 +229,8 @@ def test_a_model_that_is_calibrated_while_it_is_served_answers_with_it(model, sc
 
 def test_unknown_models_jobs_and_formats_are_named(server, scans):
     assert (
-        "unknown model 'organ'; did you mean 'organs'?"
-        in send(server, scans / "scan.nii.gz", model="organ").text
+        "unknown model 'structure'; did you mean 'structures'?"
+        in send(server, scans / "scan.nii.gz", model="structure").text
     )
     assert server.get("/jobs/../../etc/passwd").status_code == 404
     assert server.get("/jobs/%2e%2e%2fpasswd").status_code == 404
@@ -274,7 +274,7 @@ def test_the_audit_log_names_model_and_outcome_and_no_patient(server, audit, sca
     facts = finished(server, send(server, ("Zweistein_Quirinella.zip", content)))
     lines = [json.loads(line) for line in audit.read_text().splitlines()]
     (job,) = [line for line in lines if line.get("job") == facts["id"] and line["event"] == "job"]
-    assert (job["model"], job["model_id"], job["outcome"]) == ("organs", facts["model_id"], "done")
+    assert (job["model"], job["model_id"], job["outcome"]) == ("structures", facts["model_id"], "done")
     assert job["seconds"] > 0
     asked = [line for line in lines if line.get("job") == facts["id"] and line["event"] == "request"]
     assert [(line["request"], line["status"]) for line in asked] == [("POST /jobs", 202)]
@@ -374,7 +374,7 @@ def test_models_need_names_of_their_own_that_fit_into_an_address(model):
     for models, what in (
         ([model, model], "two models have one name"),
         ([f"a b={model}"], "fits into no address"),
-        ([f"a={model}", f"organs={model}", model], "two models have one name"),
+        ([f"a={model}", f"structures={model}", model], "two models have one name"),
     ):
         with pytest.raises(ConfigError, match=what), ready(models, port=0):
             pass
@@ -396,7 +396,7 @@ def test_the_command_says_where_it_answers_and_leaves_nothing_when_it_is_ended(m
         while not lines or lines[-1] != "}\n":
             lines.append(process.stdout.readline())
         said = json.loads("".join(lines))
-        assert [each["name"] for each in said["models"]] == ["organs"]
+        assert [each["name"] for each in said["models"]] == ["structures"]
         assert httpx.get(f"{said['url']}/health", trust_env=False).json()["status"] == "ok"
         assert list(tmp_path.glob("labelwise-serve-*"))
         process.send_signal(how)

@@ -71,7 +71,7 @@ def test_a_scan_is_chosen_followed_shown_and_downloaded(opened, scans, expected,
     require_no_barrier(page)
     page.locator("#files").set_input_files(scans / "scan.nii.gz")
     page.get_by_role("button", name="Download NIfTI").wait_for()
-    assert "Done by organs" in page.locator(".state").inner_text()
+    assert "Done by structures" in page.locator(".state").inner_text()
     assert "voxel size" in page.locator(".warnings").inner_text()
     with page.expect_download() as download:
         page.get_by_role("button", name="Download NIfTI").press("Enter")

@@ -1,4 +1,4 @@
-"""The synthetic cohort: reproducible, anatomically in order, and labelled the way each source says."""
+"""The synthetic cohort: reproducible, anatomically in order, and labelled the way each data set says."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_hu_lie_in_the_range_of_ct_with_air_around_the_patient(scans):
         assert np.median(image.data[0, :, -2:]) < -950
 
 
-def test_organs_have_plausible_volumes_and_all_classes_occur(scans):
+def test_structures_have_plausible_volumes_and_all_classes_occur(scans):
     volumes = np.array([millilitres(labels) for _, labels in scans])[:, 1:]
     assert (volumes > [300, 30, 60, 20]).all()
     assert (volumes < [2600, 700, 700, 450]).all()
@@ -97,7 +97,7 @@ def test_convention_the_liver_lies_at_high_x_and_the_spleen_at_low_x(scans):
         assert kidneys[2] < min(liver[2], spleen[2])
 
 
-def test_contrast_phase_shifts_the_organs_differently():
+def test_contrast_phase_shifts_the_structures_differently():
     average = SyntheticConfig(variation=0, shape=(32, 26, 20))
     means = {}
     for phase in (0.0, 1.0):
@@ -117,7 +117,7 @@ def test_another_shape_shows_the_same_patient():
         np.testing.assert_allclose(centre_mm(fine, index), centre_mm(coarse, index), atol=2.5)
 
 
-def test_without_variation_everybody_has_the_same_organs():
+def test_without_variation_everybody_has_the_same_structures():
     average = SyntheticConfig(variation=0, shape=(32, 26, 20))
     first, second = (make_scan(seed, average)[1] for seed in (0, 1))
     solid = np.isin(first.data, (LIVER, SPLEEN, KIDNEYS, PANCREAS))
@@ -189,7 +189,7 @@ def test_a_pose_turns_and_scales_about_its_pivot():
     assert pose.scale == pytest.approx(2)
 
 
-def test_every_organ_has_a_tissue():
+def test_every_structure_has_a_tissue():
     assert set(CLASS_OF_TISSUE) == set(range(LABEL_SPACE.num_classes))
     assert CLASS_OF_TISSUE[0] == 0
     assert next(iter(TISSUES)) == "air"
@@ -203,7 +203,7 @@ def test_the_manifest_on_disk_is_the_one_returned(cohort):
     assert read_manifest(folder) == cohort
 
 
-def test_each_site_annotates_its_own_organs_only(cohort):
+def test_each_site_annotates_its_own_structures_only(cohort):
     annotated = {case.id: set(case.annotated) for case in cohort.cases}
     assert annotated == {
         "site_a_000": {"liver"},
@@ -211,18 +211,18 @@ def test_each_site_annotates_its_own_organs_only(cohort):
         "site_b_000": {"pancreas", "spleen"},
         "site_b_001": {"pancreas", "spleen"},
         "unlabelled_000": set(),
-        "validation_000": set(LABEL_SPACE.organs),
-        "test_000": set(LABEL_SPACE.organs),
+        "validation_000": set(LABEL_SPACE.structures),
+        "test_000": set(LABEL_SPACE.structures),
     }
     assert [len(cohort.split(split)) for split in ("train", "validation", "test")] == [5, 1, 1]
     assert all(case.labels is None for case in cohort.cases if not case.annotated)
 
 
-def test_values_of_the_files_mean_what_the_source_says(cohort):
+def test_values_of_the_files_mean_what_the_data_set_says(cohort):
     cases = {case.id: case for case in cohort.cases}
     stored = read_labels(cases["site_b_000"].labels)
     assert set(np.unique(stored.data)) == {0, 1, 2}
-    assert cohort.sources["site_b"].values == {0: "background", 1: "pancreas", 2: "spleen"}
+    assert cohort.data_sets["site_b"].values == {0: "background", 1: "pancreas", 2: "spleen"}
     indices = read_case_labels(cases["site_b_000"], cohort).data
     np.testing.assert_array_equal(indices == PANCREAS, stored.data == 1)
     np.testing.assert_array_equal(indices == SPLEEN, stored.data == 2)
@@ -243,14 +243,14 @@ def test_the_upper_limit_has_the_same_images_with_all_labels(cohort, tmp_path):
     complete = make_cohort(tmp_path, replace(SMALL, full=True))
     for partly, fully in zip(cohort.cases, complete.cases, strict=True):
         assert partly.id == fully.id
-        assert fully.annotated == set(LABEL_SPACE.organs)
+        assert fully.annotated == set(LABEL_SPACE.structures)
         np.testing.assert_array_equal(
             read_case_image(partly, cohort).data, read_case_image(fully, complete).data
         )
         known = read_case_labels(partly, cohort).data
         truth = read_case_labels(fully, complete).data
-        for organ in partly.annotated:
-            index = LABEL_SPACE.index(organ)
+        for structure in partly.annotated:
+            index = LABEL_SPACE.index(structure)
             np.testing.assert_array_equal(known == index, truth == index)
 
 
@@ -271,8 +271,8 @@ def test_sites_have_scanners_of_their_own():
 # ---------------------------------------------------------------------------------------------- bad settings
 
 
-def test_an_unknown_organ_is_refused_with_the_nearest_one():
-    with pytest.raises(ConfigError, match="site 'x': unknown organ 'spleeen'; did you mean 'spleen'"):
+def test_an_unknown_structure_is_refused_with_the_nearest_one():
+    with pytest.raises(ConfigError, match="site 'x': unknown structure 'spleeen'; did you mean 'spleen'"):
         SyntheticConfig(sites={"x": ("spleeen",)})
 
 
@@ -282,8 +282,8 @@ def test_a_site_needs_a_name_of_its_own(name):
         SyntheticConfig(sites={name: ("liver",)})
 
 
-def test_a_site_without_an_organ_is_refused():
-    with pytest.raises(ConfigError, match="annotates no organ"):
+def test_a_site_without_a_structure_is_refused():
+    with pytest.raises(ConfigError, match="annotates no structure"):
         SyntheticConfig(sites={"a": ()})
 
 

@@ -27,7 +27,7 @@ def demo(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Everything once, on synthetic CT scans. Four sites that each annotate one organ, three methods, a report."""
+    """Everything once, on synthetic CT scans. Four sites that each annotate one structure, three methods, a report."""
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         result = run.demo(output, seed=seed, steps=steps, overwrite=overwrite, progress=progress)
     show(f"{result.comparison.to_text()}\n\nreport: {result.report}", result.facts(), as_json)

@@ -28,11 +28,11 @@ from labelwise.errors import ConfigError
 DATA_CHECK_FAILED = 3
 # What people write after --set of `import`, though it is no option of an importer.
 ANOTHER_OPTION = {
-    "sources": "the arguments FOLDERS",
+    "folders": "the arguments FOLDERS",
     **{
         name: f"--{name.replace('_', '-')}"
         for name in (
-            "output", "importer", "annotated", "sides", "find_duplicates", "test_source", "validation", "test",
+            "output", "importer", "annotated", "sides", "find_duplicates", "test_data_set", "validation", "test",
             "seed", "workers", "engine", "quiet", "others", "overlap", "undrawn", "file_names",
         )
     },
@@ -54,7 +54,7 @@ def add_commands(app: typer.Typer) -> None:
 
 def import_(
     context: typer.Context,
-    sources: Annotated[
+    folders: Annotated[
         list[str],
         typer.Argument(
             metavar="FOLDERS", help="A data set each: a folder, or name=folder.", show_default=False
@@ -105,11 +105,9 @@ def import_(
     find_duplicates: Annotated[
         bool, typer.Option("--find-duplicates", help="Read all images; equal ones become one group.")
     ] = False,
-    test_source: Annotated[
+    test_data_set: Annotated[
         str | None,
-        typer.Option(
-            "--test-data-set", "--test-source", help="The data set that tests, while all others train."
-        ),
+        typer.Option(help="The data set that tests, while all others train."),
     ] = None,
     validation: Annotated[float, typer.Option(help="Patients (or part below 1) set aside to validate.")] = 0,
     test: Annotated[float, typer.Option(help="Patients (or part below 1) set aside to test.")] = 0,
@@ -141,7 +139,7 @@ def import_(
 ) -> None:
     """Describe folders of scans by a manifest. Or take corrected label files back into one. Scans are not copied."""
     if into is not None:
-        _take_back(context, sources, into, classes=classes, verified=verified, quiet=quiet, as_json=as_json)
+        _take_back(context, folders, into, classes=classes, verified=verified, quiet=quiet, as_json=as_json)
         return
     if output is None:
         raise ConfigError("no place for the manifest", do="name a folder: --output FOLDER")
@@ -153,7 +151,7 @@ def import_(
         settings, classes=class_values(classes) if classes else None, modality=modality, images=images, labels=labels,
         group=group, fold=fold,
     )  # fmt: skip
-    folders = pairs(sources, "SOURCE") if _named(sources, "SOURCE") else sources
+    found = pairs(folders, "FOLDERS") if _named(folders, "FOLDERS") else folders
     known: Any = None
     if annotated:
         known = (
@@ -168,14 +166,14 @@ def import_(
         terms = pairs(licence, "--licence") if _named(licence, "--licence") else "; ".join(licence)
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         manifest = run.import_data(
-            folders, output, importer=importer, annotated=known, sides=_sides(sides), licence=terms, **reading,
-            find_duplicates=find_duplicates, test_source=test_source, validation=_share(validation),
+            found, output, importer=importer, annotated=known, sides=_sides(sides), licence=terms, **reading,
+            find_duplicates=find_duplicates, test_data_set=test_data_set, validation=_share(validation),
             test=_share(test), seed=seed, workers=workers, engine=engine, progress=progress, **options,
         )  # fmt: skip
     splits = {name or "none": len(manifest.split(name)) for name in ("train", "validation", "test", "")}
     facts = {"manifest": str(output), "classes": list(manifest.label_space.names), "cases": splits}
     counts = ", ".join(f"{count} {name}" for name, count in splits.items() if count)
-    named = ", ".join(manifest.label_space.organs) or "none, because nothing is labelled"
+    named = ", ".join(manifest.label_space.structures) or "none, because nothing is labelled"
     show(f"{output}/manifest.csv: {counts}; classes {named}", facts, as_json)
 
 
@@ -190,9 +188,9 @@ def _take_back(
     as_json: bool,
 ) -> None:
     """``import FILES --into DATA``."""
-    fitting = {"sources", "into", "verified", "classes", "quiet", "as_json"}
-    sources_of = {name: context.get_parameter_source(name) for name in context.params}
-    given = {name for name, source in sources_of.items() if source is not None and source.name != "DEFAULT"}
+    fitting = {"folders", "into", "verified", "classes", "quiet", "as_json"}
+    said_by = {name: context.get_parameter_source(name) for name in context.params}
+    given = {name for name, where in said_by.items() if where is not None and where.name != "DEFAULT"}
     if strange := sorted(given - fitting):
         raise ConfigError(
             f"--{strange[0].replace('_', '-')} does not go with --into",
@@ -322,7 +320,7 @@ def measure(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Volume, intensities and place of every annotated organ. From label maps that exist."""
+    """Volume, intensities and place of every annotated structure. From label maps that exist."""
     values = class_values(classes) if classes else None
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         measured = run.measure(
@@ -365,7 +363,8 @@ def simulate(
     mode: Annotated[
         str,
         typer.Option(
-            help="keep_labelled, one_organ_per_case, organs_per_case, equal_cost, by_source, ltuda_toy or ltuda_union."
+            help="keep_labelled, one_structure_per_case, structures_per_case, equal_cost, by_data_set, ltuda_toy or "
+            "ltuda_union."
         ),
     ],
     settings: Annotated[
@@ -381,15 +380,18 @@ def simulate(
     manifest = run.simulate(data, output, mode, held_out=hold_out, **chosen)
     train = manifest.split("train")
     annotated = sum(bool(case.annotated) for case in train)
-    masks = {organ: sum(organ in case.annotated for case in train) for organ in manifest.label_space.organs}
+    masks = {
+        structure: sum(structure in case.annotated for case in train)
+        for structure in manifest.label_space.structures
+    }
     total = sum(masks.values())
     splits = {name: len(manifest.split(name)) for name in ("validation", "test")}
     facts = {"manifest": str(output), "train": len(train), **splits, "annotated": annotated}
-    facts |= {"organ_masks": total, "organ_masks_by_class": masks}
+    facts |= {"structure_masks": total, "structure_masks_by_class": masks}
     text = (
         f"{output}/manifest.csv: {annotated} of {len(train)} training cases annotated, {total} masks; "
         f"{splits['validation']} validation and {splits['test']} test cases\n"
-        f"masks: {', '.join(f'{organ} {count}' for organ, count in masks.items())}"
+        f"masks: {', '.join(f'{structure} {count}' for structure, count in masks.items())}"
     )
     show(text, facts, as_json)
 

@@ -73,7 +73,7 @@ def _labelwise(
         typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version and stop."),
     ] = False,
 ) -> None:
-    """Train medical image segmentation when only some cases, or only some organs, are annotated."""
+    """Train medical image segmentation when only some cases, or only some structures, are annotated."""
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,6 +1,6 @@
 """How the labels of a case lie on its image: what headers say, what the voxels say, and data sets that follow.
 
-The check of the voxels: labels of an abdominal organ lie on soft tissue. In a CT the median under the label must be
+The check of the voxels: labels of an abdominal structure lie on soft tissue. In a CT the median under the label must be
 within -20..280 HU, and 80 % of the voxels within -100..350 HU. In portal venous scans the medians of liver, spleen,
 kidneys and pancreas are 100 to 180 HU, so fat, lung, air and bone fail.
 """
@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from labelwise.cohort.source import Modality, Source
+from labelwise.cohort.data_set import DataSet, Modality
 from labelwise.errors import LabelwiseError
 from labelwise.formats import Geometry, Layout, stored
 from labelwise.formats.geometry import orientation_of
@@ -31,7 +31,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Reading(NamedTuple):
-    """A way to read the files of a case; `name` becomes the ending of the name of its source."""
+    """A way to read the files of a case; `name` becomes the ending of the name of its data set."""
 
     name: str
     layout: Layout = _PLAIN
@@ -59,19 +59,19 @@ def headers_agree(image: Path, labels: Path) -> bool:
     return grids[0] is None or grids[1] is None or grids[0].matches(grids[1])
 
 
-def sources_by_reading(
+def data_sets_by_reading(
     name: str, values: Mapping[int, str], modality: Modality, readings: Mapping[Key, Reading]
-) -> tuple[dict[str, Source], dict[Key, str]]:
+) -> tuple[dict[str, DataSet], dict[Key, str]]:
     """One data set for each way of reading, and the name of the data set for each case.
 
     The way that most cases share has the plain name: what looks for the data set by name finds most of it.
     """
     ordered = [reading for reading, _ in Counter(readings.values()).most_common()]
     names = {reading: f"{name}_{reading.name}" if place else name for place, reading in enumerate(ordered)}
-    sources = {
-        names[reading]: Source(names[reading], values, modality, reading.layout) for reading in ordered
+    data_sets = {
+        names[reading]: DataSet(names[reading], values, modality, reading.layout) for reading in ordered
     }
-    return sources, {case: names[reading] for case, reading in readings.items()}
+    return data_sets, {case: names[reading] for case, reading in readings.items()}
 
 
 def align(image: Path, labels: Path) -> Alignment:
@@ -79,7 +79,7 @@ def align(image: Path, labels: Path) -> Alignment:
 
     By their own header, if the grids agree and the labels pass the check; else voxel by voxel on the stored image
     with the flip of `FLIPS` that passes. If several pass, the one under which intensities spread least
-    (interquartile range), for an organ is more uniform than its surroundings.
+    (interquartile range), for a structure is more uniform than its surroundings.
 
     Errors
         DataError   a file cannot be read
@@ -102,7 +102,7 @@ def align(image: Path, labels: Path) -> Alignment:
 
 
 def on_soft_tissue(hu: Array) -> bool:
-    """Whether intensities (N,) under a label can be those of an abdominal organ."""
+    """Whether intensities (N,) under a label can be those of an abdominal structure."""
     low, high = RANGE_HU
     share = ((hu >= low) & (hu <= high)).mean()
     return bool(MEDIAN_HU[0] <= np.median(hu) <= MEDIAN_HU[1] and share >= SHARE_IN_RANGE)

@@ -12,24 +12,24 @@ from labelwise.cohort.manifest import Manifest
 from labelwise.documents import cells
 
 State = Literal["present", "absent", "unreadable", "not annotated", "unlabelled"]
-CASE_COLUMNS = ("case", "source", "split", "class", "annotated", "present", "voxels")
+CASE_COLUMNS = ("case", "data_set", "split", "class", "annotated", "present", "voxels")
 
 
 @dataclass(frozen=True)
 class CoverageRow:
-    """The cases of one source."""
+    """The cases of one data set."""
 
-    source: str
+    data_set: str
     cases: int
     unlabelled: int  # cases in which nothing is annotated
-    annotated: Mapping[str, int]  # organ -> number of cases in which it is annotated
+    annotated: Mapping[str, int]  # structure -> number of cases in which it is annotated
 
 
 @dataclass(frozen=True)
 class Coverage:
     """Numbers of annotated cases by data set and class."""
 
-    organs: tuple[str, ...]
+    structures: tuple[str, ...]
     rows: tuple[CoverageRow, ...]
 
     @property
@@ -39,7 +39,7 @@ class Coverage:
             "total",
             sum(row.cases for row in self.rows),
             sum(row.unlabelled for row in self.rows),
-            {organ: sum(row.annotated[organ] for row in self.rows) for organ in self.organs},
+            {structure: sum(row.annotated[structure] for row in self.rows) for structure in self.structures},
         )
 
     def to_json(self) -> dict[str, object]:
@@ -47,12 +47,12 @@ class Coverage:
         return asdict(self)
 
     def text(self) -> str:
-        """The table in columns of equal width, the total in the last row if there are several sources."""
+        """The table in columns of equal width, the total in the last row if there are several data sets."""
         rows = [*self.rows, self.total] if len(self.rows) > 1 else self.rows
-        table = [["data set", "cases", *self.organs, "unlabelled"]]
+        table = [["data set", "cases", *self.structures, "unlabelled"]]
         for row in rows:
-            counts = [row.cases, *(row.annotated[organ] for organ in self.organs), row.unlabelled]
-            table.append([row.source, *map(str, counts)])
+            counts = [row.cases, *(row.annotated[structure] for structure in self.structures), row.unlabelled]
+            table.append([row.data_set, *map(str, counts)])
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         return "\n".join(
             "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in table
@@ -61,26 +61,26 @@ class Coverage:
 
 def coverage(manifest: Manifest, split: str | None = None) -> Coverage:
     """Count the cases in which each class is annotated, by data set; in one split, or in all cases."""
-    organs = manifest.label_space.organs
+    structures = manifest.label_space.structures
     rows = []
-    for source in manifest.sources:
-        cases = [case for case in manifest.cases if case.source == source and split in (None, case.split)]
+    for data_set in manifest.data_sets:
+        cases = [case for case in manifest.cases if case.data_set == data_set and split in (None, case.split)]
         if not cases:
             continue
-        counts = {organ: sum(organ in case.annotated for case in cases) for organ in organs}
-        rows.append(CoverageRow(source, len(cases), sum(not case.annotated for case in cases), counts))
-    return Coverage(organs, tuple(rows))
+        counts = {structure: sum(structure in case.annotated for case in cases) for structure in structures}
+        rows.append(CoverageRow(data_set, len(cases), sum(not case.annotated for case in cases), counts))
+    return Coverage(structures, tuple(rows))
 
 
 def annotation_cost(manifest: Manifest) -> int:
-    """Number of organ masks that the training cases have: pairs of a case and an organ annotated in it."""
+    """Number of structure masks that the training cases have: pairs of a case and a structure annotated in it."""
     return sum(len(case.annotated) for case in manifest.split("train"))
 
 
 def never_annotated(manifest: Manifest) -> tuple[str, ...]:
-    """The organs that no training case annotates, so that nothing can learn them."""
+    """The structures that no training case annotates, so that nothing can learn them."""
     known = frozenset[str]().union(*(case.annotated for case in manifest.split("train")))
-    return tuple(organ for organ in manifest.label_space.organs if organ not in known)
+    return tuple(structure for structure in manifest.label_space.structures if structure not in known)
 
 
 @dataclass(frozen=True)
@@ -88,35 +88,35 @@ class CoveredCase:
     """What is annotated in one case, and what of it is there."""
 
     case: str
-    source: str
+    data_set: str
     split: str
     annotated: frozenset[str]
-    voxels: Mapping[str, int]  # of annotated organs; empty if the labels could not be read
+    voxels: Mapping[str, int]  # of annotated structures; empty if the labels could not be read
 
-    def state(self, organ: str) -> State:
-        """What the case says about an organ."""
+    def state(self, structure: str) -> State:
+        """What the case says about a structure."""
         if not self.annotated:
             return "unlabelled"
-        if organ not in self.annotated:
+        if structure not in self.annotated:
             return "not annotated"
-        if organ not in self.voxels:
+        if structure not in self.voxels:
             return "unreadable"
-        return "present" if self.voxels[organ] else "absent"
+        return "present" if self.voxels[structure] else "absent"
 
 
 @dataclass(frozen=True)
 class CaseCoverage:
     """The matrix of cases and classes; cases in the order of the manifest."""
 
-    organs: tuple[str, ...]
+    structures: tuple[str, ...]
     cases: tuple[CoveredCase, ...]
 
-    def by_source(self) -> dict[str, list[CoveredCase]]:
+    def by_data_set(self) -> dict[str, list[CoveredCase]]:
         """Cases by data set, data sets in the order of their first case."""
-        sources: dict[str, list[CoveredCase]] = {}
+        data_sets: dict[str, list[CoveredCase]] = {}
         for case in self.cases:
-            sources.setdefault(case.source, []).append(case)
-        return sources
+            data_sets.setdefault(case.data_set, []).append(case)
+        return data_sets
 
     def csv(self) -> str:
         """One row for each case and class; `present` and `voxels` are empty where nobody looked."""
@@ -128,18 +128,18 @@ class CaseCoverage:
 
     def _rows(self) -> Iterator[tuple[str | int, ...]]:
         for case in self.cases:
-            for organ in self.organs:
-                state = case.state(organ)
+            for structure in self.structures:
+                state = case.state(structure)
                 annotated = "no" if state in ("not annotated", "unlabelled") else "yes"
                 present = {"present": "yes", "absent": "no"}.get(state, "")
-                voxels = case.voxels[organ] if present else ""
-                yield case.case, case.source, case.split, organ, annotated, present, voxels
+                voxels = case.voxels[structure] if present else ""
+                yield case.case, case.data_set, case.split, structure, annotated, present, voxels
 
 
 def case_coverage(manifest: Manifest, voxels: Mapping[str, Mapping[str, int]]) -> CaseCoverage:
-    """The matrix of a cohort, from the voxels of each annotated organ by case id."""
+    """The matrix of a cohort, from the voxels of each annotated structure by case id."""
     cases = (
-        CoveredCase(case.id, case.source, case.split, case.annotated, voxels.get(case.id, {}))
+        CoveredCase(case.id, case.data_set, case.split, case.annotated, voxels.get(case.id, {}))
         for case in manifest.cases
     )
-    return CaseCoverage(manifest.label_space.organs, tuple(cases))
+    return CaseCoverage(manifest.label_space.structures, tuple(cases))

@@ -21,7 +21,7 @@ from labelwise.cohort.coverage import never_annotated
 from labelwise.cohort.join import without_structures
 from labelwise.cohort.manifest import FOLDS as FOLDS
 from labelwise.cohort.manifest import Manifest
-from labelwise.cohort.split import groups_of, leave_source_out
+from labelwise.cohort.split import groups_of, leave_data_set_out
 from labelwise.errors import ConfigError, DataError, warn_about
 from labelwise.types import Array, Case
 
@@ -78,7 +78,7 @@ def make_folds(
     return tuple(found)
 
 
-def leave_each_source_out(manifest: Manifest) -> dict[str, Manifest]:
+def leave_each_data_set_out(manifest: Manifest) -> dict[str, Manifest]:
     """Data set -> the manifest in which it tests and the others train: do the data sets draw the same structures?
 
     Test cases of the other data sets stay, so that it is seen how well these do when they are learnt from. Structures
@@ -88,28 +88,30 @@ def leave_each_source_out(manifest: Manifest) -> dict[str, Manifest]:
     Errors
         DataError       no structure is annotated in training cases of two data sets
     """
-    owners: dict[str, set[str]] = {organ: set() for organ in manifest.label_space.organs}
+    owners: dict[str, set[str]] = {structure: set() for structure in manifest.label_space.structures}
     for case in manifest.split("train"):
-        for organ in case.annotated:
-            owners[organ].add(case.source)
-    alone = [organ for organ, names in owners.items() if len(names) < 2]
+        for structure in case.annotated:
+            owners[structure].add(case.data_set)
+    alone = [structure for structure, names in owners.items() if len(names) < 2]
     if len(alone) == len(owners):
         raise DataError(
             "no structure is annotated in training cases of two data sets, so none can be left out",
-            found="; ".join(f"{organ}: {', '.join(sorted(owners[organ])) or 'nowhere'}" for organ in alone),
+            found="; ".join(
+                f"{structure}: {', '.join(sorted(owners[structure])) or 'nowhere'}" for structure in alone
+            ),
             do="import data sets that annotate the same structure: labelwise import first=FOLDER second=FOLDER",
             code="nothing-annotated",
         )
     warn_about("structures that fewer than two data sets annotate for training are left out", alone)
     shared = without_structures(manifest, alone)
-    if gone := sorted(set(manifest.sources) - set(shared.sources)):
+    if gone := sorted(set(manifest.data_sets) - set(shared.data_sets)):
         warn_about("data sets that share no structure with another are left out", gone)
     names = [
         name
-        for name in shared.sources
-        if any(c.annotated and c.split for c in shared.cases if c.source == name)
+        for name in shared.data_sets
+        if any(c.annotated and c.split for c in shared.cases if c.data_set == name)
     ]
-    return {name: leave_source_out(shared, [name], others_test=True) for name in names}
+    return {name: leave_data_set_out(shared, [name], others_test=True) for name in names}
 
 
 def _moved(case: Case, splits: Mapping[str, str]) -> Case:
@@ -172,14 +174,14 @@ def _sizes(total: int, parts: int) -> tuple[int, ...]:
 
 
 def _traits(manifest: Manifest, members: Mapping[str, Sequence[Case]]) -> Array:
-    """(G, J) how many cases of each group annotate each class, then how many are of each source."""
+    """(G, J) how many cases of each group annotate each class, then how many are of each data set."""
     columns = [
-        [sum(organ in case.annotated for case in cases) for cases in members.values()]
-        for organ in manifest.label_space.organs
+        [sum(structure in case.annotated for case in cases) for cases in members.values()]
+        for structure in manifest.label_space.structures
     ]
     columns += [
-        [sum(case.source == source for case in cases if case.annotated) for cases in members.values()]
-        for source in manifest.sources
+        [sum(case.data_set == data_set for case in cases if case.annotated) for cases in members.values()]
+        for data_set in manifest.data_sets
     ]
     return np.array(columns, dtype=float).T
 

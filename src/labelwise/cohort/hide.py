@@ -4,15 +4,15 @@ Label files are never rewritten: what is hidden is erased when a case is read (`
 Only the column `annotated` of training cases changes. Validation and test stay as they are.
 
     keep_labelled        n patients keep their labels, all others become unlabelled
-    one_organ_per_case   every patient keeps one organ, each organ equally often (LiTS + KiTS + ...)
-    organs_per_case      every patient keeps k organs, drawn at random (WORD protocol) or equally often
-    equal_cost           as many organ masks as organs_per_case with k, but of completely labelled patients
-    by_source            every data set keeps its own organs (as if each site had annotated for its own purpose)
+    one_structure_per_case   every patient keeps one structure, each structure equally often (LiTS + KiTS + ...)
+    structures_per_case      every patient keeps k structures, drawn at random (WORD protocol) or equally often
+    equal_cost           as many structure masks as structures_per_case with k, but of completely labelled patients
+    by_data_set            every data set keeps its own structures (as if each site had annotated for its own purpose)
 
 The published settings `ltuda_toy` and `ltuda_union` also decide the splits: see `labelwise.cohort.published`.
 
-The published WORD protocol draws among the organs that have voxels in a scan; here the draw is among the
-organs that were annotated in it, present or not, because a manifest holds no pixels.
+The published WORD protocol draws among the structures that have voxels in a scan; here the draw is among the
+structures that were annotated in it, present or not, because a manifest holds no pixels.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from labelwise.cohort.manifest import Manifest
 from labelwise.cohort.published import PUBLISHED
 from labelwise.cohort.split import groups_of
 from labelwise.errors import ConfigError, did_you_mean
-from labelwise.settings import build_settings
+from labelwise.settings import OLDER_NAMES, build_settings
 from labelwise.types import Case
 
 logger = logging.getLogger("labelwise")
 
 _STRICT = ConfigDict(extra="forbid")
 Unit = Literal["group", "case"]
-Kept = dict[str, frozenset[str]]  # case id -> organs that stay annotated
+Kept = dict[str, frozenset[str]]  # case id -> structures that stay annotated
 
 
 class Mode(Protocol):
@@ -72,41 +72,45 @@ class KeepLabelled:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class OrgansPerCase:
-    """Every group (or case) keeps k organs of those annotated in it; all of them if it has fewer."""
+class StructuresPerCase:
+    """Every group (or case) keeps k structures of those annotated in it; all of them if it has fewer."""
 
-    k: int = Field(ge=1)  # number of organs that stay annotated
+    k: int = Field(ge=1)  # number of structures that stay annotated
     draw: Literal["per_case", "balanced"] = (
-        "balanced"  # balanced: each organ is kept equally often, plus minus one
+        "balanced"  # balanced: each structure is kept equally often, plus minus one
     )
-    unit: Unit = "group"  # group: the frames of a patient keep the same organs
+    unit: Unit = "group"  # group: the frames of a patient keep the same structures
     seed: int = 0
 
     def apply(self, manifest: Manifest) -> Manifest:
         """The scarce manifest."""
-        organs = manifest.label_space.organs
-        _check_k(self.k, organs)
+        structures = manifest.label_space.structures
+        _check_k(self.k, structures)
         units = _annotated_units(manifest, self.unit)
         generator = np.random.default_rng(self.seed)
         names = _shuffled(units, generator)
         offers = {name: frozenset[str]().union(*(case.annotated for case in units[name])) for name in names}
         if self.draw == "balanced":
             names.sort(key=lambda name: len(offers[name]))  # who has little choice chooses first
-        count = dict.fromkeys(organs, 0)
+        count = dict.fromkeys(structures, 0)
         kept: Kept = {}
         for name in names:
-            drawn = [organs[i] for i in generator.permutation(len(organs)) if organs[i] in offers[name]]
+            drawn = [
+                structures[i] for i in generator.permutation(len(structures)) if structures[i] in offers[name]
+            ]
             if self.draw == "balanced":
                 drawn.sort(key=count.__getitem__)  # stable: equals stay in drawn order
-            for organ in drawn[: self.k]:
-                count[organ] += 1
+            for structure in drawn[: self.k]:
+                count[structure] += 1
             kept |= {case.id: case.annotated & frozenset(drawn[: self.k]) for case in units[name]}
-        if fewer := sorted(name for name, organs_kept in kept.items() if len(organs_kept) < self.k):
+        if fewer := sorted(name for name, structures_kept in kept.items() if len(structures_kept) < self.k):
             more = ", ..." if len(fewer) > 5 else ""
             logger.warning("%d of %d annotated cases keep fewer than %d structures, because they have no more: %s%s",
                 len(fewer), len(kept), self.k, ", ".join(fewer[:5]), more)  # fmt: skip
         scarce = _annotated_only(manifest, kept)
-        if lost := [organ for organ in never_annotated(scarce) if organ not in never_annotated(manifest)]:
+        if lost := [
+            structure for structure in never_annotated(scarce) if structure not in never_annotated(manifest)
+        ]:
             raise ConfigError(
                 f"no training case would keep {', '.join(lost)}",
                 found=f"{len(names)} annotated {self.unit}s, k = {self.k}, draw = '{self.draw}'",
@@ -116,85 +120,85 @@ class OrgansPerCase:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class OneOrganPerCase:
-    """Every group (or case) keeps one organ, and each organ is kept equally often, plus minus one."""
+class OneStructurePerCase:
+    """Every group (or case) keeps one structure, and each structure is kept equally often, plus minus one."""
 
     unit: Unit = "group"
     seed: int = 0
 
     def apply(self, manifest: Manifest) -> Manifest:
         """The scarce manifest."""
-        return OrgansPerCase(k=1, draw="balanced", unit=self.unit, seed=self.seed).apply(manifest)
+        return StructuresPerCase(k=1, draw="balanced", unit=self.unit, seed=self.seed).apply(manifest)
 
 
 @dataclass(frozen=True, config=_STRICT)
 class EqualCost:
-    """n groups keep all organs, the others none: about as many organ masks as k organs in every group.
+    """n groups keep all structures, the others none: about as many structure masks as k structures in every group.
 
     n = N k / (C - 1) of the N annotated training groups, rounded to the nearest whole number, a half upwards.
     """
 
-    k: int = Field(ge=1)  # organs per case of the partially labelled partner
+    k: int = Field(ge=1)  # structures per case of the partially labelled partner
     order: Literal["list", "random"] = "list"
     unit: Unit = "group"
     seed: int = 0
 
     def apply(self, manifest: Manifest) -> Manifest:
         """The scarce manifest."""
-        organs = manifest.label_space.organs
+        structures = manifest.label_space.structures
         units = _annotated_units(manifest, self.unit)
         members = [case for cases in units.values() for case in cases]
-        if incomplete := [case.id for case in members if len(case.annotated) < len(organs)]:
+        if unlabelled := [case.id for case in members if len(case.annotated) < len(structures)]:
             raise ConfigError(
                 "equal cost is counted from completely annotated training cases",
-                found=f"{len(incomplete)} are annotated in part: {', '.join(incomplete[:5])}",
+                found=f"{len(unlabelled)} are annotated in part: {', '.join(unlabelled[:5])}",
                 do="begin with the complete manifest, not with a scarce one",
             )
-        _check_k(self.k, organs)
-        n = (2 * len(units) * self.k + len(organs)) // (2 * len(organs))
+        _check_k(self.k, structures)
+        n = (2 * len(units) * self.k + len(structures)) // (2 * len(structures))
         if not n:
             raise ConfigError(
                 f"cannot keep even one complete {self.unit} at the cost of {self.k} structures per case",
-                found=f"{len(units)} annotated {self.unit}s of {len(organs)} structures",
+                found=f"{len(units)} annotated {self.unit}s of {len(structures)} structures",
                 do="raise k",
             )
         scarce = KeepLabelled(n=n, order=self.order, unit=self.unit, seed=self.seed).apply(manifest)
         logger.info(
-            "%d complete %ss cost %d masks; organs_per_case with k = %d costs %d",
+            "%d complete %ss cost %d masks; structures_per_case with k = %d costs %d",
             n, self.unit, annotation_cost(scarce), self.k, self.k * len(members),
         )  # fmt: skip
         return scarce
 
 
 @dataclass(frozen=True, config=_STRICT)
-class BySource:
-    """The named data sets keep the given organs; data sets that are not named keep all of theirs."""
+class ByDataSet:
+    """The named data sets keep the given structures; data sets that are not named keep all of theirs."""
 
-    keep: dict[str, list[str]]  # source -> organs
+    keep: dict[str, list[str]]  # data set -> structures
 
     def apply(self, manifest: Manifest) -> Manifest:
         """The scarce manifest."""
-        for source, organs in self.keep.items():
-            if source not in manifest.sources:
+        for data_set, structures in self.keep.items():
+            if data_set not in manifest.data_sets:
                 raise ConfigError(
-                    f"unknown data set '{source}'{did_you_mean(source, manifest.sources)}",
-                    expected=", ".join(manifest.sources),
+                    f"unknown data set '{data_set}'{did_you_mean(data_set, manifest.data_sets)}",
+                    expected=", ".join(manifest.data_sets),
                     code="unknown-name",
                 )
             there = frozenset().union(
-                *(case.annotated for case in manifest.split("train") if case.source == source)
+                *(case.annotated for case in manifest.split("train") if case.data_set == data_set)
             )
-            for organ in organs:
-                manifest.label_space.index(organ)
-                if organ not in there:
+            for structure in structures:
+                manifest.label_space.index(structure)
+                if structure not in there:
                     raise ConfigError(
-                        f"data set '{source}' cannot keep '{organ}': none of its training cases annotates it",
+                        f"data set '{data_set}' cannot keep '{structure}': none of its training cases annotates it",
                         expected=", ".join(sorted(there))
                         or "nothing: the data set has no annotated training case",
                         code="nothing-annotated",
                     )
         kept = {
-            case.id: case.annotated & frozenset(self.keep.get(case.source, case.annotated))
+            case.id: case.annotated & frozenset(self.keep.get(case.data_set, case.annotated))
             for case in manifest.split("train")
         }
         return _annotated_only(manifest, kept)
@@ -202,10 +206,10 @@ class BySource:
 
 MODES: Mapping[str, type[Mode]] = {
     "keep_labelled": KeepLabelled,
-    "one_organ_per_case": OneOrganPerCase,
-    "organs_per_case": OrgansPerCase,
+    "one_structure_per_case": OneStructurePerCase,
+    "structures_per_case": StructuresPerCase,
     "equal_cost": EqualCost,
-    "by_source": BySource,
+    "by_data_set": ByDataSet,
     **PUBLISHED,
 }
 
@@ -218,18 +222,19 @@ def hide(manifest: Manifest, mode: str | Mode, /, **settings: Any) -> Manifest:
 
     Errors
         ConfigError   unknown mode, setting, data set or class; more is to be kept than there is; no training case
-                      would keep an organ that is drawn by chance
+                      would keep a structure that is drawn by chance
         DataError     a published list names cases that the manifest does not have
 
     Example
         ``hide(manifest, "keep_labelled", n=8)`` keeps the labels of the first 8 scans of the list;
-        ``hide(manifest, "organs_per_case", k=2, seed=1)`` those of two organs in each scan.
+        ``hide(manifest, "structures_per_case", k=2, seed=1)`` those of two structures in each scan.
     """
     chosen = _settings(mode, settings) if isinstance(mode, str) else mode
     return chosen.apply(manifest)
 
 
 def _settings(mode: str, settings: dict[str, Any]) -> Mode:
+    mode = OLDER_NAMES.get(mode, mode)
     if mode not in MODES:
         raise ConfigError(
             f"unknown way to hide labels '{mode}'{did_you_mean(mode, MODES)}",
@@ -239,13 +244,13 @@ def _settings(mode: str, settings: dict[str, Any]) -> Mode:
     return build_settings(MODES[mode], settings, f"hide {mode}")
 
 
-def _check_k(k: int, organs: tuple[str, ...]) -> None:
-    if k > len(organs):
-        raise ConfigError(f"cannot keep {k} structures per case", expected=f"k = 1 to {len(organs)}")
+def _check_k(k: int, structures: tuple[str, ...]) -> None:
+    if k > len(structures):
+        raise ConfigError(f"cannot keep {k} structures per case", expected=f"k = 1 to {len(structures)}")
 
 
 def _annotated_only(manifest: Manifest, kept: Kept) -> Manifest:
-    """Training cases keep these organs, and nothing if they are not named."""
+    """Training cases keep these structures, and nothing if they are not named."""
     return manifest.replace_cases(
         replace(case, annotated=kept.get(case.id, frozenset())) if case.split == "train" else case
         for case in manifest.cases

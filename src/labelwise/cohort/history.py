@@ -3,7 +3,7 @@
 time        when, UTC
 event       predicted or corrected
 case        id
-organs      organ -> {"state", "before" (null: not known), "changed": voxels that differ, "voxels" it has now}
+structures  structure -> {"state", "before" (null: not known), "changed": voxels that differ, "voxels" it has now}
 labels      the label file that was written, relative to the folder
 before      the label file that the case had until then; null if none. It is kept
 model       id of the model that predicted

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from labelwise.anatomy import canonical, find, structures
-from labelwise.cohort.manifest import Manifest, Source, merge
+from labelwise.cohort.data_set import IGNORE_NAME
+from labelwise.cohort.manifest import DataSet, Manifest, merge
 from labelwise.cohort.parts import by_part
-from labelwise.cohort.source import IGNORE_NAME
 from labelwise.errors import ConfigError, did_you_mean, warn_about
 from labelwise.types import BACKGROUND, Case, LabelSpace
 
@@ -37,10 +37,10 @@ class SideConflict:
 
     whole: str  # the joint class
     joint: tuple[str, ...]  # data sets that have it
-    apart: Mapping[str, tuple[str, ...]]  # source -> its classes with a side
+    apart: Mapping[str, tuple[str, ...]]  # data set -> its classes with a side
 
     def __str__(self) -> str:
-        apart = ", ".join(f"{' and '.join(names)} in {source}" for source, names in self.apart.items())
+        apart = ", ".join(f"{' and '.join(names)} in {data_set}" for data_set, names in self.apart.items())
         return f"{self.whole} in {', '.join(self.joint)}; {apart}"
 
 
@@ -97,7 +97,7 @@ def with_classes(manifest: Manifest, names: Sequence[str]) -> Manifest:
     if len(set(meaning.values())) < len(meaning):
         raise ConfigError(
             "two classes of the data mean the same class of the model",
-            found=", ".join(manifest.label_space.organs),
+            found=", ".join(manifest.label_space.structures),
             expected=", ".join(names[1:]),
             do="import the data again with one of them",
         )
@@ -107,7 +107,7 @@ def with_classes(manifest: Manifest, names: Sequence[str]) -> Manifest:
         if (whole in theirs and ours & {*parts}) or (whole in ours and theirs & {*parts}):
             raise ConfigError(
                 f"left and right of {whole} are one class in the model or in the data, and two in the other",
-                found=", ".join(manifest.label_space.organs),
+                found=", ".join(manifest.label_space.structures),
                 expected=", ".join(names[1:]),
                 do="give both the same classes: see the option --sides of `labelwise import`",
             )
@@ -116,7 +116,7 @@ def with_classes(manifest: Manifest, names: Sequence[str]) -> Manifest:
         bare,
         classes,
         lambda _, name: meaning.get(name, name),
-        lambda organs: frozenset(meaning[name] for name in organs),
+        lambda structures: frozenset(meaning[name] for name in structures),
     )
 
 
@@ -126,16 +126,16 @@ def with_classes(manifest: Manifest, names: Sequence[str]) -> Manifest:
 def _with_canonical_names(manifest: Manifest) -> Manifest:
     """Two classes of one manifest never become one: the second keeps the name that it has."""
     name_of: dict[str, str] = {}
-    organs = sorted(manifest.label_space.organs, key=lambda name: name != canonical(name))
-    for organ in organs:
-        name = canonical(organ)
+    structures = sorted(manifest.label_space.structures, key=lambda name: name != canonical(name))
+    for structure in structures:
+        name = canonical(structure)
         if name in name_of.values():
             logger.warning(
                 "data set %s has two classes that mean %s: '%s' keeps its name",
-                ", ".join(manifest.sources), name, organ,
+                ", ".join(manifest.data_sets), name, structure,
             )  # fmt: skip
-            name = organ
-        name_of[organ] = name
+            name = structure
+        name_of[structure] = name
     return _mapped(
         manifest,
         [name_of.get(name, name) for name in manifest.label_space.names],
@@ -151,11 +151,13 @@ def side_conflicts(manifest: Manifest) -> list[SideConflict]:
     """Pairs that some data sets have in one class and other data sets apart."""
     conflicts = []
     for whole, parts in _pairs().items():
-        joint = tuple(source.name for source in manifest.sources.values() if whole in source.organs)
+        joint = tuple(
+            data_set.name for data_set in manifest.data_sets.values() if whole in data_set.structures
+        )
         apart = {
-            source.name: names
-            for source in manifest.sources.values()
-            if (names := tuple(name for name in parts if name in source.organs))
+            data_set.name: names
+            for data_set in manifest.data_sets.values()
+            if (names := tuple(name for name in parts if name in data_set.structures))
         }
         if joint and apart and {*joint} != {*apart}:
             conflicts.append(SideConflict(whole, joint, apart))
@@ -195,13 +197,13 @@ def _choices(sides: Sides) -> Side | dict[str, Side]:
 
 def _undecided(conflicts: Sequence[SideConflict]) -> ConfigError:
     wholes = ", ".join(conflict.whole for conflict in conflicts)
-    sources = ", ".join(dict.fromkeys(name for conflict in conflicts for name in conflict.joint))
+    data_sets = ", ".join(dict.fromkeys(name for conflict in conflicts for name in conflict.joint))
     return ConfigError(
         "a data set has left and right in one class, another has them apart",
         found="\n            ".join(map(str, conflicts)),
         expected="the same classes in all data sets",
         do=f"--sides join: left and right become one class everywhere ({wholes}); or\n"
-        f"            --sides split: the cases of {sources} are no longer annotated for {wholes}",
+        f"            --sides split: the cases of {data_sets} are no longer annotated for {wholes}",
     )
 
 
@@ -209,13 +211,13 @@ def _joined(manifest: Manifest, whole: str) -> Manifest:
     """Left and right become one class; a case for which one of them was annotated is not annotated for it."""
     joint, apart = _classes_of(manifest, whole)
 
-    def meaning(_: Source, name: str) -> str:
+    def meaning(_: DataSet, name: str) -> str:
         return whole if name in joint | apart else name
 
-    def annotated(organs: frozenset[str]) -> frozenset[str]:
-        known = {canonical(organ) for organ in organs}
+    def annotated(structures: frozenset[str]) -> frozenset[str]:
+        known = {canonical(structure) for structure in structures}
         complete = whole in known or known.issuperset(_pairs()[whole])
-        return organs - joint - apart | ({whole} if complete else frozenset())
+        return structures - joint - apart | ({whole} if complete else frozenset())
 
     names = dict.fromkeys(whole if name in joint | apart else name for name in manifest.label_space.names)
     after = _mapped(manifest, names, meaning, annotated)
@@ -234,33 +236,35 @@ def _split(manifest: Manifest, whole: str) -> Manifest:
     if not apart:
         raise ConfigError(f"no data set has left and right of '{whole}' apart", do=f"leave {whole}=split out")
     if bare := [
-        source.name for source in manifest.sources.values() if source.organs and source.organs <= joint
+        data_set.name
+        for data_set in manifest.data_sets.values()
+        if data_set.structures and data_set.structures <= joint
     ]:
         raise ConfigError(
             f"nothing would be left of data set {', '.join(bare)}: {whole} is its only class",
             do="choose --sides join, or leave the data set out",
         )
 
-    def meaning(source: Source, name: str) -> str:
+    def meaning(data_set: DataSet, name: str) -> str:
         if name not in joint:
             return name
-        return IGNORE_NAME if source.organs & apart else BACKGROUND
+        return IGNORE_NAME if data_set.structures & apart else BACKGROUND
 
     affected = [case.id for case in manifest.cases if case.annotated & joint]
     warn_about(f"cases that are no longer annotated for {whole}", affected)
     names = [name for name in manifest.label_space.names if name not in joint]
-    return _mapped(manifest, names, meaning, lambda organs: organs - joint)
+    return _mapped(manifest, names, meaning, lambda structures: structures - joint)
 
 
 def _classes_of(manifest: Manifest, whole: str) -> tuple[frozenset[str], frozenset[str]]:
     """The classes of a manifest that mean both of a pair, and those that mean one of it."""
-    organs, parts = manifest.label_space.organs, _pairs()[whole]
-    joint = frozenset(name for name in organs if canonical(name) == whole)
-    apart = frozenset(name for name in organs if canonical(name) in parts)
+    structures, parts = manifest.label_space.structures, _pairs()[whole]
+    joint = frozenset(name for name in structures if canonical(name) == whole)
+    apart = frozenset(name for name in structures if canonical(name) in parts)
     if not joint | apart:
         raise ConfigError(
             f"no data set has the class '{whole}', or left and right of it",
-            found=", ".join(organs),
+            found=", ".join(structures),
             do=f"leave it out of the choice of sides: {whole}",
         )
     return joint, apart
@@ -269,24 +273,26 @@ def _classes_of(manifest: Manifest, whole: str) -> tuple[frozenset[str], frozens
 def _mapped(
     manifest: Manifest,
     names: Iterable[str],
-    meaning: Callable[[Source, str], str],
+    meaning: Callable[[DataSet, str], str],
     annotated: Callable[[frozenset[str]], frozenset[str]],
 ) -> Manifest:
     """The manifest with other classes, with `meaning` in the place of each name in the value tables."""
-    sources = {
-        source.name: replace(
-            source, values={value: meaning(source, name) for value, name in source.values.items()}
+    data_sets = {
+        data_set.name: replace(
+            data_set, values={value: meaning(data_set, name) for value, name in data_set.values.items()}
         )
-        for source in manifest.sources.values()
+        for data_set in manifest.data_sets.values()
     }
 
     def mapped(case: Case) -> Case:
         # By part: left and right make a whole only where both are known.
-        known = [(annotated(organs), part) for organs, part in by_part(case)]
-        parts = tuple(replace(part, organs=organs) for organs, part in known if part)
-        return replace(case, annotated=frozenset().union(*(organs for organs, _ in known)), parts=parts)
+        known = [(annotated(structures), part) for structures, part in by_part(case)]
+        parts = tuple(replace(part, structures=structures) for structures, part in known if part)
+        return replace(
+            case, annotated=frozenset().union(*(structures for structures, _ in known)), parts=parts
+        )
 
-    return Manifest(LabelSpace(tuple(names)), sources, tuple(map(mapped, manifest.cases)))
+    return Manifest(LabelSpace(tuple(names)), data_sets, tuple(map(mapped, manifest.cases)))
 
 
 def without_structures(manifest: Manifest, gone: Collection[str]) -> Manifest:
@@ -294,17 +300,19 @@ def without_structures(manifest: Manifest, gone: Collection[str]) -> Manifest:
     taken = frozenset(gone)
 
     def kept(case: Case) -> Case:
-        proposals = tuple(replace(each, organs=each.organs - taken) for each in case.proposals)
+        proposals = tuple(replace(each, structures=each.structures - taken) for each in case.proposals)
         return replace(case, proposals=proposals)
 
-    sources = {name: source for name, source in manifest.sources.items() if source.organs - taken}
-    cases = tuple(kept(case) for case in manifest.cases if case.source in sources)
+    data_sets = {
+        name: data_set for name, data_set in manifest.data_sets.items() if data_set.structures - taken
+    }
+    cases = tuple(kept(case) for case in manifest.cases if case.data_set in data_sets)
     names = [name for name in manifest.label_space.names if name not in taken]
     return _mapped(
-        replace(manifest, sources=sources, cases=cases),
+        replace(manifest, data_sets=data_sets, cases=cases),
         names,
         lambda _, name: BACKGROUND if name in taken else name,
-        lambda organs: organs - taken,
+        lambda structures: structures - taken,
     )
 
 
@@ -312,27 +320,29 @@ def without_structures(manifest: Manifest, gone: Collection[str]) -> Manifest:
 
 
 def _warn_of_lesions(manifest: Manifest) -> None:
-    """Say where a tumour is a class of its own, and another data set that annotates the organ has no such class."""
-    for lesion in manifest.label_space.organs:
-        organ, _, kind = lesion.rpartition(" ")
+    """Say where a tumour is a class of its own, and another data set that annotates the structure has no such class."""
+    for lesion in manifest.label_space.structures:
+        structure, _, kind = lesion.rpartition(" ")
         if kind not in LESIONS:
             continue
-        organs = _with_sides(canonical(organ))
-        own = _sources_with(manifest.sources.values(), {lesion})
-        others = [name for name in _sources_with(manifest.sources.values(), organs) if name not in own]
+        structures = _with_sides(canonical(structure))
+        own = _data_sets_with(manifest.data_sets.values(), {lesion})
+        others = [
+            name for name in _data_sets_with(manifest.data_sets.values(), structures) if name not in own
+        ]
         if own and others:
             logger.warning(
                 "'%s' is a class of its own in %s; %s annotates the %s without it, where it may count as structure or "
                 "as background: the importers' option '%s' makes data sets agree",
-                lesion, ", ".join(own), ", ".join(others), canonical(organ), kind,
+                lesion, ", ".join(own), ", ".join(others), canonical(structure), kind,
             )  # fmt: skip
 
 
-def _with_sides(organ: str) -> set[str]:
-    found = find(organ)
-    whole = found.whole if found and found.whole else organ
-    return {organ, whole, *_pairs().get(whole, ())}
+def _with_sides(structure: str) -> set[str]:
+    found = find(structure)
+    whole = found.whole if found and found.whole else structure
+    return {structure, whole, *_pairs().get(whole, ())}
 
 
-def _sources_with(sources: Iterable[Source], classes: set[str]) -> list[str]:
-    return [source.name for source in sources if source.organs & classes]
+def _data_sets_with(data_sets: Iterable[DataSet], classes: set[str]) -> list[str]:
+    return [data_set.name for data_set in data_sets if data_set.structures & classes]

@@ -1,11 +1,11 @@
 """The manifest: a table of cases that a person can read and edit.
 
-    manifest.csv    id,images,labels,annotated,group,source,split        one row per case
+    manifest.csv    id,images,labels,annotated,group,data_set,split        one row per case
                     and states,proposals, if models or reviewers have said something of a class (see `states`)
     and parts, if classes are annotated in a part of a scan only (see `parts`)
-    dataset.toml    the classes in order, and what each data set's integers mean (see `labelwise.cohort.source`)
+    dataset.toml    the classes in order, and what each data set's integers mean (see `labelwise.cohort.data_set`)
 
-Several files or class names in one cell are joined by ';'. `annotated` is ``all``, a list of organs, or
+Several files or class names in one cell are joined by ';'. `annotated` is ``all``, a list of structures, or
 empty. Paths are relative to the folder of the manifest where the files lie inside it, else absolute.
 """
 
@@ -22,18 +22,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labelwise.atomic import write_text
-from labelwise.cohort.meaning import refuse_hidden, source_of_file
-from labelwise.cohort.parts import ALL, known_parts, parts_cell, read_parts
-from labelwise.cohort.source import (
+from labelwise.cohort.data_set import (
     FILE_NAME,
     IGNORE_NAME,
+    DataSet,
     LookupTable,
-    Source,
-    check_source,
+    check_data_set,
     read_class_table,
     unknown_values,
     write_class_table,
 )
+from labelwise.cohort.meaning import data_set_of_file, refuse_hidden
+from labelwise.cohort.parts import ALL, known_parts, parts_cell, read_parts
 from labelwise.cohort.states import proposals_cell, read_states, states_cell
 from labelwise.cohort.text import Row, convert, read_rows
 from labelwise.documents import cells
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "DataSet",
     "Manifest",
-    "Source",
     "check_same_grid",
     "merge",
     "read_case_image",
@@ -57,7 +57,7 @@ __all__ = [
 
 MANIFEST_NAME = "manifest.csv"
 FOLDS = "folds.json"  # in a folder of folds: how many there are, and how they were drawn
-COLUMNS = ("id", "images", "labels", "annotated", "group", "source", "split")
+COLUMNS = ("id", "images", "labels", "annotated", "group", "data_set", "split")
 REVIEW_COLUMNS = ("states", "proposals")  # only where there is something to say
 PARTS_COLUMN = "parts"  # likewise
 
@@ -67,16 +67,16 @@ class Manifest:
     """All cases of a project, the classes they may show, and where they come from."""
 
     label_space: LabelSpace
-    sources: Mapping[str, Source]
+    data_sets: Mapping[str, DataSet]
     cases: tuple[Case, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sources", dict(self.sources))
+        object.__setattr__(self, "data_sets", dict(self.data_sets))
         object.__setattr__(self, "cases", tuple(self.cases))
         if reserved := {ALL, IGNORE_NAME} & set(self.label_space.names):
             raise DataError(f"'{reserved.pop()}' cannot be the name of a class: it has a meaning of its own")
-        for source in self.sources.values():
-            check_source(source, self.label_space)
+        for data_set in self.data_sets.values():
+            check_data_set(data_set, self.label_space)
         if not self.cases:
             raise DataError("a manifest needs at least one case")
         seen: dict[str, Case] = {}
@@ -101,9 +101,9 @@ class Manifest:
         """The same classes and data sets with other cases."""
         return replace(self, cases=tuple(cases))
 
-    def source_of(self, case: Case) -> Source:
+    def data_set_of(self, case: Case) -> DataSet:
         """The data set a case comes from."""
-        return self.sources[case.source]
+        return self.data_sets[case.data_set]
 
     def annotated(self, case: Case) -> Tensor:
         """(C,) bool: which classes are annotated in a case."""
@@ -113,26 +113,26 @@ class Manifest:
 def _check_case(case: Case, manifest: Manifest) -> None:
     if problem := _id_problem(case.id):
         raise DataError(problem, case=case.id)
-    if case.source not in manifest.sources:
+    if case.data_set not in manifest.data_sets:
         raise DataError(
-            f"unknown data set '{case.source}'{did_you_mean(case.source, manifest.sources)}",
+            f"unknown data set '{case.data_set}'{did_you_mean(case.data_set, manifest.data_sets)}",
             case=case.id,
-            expected=", ".join(manifest.sources),
+            expected=", ".join(manifest.data_sets),
             code="unknown-name",
         )
-    if unknown := case.annotated - manifest.source_of(case).organs:
+    if unknown := case.annotated - manifest.data_set_of(case).structures:
         raise DataError(
-            f"the label files of data set '{case.source}' cannot show {', '.join(sorted(unknown))}",
+            f"the label files of data set '{case.data_set}' cannot show {', '.join(sorted(unknown))}",
             case=case.id,
-            expected=", ".join(sorted(manifest.source_of(case).organs)),
+            expected=", ".join(sorted(manifest.data_set_of(case).structures)),
         )
     for proposal in case.proposals:
-        if unknown := proposal.organs - set(manifest.label_space.organs):
+        if unknown := proposal.structures - set(manifest.label_space.structures):
             raise DataError(
                 f"a model has predicted the unknown class {', '.join(sorted(unknown))}",
                 case=case.id,
                 file=proposal.file,
-                expected=", ".join(manifest.label_space.organs),
+                expected=", ".join(manifest.label_space.structures),
             )
 
 
@@ -153,36 +153,36 @@ def read_case_image(case: Case, manifest: Manifest) -> Volume:
     Errors
         DataError   a file is missing or unreadable, or the images of a case lie on different grids
     """
-    return read_image(case.images, manifest.source_of(case).layout)
+    return read_image(case.images, manifest.data_set_of(case).layout)
 
 
 def read_case_labels(case: Case, manifest: Manifest, *, erase: bool = True) -> Volume:
     """(X, Y, Z) uint8 class indices of a case: 0..C-1, or IGNORE where nothing is known.
 
     Values of the file are mapped by the names that it gives to them, else through the table of the case's data set
-    (`labelwise.cohort.meaning`). Organs that are not annotated are erased to 0, whatever the file says about them; a
+    (`labelwise.cohort.meaning`). Structures that are not annotated are erased to 0, whatever the file says of them; a
     case without any annotation is IGNORE everywhere and its label file is not even opened. Where a class is annotated
     in a part of the scan only, what is background elsewhere is IGNORE (`parts.by_part` names the classes of each
-    part). With `erase` False the whole file is believed instead: for the store, which hides organs when a patch is
+    part). With `erase` False the whole file is believed instead: for the store, which hides structures when a patch is
     read.
 
     Errors
         DataError   the file is missing or unreadable, it holds a value without a meaning, its names contradict the
-                    table, or an annotated organ lies wholly beneath others
+                    table, or an annotated structure lies wholly beneath others
     """
-    source = manifest.source_of(case)
-    believed = case.annotated if erase else source.organs
+    data_set = manifest.data_set_of(case)
+    believed = case.annotated if erase else data_set.structures
     if not believed or case.labels is None:
-        geometry = read_geometry(case.images[0], source.layout)
+        geometry = read_geometry(case.images[0], data_set.layout)
         return Volume(np.full(geometry.shape, IGNORE, dtype=np.uint8), geometry.affine)
     with naming(case.id, case.labels):
-        source = source_of_file(source, case.labels)
+        data_set = data_set_of_file(data_set, case.labels)
         tally = Tally()
-        stored = read_labels(case.labels, source.layout, case.images[0], tally)
-        refuse_hidden(source, tally, case.annotated)
-    indices = LookupTable.of(source, manifest.label_space, believed)(stored.data)
+        stored = read_labels(case.labels, data_set.layout, case.images[0], tally)
+        refuse_hidden(data_set, tally, case.annotated)
+    indices = LookupTable.of(data_set, manifest.label_space, believed)(stored.data)
     if indices is None:
-        raise unknown_values(source, stored.data, case.id, case.labels)
+        raise unknown_values(data_set, stored.data, case.id, case.labels)
     return Volume(known_parts(indices, case, manifest.label_space) if erase else indices, stored.affine)
 
 
@@ -195,8 +195,8 @@ def resolved(single: Manifest) -> Manifest:
     case = single.cases[0]
     if case.labels is None:
         return single
-    source = source_of_file(single.source_of(case), case.labels)
-    return replace(single, sources={**single.sources, source.name: source})
+    data_set = data_set_of_file(single.data_set_of(case), case.labels)
+    return replace(single, data_sets={**single.data_sets, data_set.name: data_set})
 
 
 def check_same_grid(case: Case, image: Volume, labels: Volume) -> None:
@@ -234,10 +234,10 @@ def merge(manifests: Sequence[Manifest]) -> Manifest:
         DataError   two different data sets have the same name
     """
     names = dict.fromkeys(name for manifest in manifests for name in manifest.label_space.names)
-    sources: dict[str, Source] = {}
+    data_sets: dict[str, DataSet] = {}
     for manifest in manifests:
-        for name, source in manifest.sources.items():
-            if sources.setdefault(name, source) != source:
+        for name, data_set in manifest.data_sets.items():
+            if data_sets.setdefault(name, data_set) != data_set:
                 raise DataError(
                     f"two different data sets have the name '{name}'",
                     do="import one of them under another name",
@@ -247,11 +247,11 @@ def merge(manifests: Sequence[Manifest]) -> Manifest:
     for case in all_cases:
         count[case.id.lower()] = count.get(case.id.lower(), 0) + 1
     cases = tuple(case if count[case.id.lower()] == 1 else _prefixed(case) for case in all_cases)
-    return Manifest(LabelSpace(tuple(names)), sources, cases)
+    return Manifest(LabelSpace(tuple(names)), data_sets, cases)
 
 
 def _prefixed(case: Case) -> Case:
-    name = f"{case.source}_{case.id}"
+    name = f"{case.data_set}_{case.id}"
     return replace(case, id=name, group=name if case.group == case.id else case.group)
 
 
@@ -287,15 +287,15 @@ def read_manifest(path: Path | str) -> Manifest:
             do=f"name one of them: {file.parent / 'fold_0'}",
         )
     rows = read_rows(file, COLUMNS, (*REVIEW_COLUMNS, PARTS_COLUMN))
-    label_space, sources = read_class_table(file.with_name(FILE_NAME))
+    label_space, data_sets = read_class_table(file.with_name(FILE_NAME))
     first: dict[str, int] = {}
     for row in rows:
         first.setdefault(row.cells["id"].lower(), row.number)
-    cases = convert(rows, lambda row: _case(row, first[row.cells["id"].lower()], label_space, sources))
-    return Manifest(label_space, sources, tuple(cases))
+    cases = convert(rows, lambda row: _case(row, first[row.cells["id"].lower()], label_space, data_sets))
+    return Manifest(label_space, data_sets, tuple(cases))
 
 
-def _case(row: Row, first: int, label_space: LabelSpace, sources: Mapping[str, Source]) -> Case:
+def _case(row: Row, first: int, label_space: LabelSpace, data_sets: Mapping[str, DataSet]) -> Case:
     cells = row.cells
     if problem := _id_problem(cells["id"]):
         row.refuse("id", problem)
@@ -306,11 +306,11 @@ def _case(row: Row, first: int, label_space: LabelSpace, sources: Mapping[str, S
             expected="ids that differ in more than small and capital letters: results are named after them",
             do="give each case its own id",
         )
-    if cells["source"] not in sources:
+    if cells["data_set"] not in data_sets:
         row.refuse(
-            "source",
-            f"unknown data set '{cells['source']}'{did_you_mean(cells['source'], sources)}",
-            expected=", ".join(sources),
+            "data_set",
+            f"unknown data set '{cells['data_set']}'{did_you_mean(cells['data_set'], data_sets)}",
+            expected=", ".join(data_sets),
             do=f"correct the name, or describe the data set in {FILE_NAME}",
         )
     if cells["split"] not in SPLITS:
@@ -322,7 +322,7 @@ def _case(row: Row, first: int, label_space: LabelSpace, sources: Mapping[str, S
     images = row.items("images")
     if not images:
         row.refuse("images", "a case needs at least one image")
-    annotated = _annotated(row, label_space, sources[cells["source"]])
+    annotated = _annotated(row, label_space, data_sets[cells["data_set"]])
     if annotated and not cells["labels"]:
         row.refuse(
             "annotated",
@@ -337,7 +337,7 @@ def _case(row: Row, first: int, label_space: LabelSpace, sources: Mapping[str, S
         labels=absolute(folder / cells["labels"]) if cells["labels"] else None,
         annotated=annotated,
         group=cells["group"],
-        source=cells["source"],
+        data_set=cells["data_set"],
         split=cells["split"],
         corrected=states.corrected,
         verified=states.verified,
@@ -346,26 +346,28 @@ def _case(row: Row, first: int, label_space: LabelSpace, sources: Mapping[str, S
     )
 
 
-def _annotated(row: Row, label_space: LabelSpace, source: Source) -> frozenset[str]:
+def _annotated(row: Row, label_space: LabelSpace, data_set: DataSet) -> frozenset[str]:
     names = row.items("annotated")
-    organs = frozenset(label_space.organs if names == [ALL] else names)
+    structures = frozenset(label_space.structures if names == [ALL] else names)
     for name in names:
-        if name != ALL and name not in label_space.organs:
+        if name != ALL and name not in label_space.structures:
             row.refuse(
                 "annotated",
-                f"unknown class '{name}'{did_you_mean(name, label_space.organs)}",
-                expected=f"all, or names joined by ';' out of {', '.join(label_space.organs)}",
+                f"unknown class '{name}'{did_you_mean(name, label_space.structures)}",
+                expected=f"all, or names joined by ';' out of {', '.join(label_space.structures)}",
             )
     if ALL in names and len(names) > 1:
         row.refuse("annotated", "'all' stands beside other names", do="keep one of them")
-    if missing := organs - source.organs:
+    if missing := structures - data_set.structures:
         row.refuse(
             "annotated",
-            f"the label files of data set '{source.name}' cannot show {', '.join(sorted(missing))}",
-            expected=";".join(organ for organ in label_space.organs if organ in source.organs),
-            do=f"name the annotated structures, or complete [sources.{source.name}.values] in {FILE_NAME}",
+            f"the label files of data set '{data_set.name}' cannot show {', '.join(sorted(missing))}",
+            expected=";".join(
+                structure for structure in label_space.structures if structure in data_set.structures
+            ),
+            do=f"name the annotated structures, or complete [data_sets.{data_set.name}.values] in {FILE_NAME}",
         )
-    return organs
+    return structures
 
 
 def write_manifest(manifest: Manifest, folder: Path | str) -> Path:
@@ -382,19 +384,21 @@ def write_manifest(manifest: Manifest, folder: Path | str) -> Path:
     in_parts = any(case.parts for case in manifest.cases)
     writer.writerow((*COLUMNS, *REVIEW_COLUMNS * reviewed, *[PARTS_COLUMN] * in_parts))
     for case in manifest.cases:
-        annotated = [organ for organ in manifest.label_space.organs if organ in case.annotated]
-        complete = bool(annotated) and len(annotated) == len(manifest.label_space.organs)
+        annotated = [
+            structure for structure in manifest.label_space.structures if structure in case.annotated
+        ]
+        complete = bool(annotated) and len(annotated) == len(manifest.label_space.structures)
         images = ";".join(_path_cell(image, folder, case) for image in case.images)
         labels = _path_cell(case.labels, folder, case) if case.labels else ""
         group = "" if case.group == case.id else case.group
         known = ALL if complete else ";".join(annotated)
-        row = [case.id, images, labels, known, group, case.source, case.split]
+        row = [case.id, images, labels, known, group, case.data_set, case.split]
         if reviewed:
             files = {each.model: _path_cell(each.file, folder, case) for each in case.proposals}
             row += [states_cell(case, manifest.label_space), proposals_cell(files)]
         row += [parts_cell(case, manifest.label_space)] * in_parts
         writer.writerow(cells(row))
-    write_class_table(folder / FILE_NAME, manifest.label_space, manifest.sources)
+    write_class_table(folder / FILE_NAME, manifest.label_space, manifest.data_sets)
     file = folder / MANIFEST_NAME
     write_text(file, text.getvalue())
     return file

@@ -6,9 +6,9 @@
     DatasetNNN_NAME/imagesTs/, labelsTs/      test cases; label files of those that are annotated
     DatasetNNN_NAME/splits_final.json         one fold, if there are validation cases
 
-nnU-Net takes a 0 for background. In a case in which an organ is not annotated, 0 may be that organ too: such voxels
-get the label ``ignore``, or, where that is asked for, stay background. Cases without any annotation are left out:
-nnU-Net does not learn from them.
+nnU-Net takes a 0 for background. In a case in which a structure is not annotated, 0 may be that structure too: such
+voxels get the label ``ignore``, or, where that is asked for, stay background. Cases without any annotation are left
+out: nnU-Net does not learn from them.
 
 Source
     nnU-Net, documentation/dataset_format.md, ignore_label.md (the highest label, after consecutive ones) and
@@ -26,8 +26,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from labelwise.cohort.data_set import IGNORE_NAME
 from labelwise.cohort.manifest import Manifest, check_same_grid, read_case_image, read_case_labels
-from labelwise.cohort.source import IGNORE_NAME
 from labelwise.errors import ConfigError, DataError, naming
 from labelwise.formats import write_image, write_labels
 from labelwise.types import IGNORE, Case, Volume
@@ -49,14 +49,14 @@ class Layout:
     """How one manifest is written."""
 
     manifest: Manifest
-    unknown: Unknown  # what a voxel becomes of which only un-annotated organs could say more
+    unknown: Unknown  # what a voxel becomes of which only un-annotated structures could say more
 
     def __post_init__(self) -> None:
         if self.unknown not in ("ignore", "background"):
             raise ConfigError(
                 "unknown voxels cannot become this", found=self.unknown, expected="ignore or background"
             )
-        kinds = sorted({self.manifest.source_of(case).modality for case in self.cases})
+        kinds = sorted({self.manifest.data_set_of(case).modality for case in self.cases})
         if len(kinds) > 1:
             raise DataError(
                 "nnU-Net normalises every case of a data set alike",
@@ -101,7 +101,7 @@ class Layout:
     def dataset(self, *, ignores: bool) -> dict[str, Any]:
         """The content of dataset.json; with the label ``ignore`` if some label file holds it."""
         first = self.cases[0]
-        channel = CHANNELS[self.manifest.source_of(first).modality]
+        channel = CHANNELS[self.manifest.data_set_of(first).modality]
         labels = {name: index for index, name in enumerate(self.manifest.label_space.names)}
         number = sum(case.split != "test" for case in self.cases)
         return {

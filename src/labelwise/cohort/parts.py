@@ -39,34 +39,36 @@ def read_parts(row: Row, label_space: LabelSpace, annotated: Collection[str]) ->
     for item in row.items("parts"):
         name, _, text = item.partition("=")
         name = name.strip()
-        if name != ALL and name not in label_space.organs:
+        if name != ALL and name not in label_space.structures:
             row.refuse(
                 "parts",
-                f"unknown class '{name}'{did_you_mean(name, label_space.organs)}",
-                expected=f"CLASS=PART, joined by ';', of all or {', '.join(label_space.organs)}",
+                f"unknown class '{name}'{did_you_mean(name, label_space.structures)}",
+                expected=f"CLASS=PART, joined by ';', of all or {', '.join(label_space.structures)}",
             )
-        organs = set(annotated) if name == ALL else {name}
-        if not organs or not organs <= set(annotated):
+        structures = set(annotated) if name == ALL else {name}
+        if not structures or not structures <= set(annotated):
             row.refuse(
                 "parts",
                 f"'{name}' is not annotated in this case, so it is not annotated in a part of it",
                 do="add it to the column 'annotated', or take it out here",
             )
-        if organs & seen:
+        if structures & seen:
             row.refuse(
                 "parts",
-                f"'{min(organs & seen)}' has two parts",
+                f"'{min(structures & seen)}' has two parts",
                 do="write one, which may have several ranges",
             )
-        seen |= organs
-        parts.setdefault(_boxes(row, text.strip()), set()).update(organs)
-    return tuple(Part(frozenset(organs), boxes) for boxes, organs in parts.items())
+        seen |= structures
+        parts.setdefault(_boxes(row, text.strip()), set()).update(structures)
+    return tuple(Part(frozenset(structures), boxes) for boxes, structures in parts.items())
 
 
 def parts_cell(case: Case, label_space: LabelSpace) -> str:
     """The parts of a case as a cell, in the order of the classes."""
-    text = {organ: part_text(part) for part in case.parts for organ in part.organs}
-    return ";".join(f"{organ}={text[organ]}" for organ in label_space.organs if organ in text)
+    text = {structure: part_text(part) for part in case.parts for structure in part.structures}
+    return ";".join(
+        f"{structure}={text[structure]}" for structure in label_space.structures if structure in text
+    )
 
 
 def part_text(part: Part) -> str:
@@ -80,18 +82,18 @@ def part_text(part: Part) -> str:
 
 def part_key(part: Part) -> list[str]:
     """What a part says, as plain values that are equal for equal parts."""
-    return [*sorted(part.organs), part_text(part)]
+    return [*sorted(part.structures), part_text(part)]
 
 
 def annotated_everywhere(case: Case) -> frozenset[str]:
     """The classes that are annotated all over the scan."""
-    return case.annotated.difference(*(part.organs for part in case.parts))
+    return case.annotated.difference(*(part.structures for part in case.parts))
 
 
 def by_part(case: Case) -> list[tuple[frozenset[str], Part | None]]:
     """The annotated classes of a case, by where they are annotated: those of the whole scan (None) first."""
     everywhere = annotated_everywhere(case)
-    known: list[tuple[frozenset[str], Part | None]] = [(part.organs, part) for part in case.parts]
+    known: list[tuple[frozenset[str], Part | None]] = [(part.structures, part) for part in case.parts]
     return [(everywhere, None), *known] if everywhere or not known else known
 
 
@@ -135,21 +137,21 @@ def known_parts(labels: Array, case: Case, label_space: LabelSpace) -> Array:
     found = labels
     for part in case.parts:
         require_within(case, part, labels.shape)
-        own = np.isin(labels, [0, *map(label_space.index, part.organs)])
+        own = np.isin(labels, [0, *map(label_space.index, part.structures)])
         found = np.where(own & (known_in(labels, part) == IGNORE), IGNORE, found).astype(labels.dtype)
     return found
 
 
 def drawn_beyond(
-    labels: Array, case: Case, organs: Collection[str], label_space: LabelSpace
+    labels: Array, case: Case, structures: Collection[str], label_space: LabelSpace
 ) -> frozenset[str]:
-    """The classes out of `organs` of which class indices (X, Y, Z) show something beyond the boxes of their part."""
+    """Those of `structures` of which class indices (X, Y, Z) show something beyond the boxes of their part."""
     places = [np.arange(size) for size in labels.shape]
     wider = set[str]()
     for part in case.parts:
-        if part.boxes and (known := part.organs.intersection(organs)):
+        if part.boxes and (known := part.structures.intersection(structures)):
             found = set(np.unique(labels[~inside(part, places)]).tolist())
-            wider |= {organ for organ in known if label_space.index(organ) in found}
+            wider |= {structure for structure in known if label_space.index(structure) in found}
     return frozenset(wider)
 
 
@@ -160,7 +162,7 @@ def require_within(case: Case, part: Part, shape: Iterable[int]) -> None:
         for axis, ends, size in zip("xyz", box, shape, strict=True):
             if ends is not None and ends[1] >= size:
                 raise DataError(
-                    f"{', '.join(sorted(part.organs))} is said to be annotated beyond the scan",
+                    f"{', '.join(sorted(part.structures))} is said to be annotated beyond the scan",
                     case=case.id,
                     file=case.labels,
                     found=f"{part_text(part)}; the scan has {size} voxels along {axis}",

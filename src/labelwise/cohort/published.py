@@ -1,17 +1,17 @@
-"""Published partial-label settings: which cases learn which organ, and which cases test.
+"""Published partial-label settings: which cases learn which structure, and which cases test.
 
-    ltuda_toy       50 scans of AbdomenCT-1K with four organs: each training scan keeps one, 10 scans test
-    ltuda_union     LiTS, MSD Spleen, KiTS19 and NIH Pancreas-CT: each data set teaches its own organ
+    ltuda_toy       50 scans of AbdomenCT-1K with four structures: each training scan keeps one, 10 scans test
+    ltuda_union     LiTS, MSD Spleen, KiTS19 and NIH Pancreas-CT: each data set teaches its own structure
 
 The lists decide the splits: listed cases train or test, all others take no part. A case is known by the last
 whole number in its id: 12 in `Organ12_0012`, `volume-12` and `PANCREAS_0012`. What the lists name must be there
-and annotated. Only the four organs stay classes. In the value tables LiTS tumours become liver and cysts of
+and annotated. Only the four structures stay classes. In the value tables LiTS tumours become liver and cysts of
 later KiTS releases become kidney, as both are in the published labels; whatever else becomes background, as
 KiTS tumours are there. Label files are never rewritten. Classes are known by any spelling of their name. One data set
-may be several sources, which the importers make where files need different reading: `kits`, `kits_first_release`.
+may be several data sets, which the importers make where files need different reading: `kits`, `kits_first_release`.
 
 Sources
-    Jiang et al., "Labeled-to-unlabeled distribution alignment for partially-supervised multi-organ medical image
+    Jiang et al., "Labeled-to-unlabeled distribution alignment for partially-supervised multi-structure medical image
     segmentation", Medical Image Analysis 2025, arXiv 2409.03228; the lists are those of its code.
     NIH 25 and 70 show the scan of case 2 again and were withdrawn from Pancreas-CT in 2020.
 """
@@ -28,8 +28,8 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from labelwise.anatomy import canonical
-from labelwise.cohort.manifest import Manifest, Source
-from labelwise.cohort.source import IGNORE_NAME
+from labelwise.cohort.data_set import IGNORE_NAME
+from labelwise.cohort.manifest import DataSet, Manifest
 from labelwise.errors import ConfigError, DataError, did_you_mean
 from labelwise.types import BACKGROUND, Case, LabelSpace
 
@@ -48,10 +48,10 @@ TOY_TRAIN: Mapping[str, tuple[int, ...]] = {  # in published order: n = 3 and n 
 class Part:
     """One data set of the union: what it teaches, and the numbers of its cases."""
 
-    organ: str
+    structure: str
     train: tuple[int, ...]
     test: tuple[int, ...]
-    belongs: tuple[str, ...] = ()  # words in the names of other classes that are part of the organ
+    belongs: tuple[str, ...] = ()  # words in the names of other classes that are part of the structure
 
 
 def _without(numbers: Iterable[int], *left_out: Iterable[int]) -> tuple[int, ...]:
@@ -79,47 +79,49 @@ NIH_LEAKS = (25, 70)  # the scan of case 2 once more: 25 would train with it, 70
 
 @checked_dataclass(frozen=True, config=_STRICT)
 class LtudaToy:
-    """The first n cases of each organ's list train on this organ alone; the 10 test cases keep all four."""
+    """The first n cases of each structure's list train on this structure alone; the 10 test cases keep all four."""
 
-    n: Literal[3, 5, 10] = 10  # training cases per organ
-    validation: int = Field(default=0, ge=0)  # per organ: the last of the n validate instead, on their organ
-    source: str = ""  # the data set that holds the scans; needed only if it cannot be told
+    n: Literal[3, 5, 10] = 10  # training cases per structure
+    validation: int = Field(
+        default=0, ge=0
+    )  # per structure: the last of the n validate instead, on their structure
+    data_set: str = ""  # the data set that holds the scans; needed only if it cannot be told
 
     def apply(self, manifest: Manifest) -> Manifest:
         """The manifest of the published setting."""
-        sources = _sources(manifest, self.source or _toy_source(manifest), "source")
-        names = {organ: _class_of(sources, organ) for organ in TOY_TRAIN}
+        data_sets = _data_sets(manifest, self.data_set or _toy_data_set(manifest), "data_set")
+        names = {structure: _class_of(data_sets, structure) for structure in TOY_TRAIN}
         roles = {number: _Role("test", frozenset(names.values())) for number in TOY_TEST}
-        for organ, numbers in TOY_TRAIN.items():
-            roles |= _train_roles(numbers[: self.n], names[organ], self.validation)
-        return _dealt(manifest, [_Share(sources, roles)], names.values())
+        for structure, numbers in TOY_TRAIN.items():
+            roles |= _train_roles(numbers[: self.n], names[structure], self.validation)
+        return _dealt(manifest, [_Share(data_sets, roles)], names.values())
 
 
 @checked_dataclass(frozen=True, config=_STRICT)
 class LtudaUnion:
-    """Four data sets, each annotated for its own organ, with their published training and test cases."""
+    """Four data sets, each annotated for its own structure, with their published training and test cases."""
 
     lits: str = "lits"  # name of the data set in the manifest, for each of the four
     msd_spleen: str = "msd_spleen"
     kits: str = "kits"
     nih: str = "nih"
     drop_leaks: bool = True  # leave out NIH 25 and 70, which repeat case 2
-    validation: int = Field(default=0, ge=0)  # per source: the last training cases validate instead
+    validation: int = Field(default=0, ge=0)  # per data set: the last training cases validate instead
 
     def apply(self, manifest: Manifest) -> Manifest:
         """The manifest of the published setting."""
-        sources = {role: _sources(manifest, getattr(self, role), role) for role in UNION}
-        taken = [source.name for members in sources.values() for source in members]
+        data_sets = {role: _data_sets(manifest, getattr(self, role), role) for role in UNION}
+        taken = [data_set.name for members in data_sets.values() for data_set in members]
         if len(set(taken)) < len(taken):
             raise ConfigError(
-                "two of the four data sets have the same source",
+                "two of the four roles have the same data set",
                 found=", ".join(
-                    f"{role} = {source.name}" for role, members in sources.items() for source in members
+                    f"{role} = {data_set.name}" for role, members in data_sets.items() for data_set in members
                 ),
             )
-        names = {role: _class_of(members, UNION[role].organ) for role, members in sources.items()}
+        names = {role: _class_of(members, UNION[role].structure) for role, members in data_sets.items()}
         shares = []
-        for role, members in sources.items():
+        for role, members in data_sets.items():
             part, left_out = UNION[role], NIH_LEAKS if role == "nih" and self.drop_leaks else ()
             roles = _train_roles(_without(part.train, left_out), names[role], self.validation)
             roles |= {
@@ -138,27 +140,27 @@ PUBLISHED: Mapping[str, type[LtudaToy | LtudaUnion]] = {"ltuda_toy": LtudaToy, "
 @dataclass(frozen=True)
 class _Role:
     split: str
-    organs: frozenset[str]  # that stay annotated
+    structures: frozenset[str]  # that stay annotated
 
 
 @dataclass(frozen=True)
 class _Share:
     """What the lists say about one data set."""
 
-    sources: tuple[Source, ...]
+    data_sets: tuple[DataSet, ...]
     roles: Mapping[int, _Role]
     whole: str = ""  # the class that takes in the classes whose names hold one of the words `belongs`
     belongs: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        """Of the data set: that of its first source."""
-        return self.sources[0].name
+        """Of the data set: that of its first data set."""
+        return self.data_sets[0].name
 
     @property
     def members(self) -> frozenset[str]:
-        """Names of the sources."""
-        return frozenset(source.name for source in self.sources)
+        """Names of the data sets."""
+        return frozenset(data_set.name for data_set in self.data_sets)
 
 
 def _train_roles(numbers: Sequence[int], name: str, validation: int) -> dict[int, _Role]:
@@ -175,22 +177,24 @@ def _train_roles(numbers: Sequence[int], name: str, validation: int) -> dict[int
     }
 
 
-def _dealt(manifest: Manifest, shares: Sequence[_Share], organs: Iterable[str]) -> Manifest:
+def _dealt(manifest: Manifest, shares: Sequence[_Share], structures: Iterable[str]) -> Manifest:
     """The cases of the shares in the roles that the lists give them; of other classes and data sets nothing."""
-    classes = frozenset(organs)
+    classes = frozenset(structures)
     share_of = {name: share for share in shares for name in share.members}
-    cases = [case for case in manifest.cases if case.source in share_of]
+    cases = [case for case in manifest.cases if case.data_set in share_of]
     _refuse_unfit(cases, shares)
     dealt = []
     for case in cases:
-        role = share_of[case.source].roles.get(number_of(case.id)) if case.annotated else None
+        role = share_of[case.data_set].roles.get(number_of(case.id)) if case.annotated else None
         dealt.append(
-            replace(case, split=role.split, annotated=role.organs)
+            replace(case, split=role.split, annotated=role.structures)
             if role
             else replace(case, split="", annotated=case.annotated & classes)
         )
     names = tuple(name for name in manifest.label_space.names if name in {BACKGROUND, *classes})
-    tables = {source.name: _reduced(source, share, classes) for share in shares for source in share.sources}
+    tables = {
+        data_set.name: _reduced(data_set, share, classes) for share in shares for data_set in share.data_sets
+    }
     return Manifest(LabelSpace(names), tables, tuple(dealt))
 
 
@@ -210,7 +214,7 @@ def _refuse_unfit(cases: Sequence[Case], shares: Sequence[_Share]) -> None:
     for share in shares:
         found: dict[int, list[Case]] = {number: [] for number in share.roles}
         for case in cases:
-            if case.source in share.members and case.annotated:
+            if case.data_set in share.members and case.annotated:
                 found.get(number_of(case.id), []).append(case)
         problems += _problems(share, found)
     if problems:
@@ -231,7 +235,7 @@ def _problems(share: _Share, found: Mapping[int, Sequence[Case]]) -> Iterator[st
             yield f"data set '{name}' has several cases {number}: {', '.join(case.id for case in cases)}"
     for number, role in share.roles.items():
         for case in found[number]:
-            if lacking := role.organs - case.annotated:
+            if lacking := role.structures - case.annotated:
                 yield f"case '{case.id}' is not annotated for {', '.join(sorted(lacking))}"
 
 
@@ -253,54 +257,54 @@ def ranges(numbers: Iterable[int]) -> str:
 # data sets and classes
 
 
-def _toy_source(manifest: Manifest) -> str:
-    """The only data set, or the only one that the importer of AbdomenCT-1K has for the scans with 12 organs."""
-    names = list(manifest.sources)
+def _toy_data_set(manifest: Manifest) -> str:
+    """The only data set, or the only one that the importer of AbdomenCT-1K has for the scans with 12 structures."""
+    names = list(manifest.data_sets)
     twelve = [name for name in names if name.endswith("_organ12")]
     if len(names) > 1 and len(twelve) != 1:
         raise ConfigError(
-            "the manifest has several data sets", expected=f"source = one of {', '.join(names)}"
+            "the manifest has several data sets", expected=f"data_set = one of {', '.join(names)}"
         )
     return twelve[0] if len(names) > 1 else names[0]
 
 
-def _sources(manifest: Manifest, name: str, setting: str) -> tuple[Source, ...]:
-    """The sources of one data set: `name`, and those that begin with `name` and '_' and have its value table."""
-    kin = [source for other, source in manifest.sources.items() if other.startswith(f"{name}_")]
-    if name in manifest.sources:
-        usual = manifest.sources[name]
-        return (usual, *(source for source in kin if source.values == usual.values))
+def _data_sets(manifest: Manifest, name: str, setting: str) -> tuple[DataSet, ...]:
+    """The data sets of one data set: `name`, and those that begin with `name` and '_' and have its value table."""
+    kin = [data_set for other, data_set in manifest.data_sets.items() if other.startswith(f"{name}_")]
+    if name in manifest.data_sets:
+        usual = manifest.data_sets[name]
+        return (usual, *(data_set for data_set in kin if data_set.values == usual.values))
     if not kin:
         raise ConfigError(
-            f"unknown data set '{name}'{did_you_mean(name, manifest.sources)}",
-            expected=", ".join(manifest.sources),
+            f"unknown data set '{name}'{did_you_mean(name, manifest.data_sets)}",
+            expected=", ".join(manifest.data_sets),
             do=f"name the data set of the manifest: --set {setting}=NAME",
             code="unknown-name",
         )
     return tuple(kin)
 
 
-def _class_of(sources: Sequence[Source], organ: str) -> str:
-    """The class of the manifest that means an organ, in any spelling; both kidneys are one class."""
-    known = sorted(frozenset.union(*(source.organs for source in sources)))
-    meant = [name for name in known if canonical(name) == canonical(organ)]
-    for name in (organ, canonical(organ), *meant):
+def _class_of(data_sets: Sequence[DataSet], structure: str) -> str:
+    """The class of the manifest that means a structure, in any spelling; both kidneys are one class."""
+    known = sorted(frozenset.union(*(data_set.structures for data_set in data_sets)))
+    meant = [name for name in known if canonical(name) == canonical(structure)]
+    for name in (structure, canonical(structure), *meant):
         if name in known:
             return name
     raise ConfigError(
-        f"data set '{sources[0].name}' has no class for the {organ}",
+        f"data set '{data_sets[0].name}' has no class for the {structure}",
         found=", ".join(known),
-        expected=" or ".join(dict.fromkeys((organ, canonical(organ)))),
+        expected=" or ".join(dict.fromkeys((structure, canonical(structure)))),
         do="name the class so in dataset.toml"
         + (
             ", with the values of both kidneys, or import with --sides kidneys=join"
-            if organ == "kidney"
+            if structure == "kidney"
             else ""
         ),
     )
 
 
-def _reduced(source: Source, share: _Share, classes: frozenset[str]) -> Source:
+def _reduced(data_set: DataSet, share: _Share, classes: frozenset[str]) -> DataSet:
     """The same data set with no classes but these."""
 
     def meaning(name: str) -> str:
@@ -308,4 +312,4 @@ def _reduced(source: Source, share: _Share, classes: frozenset[str]) -> Source:
             return name
         return share.whole if any(word in name.lower() for word in share.belongs) else BACKGROUND
 
-    return replace(source, values={value: meaning(name) for value, name in source.values.items()})
+    return replace(data_set, values={value: meaning(name) for value, name in data_set.values.items()})

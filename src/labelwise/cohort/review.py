@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from labelwise.anatomy import canonical
+from labelwise.cohort.data_set import IGNORE_NAME, DataSet
 from labelwise.cohort.manifest import Manifest, read_case_labels
-from labelwise.cohort.source import IGNORE_NAME, Source
 from labelwise.errors import DataError, did_you_mean
 from labelwise.formats import (
     Geometry,
@@ -43,7 +43,7 @@ class Drawn:
     """What a label file says, on the grid of its scan."""
 
     labels: Array  # (X, Y, Z) uint8 class indices
-    organs: frozenset[str]  # named by the file, with or without a voxel
+    structures: frozenset[str]  # named by the file, with or without a voxel
 
 
 def class_of(name: str, label_space: LabelSpace) -> str | None:
@@ -73,7 +73,7 @@ def noted(case: Case, label_space: LabelSpace) -> dict[str, Noted]:
             if isinstance(facts, dict)
             else {}
         )
-        for name in proposal.organs:
+        for name in proposal.structures:
             fact = known.get(name)
             if not isinstance(fact, dict):
                 found[name] = Noted(None, math.nan)
@@ -100,7 +100,7 @@ def read_drawn(
     Errors
         DataError   a damaged file, an unknown class, values without a name, structures that overlap, another grid
     """
-    layout = manifest.source_of(case).layout
+    layout = manifest.data_set_of(case).layout
     own = replace(layout, segments=segment_names(file), label_grid="own", label_flip="")
     named = (
         dict(enumerate(own.segments, start=1)) if own.segments else value_names(file) or dict(classes or {})
@@ -125,8 +125,8 @@ def read_drawn(
             found=", ".join(map(str, strange[:8])),
             expected=", ".join(f"{value} {name}" for value, name in sorted(named.items())),
         )
-    organs = {class_of(name, manifest.label_space) for name in named.values()} - {None, BACKGROUND}
-    return Drawn(labels, frozenset(filter(None, organs)))
+    structures = {class_of(name, manifest.label_space) for name in named.values()} - {None, BACKGROUND}
+    return Drawn(labels, frozenset(filter(None, structures)))
 
 
 def read_proposal(proposal: Proposal, case: Case, manifest: Manifest) -> Array:
@@ -136,7 +136,7 @@ def read_proposal(proposal: Proposal, case: Case, manifest: Manifest) -> Array:
         DataError   the file is missing or damaged
     """
     labels = read_drawn(proposal.file, case, manifest, others=True).labels
-    labels[~np.isin(labels, _indices(proposal.organs, manifest))] = 0
+    labels[~np.isin(labels, _indices(proposal.structures, manifest))] = 0
     return labels
 
 
@@ -162,21 +162,23 @@ def shown(case: Case, manifest: Manifest) -> Volume:
     return labels
 
 
-def changes(before: Array, after: Array, organs: Iterable[str], label_space: LabelSpace) -> dict[str, int]:
-    """Organ -> number of voxels that belong to it in one of the label maps only."""
+def changes(
+    before: Array, after: Array, structures: Iterable[str], label_space: LabelSpace
+) -> dict[str, int]:
+    """Structure -> number of voxels that belong to it in one of the label maps only."""
     differs = before != after
     old = np.bincount(before[differs], minlength=IGNORE + 1)
     new = np.bincount(after[differs], minlength=IGNORE + 1)
-    return {organ: int((old + new)[label_space.index(organ)]) for organ in organs}
+    return {structure: int((old + new)[label_space.index(structure)]) for structure in structures}
 
 
 def corrected(case: Case, manifest: Manifest, drawn: Drawn, judged: Collection[str]) -> Volume:
-    """(X, Y, Z) uint8: what people drew, with the judged organs as they are drawn now.
+    """(X, Y, Z) uint8: what people drew, with the judged structures as they are drawn now.
 
-    Where people said that nothing is known, that stays, until reviewers have judged every annotated organ.
+    Where people said that nothing is known, that stays, until reviewers have judged every annotated structure.
 
     Errors
-        DataError   a judged organ covers voxels of an annotated one that is not judged
+        DataError   a judged structure covers voxels of an annotated one that is not judged
     """
     people = drawn_by_people(case, manifest)
     labels, space = people.data.copy(), manifest.label_space
@@ -189,25 +191,27 @@ def corrected(case: Case, manifest: Manifest, drawn: Drawn, judged: Collection[s
     return Volume(labels, people.affine)
 
 
-def reviewed_source(manifest: Manifest, case: Case) -> Source:
+def reviewed_data_set(manifest: Manifest, case: Case) -> DataSet:
     """The data set of the corrected labels of a case: it can show every class, with values that never change."""
-    source = manifest.source_of(case)
-    name = source.name if source.name.endswith(_SUFFIX) else source.name + _SUFFIX
-    known = manifest.sources.get(name)
+    data_set = manifest.data_set_of(case)
+    name = data_set.name if data_set.name.endswith(_SUFFIX) else data_set.name + _SUFFIX
+    known = manifest.data_sets.get(name)
     values = dict(known.values) if known else {0: BACKGROUND, IGNORE: IGNORE_NAME}
     free = (value for value in range(1, 2 * IGNORE) if value not in values)
-    for organ in manifest.label_space.organs:
-        if organ not in values.values():
-            values[next(free)] = organ
-    layout = replace(source.layout, segments=(), label_grid="own", label_flip="")
-    return Source(name, values, source.modality, layout, licence=source.licence)
+    for structure in manifest.label_space.structures:
+        if structure not in values.values():
+            values[next(free)] = structure
+    layout = replace(data_set.layout, segments=(), label_grid="own", label_flip="")
+    return DataSet(name, values, data_set.modality, layout, licence=data_set.licence)
 
 
-def write_reviewed(file: Path, labels: Volume, case: Case, source: Source, label_space: LabelSpace) -> None:
-    """Write class indices (X, Y, Z) as a label file of a `reviewed_source`, on the grid of the scan."""
+def write_reviewed(
+    file: Path, labels: Volume, case: Case, data_set: DataSet, label_space: LabelSpace
+) -> None:
+    """Write class indices (X, Y, Z) as a label file of a `reviewed_data_set`, on the grid of the scan."""
     table = np.full(IGNORE + 1, IGNORE, np.uint16)
-    names = [""] * (max(source.values) + 1)
-    for value, name in source.values.items():
+    names = [""] * (max(data_set.values) + 1)
+    for value, name in data_set.values.items():
         if name in label_space.names:
             table[label_space.index(name)] = value
             names[value] = name
@@ -216,13 +220,13 @@ def write_reviewed(file: Path, labels: Volume, case: Case, source: Source, label
         file,
         Volume(table[labels.data], labels.affine),
         like=case.images[0],
-        layout=source.layout,
+        layout=data_set.layout,
         names=names,
     )
 
 
-def _indices(organs: Iterable[str], manifest: Manifest) -> list[int]:
-    return [manifest.label_space.index(organ) for organ in organs]
+def _indices(structures: Iterable[str], manifest: Manifest) -> list[int]:
+    return [manifest.label_space.index(structure) for structure in structures]
 
 
 def _table(file: Path, named: Mapping[int, str], space: LabelSpace, *, others: bool) -> Array:
@@ -233,9 +237,9 @@ def _table(file: Path, named: Mapping[int, str], space: LabelSpace, *, others: b
         found = class_of(name, space)
         if found is None and not others:
             raise DataError(
-                f"unknown class '{name}'{did_you_mean(name, space.organs)}",
+                f"unknown class '{name}'{did_you_mean(name, space.structures)}",
                 file=file,
-                expected=", ".join(space.organs),
+                expected=", ".join(space.structures),
                 do="rename the structure, or add the class to dataset.toml",
                 code="unknown-name",
             )

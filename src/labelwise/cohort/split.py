@@ -77,7 +77,9 @@ def hold_out(manifest: Manifest, number: int) -> Manifest:
     return _move(manifest, dict.fromkeys(chosen, "validation"))
 
 
-def leave_source_out(manifest: Manifest, sources: Iterable[str], *, others_test: bool = False) -> Manifest:
+def leave_data_set_out(
+    manifest: Manifest, data_sets: Iterable[str], *, others_test: bool = False
+) -> Manifest:
     """Some data sets test, the others train: how well does a model do on a data set that it has never seen?
 
     Annotated cases of these data sets become the test cases, and no others are. Unlabelled scans of these data sets,
@@ -85,23 +87,25 @@ def leave_source_out(manifest: Manifest, sources: Iterable[str], *, others_test:
     Validation cases of the other data sets stay. Cases that took no part before take none.
 
     Parameters
-        sources         names of sources in the manifest, e.g. those that one importer made
+        data_sets         names of data sets in the manifest, e.g. those that one importer made
         others_test     test cases of the other data sets stay test cases
 
     Errors
         ConfigError   an unknown data set, or all data sets
         DataError     no case of the data sets is annotated and takes part, or no training case would remain
     """
-    left_out = set(sources)
-    for name in sorted(left_out - set(manifest.sources)):
+    left_out = set(data_sets)
+    for name in sorted(left_out - set(manifest.data_sets)):
         raise ConfigError(
-            f"unknown data set '{name}'{did_you_mean(name, manifest.sources)}",
-            expected=", ".join(manifest.sources),
+            f"unknown data set '{name}'{did_you_mean(name, manifest.data_sets)}",
+            expected=", ".join(manifest.data_sets),
             code="unknown-name",
         )
-    if left_out == set(manifest.sources):
-        raise ConfigError("no data set would remain to learn from", found=", ".join(manifest.sources))
-    tests = {case.id for case in manifest.cases if case.source in left_out and case.annotated and case.split}
+    if left_out == set(manifest.data_sets):
+        raise ConfigError("no data set would remain to learn from", found=", ".join(manifest.data_sets))
+    tests = {
+        case.id for case in manifest.cases if case.data_set in left_out and case.annotated and case.split
+    }
     if not tests:
         raise DataError(
             "no case of the data set can test", found=f"nothing annotated in {', '.join(left_out)}"
@@ -111,7 +115,9 @@ def leave_source_out(manifest: Manifest, sources: Iterable[str], *, others_test:
     def split_of(case: Case) -> str:
         if case.id in tests:
             return "test"
-        leaves = case.source in left_out or case.group in groups or (case.split == "test" and not others_test)
+        leaves = (
+            case.data_set in left_out or case.group in groups or (case.split == "test" and not others_test)
+        )
         return "" if leaves else case.split
 
     after = manifest.replace_cases(replace(case, split=split_of(case)) for case in manifest.cases)

@@ -34,36 +34,41 @@ def read_states(row: Row, label_space: LabelSpace, annotated: Collection[str]) -
         DataError   an unknown class or state, a class with two states, a state that contradicts the column `annotated`,
                     a predicted class without the label map of its model, or such a map without a class
     """
-    found: dict[str, tuple[str, str]] = {}  # organ -> state, model
+    found: dict[str, tuple[str, str]] = {}  # structure -> state, model
     for item in row.items("states"):
-        organ, _, rest = item.partition("=")
+        structure, _, rest = item.partition("=")
         state, _, model = rest.partition(":")
-        _check_state(row, organ, state, model, label_space)
-        if found.setdefault(organ, (state, model)) != (state, model):
-            row.refuse("states", f"'{organ}' has two states", do="keep one of them")
-        if (state == PREDICTED) == (organ in annotated):
+        _check_state(row, structure, state, model, label_space)
+        if found.setdefault(structure, (state, model)) != (state, model):
+            row.refuse("states", f"'{structure}' has two states", do="keep one of them")
+        if (state == PREDICTED) == (structure in annotated):
             is_predicted = state == PREDICTED
             row.refuse(
                 "states",
-                f"'{organ}' is {state}, but stands {'' if is_predicted else 'not '}in the column 'annotated'",
+                f"'{structure}' is {state}, but stands {'' if is_predicted else 'not '}in the column 'annotated'",
                 expected="annotated, corrected and verified classes stand in 'annotated', predicted ones do not",
-                do=f"take '{organ}' out of one of the cells" if is_predicted else f"add '{organ}' there",
+                do=f"take '{structure}' out of one of the cells"
+                if is_predicted
+                else f"add '{structure}' there",
             )
     return States(
-        frozenset(organ for organ, (state, _) in found.items() if state == CORRECTED),
-        frozenset(organ for organ, (state, _) in found.items() if state == VERIFIED),
-        _proposals(row, {organ: model for organ, (state, model) in found.items() if state == PREDICTED}),
+        frozenset(structure for structure, (state, _) in found.items() if state == CORRECTED),
+        frozenset(structure for structure, (state, _) in found.items() if state == VERIFIED),
+        _proposals(
+            row, {structure: model for structure, (state, model) in found.items() if state == PREDICTED}
+        ),
     )
 
 
 def states_cell(case: Case, label_space: LabelSpace) -> str:
     """The states that do not follow from the column `annotated`, in the order of the classes."""
-    model = {organ: each.model for each in case.proposals for organ in each.organs}
-    states = {organ: state for organ, state in case.states.items() if state != ANNOTATED}
+    model = {structure: each.model for each in case.proposals for structure in each.structures}
+    states = {structure: state for structure, state in case.states.items() if state != ANNOTATED}
     return ";".join(
-        f"{organ}={states[organ]}" + (f":{model[organ]}" if states[organ] == PREDICTED else "")
-        for organ in label_space.organs
-        if organ in states
+        f"{structure}={states[structure]}"
+        + (f":{model[structure]}" if states[structure] == PREDICTED else "")
+        for structure in label_space.structures
+        if structure in states
     )
 
 
@@ -72,18 +77,18 @@ def proposals_cell(files: Mapping[str, str]) -> str:
     return ";".join(f"{model}={path}" for model, path in files.items())
 
 
-def _check_state(row: Row, organ: str, state: str, model: str, label_space: LabelSpace) -> None:
-    if organ not in label_space.organs:
+def _check_state(row: Row, structure: str, state: str, model: str, label_space: LabelSpace) -> None:
+    if structure not in label_space.structures:
         row.refuse(
             "states",
-            f"unknown class '{organ}'{did_you_mean(organ, label_space.organs)}",
-            expected=", ".join(label_space.organs),
+            f"unknown class '{structure}'{did_you_mean(structure, label_space.structures)}",
+            expected=", ".join(label_space.structures),
         )
     if state not in STATES:
         row.refuse(
             "states",
             f"unknown state '{state}'{did_you_mean(state, STATES)}",
-            expected=f"{organ}=corrected, {organ}=verified or {organ}=predicted:MODEL",
+            expected=f"{structure}=corrected, {structure}=verified or {structure}=predicted:MODEL",
         )
     if bool(model) != (state == PREDICTED):
         row.refuse(
@@ -106,6 +111,8 @@ def _proposals(row: Row, model_of: Mapping[str, str]) -> tuple[Proposal, ...]:
             "proposals", f"no class is predicted by model '{idle.pop()}'", do="name its classes in 'states'"
         )
     return tuple(
-        Proposal(Path(path), model, frozenset(organ for organ in model_of if model_of[organ] == model))
+        Proposal(
+            Path(path), model, frozenset(structure for structure in model_of if model_of[structure] == model)
+        )
         for model, path in files.items()
     )

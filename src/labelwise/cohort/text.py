@@ -11,6 +11,7 @@ from typing import NoReturn, TypeVar
 
 from labelwise.documents import cell, decode
 from labelwise.errors import DataError, did_you_mean
+from labelwise.settings import OLDER_NAMES
 
 Result = TypeVar("Result")
 _MOST_REFUSED = 20  # rows of one message
@@ -69,7 +70,7 @@ class Row:
 def read_rows(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> list[Row]:
     """The rows of a table that has exactly these columns, in any order; the `optional` ones may be missing.
 
-    Accepted: a byte order mark, Windows line ends, empty rows, empty cells after the last column.
+    Accepted: older names of columns, a byte order mark, Windows line ends, empty rows, empty cells at the end.
 
     Errors
         DataError   the file is missing, empty, not UTF-8 or not separated by commas; a column is missing,
@@ -79,7 +80,8 @@ def read_rows(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) 
     lines = [(number, line) for number, line in _read_lines(file) if any(line)]
     if not lines:
         raise DataError("the table is empty", file=file, expected=f"a first row with {','.join(columns)}")
-    header = _header(file, lines[0][1], columns, optional)
+    names = [OLDER_NAMES.get(name, name) for name in lines[0][1]]
+    header = _header(file, names, columns, optional)
     if len(lines) == 1:
         raise DataError("the table has no rows below the column names", file=file, do="add one row per case")
     rows = [_row(file, number, header, line) for number, line in lines[1:]]

@@ -1,7 +1,7 @@
-"""One network, two answers: where each organ is, and how far each voxel is from its surface.
+"""One network, two answers: where each structure is, and how far each voxel is from its surface.
 
-K = C - 1 organs; both answers have one independent map per organ, so a partly annotated case answers only for the
-organs that it annotates.
+K = C - 1 structures; both answers have one independent map per structure, so a partly annotated case answers only for
+the structures that it annotates.
 
 Source
     the network and the supervised loss that SASSNet (https://arxiv.org/abs/2007.10732) and DTC
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from labelwise.components.signed_distance import AbsentDistance, SignedDistance, Unit, relative_distance
-from labelwise.losses.binary import binary_cross_entropy, known_negatives, organ_answers
+from labelwise.losses.binary import binary_cross_entropy, known_negatives, structure_answers
 from labelwise.losses.partial import Absent, OverlapSums, dice_loss, full_precision, masked_mean, overlap_sums
 from labelwise.nets.factory import NetFactory
 from labelwise.types import Batch
@@ -33,11 +33,11 @@ class Answers(NamedTuple):
 
 
 class DualTaskNet(nn.Module):
-    """Any encoder and decoder with two heads on the last features; `organ_prior` as in `NetFactory.head`."""
+    """Any encoder and decoder with two heads on the last features; `structure_prior` as in `NetFactory.head`."""
 
-    def __init__(self, nets: NetFactory, *, organ_prior: float | None = None):
+    def __init__(self, nets: NetFactory, *, structure_prior: float | None = None):
         super().__init__()
-        self.segmentation = nets.network(nets.num_classes - 1, prior=organ_prior)
+        self.segmentation = nets.network(nets.num_classes - 1, prior=structure_prior)
         self.distance_head = nets.head(self.segmentation.decoder.channels[-1], nets.num_classes - 1)
 
     def forward(self, images: Tensor) -> Answers:
@@ -65,20 +65,20 @@ def supervise(
     boundary_shift: bool = False,
     negatives: bool = True,
 ) -> Tensor:
-    """The loss of both answers for the organs that are annotated.
+    """The loss of both answers for the structures that are annotated.
 
-        1 - (2 sum p y + s) / (sum p^2 + sum y^2 + s)       sums over the voxels of all cases that annotate the organ,
-                                                            s = 1e-5; mean over the organs
+        1 - (2 sum p y + s) / (sum p^2 + sum y^2 + s)       sums over the voxels of all cases that annotate it,
+                                                            s = 1e-5; mean over the structures
         + distance_weight * mean of (z - target)^2          over all voxels that have a target
-        + cross_entropy_weight * binary cross-entropy       mean over the pairs of a case and an annotated organ
-        + binary cross-entropy of absence                   mean over the pairs with an organ that is not annotated,
+        + cross_entropy_weight * binary cross-entropy       mean over the pairs of a case and an annotated structure
+        + binary cross-entropy of absence                   mean over the pairs with a structure that is not annotated,
                                                             where another one is labelled; only with `negatives`
 
     Shapes
         batch       with the targets of `distance_targets` in `extra`
         returns     ()      0 with a zero gradient if nothing is annotated
     """
-    truth, known = organ_answers(batch.labels, batch.annotated)
+    truth, known = structure_answers(batch.labels, batch.annotated)
     target, where = relative_distance(
         batch.extra[TARGET], truth, known, absent=absent_distance, shift=boundary_shift
     )

@@ -1,4 +1,4 @@
-"""Signed distance maps as targets: how far each voxel is from the surface of an organ, negative inside.
+"""Signed distance maps as targets: how far each voxel is from the surface of a structure, negative inside.
 
     loader's workers    labels --SignedDistance--> distances, signed           before the augmentation
     the step            distances, labels --relative_distance--> [-1, 1]       of the patch that the network sees
@@ -30,13 +30,13 @@ AbsentDistance = Literal["far", "skip", "zero"]
 
 @dataclass(frozen=True)
 class SignedDistance:
-    """The target function: for each organ the distance of every voxel to the other side of its surface.
+    """The target function: for each structure the distance of every voxel to the other side of its surface.
 
-    Outside d > 0 is the distance to the nearest voxel of the organ, inside -d that to the nearest voxel that is not
-    organ. Voxels of the organ with a face neighbour outside are the surface, and 0. An organ without a voxel is +1
-    everywhere, an organ that fills the patch -1. The border of the patch is no surface.
+    Outside d > 0 is the distance to the nearest voxel of the structure, inside -d that to the nearest voxel that is not
+    structure. Voxels of the structure with a face neighbour outside are the surface, and 0. A structure without a
+    voxel is +1 everywhere, a structure that fills the patch -1. The border of the patch is no surface.
 
-    NaN is what is not known: organs that are not annotated, IGNORE voxels, and voxels that are nearer to an IGNORE
+    NaN is what is not known: structures that are not annotated, IGNORE voxels, and voxels that are nearer to an IGNORE
     voxel than to the other side, which may begin there. IGNORE around all that is labelled (the scan is smaller than
     the patch) counts as the border of the patch.
 
@@ -51,16 +51,16 @@ class SignedDistance:
 
     def __call__(self, labels: Array, annotated: Array, spacing_mm: Array) -> Array:
         targets = np.full((len(labels), annotated.shape[1] - 1, *labels.shape[1:]), np.nan, np.float32)
-        for case, (case_labels, organs) in enumerate(zip(labels, annotated[:, 1:], strict=True)):
+        for case, (case_labels, structures) in enumerate(zip(labels, annotated[:, 1:], strict=True)):
             known = case_labels != IGNORE
-            if not organs.any() or not known.any():
+            if not structures.any() or not known.any():
                 continue
             seen = _box(known)
             spacing = np.ones(known.ndim) if self.unit == "voxels" else np.asarray(spacing_mm[case], float)
             to_unknown = _distance_to(~known[seen], spacing)
-            for number in np.flatnonzero(organs):
-                organ = case_labels[seen] == number + 1
-                targets[case, number][seen] = _signed_distance(organ, known[seen], to_unknown, spacing)
+            for number in np.flatnonzero(structures):
+                structure = case_labels[seen] == number + 1
+                targets[case, number][seen] = _signed_distance(structure, known[seen], to_unknown, spacing)
         return targets
 
 
@@ -71,9 +71,9 @@ def relative_distance(
 
     Shapes
         distances   (B, K, *S)  float, of `SignedDistance` after the augmentation; NaN where not known
-        truth       (B, K, *S)  bool, where each organ is (losses.binary.organ_answers)
+        truth       (B, K, *S)  bool, where each structure is (losses.binary.structure_answers)
         known       (B, K, *S)  bool, where that is known
-        absent      an organ without a voxel in the patch is +1 everywhere ("far"), gets no target ("skip"), or is 0
+        absent      a structure without a voxel in the patch is +1 everywhere ("far"), gets no target ("skip"), or is 0
                     everywhere ("zero", the official code: surface everywhere). One that fills the patch is -1.
         shift       the surface lies half a voxel inside: -1 / (2 max) instead of 0
         returns     target (B, K, *S) float without NaN, and where (B, K, *S) bool there is one
@@ -108,18 +108,18 @@ def _largest(values: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 def _signed_distance(
-    organ: NDArray[np.bool_], known: NDArray[np.bool_], to_unknown: Array, spacing: Array
+    structure: NDArray[np.bool_], known: NDArray[np.bool_], to_unknown: Array, spacing: Array
 ) -> Array:
     """One map (*S): positive outside, negative inside, NaN where the nearest other side is not known."""
-    size = _distance_to(organ, spacing)
-    surface = np.zeros_like(organ)
-    if organ.any():
-        # The other side of a voxel of the organ begins at the latest one voxel beyond the box around the organ.
-        box = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in _box(organ))
-        size[box] = np.where(organ[box], _distance_to((known & ~organ)[box], spacing), size[box])
+    size = _distance_to(structure, spacing)
+    surface = np.zeros_like(structure)
+    if structure.any():
+        # The other side of a voxel of the structure begins at the latest one voxel beyond the box around the structure.
+        box = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in _box(structure))
+        size[box] = np.where(structure[box], _distance_to((known & ~structure)[box], spacing), size[box])
         # With border_value 1 the border of the patch is no surface.
-        surface[box] = organ[box] & ~binary_erosion((organ | ~known)[box], border_value=1)
-    signed = np.where(organ, -size, size)
+        surface[box] = structure[box] & ~binary_erosion((structure | ~known)[box], border_value=1)
+    signed = np.where(structure, -size, size)
     signed[surface] = 0
     signed[(size > to_unknown) | ~known] = np.nan
     signed[np.isposinf(signed)] = 1

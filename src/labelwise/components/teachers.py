@@ -206,7 +206,7 @@ def complete(
     """Teacher probabilities restricted to the classes that a voxel can still have, and renormalised.
 
     A fully annotated voxel becomes its one-hot label; a voxel of a partly labelled case with label 0 keeps
-    background and the un-annotated organs; an unlabelled voxel is unchanged. Where the teacher gives less than
+    background and the un-annotated structures; an unlabelled voxel is unchanged. Where the teacher gives less than
     `smallest_mass` to all possible classes together its opinion there is noise, so they share evenly instead.
 
     Shapes

@@ -85,7 +85,7 @@ def partners(annotated: Sequence[Sequence[bool]], pair: Pairing = "next") -> lis
     """The row of a batch that each row is mixed with, chosen on the host.
 
     next            the next one, and the first for the last
-    different_set   the next one in which other organs are annotated; the next one if there is none
+    different_set   the next one in which other structures are annotated; the next one if there is none
 
     A batch of one case has no partner but itself: mixing then changes nothing, and a warning says so once.
 
@@ -112,7 +112,7 @@ def partners(annotated: Sequence[Sequence[bool]], pair: Pairing = "next") -> lis
 def _warn_of_a_single_case() -> None:
     logger.warning(
         "a batch holds a single case, so there is none to mix it with: take at least two per batch and rank"
-        " (sampling.labelled_cases + sampling.incomplete_cases)"
+        " (sampling.labelled_cases + sampling.unlabelled_cases)"
     )
 
 

@@ -8,7 +8,7 @@
                                     image in the metrics *_penalised
     reference partly IGNORE         overlap over the known voxels; no         status reference_incomplete
                                     surface metric, for the surface of a      (surface metrics only)
-                                    scribble is not that of the organ
+                                    scribble is not that of the structure
 
 The volume difference is prediction minus reference and always defined. The variant "la_official" repeats
 the evaluation of the published left-atrium codes: four metrics, in voxels, and an empty prediction scores 0
@@ -53,7 +53,7 @@ DISTANCE_METRICS = ("hd95", "assd", "asd", "hd95_penalised", "assd_penalised")
 METRICS = (*OVERLAP_METRICS, "nsd", *DISTANCE_METRICS)
 LA_METRICS = ("dice", "jaccard", "hd95", "asd")
 NSD_TOLERANCE = (
-    1.0  # mm, of the order of a voxel; pass the agreement of human readers per organ if it is known
+    1.0  # mm, of the order of a voxel; pass the agreement of human readers per structure if it is known
 )
 
 
@@ -80,26 +80,26 @@ def evaluate_case(
     group: str = "",
     further: Sequence[str] = (),
 ) -> list[Score]:
-    """Score every organ of the label space in one case, by the rules at the top of this module.
+    """Score every structure of the label space in one case, by the rules at the top of this module.
 
-    A prediction of organ A where the reference says 0 counts against A alone, and against nobody if A is
+    A prediction of structure A where the reference says 0 counts against A alone, and against nobody if A is
     not annotated in this case.
 
     Shapes
         reference       (*S)    class indices or IGNORE, 2D or 3D
         prediction      (*S)    class indices
-        annotated       names of the organs that are delineated in this case
+        annotated       names of the structures that are delineated in this case
         spacing_mm      size of a voxel along each axis; None: lengths and tolerances are in voxels
-        nsd_tolerance   one for all organs, or by class name
+        nsd_tolerance   one for all structures, or by class name
         variant         "la_official" always gives its four metrics, in voxels
         group           patient or centre of the case; cases of one group count as one sample in a comparison
         further         metrics on request (`labelwise.evaluate.further`), ours or of other packages
-        returns         one score per organ and metric, organs in the order of the label space
+        returns         one score per structure and metric, structures in the order of the label space
 
     Errors
         DataError       shapes differ, a value lies outside the label space, nothing is known about an
-                        annotated organ, or the spacing does not fit the image
-        ConfigError     unknown metric, class or variant, or an organ without tolerance
+                        annotated structure, or the spacing does not fit the image
+        ConfigError     unknown metric, class or variant, or a structure without tolerance
     """
     official = _known("variant", variant, VARIANTS) == "la_official"
     chosen = LA_METRICS if official else tuple(_known("metric", name, METRICS) for name in metrics)
@@ -114,8 +114,8 @@ def evaluate_case(
 
     values = _overlap_values(counts, scale)
     if not set(chosen) <= set(OVERLAP_METRICS) and not counts.ignored:
-        organs = np.flatnonzero(delineated[1:]) + 1
-        distances = surface_distances(reference, prediction, organs.tolist(), scale.spacing)
+        structures = np.flatnonzero(delineated[1:]) + 1
+        distances = surface_distances(reference, prediction, structures.tolist(), scale.spacing)
         diagonal = float(np.linalg.norm(np.multiply(np.shape(reference), scale.spacing)))
         values |= _surface_values(counts, distances, tolerances, diagonal)
     if official:
@@ -128,13 +128,13 @@ def evaluate_case(
         values |= {} if counts.ignored else found
         chosen = (*chosen, *found)
     scores = []
-    for c, organ in enumerate(label_space.organs, start=1):
+    for c, structure in enumerate(label_space.structures, start=1):
         for metric in chosen:
             value, status = _entry(values.get(metric), counts, c, bool(delineated[c]))
             if status == NOT_ANNOTATED and metric == "prediction_volume":
                 value = float(values[metric][c])
             unit = _unit(metric, scale, tolerances[c])
-            scores.append(Score(case_id, organ, metric, value, status, unit, variant, group))
+            scores.append(Score(case_id, structure, metric, value, status, unit, variant, group))
     return scores
 
 
@@ -142,14 +142,14 @@ def _further_values(
     name: str,
     prediction: Array,
     reference: Array,
-    organs: Iterable[int],
+    structures: Iterable[int],
     classes: int,
     spacing: Sequence[float],
 ) -> dict[str, Values]:
     """The values (C,) of a metric on request, by name, for these classes; its names even if there are no classes."""
     prediction, reference = np.asarray(prediction), np.asarray(reference)
     found: dict[str, Values] = {}
-    for c in organs:
+    for c in structures:
         for key, value in measure_further(name, prediction == c, reference == c, spacing).items():
             found.setdefault(key, np.full(classes, np.nan))[c] = value
     if not found:
@@ -183,7 +183,7 @@ def _surface_values(
 
 
 def _entry(values: Values | None, counts: VoxelCounts, c: int, annotated: bool) -> tuple[float, str]:
-    """Value and status of class `c`; `values` is None for a surface metric of an incomplete reference."""
+    """Value and status of class `c`; `values` is None for a surface metric of an unlabelled reference."""
     if not annotated:
         return np.nan, NOT_ANNOTATED
     if values is None:
@@ -215,14 +215,14 @@ def _scale(spacing_mm: Sequence[float] | None, dims: int, case: str) -> _Scale:
 def _tolerances(nsd_tolerance: float | Mapping[str, float], label_space: LabelSpace) -> Values:
     """(C,) tolerance of each class; the background has none."""
     if not isinstance(nsd_tolerance, Mapping):
-        nsd_tolerance = dict.fromkeys(label_space.organs, nsd_tolerance)
+        nsd_tolerance = dict.fromkeys(label_space.structures, nsd_tolerance)
     for name in nsd_tolerance:
         label_space.index(name)
-    if missing := [name for name in label_space.organs if name not in nsd_tolerance]:
+    if missing := [name for name in label_space.structures if name not in nsd_tolerance]:
         raise ConfigError(
             f"no tolerance of the NSD for {', '.join(missing)}", do="give one for every structure"
         )
-    tolerances = np.array([np.nan, *(nsd_tolerance[name] for name in label_space.organs)])
+    tolerances = np.array([np.nan, *(nsd_tolerance[name] for name in label_space.structures)])
     if not (tolerances[1:] >= 0).all():
         raise ConfigError("a tolerance of the NSD is a length", found=nsd_tolerance, expected="0 or more")
     return tolerances

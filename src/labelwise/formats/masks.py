@@ -1,9 +1,9 @@
-"""A folder with one mask for each organ, as TotalSegmentator writes them: ``segmentations/liver.nii.gz``.
+"""A folder with one mask for each structure, as TotalSegmentator writes them: ``segmentations/liver.nii.gz``.
 
 The n-th of the names that are asked for becomes the label value n. A file that is not there says nothing; a mask
-without a voxel says that the organ is absent. Where masks overlap, the later name counts, or the smaller mask. Files
-that are not asked for are not opened. A mask named after BIDS, ``sub-01_label-liver_mask.nii.gz``, is known by its
-label.
+without a voxel says that the structure is absent. Where masks overlap, the later name counts, or the smaller mask.
+Files that are not asked for are not opened. A mask named after BIDS, ``sub-01_label-liver_mask.nii.gz``, is known by
+its label.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def _mask(file: Path) -> tuple[Array, Geometry]:
     """(I, J, K) bool and its grid.
 
     Errors
-        DataError   damaged; NaN, which differs from 0 but means no organ; several values, which are several organs
+        DataError   damaged; NaN, which differs from 0 but means no structure; several values, which are several
+                    structures
     """
     voxels, grid = nifti.read(file)
     if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():

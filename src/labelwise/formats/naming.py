@@ -1,7 +1,7 @@
 """What a label file says about the meaning of its values: in its header, or in the record that lies beside it.
 
 One answer for everybody who reads labels: import, check, train, evaluate, convert, measure and show. A class that no
-file names is known by the value table of its data set (`labelwise.cohort.source`).
+file names is known by the value table of its data set (`labelwise.cohort.data_set`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Voxels as they are stored: which module reads a file, and what the layout of its data set corrects.
 
-A path is a file, or a folder: of a DICOM series (an image), or of one mask for each organ (labels).
+A path is a file, or a folder: of a DICOM series (an image), or of one mask for each structure (labels).
 """
 
 from __future__ import annotations

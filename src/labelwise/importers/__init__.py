@@ -41,14 +41,14 @@ IMPORTERS: Mapping[str, str] = {
 
 def _is_importer(part: Any) -> bool:
     taken = inspect.signature(part.scan).parameters
-    return callable(part.matches) and isinstance(part.LOOKS_FOR, str) and "source" in taken
+    return callable(part.matches) and isinstance(part.LOOKS_FOR, str) and "data_set" in taken
 
 
 _PARTS: Parts[ModuleType] = Parts(
     "importer",
     "labelwise.importers",
     IMPORTERS,
-    "a module with matches(folder), scan(folder, *, source='NAME', ...) and the sentence LOOKS_FOR",
+    "a module with matches(folder), scan(folder, *, data set='NAME', ...) and the sentence LOOKS_FOR",
     _is_importer,
 )
 

@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-from labelwise.cohort.manifest import Manifest, Source
+from labelwise.cohort.manifest import DataSet, Manifest
 from labelwise.errors import DataError, warn_about
 from labelwise.formats import read_geometry, stem
 from labelwise.importers.listing import chosen, existing_folder, files_below
@@ -61,11 +61,11 @@ def scan(
     folder: Path | str,
     *,
     suspect: Literal["leave_out", "keep"] = "leave_out",
-    source: str = "abdomenct1k",
+    data_set: str = "abdomenct1k",
 ) -> Manifest:
     """The manifest of the data set: all scans train, those without labels as unlabelled cases; imagesTs/ tests.
 
-    The scans with 12 organs are the data set `<source>_organ12`, or `<source>` if there are no others.
+    The scans with 12 organs are the data set `<data set>_organ12`, or `<data set>` if there are no others.
 
     Parameters
         suspect   whether scans with a false voxel size take part
@@ -79,16 +79,16 @@ def scan(
     parts = _parts(folder)
     if not any(pairs.images for pairs in parts.values()):
         raise DataError("no scan of AbdomenCT-1K here", file=folder, expected=LOOKS_FOR)
-    name_of_12 = f"{source}_organ12" if parts[FOUR].images else source
-    tables = {FOUR: Source(source, VALUES, "ct"), TWELVE: Source(name_of_12, VALUES_OF_12, "ct")}
-    sources: dict[str, Source] = {}
+    name_of_12 = f"{data_set}_organ12" if parts[FOUR].images else data_set
+    tables = {FOUR: DataSet(data_set, VALUES, "ct"), TWELVE: DataSet(name_of_12, VALUES_OF_12, "ct")}
+    data_sets: dict[str, DataSet] = {}
     cases: list[Case] = []
     for part, pairs in parts.items():
-        if found := pairs.cases(tables[part].organs, tables[part].name, "train"):
+        if found := pairs.cases(tables[part].structures, tables[part].name, "train"):
             cases += found
-            sources[tables[part].name] = tables[part]
+            data_sets[tables[part].name] = tables[part]
     cases = _without_suspects(_with_test_folder(cases), keep=keep)
-    return Manifest(label_space(*(table.values for table in sources.values())), sources, tuple(cases))
+    return Manifest(label_space(*(table.values for table in data_sets.values())), data_sets, tuple(cases))
 
 
 def _parts(folder: Path) -> dict[str, Pairs]:

@@ -28,8 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from labelwise.cohort.manifest import Manifest, Source
-from labelwise.cohort.source import IGNORE_NAME
+from labelwise.cohort.data_set import IGNORE_NAME
+from labelwise.cohort.manifest import DataSet, Manifest
 from labelwise.cohort.text import read_text
 from labelwise.errors import ConfigError, DataError, warn_about
 from labelwise.formats import Layout, stem, suffix
@@ -41,8 +41,8 @@ LOOKS_FOR = (
     "<patient>_frameNN.h5, with train.list and val.list beside or above; "
     "or patient001/patient001_frame01.nii.gz and patient001_frame01_gt.nii.gz"
 )
-ORGANS = ("right ventricle", "myocardium", "left ventricle")
-VALUES = dict(enumerate((BACKGROUND, *ORGANS)))
+STRUCTURES = ("right ventricle", "myocardium", "left ventricle")
+VALUES = dict(enumerate((BACKGROUND, *STRUCTURES)))
 NAME = re.compile(r"((patient\d{3})_frame\d{2})(_gt)?")
 INFO = "Info.cfg"
 PHASES = ("ed", "es")
@@ -73,7 +73,7 @@ def scan(
     labels: Literal["dense", "scribble"] = "dense",
     split: Literal["lists", "challenge", "ssl4mis"] | None = None,
     phase: Literal["both", "ed", "es"] = "both",
-    source: str = "acdc",
+    data_set: str = "acdc",
 ) -> Manifest:
     """The manifest of the data set.
 
@@ -111,52 +111,54 @@ def scan(
         split_of = _splits_of_volumes(
             folder, volumes, chosen("split", split or "lists", ("lists", "ssl4mis"))
         )
-        return _from_volumes(volumes, split_of, labels, source)
+        return _from_volumes(volumes, split_of, labels, data_set)
     if labels == "scribble":
         raise ConfigError("the raw files have no scribbles", file=folder, do="import the h5 files of WSL4MIS")
     chosen("split", split or "challenge", ("challenge", "ssl4mis"))
     frames = of_phase(frames, phase)
     split_of = _ssl4mis(frames) if split == "ssl4mis" else _challenge(frames)
-    return _from_frames(frames, split_of, source)
+    return _from_frames(frames, split_of, data_set)
 
 
 def _from_volumes(
-    volumes: Mapping[str, Path], split_of: Mapping[str, str], labels: str, source: str
+    volumes: Mapping[str, Path], split_of: Mapping[str, str], labels: str, data_set: str
 ) -> Manifest:
     logger.info("ACDC h5 files store no spacing: a voxel counts as 1 mm, distances are in voxels")
-    dense = Source(source, VALUES, "normalised", Layout(axes="zyx"))
-    train = _scribbles(source) if labels == "scribble" else dense
+    dense = DataSet(data_set, VALUES, "normalised", Layout(axes="zyx"))
+    train = _scribbles(data_set) if labels == "scribble" else dense
     cases = [
         Case(
             name,
             (volumes[name],),
             labels=volumes[name],
-            annotated=frozenset(ORGANS),
+            annotated=frozenset(STRUCTURES),
             group=_patient(name),
-            source=train.name if split == "train" else dense.name,
+            data_set=train.name if split == "train" else dense.name,
             split=split,
         )
         for name, split in split_of.items()
     ]
-    sources = {table.name: table for table in (train, dense)}
-    return Manifest(LabelSpace((BACKGROUND, *ORGANS)), sources, tuple(cases))
+    data_sets = {table.name: table for table in (train, dense)}
+    return Manifest(LabelSpace((BACKGROUND, *STRUCTURES)), data_sets, tuple(cases))
 
 
-def _from_frames(frames: Mapping[str, Frame], split_of: Mapping[str, str], source: str) -> Manifest:
+def _from_frames(frames: Mapping[str, Frame], split_of: Mapping[str, str], data_set: str) -> Manifest:
     warn_about("frames without labels", [name for name, frame in frames.items() if frame.labels is None])
     cases = [
         Case(
             name,
             (frames[name].image,),
             labels=frames[name].labels,
-            annotated=frozenset(ORGANS if frames[name].labels else ()),
+            annotated=frozenset(STRUCTURES if frames[name].labels else ()),
             group=_patient(name),
-            source=source,
+            data_set=data_set,
             split=split,
         )
         for name, split in split_of.items()
     ]
-    return Manifest(LabelSpace((BACKGROUND, *ORGANS)), {source: Source(source, VALUES, "mr")}, tuple(cases))
+    return Manifest(
+        LabelSpace((BACKGROUND, *STRUCTURES)), {data_set: DataSet(data_set, VALUES, "mr")}, tuple(cases)
+    )
 
 
 def _splits_of_volumes(folder: Path, volumes: Iterable[str], split: str) -> dict[str, str]:
@@ -179,9 +181,9 @@ def _ssl4mis(names: Iterable[str]) -> dict[str, str]:
     return {name: "test" if split == "validation" else split for name, split in split_of.items()}
 
 
-def _scribbles(source: str) -> Source:
+def _scribbles(data_set: str) -> DataSet:
     layout = Layout(axes="zyx", label_key="scribble")
-    return Source(f"{source}_scribble", {**VALUES, 4: IGNORE_NAME}, "normalised", layout)
+    return DataSet(f"{data_set}_scribble", {**VALUES, 4: IGNORE_NAME}, "normalised", layout)
 
 
 def _volumes(folder: Path) -> dict[str, Path]:

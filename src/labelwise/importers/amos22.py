@@ -22,8 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from labelwise.cohort.manifest import Manifest, Source
-from labelwise.cohort.source import Modality
+from labelwise.cohort.data_set import Modality
+from labelwise.cohort.manifest import DataSet, Manifest
 from labelwise.errors import ConfigError, DataError
 from labelwise.formats import stem
 from labelwise.importers.listing import chosen, existing_folder
@@ -55,7 +55,7 @@ VALUES = {
     14: "bladder",
     15: "prostate or uterus",
 }
-ORGANS = tuple(VALUES.values())[1:]
+STRUCTURES = tuple(VALUES.values())[1:]
 FIRST_MR = 500
 NAME = re.compile(r"amos_\d{4}")
 MODALITIES: tuple[Modality, ...] = ("ct", "mr")
@@ -124,9 +124,9 @@ def scan(
     *,
     modality: Literal["both", "ct", "mr"] = "both",
     split: str = OFFICIAL,
-    source: str = "amos22",
+    data_set: str = "amos22",
 ) -> Manifest:
-    """The manifest: the data sets `<source>_ct` and `<source>_mr`.
+    """The manifest: the data sets `<data set>_ct` and `<data set>_mr`.
 
     Parameters
         modality   which scans are taken
@@ -151,7 +151,7 @@ def scan(
     cases = [
         case
         for (part, kind), pairs in parts.items()
-        for case in pairs.cases(ORGANS, f"{source}_{kind}", part)
+        for case in pairs.cases(STRUCTURES, f"{data_set}_{kind}", part)
     ]
     if not cases:
         raise DataError(
@@ -159,10 +159,10 @@ def scan(
         )
     if split != OFFICIAL:
         cases = _dealt(cases, split)
-    names = dict.fromkeys(case.source for case in cases)
-    kinds = {f"{source}_{kind}": kind for kind in MODALITIES}
-    sources = {name: Source(name, VALUES, kinds[name]) for name in kinds if name in names}
-    return Manifest(label_space(VALUES), sources, tuple(cases))
+    names = dict.fromkeys(case.data_set for case in cases)
+    kinds = {f"{data_set}_{kind}": kind for kind in MODALITIES}
+    data_sets = {name: DataSet(name, VALUES, kinds[name]) for name in kinds if name in names}
+    return Manifest(label_space(VALUES), data_sets, tuple(cases))
 
 
 def _parts(folder: Path, kinds: Sequence[Modality]) -> dict[tuple[str, Modality], Pairs]:

@@ -21,13 +21,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from labelwise.cohort.manifest import Manifest, Source
-from labelwise.cohort.source import MODALITIES, Modality, value_table
+from labelwise.cohort.data_set import MODALITIES, Modality, value_table
+from labelwise.cohort.manifest import DataSet, Manifest
 from labelwise.cohort.text import read_text
 from labelwise.errors import ConfigError, DataError, warn_about
 from labelwise.formats import Layout, masks, stem
 from labelwise.importers.described import about, label_space
-from labelwise.importers.listing import annotated_organs, class_names, existing_folder, files_below
+from labelwise.importers.listing import annotated_structures, class_names, existing_folder, files_below
 from labelwise.types import BACKGROUND, Case
 
 LOOKS_FOR = (
@@ -59,7 +59,7 @@ def scan(
     classes: Classes | None = None,
     modality: Modality | None = None,
     annotated: Iterable[str] | None = None,
-    source: str | None = None,
+    data_set: str | None = None,
 ) -> Manifest:
     """The manifest of a BIDS data set with segmentations; all cases are in the training split.
 
@@ -73,7 +73,7 @@ def scan(
         classes     class name -> value or values, instead of the table dseg.tsv
         modality    ct, mr or normalised; by default ct for the suffix CT, else mr
         annotated   the classes that segmented cases are annotated for, if not all
-        source      name of the data set; the folder's if not given
+        data_set      name of the data set; the folder's if not given
 
     Errors
         DataError     the folder is missing or empty, has no scan or no segmentation, or a table is garbled
@@ -89,29 +89,31 @@ def scan(
     warn_about(
         "scans without a segmentation are unlabelled cases", [name for name in scans if name not in pairs]
     )
-    name = source or folder.name
+    name = data_set or folder.name
     kind_of_scan = _modality(modality, suffixes, folder)
     if kind == "mask":
-        tables, organs_of = _mask_source(name, kind_of_scan, pairs)
+        tables, structures_of = _mask_data_set(name, kind_of_scan, pairs)
     else:
-        tables, organs_of = _dseg_sources(name, kind_of_scan, classes, pairs, folder)
-    names = dict.fromkeys(organ for table in tables.values() for organ in class_names(table.values.values()))
+        tables, structures_of = _dseg_data_sets(name, kind_of_scan, classes, pairs, folder)
+    names = dict.fromkeys(
+        structure for table in tables.values() for structure in class_names(table.values.values())
+    )
     space_of_labels = label_space(names, folder)
-    wanted = annotated_organs(annotated, space_of_labels.organs)
+    wanted = annotated_structures(annotated, space_of_labels.structures)
     first = next(iter(tables))
     cases = []
     for case_id, files in scans.items():
         found = pairs.get(case_id)
-        table, organs = organs_of.get(case_id, (first, frozenset()))
+        table, structures = structures_of.get(case_id, (first, frozenset()))
         label = None if found is None else (found[0].path if kind == "dseg" else found[0].path.parent)
         cases.append(
             Case(
                 case_id,
                 tuple(file.path for file in files),
-                labels=label if organs & wanted else None,
-                annotated=organs & wanted,
+                labels=label if structures & wanted else None,
+                annotated=structures & wanted,
                 group=f"sub-{files[0].place[0]}",
-                source=table,
+                data_set=table,
                 split="train",
             )
         )
@@ -275,11 +277,11 @@ def _paired(
 # what the values mean
 
 
-def _mask_source(
+def _mask_data_set(
     name: str,
     modality: Modality,
     pairs: Mapping[str, Sequence[BidsFile]],
-) -> tuple[dict[str, Source], dict[str, tuple[str, frozenset[str]]]]:
+) -> tuple[dict[str, DataSet], dict[str, tuple[str, frozenset[str]]]]:
     together: dict[Path, list[str]] = {}
     for case, files in pairs.items():
         together.setdefault(files[0].path.parent, []).append(case)
@@ -305,20 +307,20 @@ def _mask_source(
                 )
     segments = tuple(sorted({file.entities["label"] for files in pairs.values() for file in files}))
     values = {0: BACKGROUND, **dict(enumerate(segments, start=1))}
-    table = Source(name, values, modality, Layout(segments=segments))
+    table = DataSet(name, values, modality, Layout(segments=segments))
     known = {case: frozenset(file.entities["label"] for file in files) for case, files in pairs.items()}
-    return {name: table}, {case: (name, organs) for case, organs in known.items()}
+    return {name: table}, {case: (name, structures) for case, structures in known.items()}
 
 
-def _dseg_sources(
+def _dseg_data_sets(
     name: str,
     modality: Modality,
     classes: Classes | None,
     pairs: Mapping[str, Sequence[BidsFile]],
     top: Path,
-) -> tuple[dict[str, Source], dict[str, tuple[str, frozenset[str]]]]:
+) -> tuple[dict[str, DataSet], dict[str, tuple[str, frozenset[str]]]]:
     """One data set for each table of values."""
-    sources: dict[str, Source] = {}
+    data_sets: dict[str, DataSet] = {}
     known: dict[str, tuple[str, frozenset[str]]] = {}
     tables: dict[Path, dict[int, str]] = {}
     for case, (file, *_) in pairs.items():
@@ -327,12 +329,14 @@ def _dseg_sources(
         else:
             table = table_of(file, top)
             values = tables[table] if table in tables else tables.setdefault(table, read_table(table))
-        key = next((key for key, known_source in sources.items() if known_source.values == values), None)
+        key = next(
+            (key for key, known_data_set in data_sets.items() if known_data_set.values == values), None
+        )
         if key is None:
-            key = name if not sources else f"{name}_{len(sources) + 1}"
-            sources[key] = Source(key, values, modality)
-        known[case] = (key, sources[key].organs)
-    return sources, known
+            key = name if not data_sets else f"{name}_{len(data_sets) + 1}"
+            data_sets[key] = DataSet(key, values, modality)
+        known[case] = (key, data_sets[key].structures)
+    return data_sets, known
 
 
 def _modality(stated: Modality | None, suffixes: Sequence[str], folder: Path) -> Modality:

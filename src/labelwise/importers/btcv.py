@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from labelwise.cohort.manifest import Manifest, Source
+from labelwise.cohort.manifest import DataSet, Manifest
 from labelwise.errors import DataError
 from labelwise.formats import stem
 from labelwise.importers.listing import chosen, existing_folder, files_below
@@ -44,7 +44,7 @@ VALUES = {
     12: "right adrenal gland",
     13: "left adrenal gland",
 }
-ORGANS = tuple(VALUES.values())[1:]
+STRUCTURES = tuple(VALUES.values())[1:]
 FIRST_TEST = 61  # ids from here on have no public labels
 NAME = re.compile(r"(img|label)(\d{4})")
 REGISTERED = "regdata"
@@ -83,7 +83,7 @@ def matches(folder: Path) -> bool:
     return any(kind == "images" and ("labels", name) in found for kind, name in found)
 
 
-def scan(folder: Path | str, *, split: str = OFFICIAL, source: str = "btcv") -> Manifest:
+def scan(folder: Path | str, *, split: str = OFFICIAL, data_set: str = "btcv") -> Manifest:
     """The manifest of the data set.
 
     Parameters
@@ -104,10 +104,10 @@ def scan(folder: Path | str, *, split: str = OFFICIAL, source: str = "btcv") -> 
         (test if _number(name) >= FIRST_TEST else train).images[name] = image
     for name, labels in pairs.labels.items():
         (test if _number(name) >= FIRST_TEST else train).labels[name] = labels
-    cases = [*train.cases(ORGANS, source, "train"), *test.cases(ORGANS, source, "test")]
+    cases = [*train.cases(STRUCTURES, data_set, "train"), *test.cases(STRUCTURES, data_set, "test")]
     if split != OFFICIAL:
         cases = _dealt(cases, SPLITS[split])
-    return Manifest(label_space(VALUES), {source: Source(source, VALUES, "ct")}, tuple(cases))
+    return Manifest(label_space(VALUES), {data_set: DataSet(data_set, VALUES, "ct")}, tuple(cases))
 
 
 def _pairs(folder: Path) -> Pairs:

@@ -20,8 +20,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labelwise.cohort.manifest import Manifest, Source, absolute
-from labelwise.cohort.source import MODALITIES, Modality, value_table
+from labelwise.cohort.data_set import MODALITIES, Modality, value_table
+from labelwise.cohort.manifest import DataSet, Manifest, absolute
 from labelwise.errors import ConfigError, DataError, LabelwiseError, warn_about
 from labelwise.formats import Layout, stem
 from labelwise.importers.described import (
@@ -34,7 +34,7 @@ from labelwise.importers.described import (
 )
 from labelwise.importers.licences import licence_in
 from labelwise.importers.listing import (
-    annotated_organs,
+    annotated_structures,
     existing_folder,
     files_in,
     group_of,
@@ -76,7 +76,7 @@ def scan(
     annotated: Iterable[str] | None = None,
     group: str | None = None,
     root: Path | str | None = None,
-    source: str | None = None,
+    data_set: str | None = None,
 ) -> Manifest:
     """The manifest of the scans that a JSON file lists, in its order.
 
@@ -88,7 +88,7 @@ def scan(
         annotated   the classes that labelled cases are annotated for, if not all
         group       regular expression whose match in a case id names the patient
         root        folder to which the paths are relative; that of the JSON file if not given
-        source      name of the data set; the folder's if not given
+        data_set      name of the data set; the folder's if not given
 
     Errors
         DataError     there is no list or more than one; the list is garbled; none of its images is there
@@ -107,8 +107,8 @@ def scan(
     space = label_space(named, file)
     channels, kind = _modality(modality, document, file)
     several = channels > 1 and all(len(entry.images) == 1 for entry in there)
-    organs = annotated_organs(annotated, space.organs)
-    name = source or file.parent.name
+    structures = annotated_structures(annotated, space.structures)
+    name = data_set or file.parent.name
     with about(file):
         ids = _ids([entry.images[0] for entry in there])
         cases = [
@@ -116,15 +116,15 @@ def scan(
                 case_id,
                 entry.images,
                 labels=entry.label,
-                annotated=organs if entry.label else frozenset(),
+                annotated=structures if entry.label else frozenset(),
                 group=group_of(case_id, group),
-                source=name,
+                data_set=name,
                 split=entry.split,
             )
             for case_id, entry in zip(ids, there, strict=True)
         ]
         layout = Layout(channels=True) if several else Layout()
-        table = Source(name, value_table(named), kind, layout, licence=licence_in(document))
+        table = DataSet(name, value_table(named), kind, layout, licence=licence_in(document))
         return Manifest(space, {name: table}, tuple(cases))
 
 

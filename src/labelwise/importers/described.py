@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from labelwise.cohort.source import Modality
+from labelwise.cohort.data_set import Modality
 from labelwise.cohort.text import read_text
 from labelwise.errors import DataError, LabelwiseError
 from labelwise.importers.listing import class_names, logger

@@ -23,8 +23,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from labelwise.anatomy import canonical
-from labelwise.cohort.manifest import Manifest, Source
-from labelwise.cohort.source import MODALITIES, Modality, value_table
+from labelwise.cohort.data_set import MODALITIES, Modality, value_table
+from labelwise.cohort.manifest import DataSet, Manifest
 from labelwise.errors import ConfigError, DataError, warn_about
 from labelwise.formats import (
     Layout,
@@ -62,7 +62,7 @@ def scan(
     structures: str | Iterable[str] | None = None,
     classes: Mapping[str, int | Sequence[int]] | None = None,
     modality: Modality | None = None,
-    source: str = "dicom",
+    data_set: str = "dicom",
 ) -> Manifest:
     """The manifest of a tree of DICOM files; all cases are in the training split.
 
@@ -74,7 +74,7 @@ def scan(
                     all
         classes     class name -> value or values in NIfTI label files; also the classes where no labels are found
         modality    of all series; default: ct or mr as the files say, other series are left out
-        source      name of the data set
+        data_set      name of the data set
 
     Errors
         ConfigError     an option is wrong
@@ -82,7 +82,7 @@ def scan(
         ResourceError   the extra `dicom` is not installed
     """
     found = find(
-        folder, series=series, structures=structures, classes=classes, modality=modality, source=source
+        folder, series=series, structures=structures, classes=classes, modality=modality, data_set=data_set
     )
     report(existing_folder(folder), found.left_out)
     warn_about(
@@ -108,7 +108,7 @@ def find(
     structures: str | Iterable[str] | None = None,
     classes: Mapping[str, int | Sequence[int]] | None = None,
     modality: Modality | None = None,
-    source: str = "dicom",
+    data_set: str = "dicom",
 ) -> Found:
     """The manifest as `scan` gives it, and what lies beside."""
     folder = existing_folder(folder)
@@ -130,7 +130,7 @@ def find(
     classes = classes or _named_values(labels.values())
     with about(folder):
         manifest = _manifest(
-            chosen, paths, {key: labels[key] for key in paths if key in labels}, classes, modality, source
+            chosen, paths, {key: labels[key] for key in paths if key in labels}, classes, modality, data_set
         )
     return Found(manifest, left_out, tuple(sorted(scans)))
 
@@ -232,7 +232,7 @@ def _manifest(
     labels: Mapping[str, Labels],
     classes: Mapping[str, int | Sequence[int]] | None,
     modality: Modality | None,
-    source: str,
+    data_set: str,
 ) -> Manifest:
     segments = tuple(dict.fromkeys(name for each in labels.values() for name in each.names))
     class_of = {name: class_name(name) for name in segments}
@@ -240,35 +240,37 @@ def _manifest(
     numbers = value_table(classes or {})
     space = class_names(dict.fromkeys([*class_of.values(), *class_names(numbers.values())]))
     integers = any(not each.names for each in labels.values()) or not segments
-    sources: dict[tuple[Modality, bool], Source] = {}
+    data_sets: dict[tuple[Modality, bool], DataSet] = {}
     cases = []
     for one, id, group in _numbered(chosen):
         kind: Modality = modality or MODALITY_OF[one.modality]
         own = labels.get(one.key)
         by_name = bool(own.names) if own else not integers
-        if (kind, by_name) not in sources:
-            parts = [source, kind, "segments" if by_name else "files"]
-            names = {table.name for table in sources.values()}
-            name = next(name for name in (source, "_".join(parts[:2]), "_".join(parts)) if name not in names)
+        if (kind, by_name) not in data_sets:
+            parts = [data_set, kind, "segments" if by_name else "files"]
+            names = {table.name for table in data_sets.values()}
+            name = next(
+                name for name in (data_set, "_".join(parts[:2]), "_".join(parts)) if name not in names
+            )
             layout = Layout(segments=segments) if by_name else Layout()
-            sources[kind, by_name] = Source(name, values if by_name else numbers, kind, layout)
-        table = sources[kind, by_name]
-        annotated = frozenset(class_of[name] for name in own.names) if own and own.names else table.organs
+            data_sets[kind, by_name] = DataSet(name, values if by_name else numbers, kind, layout)
+        table = data_sets[kind, by_name]
+        annotated = frozenset(class_of[name] for name in own.names) if own and own.names else table.structures
         cases.append(
             Case(
                 id,
                 (paths[one.key],),
                 labels=own.file if own else None,
                 annotated=annotated if own else frozenset(),
-                group=f"{source}_{group}",
-                source=table.name,
+                group=f"{data_set}_{group}",
+                data_set=table.name,
                 split="train",
             )
         )
     warn_about(
         "series without labels are unlabelled cases", [case.id for case in cases if case.labels is None]
     )
-    return Manifest(LabelSpace(space), {table.name: table for table in sources.values()}, tuple(cases))
+    return Manifest(LabelSpace(space), {table.name: table for table in data_sets.values()}, tuple(cases))
 
 
 def _numbered(chosen: Sequence[Series]) -> Iterator[tuple[Series, str, str]]:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from labelwise.cohort.data_set import DataSet, Others
 from labelwise.cohort.manifest import Manifest
-from labelwise.cohort.meaning import losses, refuse_hidden, shown_organs, source_of_file
-from labelwise.cohort.source import Others, Source
+from labelwise.cohort.meaning import data_set_of_file, losses, refuse_hidden, shown_structures
 from labelwise.errors import DataError, LabelwiseError, naming, warn_about
 from labelwise.formats import Tally, read_labels
 from labelwise.formats.layout import Overlap
@@ -56,17 +56,17 @@ def believed(manifest: Manifest, reading: Reading) -> Manifest:
     Errors
         DataError   the names in a file contradict the classes; an annotated structure lies wholly beneath others
     """
-    sources = {name: _read_so(source, reading) for name, source in manifest.sources.items()}
-    manifest = replace(manifest, sources=sources)
+    data_sets = {name: _read_so(data_set, reading) for name, data_set in manifest.data_sets.items()}
+    manifest = replace(manifest, data_sets=data_sets)
     cases, undrawn, overlaps = [], [], []
     for case in manifest.cases:
         if case.labels is None or not case.annotated:
             cases.append(case)
             continue
-        shown, lost = _shown(case, manifest.source_of(case))
+        shown, lost = _shown(case, manifest.data_set_of(case))
         overlaps += [f"{case.id}: {loss}" for loss in lost]
         known = case.annotated if reading.undrawn == "absent" else case.annotated & shown
-        undrawn += [f"{case.id}: {organ}" for organ in sorted(case.annotated - known)]
+        undrawn += [f"{case.id}: {structure}" for structure in sorted(case.annotated - known)]
         cases.append(replace(case, annotated=known))
     warn_about(
         "structures of which their label file shows nothing are not annotated there (--undrawn absent believes that "
@@ -80,57 +80,64 @@ def believed(manifest: Manifest, reading: Reading) -> Manifest:
 def _without_unseen(manifest: Manifest, before: Manifest) -> Manifest:
     """Without the classes that files only list, such as the isocentre of a template: no case has anything of them."""
     stated = {
-        name for source in before.sources.values() if not source.layout.segments for name in source.organs
+        name
+        for data_set in before.data_sets.values()
+        if not data_set.layout.segments
+        for name in data_set.structures
     }
-    seen = {organ for case in manifest.cases for organ in case.annotated} | stated
-    for source in manifest.sources.values():  # a data set names an organ, even if its files show none
-        seen |= source.organs if not source.organs & seen else set()
-    unseen = [organ for organ in manifest.label_space.organs if organ not in seen]
+    seen = {structure for case in manifest.cases for structure in case.annotated} | stated
+    for data_set in manifest.data_sets.values():  # a data set names an organ, even if its files show none
+        seen |= data_set.structures if not data_set.structures & seen else set()
+    unseen = [structure for structure in manifest.label_space.structures if structure not in seen]
     if not unseen or not seen:
         return manifest
     warn_about("classes that no file shows are left out", unseen)
     names = tuple(name for name in manifest.label_space.names if name not in unseen)
-    sources = {name: _without(source, unseen) for name, source in manifest.sources.items()}
-    return replace(manifest, label_space=LabelSpace(names), sources=sources)
+    data_sets = {name: _without(data_set, unseen) for name, data_set in manifest.data_sets.items()}
+    return replace(manifest, label_space=LabelSpace(names), data_sets=data_sets)
 
 
-def _without(source: Source, unseen: Sequence[str]) -> Source:
-    if not source.layout.segments:
-        return source
+def _without(data_set: DataSet, unseen: Sequence[str]) -> DataSet:
+    if not data_set.layout.segments:
+        return data_set
     kept = [
-        (segment, source.values[value])
-        for value, segment in enumerate(source.layout.segments, start=1)
-        if source.values[value] not in unseen
+        (segment, data_set.values[value])
+        for value, segment in enumerate(data_set.layout.segments, start=1)
+        if data_set.values[value] not in unseen
     ]
-    values = {0: source.values[0], **{value: name for value, (_, name) in enumerate(kept, start=1)}}
-    return replace(source, values=values, layout=replace(source.layout, segments=tuple(s for s, _ in kept)))
+    values = {0: data_set.values[0], **{value: name for value, (_, name) in enumerate(kept, start=1)}}
+    return replace(
+        data_set, values=values, layout=replace(data_set.layout, segments=tuple(s for s, _ in kept))
+    )
 
 
-def _read_so(source: Source, reading: Reading) -> Source:
-    layout = source.layout
+def _read_so(data_set: DataSet, reading: Reading) -> DataSet:
+    layout = data_set.layout
     if reading.overlap is not None:
         layout = replace(layout, overlap=reading.overlap)
     if reading.file_names is not None:
         layout = replace(layout, file_names=reading.file_names)
-    return replace(source, layout=layout, others=source.others if reading.others is None else reading.others)
+    return replace(
+        data_set, layout=layout, others=data_set.others if reading.others is None else reading.others
+    )
 
 
-def _shown(case: Case, source: Source) -> tuple[frozenset[str], list[str]]:
+def _shown(case: Case, data_set: DataSet) -> tuple[frozenset[str], list[str]]:
     """The organs that a label file shows, and what its structures lost to each other."""
     assert case.labels is not None
     with naming(case.id, case.labels):
         try:
-            own = source_of_file(source, case.labels)
+            own = data_set_of_file(data_set, case.labels)
         except DataError as error:
             if error.code in ("names-contradict", "record-contradicts"):
                 raise
-            return source.organs, []
-        if case.labels.is_dir() or not (source.layout.segments or suffix(case.labels) in ITK):
-            return shown_organs(own, case.labels, Tally()), []
+            return data_set.structures, []
+        if case.labels.is_dir() or not (data_set.layout.segments or suffix(case.labels) in ITK):
+            return shown_structures(own, case.labels, Tally()), []
         tally = Tally()
         try:
-            read_labels(case.labels, source.layout, case.images[0], tally)
+            read_labels(case.labels, data_set.layout, case.images[0], tally)
         except LabelwiseError:
-            return source.organs, []
+            return data_set.structures, []
         refuse_hidden(own, tally, case.annotated)
-        return shown_organs(own, case.labels, tally), losses(own, tally)
+        return shown_structures(own, case.labels, tally), losses(own, tally)

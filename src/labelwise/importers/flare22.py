@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from labelwise.cohort.manifest import Manifest, Source
+from labelwise.cohort.manifest import DataSet, Manifest
 from labelwise.errors import ConfigError, DataError, warn_about
 from labelwise.formats import stem, suffix
 from labelwise.importers.listing import existing_folder, files_below, logger
@@ -45,7 +45,7 @@ VALUES = {
     12: "duodenum",
     13: "left kidney",
 }
-ORGANS = tuple(VALUES.values())[1:]
+STRUCTURES = tuple(VALUES.values())[1:]
 NAME = re.compile(r"((FLARE22_Tr|FLARETs)_\d{4}|Case_\d{5})(_0000)?")
 LABELLED, TUNING, UNLABELLED = "FLARE22_Tr", "FLARETs", "Case"
 _LABEL_FOLDER = re.compile(r"(pseudo|label(?!l?ed)|mask|seg).*")  # but not labeled_image or LabeledCase50
@@ -61,7 +61,7 @@ def matches(folder: Path) -> bool:
     )
 
 
-def scan(folder: Path | str, *, num_unlabelled: int | None = None, source: str = "flare22") -> Manifest:
+def scan(folder: Path | str, *, num_unlabelled: int | None = None, data_set: str = "flare22") -> Manifest:
     """The manifest of the data set: labelled cases train first, then the unlabelled ones.
 
     Parameters
@@ -84,13 +84,13 @@ def scan(folder: Path | str, *, num_unlabelled: int | None = None, source: str =
     taken = sorted(spare.images.items())[:num_unlabelled]
     logger.info("FLARE22: %d of %d unlabelled scans are taken", len(taken), len(spare.images))
     cases = [
-        *parts[LABELLED].cases(ORGANS, source, "train"),
-        *(Case(name, (image,), source=source, split="train") for name, image in taken),
-        *parts[TUNING].cases(ORGANS, source, "validation"),
+        *parts[LABELLED].cases(STRUCTURES, data_set, "train"),
+        *(Case(name, (image,), data_set=data_set, split="train") for name, image in taken),
+        *parts[TUNING].cases(STRUCTURES, data_set, "validation"),
     ]
     if not cases:
         raise DataError("no scan of FLARE22 is left", file=folder, found=f"num_unlabelled = {num_unlabelled}")
-    return Manifest(label_space(VALUES), {source: Source(source, VALUES, "ct")}, tuple(cases))
+    return Manifest(label_space(VALUES), {data_set: DataSet(data_set, VALUES, "ct")}, tuple(cases))
 
 
 def _parts(folder: Path) -> dict[str, Pairs]:

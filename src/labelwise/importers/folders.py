@@ -19,8 +19,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from labelwise.anatomy import canonical
-from labelwise.cohort.manifest import Manifest, Source
-from labelwise.cohort.source import MODALITIES, Modality, value_table
+from labelwise.cohort.data_set import MODALITIES, Modality, value_table
+from labelwise.cohort.manifest import DataSet, Manifest
 from labelwise.errors import DataError, warn_about
 from labelwise.formats import Layout, case_of, suffix, value_names
 from labelwise.formats.label_maps import LABEL_FOLDERS, label_maps_among, label_words, within
@@ -29,7 +29,7 @@ from labelwise.formats.stored import SEGMENTATION
 from labelwise.importers.described import about
 from labelwise.importers.listing import (
     Values,
-    annotated_organs,
+    annotated_structures,
     class_names,
     existing_folder,
     files_below,
@@ -60,7 +60,7 @@ def scan(
     annotated: Iterable[str] | None = None,
     group: str | None = None,
     layout: Layout | None = None,
-    source: str | None = None,
+    data_set: str | None = None,
     without: Collection[Path] = (),
 ) -> Manifest:
     """The manifest of a folder of images and a folder of labels; all cases are in the training split.
@@ -75,7 +75,7 @@ def scan(
         annotated   the classes that labelled cases are annotated for, if not all
         group       regular expression whose match in a case id names the patient
         layout      what h5 files do not say about themselves
-        source      name of the data set; the folder's if not given
+        data_set      name of the data set; the folder's if not given
         without     files that belong to others
 
     Errors
@@ -92,22 +92,22 @@ def scan(
         folder,
         labelled=bool(label_files),
     )
-    names, name = class_names(classes), source or folder.name
-    organs = annotated_organs(annotated, names[1:])
+    names, name = class_names(classes), data_set or folder.name
+    structures = annotated_structures(annotated, names[1:])
     cases = [
         Case(
             _case_id(key),
             files,
             labels=label_files.get(key),
-            annotated=organs if key in label_files else frozenset(),
+            annotated=structures if key in label_files else frozenset(),
             group=group_of(_case_id(key), group),
-            source=name,
+            data_set=name,
             split="train",
         )
         for key, files in image_groups.items()
     ]
     with about(folder):
-        table = Source(name, value_table(classes), modality, layout or Layout())
+        table = DataSet(name, value_table(classes), modality, layout or Layout())
         return Manifest(LabelSpace(names), {name: table}, tuple(cases))
 
 

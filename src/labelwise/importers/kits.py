@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from labelwise.cohort.alignment import Reading, headers_agree, sources_by_reading, stored_grid
+from labelwise.cohort.alignment import Reading, data_sets_by_reading, headers_agree, stored_grid
 from labelwise.cohort.manifest import Manifest
 from labelwise.errors import DataError, warn_about
 from labelwise.formats import Geometry, Layout, stem
@@ -37,7 +37,7 @@ from labelwise.importers.listing import (
 from labelwise.types import BACKGROUND, Case, LabelSpace
 
 LOOKS_FOR = "case_<n>/imaging.nii.gz and segmentation.nii.gz (or aggregated_MAJ_seg.nii.gz)"
-ORGAN, TUMOUR, CYST = "kidneys", "kidney tumour", "kidney cyst"
+STRUCTURE, TUMOUR, CYST = "kidneys", "kidney tumour", "kidney cyst"
 ENDINGS = (".nii.gz", ".nii")
 IMAGE, LABELS = "imaging", ("segmentation", "aggregated_MAJ_seg")
 CURRENT = Reading("current", Layout(label_grid="image"))
@@ -55,7 +55,7 @@ def scan(
     tumour: Tumour = "background",
     cyst: Tumour = "organ",
     unlabelled: Unlabelled = "leave_out",
-    source: str = "kits",
+    data_set: str = "kits",
 ) -> Manifest:
     """The manifest of the data set: labelled cases train.
 
@@ -70,9 +70,9 @@ def scan(
     """
     values = {
         0: BACKGROUND,
-        1: ORGAN,
-        2: lesion_class("tumour", tumour, ORGAN, TUMOUR),
-        3: lesion_class("cyst", cyst, ORGAN, CYST),
+        1: STRUCTURE,
+        2: lesion_class("tumour", tumour, STRUCTURE, TUMOUR),
+        3: lesion_class("cyst", cyst, STRUCTURE, CYST),
     }
     spare = split_of_unlabelled(unlabelled)
     folder = existing_folder(folder)
@@ -85,7 +85,7 @@ def scan(
         for name, image in images.items()
     }
     _report(images, labels, readings, spare)
-    sources, source_of = sources_by_reading(source, values, "ct", readings)
+    data_sets, data_set_of = data_sets_by_reading(data_set, values, "ct", readings)
     names = class_names(dict.fromkeys(values.values()))
     cases = [
         Case(
@@ -93,12 +93,12 @@ def scan(
             (image,),
             labels.get(name),
             frozenset(names[1:]) if name in labels else frozenset(),
-            source=source_of[name],
+            data_set=data_set_of[name],
             split="train" if name in labels else spare,
         )
         for name, image in images.items()
     ]
-    return Manifest(LabelSpace(names), sources, tuple(cases))
+    return Manifest(LabelSpace(names), data_sets, tuple(cases))
 
 
 def is_first_release(grid: Geometry | None) -> bool:

@@ -25,7 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from labelwise.cohort.manifest import Manifest, Source
+from labelwise.cohort.manifest import DataSet, Manifest
 from labelwise.errors import DataError
 from labelwise.formats import Layout
 from labelwise.importers.listing import chosen, existing_folder, files_below, listed
@@ -37,12 +37,12 @@ LOOKS_FOR = (
 )
 FILE_NAME = "mri_norm2.h5"
 RAW_IMAGE, RAW_LABELS = "lgemri.nrrd", "laendo.nrrd"
-ORGAN = "left atrium"
-VALUES = {0: BACKGROUND, 1: ORGAN}
-RAW_VALUES = {0: BACKGROUND, 1: ORGAN, 255: ORGAN}  # 255 as published; some copies are binary
+STRUCTURE = "left atrium"
+VALUES = {0: BACKGROUND, 1: STRUCTURE}
+RAW_VALUES = {0: BACKGROUND, 1: STRUCTURE, 255: STRUCTURE}  # 255 as published; some copies are binary
 LAYOUT = Layout(axes="xyz", spacing_mm=(0.625, 0.625, 0.625))
 LISTS = {"train.list": "train", "test.list": "test"}
-SPACE = LabelSpace((BACKGROUND, ORGAN))
+SPACE = LabelSpace((BACKGROUND, STRUCTURE))
 
 # The published test list, of the 100 scans of the challenge's training set; the other 80 train in the order of ids.
 UAMT_TEST = (
@@ -63,7 +63,7 @@ def scan(
     folder: Path | str,
     *,
     split: Literal["lists", "uamt", "challenge"] | None = None,
-    source: str = "la2018",
+    data_set: str = "la2018",
 ) -> Manifest:
     """The manifest of the data set.
 
@@ -91,16 +91,16 @@ def scan(
     if has_raw:
         split = split or "uamt"
         chosen("split", split, ("uamt", "challenge"))
-        return _from_raw(raw, split, source)
+        return _from_raw(raw, split, data_set)
     if not files:
         raise DataError("no scan of LA2018 here", file=folder, expected=LOOKS_FOR)
     chosen("split", split or "lists", ("lists",))
     split_of = listed(folder, LISTS, {name: [name] for name in files})
     cases = [
-        Case(name, (files[name],), files[name], frozenset({ORGAN}), source=source, split=split)
+        Case(name, (files[name],), files[name], frozenset({STRUCTURE}), data_set=data_set, split=split)
         for name, split in split_of.items()
     ]
-    return Manifest(SPACE, {source: Source(source, VALUES, "normalised", LAYOUT)}, tuple(cases))
+    return Manifest(SPACE, {data_set: DataSet(data_set, VALUES, "normalised", LAYOUT)}, tuple(cases))
 
 
 def _raw(folder: Path) -> dict[str, Pairs]:
@@ -114,11 +114,11 @@ def _raw(folder: Path) -> dict[str, Pairs]:
     return parts
 
 
-def _from_raw(parts: Mapping[str, Pairs], split: str, source: str) -> Manifest:
-    cases = [case for part, pairs in parts.items() for case in pairs.cases([ORGAN], source, part)]
+def _from_raw(parts: Mapping[str, Pairs], split: str, data_set: str) -> Manifest:
+    cases = [case for part, pairs in parts.items() for case in pairs.cases([STRUCTURE], data_set, part)]
     if split == "uamt":
         cases = list(_published(cases))
-    return Manifest(SPACE, {source: Source(source, RAW_VALUES, "mr")}, tuple(cases))
+    return Manifest(SPACE, {data_set: DataSet(data_set, RAW_VALUES, "mr")}, tuple(cases))
 
 
 def _published(cases: Iterable[Case]) -> Iterable[Case]:

@@ -30,11 +30,11 @@ LICENCES: Mapping[str, str] = {
 def licensed(manifest: Manifest, importer: str, stated: str | None) -> Manifest:
     """The manifest whose data sets have the licence that was stated, else their own, else the known one."""
     known = LICENCES.get(importer, "")
-    sources = {
-        name: replace(source, licence=stated or source.licence or known)
-        for name, source in manifest.sources.items()
+    data_sets = {
+        name: replace(data_set, licence=stated or data_set.licence or known)
+        for name, data_set in manifest.data_sets.items()
     }
-    return replace(manifest, sources=sources)
+    return replace(manifest, data_sets=data_sets)
 
 
 def licence_in(description: Mapping[str, object]) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from labelwise.cohort.data_set import IGNORE_NAME, MODALITIES, Modality
 from labelwise.cohort.manifest import absolute
-from labelwise.cohort.source import IGNORE_NAME, MODALITIES, Modality
 from labelwise.cohort.text import read_text
 from labelwise.errors import ConfigError, DataError, did_you_mean, warn_about
 from labelwise.formats import SUFFIXES, stem, suffix
@@ -120,17 +120,17 @@ def listed(folder: Path, lists: Mapping[str, str], names_of: Mapping[str, Sequen
     return split_of | dict.fromkeys(sorted(names - set(split_of)), "")
 
 
-def annotated_organs(annotated: Iterable[str] | None, organs: Sequence[str]) -> frozenset[str]:
+def annotated_structures(annotated: Iterable[str] | None, structures: Sequence[str]) -> frozenset[str]:
     """What a labelled case says: all classes of the data set unless stated otherwise.
 
     Errors
         ConfigError   a stated class is not one of the data set's
     """
-    names = frozenset(organs if annotated is None else annotated)
-    for name in sorted(names - set(organs)):
+    names = frozenset(structures if annotated is None else annotated)
+    for name in sorted(names - set(structures)):
         raise ConfigError(
-            f"unknown class '{name}'{did_you_mean(name, organs)}",
-            expected=", ".join(organs),
+            f"unknown class '{name}'{did_you_mean(name, structures)}",
+            expected=", ".join(structures),
             code="unknown-name",
         )
     return names
@@ -274,19 +274,19 @@ def chosen(option: str, value: str, choices: Iterable[str]) -> str:
     return value
 
 
-def lesion_class(option: str, policy: str, organ: str, own: str) -> str:
+def lesion_class(option: str, policy: str, structure: str, own: str) -> str:
     """The class of the voxels of a lesion, by the choice of the user.
 
     Parameters
         option   name of the option, for the message
         policy   organ, background, ignore, or class
-        organ    the class around the lesion
+        structure    the class around the lesion
         own      the class of the lesion, for the policy "class"
 
     Errors
         ConfigError   another policy
     """
-    meanings = {"organ": organ, "background": BACKGROUND, "ignore": IGNORE_NAME, "class": own}
+    meanings = {"organ": structure, "background": BACKGROUND, "ignore": IGNORE_NAME, "class": own}
     return meanings[chosen(option, policy, meanings)]
 
 

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 
 from labelwise.cohort.alignment import headers_agree, stored_grid
-from labelwise.cohort.manifest import Manifest, Source
+from labelwise.cohort.manifest import DataSet, Manifest
 from labelwise.errors import DataError, warn_about
 from labelwise.formats import Geometry, Layout, stem
 from labelwise.importers.listing import (
@@ -38,7 +38,7 @@ from labelwise.importers.listing import (
 from labelwise.types import BACKGROUND, Case, LabelSpace
 
 LOOKS_FOR = "volume-<n>.nii and segmentation-<n>.nii"
-ORGAN, TUMOUR = "liver", "liver tumour"
+STRUCTURE, TUMOUR = "liver", "liver tumour"
 ENDINGS = (".nii", ".nii.gz")
 VOLUME, SEGMENTATION, TEST_VOLUME = r"volume-(\d+)", r"segmentation-(\d+)", r"test-volume-(\d+)"
 
@@ -58,7 +58,7 @@ def scan(
     tumour: Tumour = "organ",
     suspect: Literal["leave_out", "keep"] = "leave_out",
     unlabelled: Unlabelled = "leave_out",
-    source: str = "lits",
+    data_set: str = "lits",
 ) -> Manifest:
     """The manifest of the data set: labelled volumes train.
 
@@ -71,7 +71,7 @@ def scan(
         ConfigError   an option has another value
         DataError     the folder is missing or empty, has no volume, or two files of one volume
     """
-    values = {0: BACKGROUND, 1: ORGAN, 2: lesion_class("tumour", tumour, ORGAN, TUMOUR)}
+    values = {0: BACKGROUND, 1: STRUCTURE, 2: lesion_class("tumour", tumour, STRUCTURE, TUMOUR)}
     keep, spare = chosen("suspect", suspect, ("leave_out", "keep")) == "keep", split_of_unlabelled(unlabelled)
     folder = existing_folder(folder)
     files = files_below(folder, ENDINGS)
@@ -89,16 +89,17 @@ def scan(
             (image,),
             labels.get(number),
             frozenset(names[1:]) if number in labels else frozenset(),
-            source=source,
+            data_set=data_set,
             split="" if number in left_out else "train" if number in labels else spare,
         )
         for number, image in images.items()
     ]
     cases += [
-        Case(f"test-volume-{number}", (image,), source=source, split=spare) for number, image in tests.items()
+        Case(f"test-volume-{number}", (image,), data_set=data_set, split=spare)
+        for number, image in tests.items()
     ]
-    table = Source(source, values, "ct", Layout(label_grid="image"))
-    return Manifest(LabelSpace(names), {source: table}, tuple(cases))
+    table = DataSet(data_set, values, "ct", Layout(label_grid="image"))
+    return Manifest(LabelSpace(names), {data_set: table}, tuple(cases))
 
 
 def has_false_size(grid: Geometry | None) -> bool:

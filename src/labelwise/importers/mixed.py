@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from labelwise.cohort.data_set import Modality
 from labelwise.cohort.manifest import Manifest
-from labelwise.cohort.source import Modality
 from labelwise.errors import LabelwiseError, warn_about
 from labelwise.formats import Layout, read_geometry, read_image
 from labelwise.importers import dicom, folders
@@ -42,7 +42,7 @@ def scan(
     labels: Path | str | None = None,
     group: str | None = None,
     layout: Layout | None = None,
-    source: str = "dicom",
+    data_set: str = "dicom",
 ) -> tuple[Manifest, ...]:
     """A manifest of the DICOM series, and one of the other scans, if there are any.
 
@@ -51,7 +51,7 @@ def scan(
         modality    ct, mr or normalised: of the other scans; DICOM series say it themselves
         classes, images, labels, group, layout      of the other scans, as `labelwise.importers.folders.scan`; the
                     values hold for label maps beside DICOM series, too
-        source      name of the data set; that of the other scans ends in _files
+        data_set      name of the data set; that of the other scans ends in _files
 
     Errors
         ConfigError, DataError      as those importers. If DICOM alone cannot be used, it is passed over with a warning
@@ -59,10 +59,10 @@ def scan(
     folder = existing_folder(folder)
     other: dict[str, Any] = {
         "classes": classes, "modality": modality, "images": images, "labels": labels, "group": group,
-        "layout": layout, "source": f"{source}_files",
+        "layout": layout, "data_set": f"{data_set}_files",
     }  # fmt: skip
     try:
-        found = dicom.find(folder, series=series, structures=structures, classes=classes, source=source)
+        found = dicom.find(folder, series=series, structures=structures, classes=classes, data_set=data_set)
     except LabelwiseError as error:
         if series != "auto":  # a question of the user, or an answer to him
             raise

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labelwise.cohort.manifest import Manifest, Source
-from labelwise.cohort.source import Modality
+from labelwise.cohort.data_set import Modality
+from labelwise.cohort.manifest import DataSet, Manifest
 from labelwise.cohort.text import read_text
 from labelwise.errors import ConfigError, DataError, warn_about
 from labelwise.formats import Layout, stem
@@ -47,12 +47,12 @@ class Task:
     """What one task holds; the n-th class has the label value n."""
 
     number: int
-    name: str  # of the source: msd_<name>
+    name: str  # of the data set: msd_<name>
     prefix: str  # of the files, in lower case
     modality: Modality
     classes: tuple[str, ...]
     tumour: str = ""  # the class that the option `tumour` is about
-    organ: str = ""  # around the tumour
+    structure: str = ""  # around the tumour
     policy: Tumour = "class"  # of the tumour, unless stated
     channels: bool = False  # in a fourth axis
 
@@ -88,7 +88,7 @@ def scan(
     task: str | int | None = None,
     tumour: Tumour | None = None,
     unlabelled: Unlabelled = "leave_out",
-    source: str | None = None,
+    data_set: str | None = None,
 ) -> Manifest:
     """The manifest of one task: labelled cases train.
 
@@ -97,7 +97,7 @@ def scan(
         tumour       what tumours count as, in tasks with a tumour beside another class: organ, background, ignore
                      or class; default: organ for liver and pancreas, class for the tumours of hepatic vessels
         unlabelled   whether test cases are unlabelled training cases, or take no part
-        source       name of the data set; msd_<task> if not given
+        data_set       name of the data set; msd_<task> if not given
 
     Errors
         ConfigError   an option has another value, or the folder holds several tasks and none is chosen
@@ -112,19 +112,19 @@ def scan(
     train = [stem(entry["image"]) for entry in dataset["training"]]
     label_of = {stem(entry["image"]): stem(entry["label"]) for entry in dataset["training"]}
     _report(train, label_of, images, labels)
-    names, name = class_names(dict.fromkeys(values.values())), source or f"msd_{chosen.name}"
+    names, name = class_names(dict.fromkeys(values.values())), data_set or f"msd_{chosen.name}"
     cases = []
     for case in (case for case in train if case in images):
         label = labels.get(label_of[case])
-        organs = frozenset(names[1:]) if label else frozenset[str]()
+        structures = frozenset(names[1:]) if label else frozenset[str]()
         split = "train" if label else spare
-        cases.append(Case(case, (images[case],), label, organs, source=name, split=split))
+        cases.append(Case(case, (images[case],), label, structures, data_set=name, split=split))
     if not cases:
         raise DataError("none of the images that dataset.json names is there", file=root / "imagesTr")
     tests = _by_stem(root / "imagesTs")
     warn_about(f"test cases without labels {'train' if spare else 'take no part'}", list(tests))
-    cases += [Case(case, (image,), source=name, split=spare) for case, image in tests.items()]
-    table = Source(name, values, chosen.modality, Layout(channels=chosen.channels))
+    cases += [Case(case, (image,), data_set=name, split=spare) for case, image in tests.items()]
+    table = DataSet(name, values, chosen.modality, Layout(channels=chosen.channels))
     return Manifest(LabelSpace(names), {name: table}, tuple(cases))
 
 
@@ -191,11 +191,11 @@ def _values(task: Task, tumour: str | None) -> dict[int, str]:
             found=f"tumour = {tumour}",
             do="leave the option out",
         )
-    elif tumour == "organ" and not task.organ:
+    elif tumour == "organ" and not task.structure:
         raise ConfigError(
             f"a {task.tumour} is no part of the {task.classes[0]}", expected="background, ignore, class"
         )
-    meaning = lesion_class("tumour", tumour, task.organ, task.tumour)
+    meaning = lesion_class("tumour", tumour, task.structure, task.tumour)
     return {value: meaning if name == task.tumour else name for value, name in values.items()}
 
 

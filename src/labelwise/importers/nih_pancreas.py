@@ -24,7 +24,7 @@ from typing import Literal
 
 import numpy as np
 
-from labelwise.cohort.alignment import FLIPS, Alignment, Reading, align, sources_by_reading
+from labelwise.cohort.alignment import FLIPS, Alignment, Reading, align, data_sets_by_reading
 from labelwise.cohort.manifest import Manifest
 from labelwise.errors import DataError, LabelwiseError, ResourceError, warn_about
 from labelwise.formats import Layout, is_dicom, stem
@@ -41,8 +41,8 @@ from labelwise.importers.listing import (
 from labelwise.types import BACKGROUND, Case, LabelSpace
 
 LOOKS_FOR = "PANCREAS_<n>/ with a DICOM series (or PANCREAS_<n>.nii.gz), and label<n>.nii.gz"
-ORGAN = "pancreas"
-VALUES = {0: BACKGROUND, 1: ORGAN}
+STRUCTURE = "pancreas"
+VALUES = {0: BACKGROUND, 1: STRUCTURE}
 ENDINGS = (".nii.gz", ".nii")
 PATIENT = r"PANCREAS_(\d{4})"
 IMAGE, LABEL = rf"{PATIENT}(?:_0000)?", r"label(\d{4})"
@@ -79,7 +79,7 @@ def scan(
     labels: Path | str | None = None,
     flip: Literal["check", "headers", "none", "y", "z", "yz"] = "check",
     unlabelled: Unlabelled = "leave_out",
-    source: str = "nih",
+    data_set: str = "nih",
 ) -> Manifest:
     """The manifest of the data set: labelled cases train.
 
@@ -107,9 +107,9 @@ def scan(
             expected="label0001.nii.gz for PANCREAS_0001",
         )
     readings, unfit = _readings(images, label_files, flip)
-    sources, source_of = sources_by_reading(source, VALUES, "ct", readings)
+    data_sets, data_set_of = data_sets_by_reading(data_set, VALUES, "ct", readings)
     _report(images, label_files, readings, unfit, spare)
-    usual = next(iter(sources))
+    usual = next(iter(data_sets))
     repeats = [number for number in REPEATS if number in images]
     cases = []
     for number, image in images.items():
@@ -120,13 +120,13 @@ def scan(
                 _name(number),
                 (image,),
                 label_files.get(number),
-                frozenset({ORGAN} if believed else ()),
+                frozenset({STRUCTURE} if believed else ()),
                 group=f"{_name(REPEATS[0])}_repeats" if len(repeats) > 1 and number in repeats else "",
-                source=source_of.get(number, usual),
+                data_set=data_set_of.get(number, usual),
                 split=split,
             )
         )
-    return Manifest(LabelSpace((BACKGROUND, ORGAN)), sources, tuple(cases))
+    return Manifest(LabelSpace((BACKGROUND, STRUCTURE)), data_sets, tuple(cases))
 
 
 # files

@@ -27,8 +27,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from labelwise.cohort.manifest import Manifest, Source, absolute
-from labelwise.cohort.source import IGNORE_NAME, Modality, value_table
+from labelwise.cohort.data_set import IGNORE_NAME, Modality, value_table
+from labelwise.cohort.manifest import DataSet, Manifest, absolute
 from labelwise.errors import ConfigError, DataError, warn_about
 from labelwise.formats import SUFFIXES, stem
 from labelwise.importers.described import (
@@ -41,7 +41,7 @@ from labelwise.importers.described import (
 )
 from labelwise.importers.licences import licence_in
 from labelwise.importers.listing import (
-    annotated_organs,
+    annotated_structures,
     channel_files,
     class_names,
     existing_folder,
@@ -70,7 +70,7 @@ def scan(
     annotated: Iterable[str] | None = None,
     group: str | None = None,
     modality: Modality | None = None,
-    source: str | None = None,
+    data_set: str | None = None,
 ) -> Manifest:
     """The manifest of a data set in the layout of nnU-Net.
 
@@ -81,7 +81,7 @@ def scan(
         annotated   the classes that labelled cases are annotated for, if not all
         group       regular expression whose match in a case id names the patient, for example ``patient\\d+``
         modality    instead of the one read from channel_names (CT -> ct, noNorm -> normalised, else mr)
-        source      name of the data set; the folder's if not given
+        data_set      name of the data set; the folder's if not given
 
     Errors
         DataError     no dataset.json or it is garbled, no image, a missing channel
@@ -92,19 +92,19 @@ def scan(
     dataset = read_json(file, LOOKS_FOR)
     channels, classes = _channel_names(dataset, file), _classes(dataset, file, regions)
     space = label_space(classes, file)
-    name = source or folder.name
+    name = data_set or folder.name
     with about(file):
         kind = modality or modality_of(channels)
-        table = Source(name, value_table(classes), kind, licence=licence_in(dataset))
-    organs = annotated_organs(annotated, space.organs)
+        table = DataSet(name, value_table(classes), kind, licence=licence_in(dataset))
+    structures = annotated_structures(annotated, space.structures)
     cases = [
         Case(
             case_id,
             _all_channels(case_id, files, len(channels)),
             labels=label,
-            annotated=organs if label else frozenset(),
+            annotated=structures if label else frozenset(),
             group=group_of(case_id, group),
-            source=name,
+            data_set=name,
             split=split,
         )
         for case_id, files, label, split in _cases(folder, dataset, _ending(dataset, file))

@@ -16,7 +16,7 @@ from labelwise.importers import detect, load
 from labelwise.importers.described import about
 from labelwise.settings import build_settings
 
-NOT_OPTIONS = {"folder", "source", "annotated", "without"}  # of the import, whatever the importer
+NOT_OPTIONS = {"folder", "data_set", "annotated", "without"}  # of the import, whatever the importer
 
 
 class Job(NamedTuple):
@@ -29,7 +29,7 @@ class Job(NamedTuple):
 
     def scan(self) -> tuple[Manifest, ...]:
         """The manifest of the folder; one for each kind of files if there are several."""
-        named = {"source": self.name} if self.name else {}
+        named = {"data_set": self.name} if self.name else {}
         with about(self.folder):
             found: Manifest | tuple[Manifest, ...] = load(self.importer).scan(
                 self.folder, **named, **self.options
@@ -53,7 +53,7 @@ def plan(
     are None are not set.
 
     Parameters
-        folders    name of the source -> folder; "" lets the importer choose the name
+        folders    name of the data set -> folder; "" lets the importer choose the name
         importer   how all folders are laid out; found out from their contents if not given
 
     Errors
@@ -65,10 +65,10 @@ def plan(
     given: dict[str, dict[str, Any]] = {name: {} for name in folders}
     known = {key: value for key, value in options.items() if value is not None}
     for key, value in sorted(known.items(), key=lambda item: "." in item[0]):  # those of one data set last
-        source, dot, option = key.rpartition(".")
-        if dot and source not in folders:
-            raise _unknown_source(source, folders)
-        targets = [source] if dot else [name for name in folders if option in hints[name]]
+        data_set, dot, option = key.rpartition(".")
+        if dot and data_set not in folders:
+            raise _unknown_data_set(data_set, folders)
+        targets = [data_set] if dot else [name for name in folders if option in hints[name]]
         if not targets or option not in hints[targets[0]]:
             at = targets or list(folders)
             raise _unknown_option(option, {chosen[name]: hints[name] for name in at}, folders[at[0]])
@@ -109,10 +109,10 @@ def _has_choices(hint: Any) -> bool:
     return get_origin(hint) is Literal or any(map(_has_choices, get_args(hint)))
 
 
-def _unknown_source(source: str, folders: Mapping[str, Any]) -> ConfigError:
+def _unknown_data_set(data_set: str, folders: Mapping[str, Any]) -> ConfigError:
     names = [name for name in folders if name]
     return ConfigError(
-        f"an option is for the unknown data set '{source}'{did_you_mean(source, names)}",
+        f"an option is for the unknown data set '{data_set}'{did_you_mean(data_set, names)}",
         expected=", ".join(names) or "no name, because there is one data set without a name",
     )
 

@@ -40,12 +40,12 @@ class Pairs:
         files[name] = file
 
     def cases(
-        self, organs: Iterable[str], source: str, split: str, *, unlabelled_split: str | None = None
+        self, structures: Iterable[str], data_set: str, split: str, *, unlabelled_split: str | None = None
     ) -> list[Case]:
         """The cases in the order of their ids; what has no partner is reported.
 
         Parameters
-            organs             what labelled cases are annotated for
+            structures             what labelled cases are annotated for
             unlabelled_split   split of images without labels, if not that of the others. Unlabelled validation
                                scans never take part: there is nothing to score them with.
         """
@@ -62,14 +62,14 @@ class Pairs:
             f"{split or 'other'} images without labels {what}",
             sorted(name for name in self.images if name not in self.labels),
         )
-        known = frozenset(organs)
+        known = frozenset(structures)
         return [
             Case(
                 name,
                 (image,),
                 labels=self.labels.get(name),
                 annotated=known if name in self.labels else frozenset(),
-                source=source,
+                data_set=data_set,
                 split=split if name in self.labels else unlabelled_split,
             )
             for name, image in sorted(self.images.items())

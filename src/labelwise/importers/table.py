@@ -18,15 +18,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from labelwise.cohort.manifest import Manifest, Source, absolute
+from labelwise.cohort.data_set import FILE_NAME, Modality, value_table
+from labelwise.cohort.manifest import DataSet, Manifest, absolute
 from labelwise.cohort.parts import ALL
-from labelwise.cohort.source import FILE_NAME, Modality, value_table
 from labelwise.cohort.text import Row, convert, read_row, read_text
 from labelwise.errors import ConfigError, DataError, LabelwiseError, did_you_mean, warn_about
 from labelwise.formats import Layout, stem
 from labelwise.importers.described import about, label_space
 from labelwise.importers.listing import (
-    annotated_organs,
+    annotated_structures,
     existing_folder,
     files_in,
     group_of,
@@ -73,7 +73,7 @@ def scan(
     group: str | None = None,
     root: Path | str | None = None,
     layout: Layout | None = None,
-    source: str | None = None,
+    data_set: str | None = None,
 ) -> Manifest:
     """The manifest of the cases in a table, in its order.
 
@@ -87,7 +87,7 @@ def scan(
         group       regular expression whose match in a case id names the patient, if no column does
         root        folder to which the paths are relative; that of the table if not given
         layout      what the files do not say about themselves
-        source      name of the data set; the folder's if not given
+        data_set      name of the data set; the folder's if not given
 
     Errors
         DataError     there is no table or more than one; a row is wrong, or names a file that is not there: with
@@ -100,9 +100,9 @@ def scan(
     labelled = any(_cell(row, columns, "labels") for row in rows)
     classes, modality = stated(classes, modality, file, labelled=labelled)
     space = label_space(classes, file) if classes else LabelSpace((BACKGROUND,))
-    organs = annotated_organs(annotated, space.organs)
+    structures = annotated_structures(annotated, space.structures)
     rows = [replace(row, cells={**row.cells, "id": _cell(row, columns, "id")}) for row in rows]
-    name, base = source or file.parent.name, existing_folder(root) if root else file.parent
+    name, base = data_set or file.parent.name, existing_folder(root) if root else file.parent
 
     def case_of(row: Row) -> Case:
         files = _images(row, columns["images"], base)
@@ -112,9 +112,9 @@ def scan(
             case_id,
             files,
             labels=label,
-            annotated=_annotated(row, columns, space.organs, organs) if label else frozenset(),
+            annotated=_annotated(row, columns, space.structures, structures) if label else frozenset(),
             group=_cell(row, columns, "group") or group_of(case_id, group),
-            source=name,
+            data_set=name,
             split=_split(row, columns),
         )
 
@@ -123,7 +123,7 @@ def scan(
         "rows without a label are unlabelled cases", [case.id for case in cases if case.labels is None]
     )
     with about(file):
-        table = Source(name, value_table(classes), modality, layout or Layout())
+        table = DataSet(name, value_table(classes), modality, layout or Layout())
         return Manifest(space, {name: table}, tuple(cases))
 
 

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from labelwise.anatomy import find
-from labelwise.cohort.manifest import Manifest, Source
-from labelwise.cohort.source import Modality
+from labelwise.cohort.data_set import Modality
+from labelwise.cohort.manifest import DataSet, Manifest
 from labelwise.cohort.text import read_text
 from labelwise.errors import ConfigError, DataError, did_you_mean, warn_about
 from labelwise.formats import Layout, masks, value_names
@@ -170,7 +170,7 @@ def scan(
     classes: Classes | None = None,
     annotated: Iterable[str] | None = None,
     task: str | None = None,
-    source: str = "totalsegmentator",
+    data_set: str = "totalsegmentator",
 ) -> Manifest:
     """The manifest of the data set, cases by name, in the splits of meta.csv; all in training without it.
 
@@ -219,24 +219,24 @@ def scan(
     )
     splits = _splits(folder, list(scans))
     cases: list[Case] = []
-    sources: dict[str, Source] = {}
+    data_sets: dict[str, DataSet] = {}
     for name, found in scans.items():
-        table = _source(source, found, parts, sources)
+        table = _data_set(data_set, found, parts, data_sets)
         known = _annotated(found, parts) & (frozenset(parts) if wanted is None else wanted)
         labels = found.together or (next(iter(found.masks.values())).parent if found.masks else None)
-        sources[table.name] = table
+        data_sets[table.name] = table
         cases.append(
             Case(
                 name,
                 (found.image,),
                 labels=labels if known else None,
                 annotated=frozenset(known),
-                source=table.name,
+                data_set=table.name,
                 split=splits.get(name, ""),
             )
         )
     with about(folder):
-        return Manifest(space, dict(sorted(sources.items())), tuple(cases))
+        return Manifest(space, dict(sorted(data_sets.items())), tuple(cases))
 
 
 def _cases_of(folder: Path) -> list[Path]:
@@ -337,30 +337,30 @@ def _example(there: Sequence[str]) -> str:
     return ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "")
 
 
-def _source(
-    name: str, found: _Scan, parts: Mapping[str, Sequence[str]], known: Mapping[str, Source]
-) -> Source:
+def _data_set(
+    name: str, found: _Scan, parts: Mapping[str, Sequence[str]], known: Mapping[str, DataSet]
+) -> DataSet:
     """How the files of a case are read; CT has the plain name, and so has the first table of numbers."""
     modality = IMAGES[found.image.name]
     name = name if modality == "ct" else f"{name}_mr"
-    class_of = {mask: organ for organ, members in parts.items() for mask in members}
+    class_of = {mask: structure for structure, members in parts.items() for mask in members}
     if not found.together:
         segments = tuple(_in_order(class_of))
         values = {value: class_of[mask] for value, mask in enumerate(segments, start=1)}
-        return Source(name, {0: BACKGROUND, **values}, modality, Layout(segments=segments))
+        return DataSet(name, {0: BACKGROUND, **values}, modality, Layout(segments=segments))
     values = {0: BACKGROUND, **{n: class_of.get(mask, BACKGROUND) for n, mask in found.numbers.items()}}
     for number in count(1):
         called = f"{name}_together" + (f"_{number}" if number > 1 else "")
         before = known[called].values if called in known else {}
         # Files that list other structures have one table, unless a number means two things.
-        if all(before.get(value, organ) == organ for value, organ in values.items()):
-            return Source(called, {**before, **values}, modality)
+        if all(before.get(value, structure) == structure for value, structure in values.items()):
+            return DataSet(called, {**before, **values}, modality)
     raise AssertionError("there are always more numbers")
 
 
 def _annotated(found: _Scan, parts: Mapping[str, Sequence[str]]) -> set[str]:
     there = set(found.structures)
-    return {organ for organ, members in parts.items() if all(mask in there for mask in members)}
+    return {structure for structure, members in parts.items() if all(mask in there for mask in members)}
 
 
 def _splits(folder: Path, cases: Sequence[str]) -> Mapping[str, str]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from labelwise.cohort.manifest import Manifest, Source
+from labelwise.cohort.manifest import DataSet, Manifest
 from labelwise.errors import DataError
 from labelwise.formats import stem
 from labelwise.importers.listing import existing_folder
@@ -45,7 +45,7 @@ VALUES = {
     15: "left femoral head",
     16: "right femoral head",
 }
-ORGANS = tuple(VALUES.values())[1:]
+STRUCTURES = tuple(VALUES.values())[1:]
 NAME = re.compile(r"word_\d{4}")
 
 
@@ -54,7 +54,7 @@ def matches(folder: Path) -> bool:
     return any(kind == "images" for kind, _, _ in files_by_place(folder, NAME))
 
 
-def scan(folder: Path | str, *, source: str = "word") -> Manifest:
+def scan(folder: Path | str, *, data_set: str = "word") -> Manifest:
     """The manifest of the data set, with its official splits.
 
     Errors
@@ -62,10 +62,10 @@ def scan(folder: Path | str, *, source: str = "word") -> Manifest:
     """
     folder = existing_folder(folder)
     parts = _parts(folder)
-    cases = [case for split, pairs in parts.items() for case in pairs.cases(ORGANS, source, split)]
+    cases = [case for split, pairs in parts.items() for case in pairs.cases(STRUCTURES, data_set, split)]
     if not cases:
         raise DataError("no scan of WORD here", file=folder, expected=LOOKS_FOR)
-    return Manifest(label_space(VALUES), {source: Source(source, VALUES, "ct")}, tuple(cases))
+    return Manifest(label_space(VALUES), {data_set: DataSet(data_set, VALUES, "ct")}, tuple(cases))
 
 
 def _parts(folder: Path) -> dict[str, Pairs]:

@@ -83,7 +83,7 @@ def _metadata(model: Model, told: dict[str, Any]) -> dict[str, Any]:
         },
         "name": model.info.name,
         "task": "segmentation",
-        "description": f"Segments {', '.join(model.label_space.organs)}. Made by labelwise, for research; not a "
+        "description": f"Segments {', '.join(model.label_space.structures)}. Made by labelwise, for research; not a "
         "medical device.",
         "intended_use": "research only; a person looks at every result",
         "network_data_format": {

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from labelwise.atomic import write_text
-from labelwise.cohort.source import forbids_commercial_use
+from labelwise.cohort.data_set import forbids_commercial_use
 from labelwise.evaluate.scores import Score, summarise
 
 CARD = "card.md"
@@ -28,20 +28,22 @@ _SHOWN = ("dice", "hd95")
 def card_text(info: Mapping[str, Any]) -> str:
     """The card of a model from the contents of its model.json; without scores."""
     training = info["training"]
-    organs = info["classes"][1:]
+    structures = info["classes"][1:]
     dims = 2 if info["patch_size"][2] == 1 else 3
     annotated = training.get("annotated_cases", {})
     parts = [
         f"# Model card: {info['name']}",
         "## Intended use",
-        f"Segments {_listed(organs)} in scans of the kind {_listed(_modality(name) for name in info['modalities'])}, "
+        f"Segments {_listed(structures)} in scans of the kind "
+        f"{_listed(_modality(name) for name in info['modalities'])}, "
         f"{'slice by slice (2D)' if dims == 2 else 'in 3D'}. Made by labelwise, for research; not a medical device. A "
         "person looks at every result before anything follows from it.",
         "## Data",
-        f"{training.get('cases', 'An unknown number of')} training cases{_from_sources(training)}.",
+        f"{training.get('cases', 'An unknown number of')} training cases{_from_data_sets(training)}.",
         *_licences(training),
         _table(
-            ("structure", "annotated in cases"), [(organ, str(annotated.get(organ, "–"))) for organ in organs]
+            ("structure", "annotated in cases"),
+            [(structure, str(annotated.get(structure, "–"))) for structure in structures],
         ),
         "## Training",
         _training(info, training),
@@ -107,11 +109,11 @@ def _validation(training: Mapping[str, Any]) -> str:
     return "" if score is None else f"Best mean Dice of the validation while training: {100 * score:.1f} %."
 
 
-def _from_sources(training: Mapping[str, Any]) -> str:
-    sources = training.get("sources") or {}
+def _from_data_sets(training: Mapping[str, Any]) -> str:
+    data_sets = training.get("data_sets") or {}
     return (
-        f" of the data sets {_listed(f'{name} ({count})' for name, count in sources.items())}"
-        if sources
+        f" of the data sets {_listed(f'{name} ({count})' for name, count in data_sets.items())}"
+        if data_sets
         else ""
     )
 
@@ -175,7 +177,9 @@ def _limits(info: Mapping[str, Any], training: Mapping[str, Any], annotated: Map
             "predict` warns; results on them may be wrong."
         )
     if few := [
-        f"{organ} ({annotated[organ]})" for organ in info["classes"][1:] if annotated.get(organ, FEW) < FEW
+        f"{structure} ({annotated[structure]})"
+        for structure in info["classes"][1:]
+        if annotated.get(structure, FEW) < FEW
     ]:
         limits.append(f"Little is known of {_listed(few)}: fewer than {FEW} training cases annotate it.")
     limits.append(

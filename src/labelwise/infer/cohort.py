@@ -221,7 +221,7 @@ def _predict(
         "model": model.id,
         **({"models": {member.id: member.name for member in model.members}} if model.members else {}),
         **({"thresholds": model.info.thresholds} if model.info.thresholds else {}),
-        "certainty": {name: asdict(found.certainty[name]) for name in model.label_space.organs},
+        "certainty": {name: asdict(found.certainty[name]) for name in model.label_space.structures},
         "temperature": model.temperature,
         **({"calibration": model.calibration.id} if model.calibration else {}),
         "grid": str(read_geometry(scan.images[0], scan.layout)),

@@ -122,11 +122,13 @@ def common_strides(strides: Sequence[Sequence[int]]) -> Size:
     return x, y, z
 
 
-def common_postprocess(configs: Mapping[str, PostprocessConfig], organs: Sequence[str]) -> PostprocessConfig:
-    """The clean-up that all models ask for: the largest component of the organs of which each of them keeps it.
+def common_postprocess(
+    configs: Mapping[str, PostprocessConfig], structures: Sequence[str]
+) -> PostprocessConfig:
+    """The clean-up that all models ask for: the largest component of the structures of which each of them keeps it.
 
-    It is planned from the training scans. One fold may have seen an organ in two pieces, or too seldom to judge, where
-    another has not: then all pieces stay, because a model that knows better asks for them.
+    It is planned from the training scans. One fold may have seen a structure in two pieces, or too seldom to judge,
+    where another has not: then all pieces stay, because a model that knows better asks for them.
 
     Errors
         ConfigError     clean-ups that differ and fill holes, which nothing plans
@@ -136,7 +138,7 @@ def common_postprocess(configs: Mapping[str, PostprocessConfig], organs: Sequenc
         return first
     if any(config.fill_holes for config in configs.values()):
         require_equal("the clean-up of their results", configs)
-    every = range(1, len(organs) + 1)
+    every = range(1, len(structures) + 1)
     cleaned = [
         set(config.classes or every) if config.largest_component else set() for config in configs.values()
     ]
@@ -144,7 +146,7 @@ def common_postprocess(configs: Mapping[str, PostprocessConfig], organs: Sequenc
     if left := sorted(set.union(*cleaned).difference(shared)):
         logger.info(
             "only some of the models keep the largest component of %s; together they keep all components",
-            ", ".join(organs[index - 1] for index in left),
+            ", ".join(structures[index - 1] for index in left),
         )
     pairs = {index for config in configs.values() for index in config.pairs}
     return PostprocessConfig(

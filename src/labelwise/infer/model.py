@@ -63,7 +63,7 @@ from labelwise.infer.thresholds import in_order
 from labelwise.methods import find_method
 from labelwise.methods.base import IndependentMaps, Method, NetFactory, Softmax
 from labelwise.preprocess.pipeline import Plan, Prepared, apply, undo, undo_scores
-from labelwise.settings import build_settings
+from labelwise.settings import OLDER_NAMES, build_settings
 from labelwise.types import BACKGROUND, Array, LabelSpace, Volume
 
 logger = logging.getLogger("labelwise")
@@ -90,9 +90,13 @@ class ModelInfo:
     patch_size: tuple[int, int, int]  # voxels of the prepared scan; the last is 1 for a 2D model
     inference: dict[str, Any]
     training: dict[str, Any] = field(default_factory=dict)  # steps, seed, cases, scores, versions, date
-    # organ -> score from which it counts, where each organ has a map of its own; without an entry 0.5
+    # structure -> score from which it counts, where each structure has a map of its own; without an entry 0.5
     thresholds: dict[str, Annotated[float, Field(gt=0, lt=1)]] = field(default_factory=dict)
     format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        for old in self.training.keys() & OLDER_NAMES.keys():
+            self.training[OLDER_NAMES[old]] = self.training.pop(old)
 
 
 Judge: TypeAlias = Callable[[Image, str, Layout], Sequence[str]]
@@ -135,7 +139,7 @@ class Model:
             check_mirroring(self.label_space, self.config)
 
     def __repr__(self) -> str:
-        classes = ", ".join(self.label_space.organs)
+        classes = ", ".join(self.label_space.structures)
         return f"Model('{self.info.name}', {self.info.method}, {classes}, on {self.device})"
 
     @property
@@ -385,7 +389,7 @@ def load_model(
         ):
             predictor = _load_predictor(info, folder / WEIGHTS)
     if info.thresholds and isinstance(predictor, IndependentMaps):
-        predictor.thresholds = in_order(info.thresholds, label_space.organs)
+        predictor.thresholds = in_order(info.thresholds, label_space.structures)
     use_fast_layout(predictor)
     predictor.eval().requires_grad_(False).to(where)
     name = _model_id(folder / WEIGHTS, info)
@@ -416,7 +420,7 @@ def _ensemble(models: Sequence[Model]) -> Model:
     first = next(iter(named.values()))
     plan = common_plan({name: model.plan for name, model in named.items()})
     clean_up = common_postprocess(
-        {name: model.config.postprocess for name, model in named.items()}, first.label_space.organs
+        {name: model.config.postprocess for name, model in named.items()}, first.label_space.structures
     )
     strides = [model.strides for model in named.values()]
     patch = common_patch({name: model.info.patch_size for name, model in named.items()}, strides)

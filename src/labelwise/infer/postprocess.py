@@ -1,6 +1,6 @@
-"""Optional clean-up of a label map: the largest part of each organ, and no holes inside an organ.
+"""Optional clean-up of a label map: the largest part of each structure, and no holes inside a structure.
 
-Off by default: both help an organ that is one massive piece (a liver), or two (both kidneys under one name, named in
+Off by default: both help a structure that is one massive piece (a liver), or two (both kidneys under one name, named in
 `pairs`), and harm what is not (lesions).
 """
 
@@ -19,7 +19,7 @@ from labelwise.types import Array
 class PostprocessConfig:
     largest_component: bool = False  # keep only the largest 26-connected part of each class
     fill_holes: bool = False  # background that a class encloses becomes that class
-    classes: tuple[PositiveInt, ...] = ()  # class indices that it concerns; none named: every organ
+    classes: tuple[PositiveInt, ...] = ()  # class indices that it concerns; none named: every structure
     pairs: tuple[PositiveInt, ...] = ()  # class indices of which the two largest are kept: both kidneys
 
 

@@ -10,7 +10,7 @@ from labelwise.documents import read_json
 from labelwise.formats import LABEL_FORMATS, record_of
 from labelwise.formats.naming import file_name
 
-# Scores below are the floor of a softmax: in millions of voxels they would outweigh a small organ.
+# Scores below are the floor of a softmax: in millions of voxels they would outweigh a small structure.
 NOTICED = 0.01
 PROBABILITIES, ENTROPY = MAPS = ("probabilities", "entropy")
 

@@ -13,11 +13,11 @@ by the sum of the weights, because all classes of a voxel share it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import combinations
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -40,8 +40,6 @@ WindowProgress = Callable[[int, int], None]  # windows done, windows in all
 
 @pydantic_dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class InferenceConfig:
-    RENAMED: ClassVar[Mapping[str, str]] = {"tidy": "postprocess"}
-
     window: tuple[PositiveInt, PositiveInt, PositiveInt] | None = (
         None  # voxels; None: the patch of the training
     )
@@ -82,7 +80,7 @@ def check_windows(config: InferenceConfig, patch_size: Size, strides: Sequence[i
 
 def check_mirroring(label_space: LabelSpace, config: InferenceConfig) -> None:
     """Raise a ConfigError if scores were averaged over mirror images in which left and right change places."""
-    sided = [name for name in label_space.organs if named_side(name)]
+    sided = [name for name in label_space.structures if named_side(name)]
     if sided and LEFT_RIGHT in config.mirror_axes:
         raise ConfigError(
             f"classes are named by their side ({', '.join(sided)}), which mirroring along x changes",

@@ -1,10 +1,10 @@
-"""From which score on an organ counts, where each organ has a map of its own: chosen on annotated voxels.
+"""From which score on a structure counts, where each structure has a map of its own: chosen on annotated voxels.
 
-One half suits a map that saw as many voxels of its organ as others. A map of a small organ, or of one that few cases
-annotate, may say 0.1 where the organ is, and one half then hides what it has found.
+One half suits a map that saw as many voxels of its structure as others. A map of a small structure, or of one that
+few cases annotate, may say 0.1 where the structure is, and one half then hides what it has found.
 
-    for every annotated case, and every organ that it annotates: count the voxels of the organ, and the others, by score
-    threshold of an organ = the one of the largest Dice, over all cases together; the middle one of several
+    for every annotated case, and every structure that it annotates: count its voxels, and the others, by score
+    threshold of a structure = the one of the largest Dice, over all cases together; the middle one of several
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ HALF = 0.5
 
 @dataclass(frozen=True)
 class Chosen:
-    """The threshold of an organ, and what it changes on the voxels that it was chosen on."""
+    """The threshold of a structure, and what it changes on the voxels that it was chosen on."""
 
     threshold: float
     dice: float
     dice_at_half: float
-    cases: int  # that annotate the organ
+    cases: int  # that annotate the structure
 
 
 class ThresholdSearch:
-    """Counts the voxels of each organ by score; memory does not grow with the scans."""
+    """Counts the voxels of each structure by score; memory does not grow with the scans."""
 
-    def __init__(self, organs: int):
-        self._counts = np.zeros((organs, 2, STEPS + 1), np.int64)  # others and the organ
-        self._cases = np.zeros(organs, np.int64)
+    def __init__(self, structures: int):
+        self._counts = np.zeros((structures, 2, STEPS + 1), np.int64)  # others and the structure
+        self._cases = np.zeros(structures, np.int64)
 
     def add(self, scores: Tensor, labels: Array, annotated: Array) -> None:
         """Take in a case, as scores at thresholds of one half.
@@ -49,32 +49,32 @@ class ThresholdSearch:
         """
         known = torch.from_numpy(labels != IGNORE)
         given = torch.from_numpy(labels.astype(np.int64))[known]
-        for organ in np.flatnonzero(annotated[1:]).tolist():
-            step = (scores[organ + 1].cpu()[known] * STEPS).long()
-            cell = (given == organ + 1) * (STEPS + 1) + step
+        for structure in np.flatnonzero(annotated[1:]).tolist():
+            step = (scores[structure + 1].cpu()[known] * STEPS).long()
+            cell = (given == structure + 1) * (STEPS + 1) + step
             counts = torch.bincount(cell, minlength=2 * (STEPS + 1)).numpy()
-            self._counts[organ] += counts.reshape(2, STEPS + 1)
-            self._cases[organ] += 1
+            self._counts[structure] += counts.reshape(2, STEPS + 1)
+            self._cases[structure] += 1
 
     def chosen(self) -> dict[int, Chosen]:
-        """Class index -> its threshold, for every organ that has a voxel in the cases."""
+        """Class index -> its threshold, for every structure that has a voxel in the cases."""
         above = self._counts[..., ::-1].cumsum(axis=2)[..., ::-1]  # voxels with a score from each step on
         right, named = above[:, 1], above.sum(axis=1)
         dice = 2 * right / np.maximum(named + right[:, :1], 1)
         found = {}
-        for organ in np.flatnonzero(right[:, 0]).tolist():
-            values = dice[organ, 1:STEPS]
+        for structure in np.flatnonzero(right[:, 0]).tolist():
+            values = dice[structure, 1:STEPS]
             best = np.flatnonzero(values >= values.max() - 1e-12) + 1
             middle = int(best[len(best) // 2])
-            found[organ + 1] = Chosen(
+            found[structure + 1] = Chosen(
                 middle / STEPS,
-                float(dice[organ, middle]),
-                float(dice[organ, STEPS // 2]),
-                int(self._cases[organ]),
+                float(dice[structure, middle]),
+                float(dice[structure, STEPS // 2]),
+                int(self._cases[structure]),
             )
         return found
 
 
-def in_order(thresholds: Mapping[str, float], organs: Sequence[str]) -> tuple[float, ...]:
-    """Thresholds by name -> one for each organ; one half for those without; none at all if nothing was chosen."""
-    return tuple(thresholds.get(organ, HALF) for organ in organs) if thresholds else ()
+def in_order(thresholds: Mapping[str, float], structures: Sequence[str]) -> tuple[float, ...]:
+    """Thresholds by name -> one for each structure; one half for those without; none at all if nothing was chosen."""
+    return tuple(thresholds.get(structure, HALF) for structure in structures) if thresholds else ()

@@ -7,7 +7,7 @@
 What happens to which case is drawn on the CPU from one generator, so the decisions are the same on every
 device and cost no synchronisation; only the voxels of the noise come from the device's own generator.
 
-Orientation. Mirroring along x exchanges left and right organs, and a mirrored abdomen has its liver on the wrong
+Orientation. Mirroring along x exchanges left and right structures, and a mirrored abdomen has its liver on the wrong
 side. The presets "light" and "default" therefore never mirror; set `mirror_axes` where anatomy allows it. Where
 classes are named by their side, what brings one side to the place of the other is refused, unless `sides` says how it
 is meant.
@@ -134,7 +134,7 @@ class AugmentConfig:
     """How training patches are changed. What is not given is taken from the preset.
 
     none          nothing
-    flip          mirrored along every axis with p = 0.5; only for organs without a side
+    flip          mirrored along every axis with p = 0.5; only for structures without a side
     light         small turns and scalings, slight changes of intensity
     default       wide turns and scalings, some bending, all changes of intensity
     strong        as default, but wider and more often: for few labels
@@ -212,7 +212,7 @@ class AugmentConfig:
 
     def check_sides(self, label_space: LabelSpace) -> None:
         """Raise a ConfigError if patches are mirrored or turned so that classes named by a side become wrong."""
-        other = other_sides(label_space.organs)
+        other = other_sides(label_space.structures)
         if not other or not self.turns_sides or self.sides == "keep":
             return
         alone = sorted(name for name in other if not other[name])
@@ -242,7 +242,7 @@ class AugmentConfig:
         if self.sides != "swap" or LEFT_RIGHT not in self.mirror_axes:
             return None
         self.check_sides(label_space)
-        other = other_sides(label_space.organs)
+        other = other_sides(label_space.structures)
         return tuple(label_space.index(other.get(name, name)) for name in label_space.names)
 
 

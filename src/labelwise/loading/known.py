@@ -56,7 +56,7 @@ class KnownLabels:
             raise DataError(
                 "the classes of a case are annotated in too many different parts",
                 case=case.id,
-                found=f"{len(self._boxes)} parts and {len(label_space.organs)} classes",
+                found=f"{len(self._boxes)} parts and {len(label_space.structures)} classes",
                 do="let classes share parts in the column 'parts', or train on fewer classes",
             )
         self._places: tuple[Array, ...] = ()
@@ -65,7 +65,7 @@ class KnownLabels:
             self._places = stored.places
             for part in self._boxes:
                 require_within(case, part, stored.undo.shape)
-        drawn = {organ for part in case.parts if not part.boxes for organ in part.organs}
+        drawn = {structure for part in case.parts if not part.boxes for structure in part.structures}
         # One table for each set of parts that a voxel may lie in: bit n of its number is part n.
         self._tables = np.stack(
             [self._table(case, label_space, drawn, number) for number in range(2 ** len(self._boxes))]
@@ -102,7 +102,10 @@ class KnownLabels:
     def _table(self, case: Case, label_space: LabelSpace, drawn: set[str], inside: int) -> Array:
         """(256,) stored label -> number, where a voxel lies in the parts of the bits of `inside`."""
         outside = {
-            organ for bit, part in enumerate(self._boxes) if not inside >> bit & 1 for organ in part.organs
+            structure
+            for bit, part in enumerate(self._boxes)
+            if not inside >> bit & 1
+            for structure in part.structures
         }
         known = case.annotated - outside
         table = annotated_table(label_space.annotated_row(known))
@@ -130,10 +133,10 @@ def references(case: Case, label_space: LabelSpace, stored: StoredCase) -> Itera
         DataError   a part lies beyond the scan
     """
     labels = stored.labels(annotated_table(label_space.annotated_row(case.annotated)))
-    for organs, part in by_part(case):
+    for structures, part in by_part(case):
         if part is not None:
             require_within(case, part, stored.undo.shape)
-        yield label_space.annotated_row(organs), known_in(labels, part, stored.places)
+        yield label_space.annotated_row(structures), known_in(labels, part, stored.places)
 
 
 def without_codes(numbers: Array, num_classes: int) -> Array:

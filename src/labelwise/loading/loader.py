@@ -208,7 +208,7 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
         except MemoryError as error:
             return ResourceError(
                 f"memory ran out while a batch was loaded: {error}",
-                do="lower sampling.patch_size, sampling.labelled_cases and sampling.incomplete_cases, or workers",
+                do="lower sampling.patch_size, sampling.labelled_cases and sampling.unlabelled_cases, or workers",
                 code="out-of-memory",
             )
         return _shared(reading) if get_worker_info() else reading

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from labelwise.atomic import discard_leftovers, write_json
 from labelwise.cohort.manifest import Manifest, check_same_grid, read_case_image, read_case_labels
-from labelwise.cohort.meaning import source_of_file
+from labelwise.cohort.meaning import data_set_of_file
 from labelwise.cohort.parts import part_key
 from labelwise.engine import run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError, ResourceError, naming
@@ -155,7 +155,7 @@ def prepare_case(job: tuple[str, Case], manifest: Manifest, plan: Plan, store: S
         labels = read_case_labels(case, manifest, erase=False) if case.labels else None
         if labels is not None:
             check_same_grid(case, image, labels)
-        modality = manifest.source_of(case).modality
+        modality = manifest.data_set_of(case).modality
         prepared = pipeline.apply(image, plan, modality=modality, labels=labels)
     if not store.has(key):
         write_case(store.case_folder(key), prepared.image, prepared.labels, prepared.undo)
@@ -167,18 +167,18 @@ def content_key(
     """The name of a prepared scan: a hash of all that decides about its voxels.
 
     That is the bytes of its files, the plan, how the files of its data set are read, and the format of the
-    store; not what is annotated in the case, because organs are hidden only when a patch is read.
+    store; not what is annotated in the case, because structures are hidden only when a patch is read.
     """
     file_hash = file_hash or hash_file
-    source = manifest.source_of(case)
+    data_set = manifest.data_set_of(case)
     content = {
         "format": FORMAT,
         "images": [file_hash(path) for path in case.images],
         "labels": file_hash(case.labels) if case.labels else None,
-        "modality": source.modality,
-        "layout": asdict(source.layout),
-        "values": sorted(source_of_file(source, case.labels).values.items() if case.labels else ()),
-        "others": source.others,
+        "modality": data_set.modality,
+        "layout": asdict(data_set.layout),
+        "values": sorted(data_set_of_file(data_set, case.labels).values.items() if case.labels else ()),
+        "others": data_set.others,
         "classes": manifest.label_space.names,
         "plan": plan.to_json(),
     }
@@ -235,14 +235,14 @@ def _known_statistics(memo: Path | None, manifest: Manifest) -> dict[str, ScanSt
 
 def _statistics_key(case: Case, manifest: Manifest) -> str:
     """What the fingerprint of a scan depends on: its files, how they are read, and what is annotated."""
-    source = manifest.source_of(case)
+    data_set = manifest.data_set_of(case)
     content = {
         "format": 4,
         "files": [[_name(path), *_stamp(path)] for path in _paths(case)],
         "annotated": [*sorted(case.annotated), *map(part_key, case.parts)],
-        "modality": source.modality,
-        "layout": asdict(source.layout),
-        "values": sorted(source.values.items()),
+        "modality": data_set.modality,
+        "layout": asdict(data_set.layout),
+        "values": sorted(data_set.values.items()),
         "classes": manifest.label_space.names,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
@@ -315,7 +315,7 @@ def _scan_statistics(case: Case, manifest: Manifest) -> ScanStatistics:
         labels = read_case_labels(case, manifest) if case.annotated else None
         if labels is not None:
             check_same_grid(case, image, labels)
-        return scan_statistics(image, manifest.source_of(case).modality, labels)
+        return scan_statistics(image, manifest.data_set_of(case).modality, labels)
 
 
 def _stored_plan(store: Store) -> Plan | None:
@@ -328,7 +328,7 @@ def _new_plan(store: Store, manifest: Manifest, jobs: Jobs) -> Plan:
 
 
 def _without_cases(manifest: Manifest) -> Manifest:
-    """Classes and sources: a job gets its own case; all the others would have to be sent with each."""
+    """Classes and data sets: a job gets its own case; all the others would have to be sent with each."""
     return manifest.replace_cases(manifest.cases[:1])
 
 

@@ -1,6 +1,6 @@
 """Which patches make up the batch of a step: a pure function of (seed, rank, step).
 
-A batch holds `labelled_cases` patches of cases in which something is annotated, then `incomplete_cases`
+A batch holds `labelled_cases` patches of cases in which something is annotated, then `unlabelled_cases`
 patches of cases in which something is not. A partly annotated case belongs to both streams, and so does one whose
 label file leaves a good part of the scan open (scribbles, every eighth slice).
 
@@ -31,11 +31,11 @@ class SamplingConfig:
 
     patch_size: tuple[int, int, int] = (96, 96, 96)  # voxels along x, y, z; z = 1 makes 2D slices
     labelled_cases: int = Field(default=2, ge=0)  # per batch; something is annotated
-    incomplete_cases: int = Field(default=2, ge=0)  # per batch; something is not annotated
+    unlabelled_cases: int = Field(default=2, ge=0)  # per batch; something is not annotated
     foreground: float = Field(
         default=0.5, ge=0, le=1
-    )  # part of the labelled patches that is centred on an organ
-    # where along z the patches of a scan lie: anywhere, or between the first and the last slice with an organ that is
+    )  # part of the labelled patches that is centred on a structure
+    # where along z the patches of a scan lie: anywhere, or from the first to the last slice of the structures that are
     # annotated in it; a scan without one is seen in all its slices
     slices: Literal["all", "annotated"] = "all"
 
@@ -43,12 +43,12 @@ class SamplingConfig:
         if min(self.patch_size) < 1:
             raise ConfigError("a patch needs at least one voxel along each axis", found=list(self.patch_size))
         if self.batch_size == 0:
-            raise ConfigError("labelled_cases and incomplete_cases cannot both be 0")
+            raise ConfigError("labelled_cases and unlabelled_cases cannot both be 0")
 
     @property
     def batch_size(self) -> int:
         """Patches per step and rank."""
-        return self.labelled_cases + self.incomplete_cases
+        return self.labelled_cases + self.unlabelled_cases
 
     @property
     def dims(self) -> int:
@@ -81,14 +81,14 @@ class Sampler:
         seed: int,
         sparse: Collection[str] = (),
     ):
-        organs = frozenset(label_space.organs)
+        structures = frozenset(label_space.structures)
         self.config = config
         self.seed = seed
         # By id: the order of the rows of a manifest decides nothing.
         numbered = sorted(enumerate(cases), key=lambda pair: pair[1].id)
         self.labelled = tuple(number for number, case in numbered if case.annotated)
-        self.incomplete = tuple(
-            number for number, case in numbered if not organs <= case.annotated or case.id in sparse
+        self.unlabelled = tuple(
+            number for number, case in numbered if not structures <= case.annotated or case.id in sparse
         )
         if config.labelled_cases and not self.labelled:
             raise DataError(
@@ -97,16 +97,16 @@ class Sampler:
                 do="annotate a case, or set sampling.labelled_cases = 0 for a method that needs no labels",
                 code="nothing-annotated",
             )
-        if config.incomplete_cases and not self.incomplete:
+        if config.unlabelled_cases and not self.unlabelled:
             raise DataError(
                 f"all {len(cases)} training cases are completely annotated: nothing to learn without labels",
-                do="choose the method `supervised` with sampling.incomplete_cases = 0, add unlabelled scans, "
+                do="choose the method `supervised` with sampling.unlabelled_cases = 0, add unlabelled scans, "
                 "or hide labels by `labelwise simulate`",
             )
 
     def draws(self, step: int, rank: int = 0, world: int = 1) -> Iterator[Draw]:
         """The patches of one batch, labelled ones first."""
-        streams = (self.labelled, self.config.labelled_cases), (self.incomplete, self.config.incomplete_cases)
+        streams = (self.labelled, self.config.labelled_cases), (self.unlabelled, self.config.unlabelled_cases)
         for stream, (members, count) in enumerate(streams):
             first = (step * world + rank) * count
             for position in range(first, first + count):
@@ -127,12 +127,12 @@ def patch_corner(
     """The voxel at which a patch begins. Negative along axes on which the patch is larger than the scan.
 
     With the probability `foreground` a labelled patch is centred, as far as the border of the scan allows, on
-    a random voxel of a random organ that is annotated ((C,) bool) and present (has `points`). Otherwise, and
-    always in the stream of incomplete cases, every position inside the scan is equally likely; but a labelled
+    a random voxel of a random structure that is annotated ((C,) bool) and present (has `points`). Otherwise, and
+    always in the stream of unlabelled cases, every position inside the scan is equally likely; but a labelled
     patch of a scan that is annotated in parts only (has `points` of class 0) is centred on a labelled voxel.
 
-    With `slices`, the first and the last one of each organ, no patch reaches beyond those of the annotated ones, as far
-    as there are enough of them.
+    With `slices`, the first and the last one of each structure, no patch reaches beyond those of the annotated ones, as
+    far as there are enough of them.
     """
     random = draw.randomness
     free = np.subtract(shape, config.patch_size)

@@ -6,7 +6,7 @@
         cases/<content hash>/
             image.b2nd              (M, X, Y, Z) float16, or float32 where that would be too coarse
             labels.b2nd             (X, Y, Z) uint8 class indices or IGNORE; missing if there is no label file
-            points.safetensors      voxels of each organ, int32 (N, 3): where patches may be centred; 0 names any
+            points.safetensors      voxels of each structure, int32 (N, 3): where patches may be centred; 0 names any
                                     labelled voxels of a scan that is annotated in parts only
             case.json               shape, spacing, undo, sizes and checksums of the files, share of labelled voxels
             checksum                that of case.json
@@ -14,7 +14,7 @@
 A folder is named by what went into it, so it never has to be changed: a scan, its label file or the plan
 changed, and the name changes too. It appears complete or not at all.
 
-Labels are stored as the label file gives them, before any organ is hidden. One store therefore serves every
+Labels are stored as the label file gives them, before any structure is hidden. One store therefore serves every
 manifest that `simulate` makes of a data set: what a case does not know is erased when a patch is read.
 
 Every byte has a checksum (CRC-32), which is compared when it is read first: see `labelwise.loading.checked`.
@@ -72,7 +72,7 @@ Corner = tuple[int, int, int]
 def annotated_table(annotated: Array) -> Array:
     """(256,) uint8: what a stored label says to someone who knows only the `annotated` (C,) classes.
 
-    Organs that are not annotated become 0; without any annotated organ everything becomes IGNORE.
+    Structures that are not annotated become 0; without any annotated structure everything becomes IGNORE.
     """
     table = AS_STORED.copy()
     table[1 : len(annotated)][~annotated[1:]] = 0
@@ -117,7 +117,7 @@ class StoredCase:
 
     @cached_property
     def points(self) -> dict[int, Array]:
-        """Class index -> (N, 3) int32 voxels of that organ; of all organs in the file, also hidden ones.
+        """Class index -> (N, 3) int32 voxels of that structure; of all structures in the file, also hidden ones.
 
         Where the scan is annotated in parts only, 0 names labelled voxels of any class.
         """
@@ -129,14 +129,14 @@ class StoredCase:
 
     @property
     def slices(self) -> dict[int, tuple[int, int]]:
-        """Class index -> first and last slice along z that holds it, of all organs in the file.
+        """Class index -> first and last slice along z that holds it, of all structures in the file.
 
         Errors
             DataError   the scan was prepared before this was noted
         """
         if self._slices is None:
             raise DataError(
-                "the prepared scan does not say which slices hold which organ",
+                "the prepared scan does not say which slices hold which structure",
                 case=self.case_id or None,
                 file=self.folder,
                 do="delete the store and repeat `labelwise prepare`, or set sampling.slices = 'all'",
@@ -336,7 +336,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 def label_points(
     labels: Array, *, seed: int, limit: int = POINTS_PER_CLASS, in_parts: bool = False
 ) -> dict[int, Array]:
-    """Class index -> (N, 3) int32: up to `limit` random voxels of every organ in (X, Y, Z) `labels`.
+    """Class index -> (N, 3) int32: up to `limit` random voxels of every structure in (X, Y, Z) `labels`.
 
     For a scan that is annotated `in_parts`, 0 names labelled voxels of any class.
     """
@@ -359,9 +359,9 @@ def label_slices(labels: Array) -> dict[int, tuple[int, int]]:
     """Class index -> first and last slice along z that holds it, in (X, Y, Z) `labels` uint8."""
     seen = np.zeros((256, labels.shape[2]), bool)
     seen[labels, np.arange(labels.shape[2])] = True
-    organs = np.flatnonzero(seen[1:IGNORE].any(axis=1)) + 1
+    structures = np.flatnonzero(seen[1:IGNORE].any(axis=1)) + 1
     first, last = seen.argmax(axis=1), labels.shape[2] - 1 - seen[:, ::-1].argmax(axis=1)
-    return {int(organ): (int(first[organ]), int(last[organ])) for organ in organs}
+    return {int(structure): (int(first[structure]), int(last[structure])) for structure in structures}
 
 
 def _in_stored_type(image: Array) -> Array:

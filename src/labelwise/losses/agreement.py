@@ -96,7 +96,7 @@ def hard_labels(logits: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
     """The likeliest class of each voxel among those that its label leaves possible.
 
     A voxel with a known class gets that class; a voxel of a partly labelled case with label 0 the likeliest of
-    background and the un-annotated organs; a voxel of an unlabelled case the plain argmax.
+    background and the un-annotated structures; a voxel of an unlabelled case the plain argmax.
 
     Shapes
         logits      (B, C, *S)  float, or probabilities

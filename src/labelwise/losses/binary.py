@@ -1,9 +1,10 @@
-"""Organs as yes-or-no questions: one independent map per organ, asked only where the answer is known.
+"""Structures as yes-or-no questions: one independent map per structure, asked only where the answer is known.
 
-A question is a case and an organ that is annotated in it. Organs may overlap, and nothing is said about an organ
-that nobody annotated. K = C - 1 organs; map k stands for class k + 1.
+A question is a case and a structure that is annotated in it. Structures may overlap, and nothing is said about a
+structure that nobody annotated. K = C - 1 structures; map k stands for class k + 1.
 
-A region generalises an organ: a set of classes, such as an organ with its tumour. K maps then stand for K regions.
+A region generalises a structure: a set of classes, such as a structure with its tumour. K maps then stand for K
+regions.
 """
 
 from __future__ import annotations
@@ -16,21 +17,21 @@ from labelwise.losses.partial import OverlapSums, dice_loss, full_precision, mem
 from labelwise.types import IGNORE
 
 
-def organ_answers(labels: Tensor, annotated: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each organ is, and where that is known: everywhere in the labelled part of a case that annotates it.
+def structure_answers(labels: Tensor, annotated: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each structure is, and where that is known: everywhere in the labelled part of a case that annotates it.
 
     Shapes
         labels      (B, *S)     int64 in [0, C) or IGNORE
         annotated   (B, C) or (B, C, *S) bool; column 0 is not read
         returns     truth (B, K, *S) bool, known (B, K, *S) bool; truth is false outside known
     """
-    organs = over_space(annotated, labels.ndim - 1)[:, 1:]
-    known = organs & (labels != IGNORE).unsqueeze(1)
+    structures = over_space(annotated, labels.ndim - 1)[:, 1:]
+    known = structures & (labels != IGNORE).unsqueeze(1)
     return members(labels, annotated.shape[1])[:, 1:] & known, known
 
 
 def region_answers(labels: Tensor, annotated: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
-    """As `organ_answers` for regions: known where all classes of the region are annotated.
+    """As `structure_answers` for regions: known where all classes of the region are annotated.
 
     Shapes
         labels      (B, *S)     int64 in [0, C) or IGNORE
@@ -53,16 +54,16 @@ def region_answers(labels: Tensor, annotated: Tensor, regions: Tensor) -> tuple[
 
 
 def known_negatives(labels: Tensor, annotated: Tensor, excludes: Tensor | None = None) -> Tensor:
-    """Where an organ that its case does not annotate is known to be absent: another organ is labelled there.
+    """Where a structure that its case does not annotate is known to be absent: another structure is labelled there.
 
     Independent maps say nothing of each other, so without these answers a map that nobody asked about a case may win
-    the argmax over the organ that is labelled there.
+    the argmax over the structure that is labelled there.
 
     Shapes
         labels      (B, *S)     int64 in [0, C) or IGNORE
         annotated   (B, C) or (B, C, *S) bool; column 0 is not read
         excludes    (K, C)      bool: which classes exclude what map k asks for (`excluding_classes`); none: a map
-                                for each organ, excluded by every other organ
+                                for each structure, excluded by every other structure
         returns     (B, K, *S)  bool
 
     Example
@@ -71,12 +72,12 @@ def known_negatives(labels: Tensor, annotated: Tensor, excludes: Tensor | None =
         tensor([[0, 0, 0],
                 [0, 1, 0]], dtype=torch.int32)
     """
-    organ = (labels > 0) & (labels != IGNORE)
+    structure = (labels > 0) & (labels != IGNORE)
     if excludes is None:
-        organs = over_space(annotated, labels.ndim - 1)[:, 1:]
-        return organ.unsqueeze(1) & ~organs & ~members(labels, annotated.shape[1])[:, 1:]
-    absent = excludes.index_select(1, labels.where(organ, 0).flatten()).view(-1, *labels.shape)
-    return absent.transpose(0, 1) & organ.unsqueeze(1)
+        structures = over_space(annotated, labels.ndim - 1)[:, 1:]
+        return structure.unsqueeze(1) & ~structures & ~members(labels, annotated.shape[1])[:, 1:]
+    absent = excludes.index_select(1, labels.where(structure, 0).flatten()).view(-1, *labels.shape)
+    return absent.transpose(0, 1) & structure.unsqueeze(1)
 
 
 def excluding_classes(regions: Tensor) -> Tensor:
@@ -98,9 +99,9 @@ def excluding_classes(regions: Tensor) -> Tensor:
     common = regions.int() @ regions.int().T
     within = common == regions.sum(dim=1, keepdim=True)  # (inner, outer), each within itself
     around = (within.int() @ regions.int()) > 0  # the classes of all regions around
-    organs = torch.ones_like(regions)
-    organs[:, 0] = False
-    return organs & ~around
+    structures = torch.ones_like(regions)
+    structures[:, 0] = False
+    return structures & ~around
 
 
 def binary_cross_entropy(logits: Tensor, truth: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
-"""Supervision by labels that name only some of the organs.
+"""Supervision by labels that name only some of the structures.
 
-What a voxel's label leaves possible is a set of classes: {c} for an organ c > 0, {background and all organs
+What a voxel's label leaves possible is a set of classes: {c} for a structure c > 0, {background and all structures
 that nobody annotated} for 0, all classes for IGNORE. Everything here follows from that set.
 
 `annotated` is (B, C), one row per case; or (B, C, *S), one row per voxel, where voxels of several cases were
@@ -134,7 +134,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, where: Tensor | None = None) -
     return mean_over_cases(-label_log_probability(log_probabilities, labels), labelled)
 
 
-# Labels that name some of the organs.
+# Labels that name some of the structures.
 
 
 def over_space(annotated: Tensor, dims: int) -> Tensor:
@@ -169,7 +169,7 @@ def possible_classes(labels: Tensor, annotated: Tensor) -> Tensor:
     """
     given = labels.unsqueeze(1)
     possible = members(labels, annotated.shape[1])
-    possible |= (given == 0) & ~_known_organs(labels, annotated)
+    possible |= (given == 0) & ~_known_structures(labels, annotated)
     possible |= given == IGNORE
     return possible
 
@@ -183,24 +183,24 @@ def open_voxels(labels: Tensor, annotated: Tensor, inside: Tensor | None = None)
         inside      (B, *S)  bool, `Batch.inside`: padding is not open, it is nothing; None: there is none
         returns     (B, *S)  bool
     """
-    incomplete = ~_known_organs(labels, annotated)[:, 1:].all(dim=1)
-    is_open = (labels == IGNORE) | ((labels == 0) & incomplete)
+    unlabelled = ~_known_structures(labels, annotated)[:, 1:].all(dim=1)
+    is_open = (labels == IGNORE) | ((labels == 0) & unlabelled)
     return is_open if inside is None else is_open & inside
 
 
 def marginal_cross_entropy(logits: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
-    """Cross-entropy that lets every un-annotated organ hide in the background.
+    """Cross-entropy that lets every un-annotated structure hide in the background.
 
-    A voxel gives ``-log p(y)`` if its label y is an organ, and ``-log (p(background) + sum of p(c) over the
-    organs c that are not annotated)`` if its label is 0. With everything annotated this is the ordinary
+    A voxel gives ``-log p(y)`` if its label y is a structure, and ``-log (p(background) + sum of p(c) over the
+    structures c that are not annotated)`` if its label is 0. With everything annotated this is the ordinary
     cross-entropy.
 
     Shapes
         logits      (B, C, *S)  float, before softmax
-        labels      (B, *S)     int64 in [0, C) or IGNORE; 0 = background or an un-annotated organ
+        labels      (B, *S)     int64 in [0, C) or IGNORE; 0 = background or an un-annotated structure
         annotated   (B, C) or (B, C, *S) bool
         returns     ()           mean over the labelled voxels of each case, then over the cases that have any
-                                 and at least one annotated organ; 0 with a zero gradient if there are none
+                                 and at least one annotated structure; 0 with a zero gradient if there are none
 
     Source
         Shi et al., Medical Image Analysis 2021, eq. 3 (marginal loss), as sums of probabilities.
@@ -225,20 +225,20 @@ def annotated_dice(
     absent: Absent = "skip",
     smooth: float = 1e-5,
 ) -> Tensor:
-    """Soft Dice loss of the organs that are annotated; the background takes no part.
+    """Soft Dice loss of the structures that are annotated; the background takes no part.
 
-    ``1 - (2 sum p y + smooth) / (sum p + sum y + smooth)`` for every organ, over the labelled voxels.
+    ``1 - (2 sum p y + smooth) / (sum p + sum y + smooth)`` for every structure, over the labelled voxels.
 
     Shapes
         logits      (B, C, *S)  float, before softmax
         labels      (B, *S)     int64 in [0, C) or IGNORE
         annotated   (B, C) or (B, C, *S) bool
         squared     sum p squared instead of sum p in the denominator
-        pooling     "case": a loss per case and organ; mean over the organs, then over the cases.
-                    "batch": sums over all cases in which the organ is annotated; mean over the organs
-        absent      "skip" leaves out organs without a voxel in the case (in the batch), whose loss is near 1
+        pooling     "case": a loss per case and structure; mean over the structures, then over the cases.
+                    "batch": sums over all cases in which the structure is annotated; mean over the structures
+        absent      "skip" leaves out structures without a voxel in the case (in the batch), whose loss is near 1
                     with a vanishing gradient; "include" keeps them
-        returns     ()           0 with a zero gradient if no organ is left
+        returns     ()           0 with a zero gradient if no structure is left
 
     Source
         Milletari et al., 3DV 2016, https://arxiv.org/abs/1606.04797 (squared form).
@@ -279,13 +279,13 @@ def supervised(
 
 
 def _cross_entropy(logits: Tensor, log_probabilities: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
-    organs = _known_organs(labels, annotated)
+    structures = _known_structures(labels, annotated)
     # p(background given what is possible): log p(possible) = log p(background) - log of it. Two fused
     # log-softmaxes are as stable as a log-sum-exp over the possible classes, and take half its time.
-    possible = torch.zeros_like(organs, dtype=logits.dtype).masked_fill(organs, -torch.inf)
+    possible = torch.zeros_like(structures, dtype=logits.dtype).masked_fill(structures, -torch.inf)
     share = (logits + possible).log_softmax(dim=1)[:, 0]
     log_likelihood = label_log_probability(log_probabilities, labels) - torch.where(labels == 0, share, 0)
-    return mean_over_cases(-log_likelihood, (labels != IGNORE) & organs.any(dim=1))
+    return mean_over_cases(-log_likelihood, (labels != IGNORE) & structures.any(dim=1))
 
 
 def _dice(
@@ -302,7 +302,7 @@ def _dice(
     if annotated.ndim > 2:
         known = known & annotated
     sums = overlap_sums(probabilities, members(labels, probabilities.shape[1]), known, squared=squared)
-    valid = known.flatten(2).any(dim=2) & _known_organs(labels, annotated).flatten(2).any(dim=2)
+    valid = known.flatten(2).any(dim=2) & _known_structures(labels, annotated).flatten(2).any(dim=2)
     return pooled_dice(sums, valid, pooling=pooling, absent=absent, smooth=smooth)
 
 
@@ -324,14 +324,14 @@ def pooled_dice(
     return mean_over_cases(dice_loss(sums, smooth), valid)
 
 
-def _known_organs(labels: Tensor, annotated: Tensor) -> Tensor:
+def _known_structures(labels: Tensor, annotated: Tensor) -> Tensor:
     """`annotated` without the background, with as many axes as (B, C, *S)."""
-    organs = annotated.clone()
-    organs[:, 0] = False
-    return over_space(organs, labels.ndim - 1)
+    structures = annotated.clone()
+    structures[:, 0] = False
+    return over_space(structures, labels.ndim - 1)
 
 
-# Dice in which the background is a class beside the organs, and the target adaptive loss.
+# Dice in which the background is a class beside the structures, and the target adaptive loss.
 
 
 def dice_with_background(
@@ -344,9 +344,9 @@ def dice_with_background(
     absent: Absent = "skip",
     smooth: float = 1e-5,
 ) -> Tensor:
-    """Soft Dice loss of the annotated organs and of everything else together.
+    """Soft Dice loss of the annotated structures and of everything else together.
 
-    Where everything is annotated, everything else is the background. Where an organ is not, nobody knows where the
+    Where everything is annotated, everything else is the background. Where a structure is not, nobody knows where the
     background ends: its probability is added to the background's, and label 0 stands for both.
 
     Shapes
@@ -357,7 +357,7 @@ def dice_with_background(
         pooling     "case": mean over the classes of each case, then over the cases; "batch": sums over all cases in
                     which the class is known, then the mean over the classes
         absent      "skip" leaves out classes without a voxel in the case (in the batch); "include" keeps them
-        returns     ()          0 with a zero gradient if no case has a labelled voxel and an annotated organ
+        returns     ()          0 with a zero gradient if no case has a labelled voxel and an annotated structure
 
     Source
         The linear form by case is that of the BCP code, Bai et al., CVPR 2023, https://arxiv.org/abs/2305.00673; the
@@ -370,13 +370,13 @@ def dice_with_background(
         tensor(0.5143)
     """
     probabilities = full_precision(logits).softmax(dim=1)
-    organs = over_space(annotated, labels.ndim - 1).clone()
-    organs[:, 0] = False
-    elsewhere = (probabilities * ~organs).sum(dim=1, keepdim=True)
-    merged = torch.cat([elsewhere, (probabilities * organs)[:, 1:]], dim=1)
+    structures = over_space(annotated, labels.ndim - 1).clone()
+    structures[:, 0] = False
+    elsewhere = (probabilities * ~structures).sum(dim=1, keepdim=True)
+    merged = torch.cat([elsewhere, (probabilities * structures)[:, 1:]], dim=1)
     labelled = (labels != IGNORE).unsqueeze(1)
-    known = labelled & organs
-    known[:, :1] = labelled & organs.any(dim=1, keepdim=True)
+    known = labelled & structures
+    known[:, :1] = labelled & structures.any(dim=1, keepdim=True)
     truth = members(labels, logits.shape[1]) & known
     sums = overlap_sums(merged, truth, known, squared=squared)
     asked = known.flatten(2).any(dim=2)
@@ -386,11 +386,11 @@ def dice_with_background(
 def target_adaptive_loss(
     logits: Tensor, labels: Tensor, annotated: Tensor, *, dice_weight: float = 0.0
 ) -> Tensor:
-    """Marginal cross-entropy, plus `dice_weight` times the Dice of the annotated organs.
+    """Marginal cross-entropy, plus `dice_weight` times the Dice of the annotated structures.
 
     Shapes
         logits      (B, C, *S)  float, before softmax
-        labels      (B, *S)     int64 in [0, C) or IGNORE; 0 = background or an un-annotated organ
+        labels      (B, *S)     int64 in [0, C) or IGNORE; 0 = background or an un-annotated structure
         annotated   (B, C) or (B, C, *S) bool; column 0 is not read
         returns     ()          float32; 0 with a zero gradient if nothing is annotated
 

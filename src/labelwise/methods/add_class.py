@@ -98,7 +98,7 @@ class AddClass(Method):
 
     def _distillation(self, logits: Tensor, batch: Batch) -> Tensor:
         """How far the student is from the old model where the labels leave several classes open."""
-        rows = batch.incomplete_rows
+        rows = batch.unlabelled_rows
         if not rows:
             return 0 * logits.sum()
         images, labels, annotated, inside = (
@@ -140,9 +140,9 @@ def divergence(old: Tensor, new: Tensor, possible: Tensor, known: Tensor) -> Ten
     asked = possible & known
     q = full_precision(old).masked_fill(~asked, -torch.inf).softmax(dim=1)
     log_p = full_precision(new).masked_fill(~possible, -torch.inf).log_softmax(dim=1)
-    organs = known.clone()
-    organs[0] = False
-    background = log_p.masked_fill(organs, -torch.inf).logsumexp(dim=1, keepdim=True)
+    structures = known.clone()
+    structures[0] = False
+    background = log_p.masked_fill(structures, -torch.inf).logsumexp(dim=1, keepdim=True)
     log_p = torch.cat([background, log_p[:, 1:]], dim=1).masked_fill(~asked, 0)
     terms: Tensor = torch.special.xlogy(q, q) - q * log_p
     return terms.sum(dim=1)

@@ -54,7 +54,7 @@ class Card:
     dims: frozenset[int] = frozenset({2, 3})
     nets: frozenset[str] | None = None  # networks the method can use; None: any
     independent_maps: bool = (
-        False  # each organ is asked for by itself, from a threshold on that the training chooses
+        False  # each structure is asked for by itself, from a threshold on that the training chooses
     )
     deep_supervision: bool = False  # trains the heads at coarser scales of a network that has them
 
@@ -166,13 +166,13 @@ class Softmax(nn.Module):
 
 
 class IndependentMaps(nn.Module):
-    """A predictor that asks for each organ by itself: the label is the strongest organ above its threshold.
+    """A predictor that asks for each structure by itself: the label is the strongest structure above its threshold.
 
-    A map that was trained on few voxels of its organ may say 0.1 where the organ is. The training therefore chooses
-    `thresholds` at its end (`labelwise.infer.thresholds`), unless they are `fixed`; the model keeps them.
+    A map that was trained on few voxels of its structure may say 0.1 where the structure is. The training therefore
+    chooses `thresholds` at its end (`labelwise.infer.thresholds`), unless they are `fixed`; the model keeps them.
 
     Attributes
-        thresholds  one for each organ in (0, 1); none: 0.5 for all
+        thresholds  one for each structure in (0, 1); none: 0.5 for all
         fixed       they were set by the user, or do not decide
     """
 
@@ -186,7 +186,7 @@ class IndependentMaps(nn.Module):
 
 
 class Sigmoid(IndependentMaps):
-    """Scores of a network with one independent map per organ."""
+    """Scores of a network with one independent map per structure."""
 
     def __init__(self, network: nn.Module, thresholds: tuple[float, ...] = (), *, fixed: bool = False):
         super().__init__(thresholds, fixed=fixed)
@@ -198,20 +198,20 @@ class Sigmoid(IndependentMaps):
 
 
 def threshold_scores(logits: Tensor, thresholds: tuple[float, ...] = ()) -> Tensor:
-    """Scores whose argmax is the strongest organ above its threshold, or background.
+    """Scores whose argmax is the strongest structure above its threshold, or background.
 
-    The background has 0.5; the probability of each organ is stretched so that its threshold comes to lie there.
+    The background has 0.5; the probability of each structure is stretched so that its threshold comes to lie there.
 
     Shapes
         logits      (B, C - 1, *S), before the sigmoid
-        thresholds  one for each organ; none: 0.5 for all, which stretches nothing
+        thresholds  one for each structure; none: 0.5 for all, which stretches nothing
         returns     (B, C, *S) float32 in [0, 1]
     """
-    organs = torch.sigmoid(logits.float())
+    structures = torch.sigmoid(logits.float())
     if thresholds:
         stretched = [
             torch.where(p < tau, p / (2 * tau), 1 - (1 - p) / (2 * (1 - tau)))
-            for p, tau in zip(organs.unbind(1), thresholds, strict=True)
+            for p, tau in zip(structures.unbind(1), thresholds, strict=True)
         ]
-        organs = torch.stack(stretched, dim=1)
-    return torch.cat([torch.full_like(organs[:, :1], 0.5), organs], dim=1)
+        structures = torch.stack(stretched, dim=1)
+    return torch.cat([torch.full_like(structures[:, :1], 0.5), structures], dim=1)

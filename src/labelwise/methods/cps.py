@@ -12,7 +12,7 @@ Spec       docs/methods/cps.md: where paper and official code differ, and what w
                                                                        over voxels that are left open
         both networks: one optimiser step
 
-    with CutMix the crossed terms see boxes of another case in each incomplete one: x~ = mix(x, x', boxes)
+    with CutMix the crossed terms see boxes of another case in each unlabelled one: x~ = mix(x, x', boxes)
         y_m = argmax of mix(z_m, z'_m, boxes);   CE(f_1(x~), y_2) + CE(f_2(x~), y_1)
 """
 
@@ -99,7 +99,7 @@ class Cps(Method):
     def cross_pseudo(self, logits: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
         """Each network against the other's pseudo-labels, where the labels leave something open."""
         open_only = self.config.consistency_on == "open"
-        rows = batch.incomplete_rows if open_only else list(range(len(batch.images)))
+        rows = batch.unlabelled_rows if open_only else list(range(len(batch.images)))
         if not rows:
             return (logits[0].sum() + logits[1].sum()) * 0
         labels, annotated = select_rows(batch.labels, rows), select_rows(batch.annotated, rows)

@@ -1,14 +1,14 @@
-"""DTC: a network says where an organ is and how far away its surface is, and both answers must agree.
+"""DTC: a network says where a structure is and how far away its surface is, and both answers must agree.
 
 Paper      Luo, Chen, Song & Wang, AAAI 2021, https://arxiv.org/abs/2009.04448
 Spec       docs/methods/dtc.md: where paper and official code differ, and what we follow
 
-    for every batch (x, y, A), K = C - 1 organs:
+    for every batch (x, y, A), K = C - 1 structures:
         o, z = network(x)                               logits, and distances in (-1, 1) that are negative inside
         p = sigmoid(o);   T = sigmoid(-k z)             1 inside, 0 outside, steep at the surface
-        S = signed distance of y, over its largest value in the patch               organs in A only
-        minimise  Dice(p, y) + beta mean (z - S)^2      organs in A only
-                  + w(t) mean (T - p)^2                 all cases, organs and voxels; gradient through both sides
+        S = signed distance of y, over its largest value in the patch               structures in A only
+        minimise  Dice(p, y) + beta mean (z - S)^2      structures in A only
+                  + w(t) mean (T - p)^2                 all cases, structures and voxels; gradient through both sides
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from labelwise.components.dual_task import Answers, DualTaskNet, distance_targets, supervise
 from labelwise.components.ramps import stair_ramp
-from labelwise.losses.binary import organ_answers
+from labelwise.losses.binary import structure_answers
 from labelwise.losses.partial import full_precision, masked_mean
 from labelwise.methods.base import Card, Method, NetFactory, Sigmoid, TargetFunction
 from labelwise.types import Batch, Progress
@@ -38,13 +38,17 @@ class DualTaskConsistencyConfig:
     consistency_weight: NonNegativeFloat = 1.0  # w at the end of the ramp
     ramp_fraction: NonNegativeFloat = 1.0  # part of the training over which w rises
     ramp_interval: Part = 0.025  # part of the training between two changes of w: 150 of 6000 steps
-    consistency_on: Literal["open", "all"] = "all"  # where labels leave an organ open, or everywhere
+    consistency_on: Literal["open", "all"] = "all"  # where labels leave a structure open, or everywhere
     cross_entropy_weight: NonNegativeFloat = 0.0  # of a binary cross-entropy beside Dice
     # what every segmentation map says of every voxel at the start; None: the usual bias, about one half
-    organ_prior: Annotated[float, Field(gt=0, lt=1)] | None = None
-    absent_dice: Literal["skip", "include"] = "skip"  # Dice of annotated organs without a voxel in the batch
+    structure_prior: Annotated[float, Field(gt=0, lt=1)] | None = None
+    absent_dice: Literal["skip", "include"] = (
+        "skip"  # Dice of annotated structures without a voxel in the batch
+    )
     absent_distance: Literal["far", "skip", "zero"] = "far"  # their distance: +1, no target, or 0
-    known_negatives: bool = True  # where an organ is labelled, the maps of others learn that they are absent
+    known_negatives: bool = (
+        True  # where a structure is labelled, the maps of others learn that they are absent
+    )
     distance_unit: Literal["voxels", "mm"] = "voxels"  # matters for anisotropic voxels only
     boundary_shift: bool = False  # the surface lies half a voxel inside instead of on the outermost voxels
 
@@ -53,7 +57,7 @@ class DualTaskConsistency(Method):
     card = Card(
         title="DTC",
         paper="https://arxiv.org/abs/2009.04448",
-        idea="A segmentation and a signed distance map of the same network must describe the same organ.",
+        idea="A segmentation and a signed distance map of the same network must describe the same structure.",
         learns_from=frozenset({"full", "partial", "none"}),
         independent_maps=True,
     )
@@ -62,7 +66,7 @@ class DualTaskConsistency(Method):
     def __init__(self, nets: NetFactory, config: DualTaskConsistencyConfig):
         super().__init__()
         self.config = config
-        self.network = DualTaskNet(nets, organ_prior=config.organ_prior)
+        self.network = DualTaskNet(nets, structure_prior=config.structure_prior)
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         answers = self.network(batch.images)
@@ -87,7 +91,7 @@ class DualTaskConsistency(Method):
         inside = batch.inside.unsqueeze(1).expand_as(apart)
         if self.config.consistency_on == "all":
             return masked_mean(apart, inside)
-        _, known = organ_answers(batch.labels, batch.annotated)
+        _, known = structure_answers(batch.labels, batch.annotated)
         return masked_mean(apart, ~known & inside)
 
     def mask_of(self, distances: Tensor) -> Tensor:

@@ -3,9 +3,9 @@
 Paper      Fidon et al., MICCAI 2021, https://arxiv.org/abs/2107.03846
 Spec       docs/methods/leaf_dice.md: where paper and official code differ, and what we follow
 
-    for every batch (x, y, A) of cases with annotated organs A:
+    for every batch (x, y, A) of cases with annotated structures A:
         p = softmax(network(x))
-        S = {y} if y is an organ, else background and the organs not in A     what the voxel can be
+        S = {y} if y is a structure, else background and the structures not in A     what the voxel can be
         y_c = 1 where S = {c}, else 0                                     voxels of unknown class are nobody's
         minimise  1 - mean over all classes c of  2 sum p_c y_c / (sum p_c^2 + sum y_c + s)
                   + w * mean over voxels of  -log (sum of p over S)
@@ -82,12 +82,12 @@ def leaf_dice(
     """Soft Dice of all classes, background included, in which only voxels with a single possible class are positive.
 
     `possible` has at least one class per voxel. `losses.partial.possible_classes` makes it from labels and the
-    annotated organs; annotations of regions, such as "one of the two kidneys", may make it otherwise. How probability
-    is spread inside a set does not matter: nobody knows where in the set the truth is.
+    annotated structures; annotations of regions, such as "one of the two kidneys", may make it otherwise. How
+    probability is spread inside a set does not matter: nobody knows where in the set the truth is.
 
     ``1 - mean over classes of 2 sum p y / (sum p^2 + sum y + smooth)`` per case, y = 1 where the class is the only
     possible one. The sums run over the voxels where it is decided whether the class is there. A class without
-    a positive voxel gives the constant 1 and no gradient: that is how un-annotated organs, and a background that
+    a positive voxel gives the constant 1 and no gradient: that is how un-annotated structures, and a background that
     nobody knows, drop out.
 
     Shapes

@@ -1,15 +1,15 @@
-"""Marginal and exclusion loss: un-annotated organs may hide in the background, but not in another organ.
+"""Marginal and exclusion loss: un-annotated structures may hide in the background, but not in another structure.
 
 Paper      Shi, Xiao, Chen & Zhou, Medical Image Analysis 2021, https://arxiv.org/abs/2007.03868
 Spec       docs/methods/marginal_exclusion.md: where paper and official code differ, and what we follow
 
-    for every batch (x, y, A) of cases with annotated organs A:
+    for every batch (x, y, A) of cases with annotated structures A:
         p = softmax(network(x))
-        q_0 = p_0 + sum of p_c over the organs c not in A             un-annotated organs hide in the background
-        E_c = where any organ is labelled   for c not in A            ... but not where another organ is known
+        q_0 = p_0 + sum of p_c over the structures c not in A             un-annotated structures hide in the background
+        E_c = where any structure is labelled   for c not in A            ... but not where another structure is known
         E_c = where c is not labelled       for c in A
-        minimise  -log q_y + mean over the organs c in A of (1 - Dice(p_c, y_c))
-                  + w * mean over the organs of Dice(p_c, E_c)        partly annotated cases only
+        minimise  -log q_y + mean over the structures c in A of (1 - Dice(p_c, y_c))
+                  + w * mean over the structures of Dice(p_c, E_c)        partly annotated cases only
 """
 
 from __future__ import annotations
@@ -41,8 +41,10 @@ Kind = Literal["dice", "cross_entropy"]
 class MarginalExclusionConfig:
     exclusion_weight: NonNegativeFloat = 2.0  # w
     exclusion_kind: Kind = "dice"
-    exclusion_channels: Channels = "all_fg"  # every organ, or those that nobody annotated
-    absent_dice: Literal["skip", "include"] = "skip"  # Dice of annotated organs without a voxel in the patch
+    exclusion_channels: Channels = "all_fg"  # every structure, or those that nobody annotated
+    absent_dice: Literal["skip", "include"] = (
+        "skip"  # Dice of annotated structures without a voxel in the patch
+    )
 
 
 class MarginalExclusion(Method):
@@ -85,21 +87,22 @@ def exclusion_loss(
     channels: Channels = "all_fg",
     smooth: float = 1e-5,
 ) -> Tensor:
-    """Overlap of each organ's probability with the region E where the labels exclude that organ.
+    """Overlap of each structure's probability with the region E where the labels exclude that structure.
 
-    An organ that is not annotated is excluded where another one is labelled; an annotated organ everywhere but
+    A structure that is not annotated is excluded where another one is labelled; an annotated structure everywhere but
     in its own label.
 
-        dice            mean over organs of  (2 sum p E + smooth) / (sum p + sum E + smooth), the Dice to be lowered
-        cross_entropy   mean over organs and labelled voxels of  E ln(1 + p)
+        dice            mean over structures of  (2 sum p E + smooth) / (sum p + sum E + smooth), the Dice to be lowered
+        cross_entropy   mean over structures and labelled voxels of  E ln(1 + p)
 
     Shapes
         logits      (B, C, *S)  float, before softmax
         labels      (B, *S)     int64 in [0, C) or IGNORE
         annotated   (B, C) or (B, C, *S) bool
-        channels    "all_fg": all organs of a partly annotated case; "unannotated": those that are not annotated
-        returns     ()          mean over the organs, then over the cases with an annotated organ, where complete
-                                cases count as 0, and so does an organ that is excluded nowhere; 0 with a zero
+        channels    "all_fg": all structures of a partly annotated case; "unannotated": those that are not annotated
+        returns     ()          mean over the structures, then over the cases with an annotated structure, where
+                    complete
+                                cases count as 0, and so does a structure that is excluded nowhere; 0 with a zero
                                 gradient if there is no partly annotated case
 
     Source
@@ -113,21 +116,21 @@ def exclusion_loss(
         tensor(0.4000)
     """
     probabilities = full_precision(logits).softmax(dim=1)[:, 1:]
-    organs = over_space(annotated, labels.ndim - 1)[:, 1:]
-    labelled = (labels != IGNORE) & organs.any(dim=1)
-    asked = labelled.unsqueeze(1) if channels == "all_fg" else labelled.unsqueeze(1) & ~organs
+    structures = over_space(annotated, labels.ndim - 1)[:, 1:]
+    labelled = (labels != IGNORE) & structures.any(dim=1)
+    asked = labelled.unsqueeze(1) if channels == "all_fg" else labelled.unsqueeze(1) & ~structures
     excluded = ~possible_classes(labels, annotated)[:, 1:] & asked
 
-    per_organ = _overlap(probabilities, excluded, asked, kind, smooth)
-    counted = asked.flatten(2).any(dim=2).expand_as(per_organ)
-    per_case = (per_organ * counted).sum(dim=1) / counted.sum(dim=1).clamp_min(1)
+    per_structure = _overlap(probabilities, excluded, asked, kind, smooth)
+    counted = asked.flatten(2).any(dim=2).expand_as(per_structure)
+    per_case = (per_structure * counted).sum(dim=1) / counted.sum(dim=1).clamp_min(1)
     supervised = labelled.flatten(1).any(dim=1)
-    incomplete = (labelled & ~organs.all(dim=1)).flatten(1).any(dim=1)
-    return masked_mean(torch.where(incomplete, per_case, 0), supervised)
+    unlabelled = (labelled & ~structures.all(dim=1)).flatten(1).any(dim=1)
+    return masked_mean(torch.where(unlabelled, per_case, 0), supervised)
 
 
 def _overlap(probabilities: Tensor, excluded: Tensor, asked: Tensor, kind: Kind, smooth: float) -> Tensor:
-    """(B, K): what each organ costs; 0 where it is excluded nowhere."""
+    """(B, K): what each structure costs; 0 where it is excluded nowhere."""
     if kind == "cross_entropy":
         count = asked.flatten(2).sum(dim=2).clamp_min(1)
         return (probabilities.log1p() * excluded).flatten(2).sum(dim=2) / count

@@ -54,8 +54,10 @@ class MCNetConfig:
     consistency_weight: NonNegativeFloat = 1.0  # w at the end of the ramp
     ramp_fraction: NonNegativeFloat = 0.4  # part of the training over which w rises
     ramp_interval: Part = 0.01  # part of the training between two changes of w: 150 of 15000 steps
-    use_ce: bool | None = None  # cross-entropy beside the Dice; None: with more than one organ
-    absent_dice: Literal["skip", "include"] = "skip"  # Dice of annotated organs without a voxel in the batch
+    use_ce: bool | None = None  # cross-entropy beside the Dice; None: with more than one structure
+    absent_dice: Literal["skip", "include"] = (
+        "skip"  # Dice of annotated structures without a voxel in the batch
+    )
     detach_targets: bool = False  # no gradient through s
     consistency_on: Literal["all", "open"] = "all"  # complete cases too, or only what labels leave open
     channel_reduction: Literal["half_sum", "mean"] = "half_sum"  # equal for two classes
@@ -128,7 +130,7 @@ class MutualDecoders(Method):
 
     def consistency(self, outputs: list[Tensor], batch: Batch) -> Tensor:
         """Squared distance of each decoder's probabilities to the sharpened ones of each other decoder."""
-        if self.config.consistency_on == "open" and not batch.incomplete_rows:
+        if self.config.consistency_on == "open" and not batch.unlabelled_rows:
             return torch.stack([logits.sum() for logits in outputs]).sum() * 0
         where, possible = mutual_region(
             batch.labels, batch.annotated, self.config.consistency_on, batch.valid

@@ -6,7 +6,7 @@ Spec       docs/methods/mean_teacher.md: where paper and official code differ, a
 
     for every batch (x, y, A):
         p = softmax(student(x))
-        q = softmax(teacher(x + noise))              incomplete cases only, no gradient
+        q = softmax(teacher(x + noise))              unlabelled cases only, no gradient
         q~ = q restricted to the classes that y and A leave open
         minimise  supervised(p, y, A) + w(t) * mean (p - q~)^2          over voxels that are left open
         student: one optimiser step;   teacher <- a * teacher + (1 - a) * student
@@ -82,7 +82,7 @@ class MeanTeacher(Method):
 
     def consistency(self, logits: Tensor, batch: Batch) -> Tensor:
         """Mean squared distance between student and teacher where the labels leave something open."""
-        rows = list(range(len(logits))) if self.config.consistency_on == "all" else batch.incomplete_rows
+        rows = list(range(len(logits))) if self.config.consistency_on == "all" else batch.unlabelled_rows
         if not rows:
             return logits.sum() * 0
         labels, annotated = select_rows(batch.labels, rows), select_rows(batch.annotated, rows)

@@ -1,9 +1,9 @@
-"""MultiTalent: a yes-or-no map for every organ, and each case answers only for the organs that it annotates.
+"""MultiTalent: a yes-or-no map for every structure, and each case answers only for the structures that it annotates.
 
 Paper      Ulrich et al., MICCAI 2023, https://arxiv.org/abs/2303.14444
 Spec       docs/methods/multi_talent.md: where paper and official code differ, and what we follow
 
-    a region r is a set of classes, by default one organ; it is valid in a case that annotates all of them
+    a region r is a set of classes, by default one structure; it is valid in a case that annotates all of them
     for every batch (x, y, A), at every scale i of the decoder but the coarsest, finest first:
         s_r = sigmoid(head_i(scale i of network(x)))_r
         y_r = whether the label belongs to r                              labels by nearest neighbours
@@ -11,7 +11,7 @@ Spec       docs/methods/multi_talent.md: where paper and official code differ, a
         Dice_i = sum over r with a voxel of 1 - 2 TP / (2 TP + FP + FN)   summed over all cases where r is valid
         No_i   = sum over the other pairs of the mean of BCE(s_r, 0) over the voxels whose label excludes r
     minimise  sum_i w_i (CE_i + Dice_i + No_i),   w_i in proportion to 2^-i, their sum 1
-    predict: the strongest organ above its threshold; regions of several classes are painted in their order
+    predict: the strongest structure above its threshold; regions of several classes are painted in their order
 """
 
 from __future__ import annotations
@@ -42,11 +42,15 @@ Region = Annotated[tuple[int, ...], Field(min_length=1)]  # class indices
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class MultiTalentConfig:
-    # class indices of each region in the order of painting, the class that it paints first; none: one per organ
+    # class indices of each region in the order of painting, the class that it paints first; none: one per structure
     regions: tuple[Region, ...] = ()
     deep_supervision: bool = True  # a head and a loss at every scale of the decoder but the coarsest
-    organ_prior: Annotated[float, Field(gt=0, lt=1)] = 0.01  # what every map says of every voxel at the start
-    known_negatives: bool = True  # where an organ is labelled, the maps of others learn that they are absent
+    structure_prior: Annotated[float, Field(gt=0, lt=1)] = (
+        0.01  # what every map says of every voxel at the start
+    )
+    known_negatives: bool = (
+        True  # where a structure is labelled, the maps of others learn that they are absent
+    )
 
 
 class MultiTalent(Method):
@@ -67,13 +71,13 @@ class MultiTalent(Method):
     def __init__(self, nets: NetFactory, config: MultiTalentConfig):
         super().__init__()
         self.config = config
-        self.regions = config.regions or tuple((organ,) for organ in range(1, nets.num_classes))
+        self.regions = config.regions or tuple((structure,) for structure in range(1, nets.num_classes))
         self.register_buffer("members", _members(self.regions, nets.num_classes), persistent=False)
         self.register_buffer("excludes", excluding_classes(self.members), persistent=False)
-        self.network = nets.network(len(self.regions), prior=config.organ_prior)
+        self.network = nets.network(len(self.regions), prior=config.structure_prior)
         coarser = self.network.decoder.channels[-2:0:-1] if config.deep_supervision else ()
         self.coarser_heads = nn.ModuleList(
-            nets.head(channels, len(self.regions), prior=config.organ_prior) for channels in coarser
+            nets.head(channels, len(self.regions), prior=config.structure_prior) for channels in coarser
         )
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
@@ -95,7 +99,9 @@ class MultiTalent(Method):
     def valid_pairs(self, batch: Batch) -> Tensor:
         """(N,) pairs of a case and a region that is valid in it, as case * K + region."""
         valid = [
-            all(row[organ] for organ in region) for row in batch.annotated_rows for region in self.regions
+            all(row[structure] for structure in region)
+            for row in batch.annotated_rows
+            for region in self.regions
         ]
         every = torch.arange(len(valid), device=batch.labels.device)
         return select_rows(every, [pair for pair, is_valid in enumerate(valid) if is_valid])
@@ -122,7 +128,7 @@ class MultiTalent(Method):
         return total, of_pairs.view(len(logits), -1, 3).sum(dim=0).T
 
     def denial(self, logits: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
-        """The sum of the cross-entropies of the pairs that are not valid, where another organ is labelled."""
+        """The sum of the cross-entropies of the pairs that are not valid, where another structure is labelled."""
         asked_already = torch.einsum("kc,bc...->bk...", self.members.float(), (~annotated).float()) == 0
         absent = known_negatives(labels, annotated, self.excludes)
         absent = absent & ~over_space(asked_already, labels.ndim - 1)
@@ -152,7 +158,7 @@ class Painted(nn.Module):
     "and": unlike the painting itself it is continuous, so scores of several windows can be averaged.
     """
 
-    # (C - 1,) the region that paints each organ
+    # (C - 1,) the region that paints each structure
     painter: Tensor
 
     def __init__(self, network: nn.Module, regions: Sequence[Region]):
@@ -167,8 +173,8 @@ class Painted(nn.Module):
         # in none of the regions from this one on
         outside = (1 - inside).flip(1).cummin(dim=1).values.flip(1)
         uncovered = torch.cat([outside[:, 1:], torch.ones_like(outside[:, :1])], dim=1)
-        organs = torch.minimum(inside, uncovered).index_select(1, self.painter)
-        return torch.cat([outside[:, :1], organs], dim=1)
+        structures = torch.minimum(inside, uncovered).index_select(1, self.painter)
+        return torch.cat([outside[:, :1], structures], dim=1)
 
 
 def _members(regions: Sequence[Region], num_classes: int) -> Tensor:
@@ -179,7 +185,7 @@ def _members(regions: Sequence[Region], num_classes: int) -> Tensor:
             found=f"regions = {[list(region) for region in regions]}",
             expected=f"{num_classes - 1} regions that begin with the classes 1 to {num_classes - 1}, in any order",
         )
-    if not all(0 < organ < num_classes for region in regions for organ in region):
+    if not all(0 < structure < num_classes for region in regions for structure in region):
         raise ConfigError(
             "a region names a class that is no structure",
             found=f"regions = {[list(region) for region in regions]}",

@@ -1,4 +1,4 @@
-"""Naive training: an organ that nobody annotated is taken for background.
+"""Naive training: a structure that nobody annotated is taken for background.
 
 Spec       docs/methods/naive.md
 

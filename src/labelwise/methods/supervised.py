@@ -3,10 +3,10 @@
 Source     marginal loss: Shi et al., Medical Image Analysis 2021, https://arxiv.org/abs/2007.03868
 Spec       docs/methods/supervised.md
 
-    for every batch (x, y, A) of cases with annotated organs A:
+    for every batch (x, y, A) of cases with annotated structures A:
         p = softmax(network(x))
-        q_0 = p_0 + sum of p_c over the organs c not in A                 un-annotated organs hide in the background
-        minimise  1/2 (-log q_y + Dice over the organs in A)            at every scale that the network has a head for
+        q_0 = p_0 + sum of p_c over the structures c not in A                 the others hide in the background
+        minimise  1/2 (-log q_y + Dice over the structures in A)        at every scale that the network has a head for
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from labelwise.types import Batch, Progress
 class SupervisedConfig:
     squared_dice: bool = False  # Dice with squared probabilities in the denominator
     dice_pooling: Literal["case", "batch"] = "case"  # sums over each case, or over the batch
-    absent_dice: Literal["skip", "include"] = "skip"  # Dice of annotated organs without a voxel in the patch
+    absent_dice: Literal["skip", "include"] = (
+        "skip"  # Dice of annotated structures without a voxel in the patch
+    )
 
 
 class Supervised(Method):

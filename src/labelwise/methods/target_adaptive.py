@@ -1,12 +1,12 @@
-"""Target adaptive loss: cross-entropy in which organs that nobody annotated count as background.
+"""Target adaptive loss: cross-entropy in which structures that nobody annotated count as background.
 
 Paper      Fang & Yan, IEEE Transactions on Medical Imaging 39(11), 2020, https://arxiv.org/abs/2001.00208
 Spec       docs/methods/target_adaptive.md: where paper and official code differ, and what we follow
 
-    for every batch (x, y, A) of cases with annotated organs A:
+    for every batch (x, y, A) of cases with annotated structures A:
         p = softmax(network(x))
-        q_0 = p_0 + sum of p_c over the organs c not in A;   q_c = p_c for the organs in A
-        minimise  mean of -log q_y + dice_weight * Dice over the organs in A            dice_weight = 0 in the paper
+        q_0 = p_0 + sum of p_c over the structures c not in A;   q_c = p_c for the structures in A
+        minimise  mean of -log q_y + dice_weight * Dice over the structures in A            dice_weight = 0 in the paper
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from labelwise.types import Batch, Progress
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class TargetAdaptiveConfig:
-    dice_weight: NonNegativeFloat = 0.0  # of the Dice of the annotated organs, beside the cross-entropy
+    dice_weight: NonNegativeFloat = 0.0  # of the Dice of the annotated structures, beside the cross-entropy
 
 
 class TargetAdaptive(Method):

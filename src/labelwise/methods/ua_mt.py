@@ -5,7 +5,7 @@ Spec       docs/methods/ua_mt.md: where paper and official code differ, and what
 
     for every batch (x, y, A):
         p = softmax(student(x))
-        q = softmax(teacher(x + noise))                                 incomplete cases only, no gradient
+        q = softmax(teacher(x + noise))                                 unlabelled cases only, no gradient
         mu = mean of T more passes of the teacher, each with fresh noise and dropout
         u = entropy of mu;   m = [u < (3/4 + 1/4 G(t)) ln(classes that are left open)]
         minimise  supervised(p, y, A) + w(t) * sum of m (p - q)^2 / (C * sum of m)
@@ -87,7 +87,7 @@ class UncertaintyAwareMeanTeacher(Method):
 
     def consistency(self, logits: Tensor, batch: Batch, progress: Progress) -> Tensor:
         """Mean squared distance between student and teacher over the open voxels where the teacher is certain."""
-        rows = batch.incomplete_rows
+        rows = batch.unlabelled_rows
         if not rows:
             return logits.sum() * 0
         images, labels, annotated, inside = (

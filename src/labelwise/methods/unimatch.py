@@ -4,7 +4,7 @@ Paper      Yang, Qi, Feng, Zhang & Shi, CVPR 2023, https://arxiv.org/abs/2208.09
            (the principle: Sohn et al., NeurIPS 2020 (FixMatch), https://arxiv.org/abs/2001.07685)
 Spec       docs/methods/unimatch.md: what follows the paper, and what does not
 
-    for every batch (x, y, A), turned and mirrored by the loader (the weak view); u: its incomplete cases
+    for every batch (x, y, A), turned and mirrored by the loader (the weak view); u: its unlabelled cases
         z   = head(decoder(encoder(x)));             z_f = the same with dropped channels at all scales, u only
         q~  = softmax(z) restricted to the classes that y and A leave open                          no gradient
         t   = argmax q~ where max q~ >= tau, else IGNORE
@@ -52,7 +52,7 @@ class UniMatchConfig:
     feature_dropout: Annotated[float, Field(ge=0, lt=1)] = (
         0.5  # part of the encoder's channels that is dropped
     )
-    consistency_on: Literal["incomplete", "open", "all"] = "incomplete"  # which voxels the targets cover
+    consistency_on: Literal["unlabelled", "open", "all"] = "unlabelled"  # which voxels the targets cover
     squared_dice: bool = True
     dice_pooling: Literal["case", "batch"] = "batch"
 
@@ -80,7 +80,7 @@ class UniMatch(Method):
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         everyone = list(range(len(batch.images)))
-        rows = everyone if self.config.consistency_on == "all" else batch.incomplete_rows
+        rows = everyone if self.config.consistency_on == "all" else batch.unlabelled_rows
         logits, through_dropout = self.weak_view(batch.images, rows)
         terms = {
             "supervised": supervised(

@@ -245,7 +245,7 @@ class Head(nn.Module):
 def start_from_prior(bias: Tensor, probability: float) -> None:
     """Make a sigmoid of this bias begin with the given probability, in place.
 
-    An organ covers one voxel in a hundred. Maps that begin at one half spend the first hundreds of steps on
+    A structure covers one voxel in a hundred. Maps that begin at one half spend the first hundreds of steps on
     unlearning that, and come out of it saturated.
 
     Source

@@ -126,7 +126,7 @@ def _take_whole(own: Tensor, given: Tensor) -> str:
 
 
 def _take_rows(own: Tensor, given: Tensor, rows: Mapping[int, int], classes: int, known: int) -> str:
-    """Copy the rows of known classes; a head of independent organ maps has none for the background."""
+    """Copy the rows of known classes; a head of independent structure maps has none for the background."""
     if not known:
         return "its classes are not known"
     missing = classes - own.shape[0] if own.ndim else -1

@@ -26,7 +26,7 @@ PLANNED = (
     "net.name",
     "net.settings",
     "sampling.labelled_cases",
-    "sampling.incomplete_cases",
+    "sampling.unlabelled_cases",
     "augment.preset",
     "augment.mirror_axes",
     "augment.on_side",
@@ -142,16 +142,16 @@ class _Planner:
 
     def _method(self) -> None:
         facts = self.facts
-        if facts.incomplete and "self_training" in METHODS:
+        if facts.unlabelled and "self_training" in METHODS:
             self._set(
                 "method.name",
                 "self_training",
-                f"{facts.incomplete} of {facts.cases} training cases are not completely annotated",
+                f"{facts.unlabelled} of {facts.cases} training cases are not completely annotated",
             )
         else:
             why = (
                 "every training case is completely annotated"
-                if not facts.incomplete
+                if not facts.unlabelled
                 else "it learns from all that is annotated"
             )
             self._set("method.name", "supervised", why)
@@ -166,8 +166,8 @@ class _Planner:
         )
 
     @property
-    def _uses_incomplete(self) -> bool:
-        return "none" in self.kind.card.learns_from and self.facts.incomplete > 0
+    def _uses_unlabelled(self) -> bool:
+        return "none" in self.kind.card.learns_from and self.facts.unlabelled > 0
 
     # what is seen
 
@@ -213,7 +213,7 @@ class _Planner:
         if self.on_cpu:
             return CPU_VOXELS[self.dims], f"at most {CPU_VOXELS[self.dims]:,} voxels: a processor computes"
         memory = min(GPU_MEMORY * self.hardware.memory_bytes, MOST_GPU_MEMORY)
-        cases = GPU_SLICES if self.dims == 2 else 2 * (1 + self._uses_incomplete)
+        cases = GPU_SLICES if self.dims == 2 else 2 * (1 + self._uses_unlabelled)
         probe = (64,) * self.dims
         topology = find_topology(probe, (1.0,) * self.dims)
         nets = self._factory(*self._chosen_net(topology))
@@ -301,7 +301,7 @@ class _Planner:
     def _factory(self, name: str, settings: Mapping[str, Any]) -> NetFactory:
         return NetFactory(
             name, settings, dims=self.dims, in_channels=self.facts.channels,
-            num_classes=len(self.facts.organs) + 1,
+            num_classes=len(self.facts.structures) + 1,
         )  # fmt: skip
 
     # the batch
@@ -316,16 +316,16 @@ class _Planner:
         else:
             labelled, why = GPU_SLICES, "slices are small for a GPU"
         shared = labelled if self.dims == 3 else max(1, labelled // 2)
-        if self._uses_incomplete:
+        if self._uses_unlabelled:
             self._set("sampling.labelled_cases", shared, why)
-            self._set("sampling.incomplete_cases", shared, "as many as labelled ones")
+            self._set("sampling.unlabelled_cases", shared, "as many as labelled ones")
         else:
             self._set("sampling.labelled_cases", labelled, why)
             self._set(
-                "sampling.incomplete_cases",
+                "sampling.unlabelled_cases",
                 0,
                 "every case is completely annotated"
-                if not self.facts.incomplete
+                if not self.facts.unlabelled
                 else f"{self.values['method.name']} learns from what is annotated only",
             )
 
@@ -349,7 +349,7 @@ class _Planner:
     @property
     def _lies_one_way(self) -> str:
         """Why slices are not turned on their side; empty if they are."""
-        sided = [name for name in self.facts.organs if named_side(name)]
+        sided = [name for name in self.facts.structures if named_side(name)]
         fixed = "sampling.patch_size" not in self.open
         if self.dims == 3:
             return "in 3D, scans are brought to one orientation"
@@ -395,7 +395,7 @@ class _Planner:
         )
 
     def _prediction(self) -> None:
-        # Of an organ one more component is a slip of the network; of a lesion it is one more lesion.
+        # Of a structure one more component is a slip of the network; of a lesion it is one more lesion.
         found = self.facts.components
         single = [name for name, count in found.items() if count == 1 and (kind := find(name)) and kind.code]
         pairs = [name for name, count in found.items() if count == 2 and is_pair(name)]
@@ -415,7 +415,7 @@ class _Planner:
         )
 
     def _indices(self, names: Sequence[str]) -> tuple[int, ...]:
-        return tuple(sorted(self.facts.organs.index(name) + 1 for name in names))
+        return tuple(sorted(self.facts.structures.index(name) + 1 for name in names))
 
     def _workers(self) -> None:
         if self.on_cpu:

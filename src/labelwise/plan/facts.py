@@ -35,7 +35,7 @@ class Facts:
 
     modalities: tuple[str, ...]
     channels: int
-    organs: tuple[str, ...]
+    structures: tuple[str, ...]
     cases: int
     labelled: int  # something is annotated
     complete: int  # everything is, all over the scan
@@ -48,7 +48,7 @@ class Facts:
     components: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def incomplete(self) -> int:
+    def unlabelled(self) -> int:
         """Cases in which something, or everything, is not annotated."""
         return self.cases - self.complete
 
@@ -88,15 +88,15 @@ def gather(
         if not scan.is_sparse:  # labels in some slices only are never connected
             for index, found in scan.largest_components.items():
                 shares.setdefault(int(index), []).append(found)
-    organs = frozenset(label_space.organs)
+    structures = frozenset(label_space.structures)
     sparse = sum(scan.is_sparse for scan in statistics)  # annotated, but in parts of the scan only
     return Facts(
         modalities=tuple(sorted({scan.modality for scan in statistics})),
         channels=statistics[0].channels,
-        organs=label_space.organs,
+        structures=label_space.structures,
         cases=len(cases),
         labelled=sum(bool(case.annotated) for case in cases),
-        complete=max(0, sum(organs <= case.annotated for case in cases) - sparse),
+        complete=max(0, sum(structures <= case.annotated for case in cases) - sparse),
         shape=_whole(np.median(prepared, axis=0)),
         largest=_whole(prepared.max(axis=0)),
         spacing_mm=_triple(typical_mm),

@@ -53,12 +53,12 @@ class ScanStatistics:
 def scan_statistics(image: Volume, modality: str, labels: Volume | None = None) -> ScanStatistics:
     """Measure one scan.
 
-    The intensities of a CT are those of its annotated organs. A scan without any (unlabelled, or the organs
+    The intensities of a CT are those of its annotated structures. A scan without any (unlabelled, or the structures
     are absent) is described by its whole body instead, so that it counts too.
 
     Shapes
         image       (M, X, Y, Z), CT in HU
-        labels      (X, Y, Z) class indices; 0 and IGNORE are no organ
+        labels      (X, Y, Z) class indices; 0 and IGNORE are no structure
 
     Errors
         DataError   a CT without a body
@@ -78,12 +78,14 @@ def scan_statistics(image: Volume, modality: str, labels: Volume | None = None) 
 
 def _of_labels(labels: Volume) -> dict[str, Any]:
     """What the labels of a scan say about its structures."""
-    organs = np.where(labels.data == IGNORE, 0, labels.data)
-    boxes = {index: box for index, box in enumerate(ndimage.find_objects(organs), start=1) if box is not None}
+    structures = np.where(labels.data == IGNORE, 0, labels.data)
+    boxes = {
+        index: box for index, box in enumerate(ndimage.find_objects(structures), start=1) if box is not None
+    }
     return {
         "structures_mm": {index: _size_mm(box, labels.spacing_mm) for index, box in boxes.items()},
         "largest_components": {
-            index: _largest_components(organs[box] == index) for index, box in boxes.items()
+            index: _largest_components(structures[box] == index) for index, box in boxes.items()
         },
         "known": float((labels.data != IGNORE).mean()),
     }
@@ -112,8 +114,8 @@ def make_plan(
     spacing     the median voxel size; along an axis more than three times coarser than the others, the 10th
                 percentile. Kept as it is where a `shape` is given.
     crop        body if all scans are CT, none if some are normalised already, else nonzero
-    ct          clip to the 0.5 and 99.5 percentiles, mean and standard deviation: of the organs' voxels in
-                scans that have annotated organs and of the body in all others, with equal weight per scan
+    ct          clip to the 0.5 and 99.5 percentiles, mean and standard deviation: of the structures' voxels in
+                scans that have annotated structures and of the body in all others, with equal weight per scan
     mr          by each scan's own numbers
     normalised  unchanged
 
@@ -141,9 +143,9 @@ def _values_that_count(image: Volume, labels: Volume | None) -> Array:
     if scans and len(scans) < len(image.data):  # a mask beside a scan has no HU
         image = Volume(np.stack(scans), image.affine)
     if labels is not None:
-        organs = (labels.data != 0) & (labels.data != IGNORE)
-        if organs.any():
-            return image.data[:, organs].ravel()
+        structures = (labels.data != 0) & (labels.data != IGNORE)
+        if structures.any():
+            return image.data[:, structures].ravel()
     mask, (x, y, z) = body_mask(image)
     return image.data[:, ::x, ::y, ::z][:, mask].ravel()
 

@@ -51,7 +51,7 @@ def inspect_cohort(
     workers: int | None = None,
     progress: Progressed | None = None,
 ) -> Findings:
-    """Every problem of a cohort, and which annotated organs are present in which case.
+    """Every problem of a cohort, and which annotated structures are present in which case.
 
     Parameters
         engine      where cases are read, see `labelwise.engine`

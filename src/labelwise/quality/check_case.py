@@ -9,10 +9,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from labelwise.cohort.data_set import IGNORE_NAME, DataSet
 from labelwise.cohort.manifest import Manifest, check_same_grid, read_case_image, resolved
-from labelwise.cohort.meaning import losses, shown_organs
+from labelwise.cohort.meaning import losses, shown_structures
 from labelwise.cohort.parts import annotated_everywhere, inside, part_text, require_within
-from labelwise.cohort.source import IGNORE_NAME, Source
 from labelwise.errors import DataError, LabelwiseError
 from labelwise.formats import nifti, read_geometry, suffix
 from labelwise.formats.stored import NIFTI
@@ -40,12 +40,12 @@ class CaseFacts:
     channels: int = 0
     spacing_mm: tuple[float, float, float] | None = None
     intensities: BodyIntensities | None = None
-    # Voxels of each annotated organ; empty if the labels could not be read.
+    # Voxels of each annotated structure; empty if the labels could not be read.
     voxels: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def present(self) -> frozenset[str]:
-        """Annotated organs that have a voxel."""
+        """Annotated structures that have a voxel."""
         return frozenset(name for name, voxels in self.voxels.items() if voxels)
 
 
@@ -56,19 +56,19 @@ def inspect_case(single: Manifest) -> CaseFacts:
     image = _read(read_stored_image, single, problems)
     # The whole file, also of a case without annotation: that is what `prepare` stores.
     labels = _read(read_stored_labels, single, problems) if case.labels else None
-    scan = inspect_scan(case, image, single.source_of(case)) if image else ScanFacts(())
+    scan = inspect_scan(case, image, single.data_set_of(case)) if image else ScanFacts(())
     problems += scan.problems
     problems += _two_places(case)
     if labels is not None:
         single = resolved(single)
         problems += _unfit_for_use(case, single, labels)
-        problems += _not_shown(case, single.source_of(case), labels)
+        problems += _not_shown(case, single.data_set_of(case), labels)
     if image is not None and labels is not None:
         if image.grid.shape != labels.grid.shape:
             problems.append(_other_shape(case, image, labels))
         elif not any(problem.code in ("constant-image", "no-body") for problem in scan.problems):
             problems += _parts(case, single, labels)
-            # What is drawn of an organ in a part of the scan looks like a broken organ.
+            # What is drawn of a structure in a part of the scan looks like a broken structure.
             whole = replace(case, annotated=annotated_everywhere(case))
             problems += inspect_labels(whole, single, image, labels, scan)
     return CaseFacts(
@@ -105,8 +105,8 @@ def _read(reader: Callable[[Case, Manifest], Kind], single: Manifest, problems: 
 
 def _unfit_for_use(case: Case, single: Manifest, labels: StoredLabels) -> list[Problem]:
     problems = []
-    values = single.source_of(case).values
-    rest = single.source_of(case).others
+    values = single.data_set_of(case).values
+    rest = single.data_set_of(case).others
     ignored = sum(
         region.voxels for value, region in labels.regions.items() if values.get(value, rest) == IGNORE_NAME
     )
@@ -122,17 +122,17 @@ def _unfit_for_use(case: Case, single: Manifest, labels: StoredLabels) -> list[P
     return problems
 
 
-def _not_shown(case: Case, source: Source, labels: StoredLabels) -> Iterator[Problem]:
-    """Structures that overlap, and organs that are said to be annotated though the file shows nothing of them."""
+def _not_shown(case: Case, data_set: DataSet, labels: StoredLabels) -> Iterator[Problem]:
+    """Structures that overlap, and structures that are said to be annotated though the file shows nothing of them."""
     assert case.labels is not None
-    if found := losses(source, labels.tally):
+    if found := losses(data_set, labels.tally):
         what = f"structures overlap: {some(found)}"
         remedy = (
             "look at both; the smaller counts with overlap = 'smaller' in the layout of the data set "
             "(--overlap smaller at import)"
         )
         yield of_labels("warning", "overlapping-structures", case, what, remedy)
-    empty = case.annotated - shown_organs(source, case.labels, labels.tally)
+    empty = case.annotated - shown_structures(data_set, case.labels, labels.tally)
     if empty:
         names = ", ".join(f"'{name}'" for name in sorted(empty))
         what = f"nothing is drawn of {names}: learnt as absent, if it is not merely undrawn"
@@ -151,11 +151,11 @@ def _parts(case: Case, single: Manifest, labels: StoredLabels) -> Iterator[Probl
         if not part.boxes:
             continue
         mask = inside(part, [np.arange(size) for size in labels.values.shape])
-        for organ in sorted(part.organs):
-            own = [value for value, name in single.source_of(case).values.items() if name == organ]
+        for structure in sorted(part.structures):
+            own = [value for value, name in single.data_set_of(case).values.items() if name == structure]
             drawn = np.isin(labels.values, own)
             beyond = int((drawn & ~mask).sum())
-            where = f"'{organ}' is annotated in a part of the scan: {part_text(part)}"
+            where = f"'{structure}' is annotated in a part of the scan: {part_text(part)}"
             if beyond:
                 what = f"{where}; {beyond:,} voxels of it are drawn elsewhere"
                 remedy = "they are not read; correct the column 'parts' if the part is larger"
@@ -196,7 +196,7 @@ def _other_shape(case: Case, image: StoredImage, labels: StoredLabels) -> Proble
 
 
 def _voxels(case: Case, single: Manifest, labels: StoredLabels) -> dict[str, int]:
-    values = single.source_of(case).values
+    values = single.data_set_of(case).values
     counts = dict.fromkeys(sorted(case.annotated), 0)
     zeros = labels.values.size - sum(region.voxels for region in labels.regions.values())
     for value, voxels in [(0, zeros), *((value, region.voxels) for value, region in labels.regions.items())]:

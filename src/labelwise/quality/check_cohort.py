@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from labelwise.cohort.coverage import never_annotated
+from labelwise.cohort.data_set import Modality
 from labelwise.cohort.manifest import Manifest
-from labelwise.cohort.source import Modality
 from labelwise.cohort.split import groups_of
 from labelwise.quality.check_case import CaseFacts
 from labelwise.quality.check_scan import size_text
@@ -78,31 +78,29 @@ def _channels(manifest: Manifest, facts: Sequence[CaseFacts]) -> Iterator[Proble
             )
 
 
-def _by_source(
+def _by_data_set(
     manifest: Manifest, facts: Sequence[CaseFacts], known: Callable[[CaseFacts], bool]
 ) -> Iterator[tuple[str, list[tuple[Case, CaseFacts]]]]:
     pairs = [pair for pair in zip(manifest.cases, facts, strict=True) if known(pair[1])]
-    for source in manifest.sources:
-        if members := [pair for pair in pairs if pair[0].source == source]:
-            yield source, members
+    for data_set in manifest.data_sets:
+        if members := [pair for pair in pairs if pair[0].data_set == data_set]:
+            yield data_set, members
 
 
 def _spacings(manifest: Manifest, facts: Sequence[CaseFacts]) -> Iterator[Problem]:
-    for source, members in _by_source(manifest, facts, lambda found: found.spacing_mm is not None):
+    for data_set, members in _by_data_set(manifest, facts, lambda found: found.spacing_mm is not None):
         spacings = np.array([found.spacing_mm for _, found in members])
         usual = np.median(spacings, axis=0)
         for (case, _), spacing in zip(members, spacings, strict=True):
             if bool((np.maximum(spacing / usual, usual / spacing) > SPACING_RATIO).any()):
-                what = (
-                    f"voxel size {size_text(spacing)}, but {size_text(usual)} is usual in data set '{source}'"
-                )
+                what = f"voxel size {size_text(spacing)}, but {size_text(usual)} is usual in data set '{data_set}'"
                 remedy = "compare the header with the original scan"
                 yield of_image("warning", "unusual-spacing", case, what, remedy)
 
 
 def _intensities(manifest: Manifest, facts: Sequence[CaseFacts]) -> Iterator[Problem]:
-    """Scans whose body is far darker, brighter or of other contrast than those of their source."""
-    for source, members in _by_source(manifest, facts, lambda found: found.intensities is not None):
+    """Scans whose body is far darker, brighter or of other contrast than those of their data set."""
+    for data_set, members in _by_data_set(manifest, facts, lambda found: found.intensities is not None):
         if len(members) < ENOUGH_SCANS:
             continue
         values = np.array(
@@ -110,12 +108,12 @@ def _intensities(manifest: Manifest, facts: Sequence[CaseFacts]) -> Iterator[Pro
         )
         usual = np.median(values, axis=0)
         spread = _TO_STANDARD_DEVIATION * np.median(np.abs(values - usual), axis=0)
-        allowed = np.maximum(FAR * spread, _tolerance(manifest.sources[source].modality, usual))
+        allowed = np.maximum(FAR * spread, _tolerance(manifest.data_sets[data_set].modality, usual))
         for (case, _), found in zip(members, values, strict=True):
             if bool((np.abs(found - usual) > allowed).any()):
                 what = (
                     f"unusual intensities: {_quantiles(found)} in the body (5, 50, 95 %), "
-                    f"but {_quantiles(usual)} is usual in data set '{source}'"
+                    f"but {_quantiles(usual)} is usual in data set '{data_set}'"
                 )
                 remedy = "look at the scan: another unit, another sequence, or another part of the body?"
                 yield of_image("warning", "unusual-intensities", case, what, remedy)
@@ -134,9 +132,9 @@ def _classes_without_voxels(manifest: Manifest, facts: Sequence[CaseFacts]) -> I
     present = frozenset[str]().union(*(found.present for found in facts))
     # Labels that could not be read are errors of their own, and tell nothing about a class.
     counted = frozenset[str]().union(*(found.voxels for found in facts))
-    for organ in manifest.label_space.organs:
-        if organ not in present and organ in counted:
-            what = f"class '{organ}' is said to be annotated, but no case has a voxel of it"
+    for structure in manifest.label_space.structures:
+        if structure not in present and structure in counted:
+            what = f"class '{structure}' is said to be annotated, but no case has a voxel of it"
             remedy = "correct the values of the class in dataset.toml, or remove the class"
             yield of_cohort("warning", "class-without-voxels", what, remedy)
 
@@ -154,8 +152,9 @@ def _annotations(manifest: Manifest) -> Iterator[Problem]:
     if not train:
         what = "no case is in the split 'train'"
         yield of_cohort("warning", "no-training-case", what, "fill the column 'split'")
-    elif not manifest.label_space.organs:
-        what = f"nothing is labelled in {', '.join(manifest.sources)}, and no structure is named: alone it cannot train"
+    elif not manifest.label_space.structures:
+        where = ", ".join(manifest.data_sets)
+        what = f"nothing is labelled in {where}, and no structure is named: alone it cannot train"
         remedy = "predict it, or import it together with labelled scans"
         yield of_cohort("warning", "nothing-labelled", what, remedy)
     elif not any(case.annotated for case in train):
@@ -163,7 +162,7 @@ def _annotations(manifest: Manifest) -> Iterator[Problem]:
         remedy = "annotate some cases and name their classes in the column 'annotated'"
         yield of_cohort("error", "nothing-annotated", what, remedy)
     else:
-        for organ in never_annotated(manifest):
-            what = f"class '{organ}' is annotated in no training case"
+        for structure in never_annotated(manifest):
+            what = f"class '{structure}' is annotated in no training case"
             remedy = "annotate it in some training cases, or remove the class"
             yield of_cohort("error", "class-never-annotated", what, remedy)

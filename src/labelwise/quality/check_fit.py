@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from labelwise.cohort.source import Source
+from labelwise.cohort.data_set import DataSet
 from labelwise.formats import Geometry, Layout, is_dicom, stored, suffix
 from labelwise.quality.check_cohort import SPACING_RATIO
 from labelwise.quality.check_scan import inspect_scan, size_text
@@ -41,10 +41,10 @@ def inspect_for_model(
     as_stored = as_given or stored.geometry(case.images[0], layout)
     grid = Geometry(image.shape, image.affine)
     whole = StoredImage(image.data[0], as_stored, tuple(image.data), grid)
-    source = Source(case.source, {}, modality, layout)  # type: ignore[arg-type]
+    data_set = DataSet(case.data_set, {}, modality, layout)  # type: ignore[arg-type]
     return [
         *_other_modality(case, modality),
-        *inspect_scan(case, whole, source).problems,
+        *inspect_scan(case, whole, data_set).problems,
         *_unlike_training(case, grid, training.get("scans", {})),
     ]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labelwise.cohort.source import Source
+from labelwise.cohort.data_set import DataSet
 from labelwise.errors import DataError
 from labelwise.formats import Geometry, suffix
 from labelwise.formats.stored import H5
@@ -46,7 +46,7 @@ class BodyIntensities:
 
 @dataclass(frozen=True)
 class ScanFacts:
-    """What an image shows, for the comparison with the others of its source."""
+    """What an image shows, for the comparison with the others of its data set."""
 
     problems: tuple[Problem, ...]
     intensities: BodyIntensities | None = None
@@ -54,16 +54,16 @@ class ScanFacts:
     width_mm: float = 0.0
 
 
-def inspect_scan(case: Case, image: StoredImage, source: Source) -> ScanFacts:
+def inspect_scan(case: Case, image: StoredImage, data_set: DataSet) -> ScanFacts:
     """Problems of the image of a case, and its intensities."""
-    problems = [*_constant_channels(case, image), *_outliers(case, image, source)]
-    problems += _geometry(case, image, source)
+    problems = [*_constant_channels(case, image), *_outliers(case, image, data_set)]
+    problems += _geometry(case, image, data_set)
     if any(problem.code == "constant-image" for problem in problems):
         return ScanFacts(tuple(problems))
     sample = _sample(image.channels[0])
     shape, affine = image.grid.shape, image.grid.affine
     first, last = 0.0, shape[0] - 1.0
-    if source.modality == "ct":
+    if data_set.modality == "ct":
         try:
             body, steps = body_mask(image.volume())
         except DataError as error:
@@ -76,7 +76,7 @@ def inspect_scan(case: Case, image: StoredImage, source: Source) -> ScanFacts:
     else:
         inside = sample[sample != sample.min()]
         if image.stored.size >= ENOUGH_VOXELS and len(image.channels) == 1:  # CT beside MR is scaled by scans
-            problems += _not_hounsfield(case, sample, source)
+            problems += _not_hounsfield(case, sample, data_set)
     centre = affine[:3, :3] @ ((first + last) / 2, shape[1] / 2, shape[2] / 2) + affine[:3, 3]
     low, median, high = np.percentile(inside, (5, 50, 95))
     width = (last - first) * image.grid.spacing_mm[0]
@@ -119,13 +119,13 @@ def _constant_channels(case: Case, image: StoredImage) -> Iterator[Problem]:
             yield Problem("error", "constant-image", case.id, str(file), what, remedy)
 
 
-def _outliers(case: Case, image: StoredImage, source: Source) -> Iterator[Problem]:
+def _outliers(case: Case, image: StoredImage, data_set: DataSet) -> Iterator[Problem]:
     """Single voxels so far off that they decide sums and means: a damaged file, or a fill value such as 1e30."""
     for number, channel in enumerate(image.channels):
         low, high = float(channel.min()), float(channel.max())
         usual_low, usual_high = np.percentile(_sample(channel), (0.1, 99.9))
         room = OUTLIERS_FROM * max(float(usual_high - usual_low), 1e-6)
-        too_far = source.modality == "normalised" and max(-low, high) > LARGEST_NORMALISED
+        too_far = data_set.modality == "normalised" and max(-low, high) > LARGEST_NORMALISED
         if not too_far and (low >= usual_low - room and high <= usual_high + room):
             continue
         what = f"voxels far from all others: {low:g} to {high:g}, while most lie in {usual_low:g} to {usual_high:g}"
@@ -134,7 +134,7 @@ def _outliers(case: Case, image: StoredImage, source: Source) -> Iterator[Proble
         yield Problem("error" if too_far else "warning", "outliers", case.id, str(file), what, remedy)
 
 
-def _geometry(case: Case, image: StoredImage, source: Source) -> Iterator[Problem]:
+def _geometry(case: Case, image: StoredImage, data_set: DataSet) -> Iterator[Problem]:
     low, high = SPACING_MM
     spacing = image.grid.spacing_mm
     compare = "compare the header with the original scan"
@@ -149,7 +149,7 @@ def _geometry(case: Case, image: StoredImage, source: Source) -> Iterator[Proble
         remedy = "take voxel size and orientation from the original scan, or leave the case out"
         yield of_image("warning", "suspect-geometry", case, what, remedy)
     height = image.grid.shape[2] * spacing[2]
-    if source.modality == "ct" and not BODY_HEIGHT_MM[0] <= height <= BODY_HEIGHT_MM[1]:
+    if data_set.modality == "ct" and not BODY_HEIGHT_MM[0] <= height <= BODY_HEIGHT_MM[1]:
         yield of_image("warning", "unlikely-height", case, f"the scan is {height:.0f} mm high", compare)
 
 
@@ -183,11 +183,11 @@ def _hounsfield(case: Case, sample: Array) -> Iterator[Problem]:
             yield of_image("warning", "clipped-intensities", case, what, remedy)
 
 
-def _not_hounsfield(case: Case, sample: Array, source: Source) -> Iterator[Problem]:
+def _not_hounsfield(case: Case, sample: Array, data_set: DataSet) -> Iterator[Problem]:
     """Whether what is called MR, or normalised, looks like a CT: a good part of it is air at -1000."""
     air = (sample >= AIR_HU[0]) & (sample <= AIR_HU[1])
     if float(air.mean()) >= AIR_SHARE and float(sample.max()) > TISSUE_HU:
-        called = "MR" if source.modality == "mr" else "normalised"
+        called = "MR" if data_set.modality == "mr" else "normalised"
         what = (
             f"this looks like a CT, but is called {called}: {air.mean():.0%} of the voxels have the HU of air"
         )

@@ -1,7 +1,7 @@
-"""How large, how bright and where the organs are, from the label maps that exist.
+"""How large, how bright and where the structures are, from the label maps that exist.
 
-Lengths are in mm, volumes in ml, positions in mm in RAS+ order. Only annotated organs are measured: what a label map
-says about the others must not be believed.
+Lengths are in mm, volumes in ml, positions in mm in RAS+ order. Only annotated structures are measured: what a label
+map says about the others must not be believed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _TOUCHING = np.ones((3, 3, 3))  # voxels of one part share a face, an edge or a 
 
 
 class Intensities(NamedTuple):
-    """Intensities beneath an organ, in the first channel of the image; HU in a CT."""
+    """Intensities beneath a structure, in the first channel of the image; HU in a CT."""
 
     mean: float
     std: float
@@ -43,11 +43,11 @@ class Intensities(NamedTuple):
 
 @dataclass(frozen=True)
 class Measures:
-    """One organ of one case. An organ without a voxel has a volume of 0 and nothing else."""
+    """One structure of one case. A structure without a voxel has a volume of 0 and nothing else."""
 
     case: str
-    source: str
-    organ: str
+    data_set: str
+    structure: str
     voxels: int
     volume_ml: float
     intensities: Intensities | None = None  # None: no image, or no voxel
@@ -59,7 +59,7 @@ class Measures:
 
 
 def measure_case(single: Manifest, *, with_image: bool = True) -> list[Measures]:
-    """Measure every annotated organ of a manifest's only case, in the order of the label space.
+    """Measure every annotated structure of a manifest's only case, in the order of the label space.
 
     Errors
         DataError   a file is missing or damaged, or image and labels lie on different grids
@@ -79,26 +79,26 @@ def measure_case(single: Manifest, *, with_image: bool = True) -> list[Measures]
                 do="see what `labelwise check` says about this case",
                 code="grids-differ",
             )
-        values = resolved(single).source_of(case).values
-        organs = [name for name in single.label_space.organs if name in case.annotated]
+        values = resolved(single).data_set_of(case).values
+        structures = [name for name in single.label_space.structures if name in case.annotated]
         regions = {
             name: [region for value, region in labels.regions.items() if values.get(value) == name]
-            for name in organs
+            for name in structures
         }
         channel = None if image is None else image.channels[0]
         found = {
-            name: _measure(case.id, case.source, name, regions[name], labels.values, channel, labels.grid)
-            for name in organs
+            name: _measure(case.id, case.data_set, name, regions[name], labels.values, channel, labels.grid)
+            for name in structures
         }
         for part in case.parts:
             require_within(case, part, labels.values.shape)
             known = _in_part(labels.values, part)
             boxes = find_regions(known)
-            for name in part.organs:
+            for name in part.structures:
                 own = [region for value, region in boxes.items() if values.get(value) == name]
-                row = _measure(case.id, case.source, name, own, known, channel, labels.grid)
+                row = _measure(case.id, case.data_set, name, own, known, channel, labels.grid)
                 found[name] = replace(row, part=part_text(part))
-        return [found[name] for name in organs]
+        return [found[name] for name in structures]
 
 
 def _in_part(values: Array, part: Part) -> Array:
@@ -110,15 +110,15 @@ def _in_part(values: Array, part: Part) -> Array:
 
 def _measure(
     case: str,
-    source: str,
-    organ: str,
+    data_set: str,
+    structure: str,
     regions: Sequence[Region],
     labels: Array,
     image: Array | None,
     grid: Geometry,
 ) -> Measures:
     if not regions:
-        return Measures(case, source, organ, 0, 0.0)
+        return Measures(case, data_set, structure, 0, 0.0)
     start = np.min([region.start for region in regions], axis=0)
     stop = np.max([region.stop for region in regions], axis=0)
     box = tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
@@ -130,8 +130,8 @@ def _measure(
     extent = (stop - start) * grid.spacing_mm
     return Measures(
         case,
-        source,
-        organ,
+        data_set,
+        structure,
         voxels,
         voxels * float(np.abs(np.linalg.det(grid.affine[:3, :3]))) / 1000,
         None if image is None else _intensities(image[box], mask, axes, flips),

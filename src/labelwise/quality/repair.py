@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from labelwise.atomic import write_json
+from labelwise.cohort.data_set import IGNORE_NAME, DataSet
 from labelwise.cohort.manifest import MANIFEST_NAME, Manifest, absolute, write_manifest
-from labelwise.cohort.source import IGNORE_NAME, Source
 from labelwise.engine import run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError
 from labelwise.formats import Layout, files_of
@@ -76,7 +76,7 @@ class _Job:
 @dataclass(frozen=True)
 class _Done:
     case: Case
-    source: Source
+    data_set: DataSet
     repairs: tuple[Repair, ...]
     left: tuple[Problem, ...]
 
@@ -160,10 +160,12 @@ def _jobs(manifest: Manifest, problems: Iterable[Problem], folder: Path) -> list
 
 def _replaced(manifest: Manifest, done: Mapping[str, _Done]) -> Manifest:
     cases = [done[case.id].case if case.id in done else case for case in manifest.cases]
-    sources = {**manifest.sources, **{each.source.name: each.source for each in done.values()}}
-    used = {case.source for case in cases}
+    data_sets = {**manifest.data_sets, **{each.data_set.name: each.data_set for each in done.values()}}
+    used = {case.data_set for case in cases}
     return Manifest(
-        manifest.label_space, {name: source for name, source in sources.items() if name in used}, tuple(cases)
+        manifest.label_space,
+        {name: data_set for name, data_set in data_sets.items() if name in used},
+        tuple(cases),
     )
 
 
@@ -186,7 +188,7 @@ def _left(problems: Iterable[Problem], done: Mapping[str, _Done], mended: Manife
 
 def _mend(job: _Job) -> _Done:
     whole = _with_ignore(job.single) if "unlabelled-slices" in job.codes else job.single
-    case, source = whole.cases[0], whole.source_of(whole.cases[0])
+    case, data_set = whole.cases[0], whole.data_set_of(whole.cases[0])
     record_file = job.folder / "records" / f"{case.id}.json"
     stamps = _stamps(case)
     known = _read_record(record_file)
@@ -196,10 +198,10 @@ def _mend(job: _Job) -> _Done:
     else:
         images, written, repairs = write_copies(whole, job.codes, job.folder)
         labels = str(written) if written else None
-    moved = source if source.layout == _PLAIN else replace(
-        source, name=f"{source.name}_repaired", layout=_PLAIN
+    moved = data_set if data_set.layout == _PLAIN else replace(
+        data_set, name=f"{data_set.name}_repaired", layout=_PLAIN
     )  # fmt: skip
-    new = replace(case, images=tuple(images), labels=Path(labels) if labels else None, source=moved.name)
+    new = replace(case, images=tuple(images), labels=Path(labels) if labels else None, data_set=moved.name)
     single = Manifest(job.single.label_space, {moved.name: moved}, (new,))
     record = {
         "originals": stamps,
@@ -214,12 +216,12 @@ def _mend(job: _Job) -> _Done:
 
 def _with_ignore(single: Manifest) -> Manifest:
     """A manifest of one case whose data set has a value for voxels about which nothing is known."""
-    case, source = single.cases[0], single.source_of(single.cases[0])
-    if IGNORE_NAME in source.values.values():
+    case, data_set = single.cases[0], single.data_set_of(single.cases[0])
+    if IGNORE_NAME in data_set.values.values():
         return single
-    value = next(value for value in range(IGNORE, -1, -1) if value not in source.values)
-    new = replace(source, name=f"{source.name}_slices", values={**source.values, value: IGNORE_NAME})
-    return Manifest(single.label_space, {new.name: new}, (replace(case, source=new.name),))
+    value = next(value for value in range(IGNORE, -1, -1) if value not in data_set.values)
+    new = replace(data_set, name=f"{data_set.name}_slices", values={**data_set.values, value: IGNORE_NAME})
+    return Manifest(single.label_space, {new.name: new}, (replace(case, data_set=new.name),))
 
 
 def _stamps(case: Case) -> dict[str, list[int]]:

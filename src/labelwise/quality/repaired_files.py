@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from labelwise.cohort.data_set import IGNORE_NAME, DataSet
 from labelwise.cohort.manifest import Manifest, resolved
-from labelwise.cohort.source import IGNORE_NAME, Source
 from labelwise.errors import DataError
 from labelwise.formats import Layout, read_geometry, stored, write_image, write_labels
 from labelwise.formats.geometry import orientation_of
-from labelwise.quality.organs import find_organ, left_right_pairs, unlabelled_slices
 from labelwise.quality.stored_case import StoredLabels, read_stored_labels
+from labelwise.quality.structures import find_structure, left_right_pairs, unlabelled_slices
 from labelwise.types import Array, Case, Volume
 
 _PLAIN = Layout()
@@ -48,11 +48,11 @@ def write_copies(
         DataError       it cannot be repaired after all
         ResourceError   the folder cannot be written
     """
-    case, source = single.cases[0], single.source_of(single.cases[0])
-    anew = source.layout != _PLAIN
+    case, data_set = single.cases[0], single.data_set_of(single.cases[0])
+    anew = data_set.layout != _PLAIN
     images, repairs = list(case.images), list[Repair]()
     if anew or "not-finite" in codes:
-        images, repairs = _write_images(case, source, folder, only_wrong=not anew)
+        images, repairs = _write_images(case, data_set, folder, only_wrong=not anew)
     labels = case.labels
     of_labels = [code for code in codes if code != "not-finite"]
     if case.labels is not None and (anew or of_labels):
@@ -60,17 +60,17 @@ def write_copies(
         own = resolved(single)
         volume, did = _mended_labels(case, own, of_labels)
         like = None if anew else case.images[0]
-        write_labels(labels, volume, like=like, names=_names(own.source_of(case), source))
+        write_labels(labels, volume, like=like, names=_names(own.data_set_of(case), data_set))
         repairs += [Repair(code, case.id, str(labels), what) for code, what in did.items()]
     return images, labels, repairs
 
 
 def _write_images(
-    case: Case, source: Source, folder: Path, *, only_wrong: bool
+    case: Case, data_set: DataSet, folder: Path, *, only_wrong: bool
 ) -> tuple[list[Path], list[Repair]]:
     paths: list[Path] = []
     repairs: list[Repair] = []
-    files = [(path, *stored.image(path, source.layout)) for path in case.images]
+    files = [(path, *stored.image(path, data_set.layout)) for path in case.images]
     several = len(files) > 1 or any(len(voxels) > 1 for _, voxels, _ in files)
     for path, voxels, grid in files:
         if only_wrong and bool(np.isfinite(voxels).all()):
@@ -107,17 +107,17 @@ def _finite(path: Path, channel: Array) -> tuple[Array, int]:
 
 def _mended_labels(case: Case, single: Manifest, codes: Sequence[str]) -> tuple[Volume, dict[str, str]]:
     """The label map in RAS+ after all repairs, and the words for each."""
-    source = single.source_of(case)
+    data_set = single.data_set_of(case)
     labels = read_stored_labels(case, single)
     values, grid = labels.values, labels.grid
     did: dict[str, str] = {}
     if "label-header" in codes:
-        on_image = stored.geometry(case.images[0], source.layout)
+        on_image = stored.geometry(case.images[0], data_set.layout)
         values = orientation_of(on_image.affine).to_ras(labels.stored)
-        grid = read_geometry(case.images[0], source.layout)
+        grid = read_geometry(case.images[0], data_set.layout)
         did["label-header"] = "the labels got the header of the image"
     if "label-cropped" in codes:
-        on_image = read_geometry(case.images[0], source.layout)
+        on_image = read_geometry(case.images[0], data_set.layout)
         place = on_image.place_of(grid)
         assert place is not None
         whole = np.zeros(on_image.shape, values.dtype)
@@ -130,7 +130,7 @@ def _mended_labels(case: Case, single: Manifest, codes: Sequence[str]) -> tuple[
     if "float-labels" in codes:
         did["float-labels"] = "the labels are stored as integers"
     if "left-right-names" in codes:
-        values, names = _exchanged(values, case, source)
+        values, names = _exchanged(values, case, data_set)
         did["left-right-names"] = f"exchanged {names}"
     return Volume(np.ascontiguousarray(values), grid.affine), did
 
@@ -139,14 +139,14 @@ def _with_unknown_slices(
     values: Array, labels: StoredLabels, case: Case, single: Manifest
 ) -> tuple[Array, int]:
     """Where a structure was drawn in some slices only, what is not labelled in the others is unknown."""
-    source = single.source_of(case)
-    ignore = next((value for value, name in source.values.items() if name == IGNORE_NAME), None)
+    data_set = single.data_set_of(case)
+    ignore = next((value for value, name in data_set.values.items() if name == IGNORE_NAME), None)
     if ignore is None:
         raise DataError("the data set has no value for what is unknown", case=case.id)
     marked, slices = values.copy(), set[tuple[int, int]]()
     for name in sorted(case.annotated):
-        organ = find_organ(name, single, case, labels)
-        gaps = unlabelled_slices(labels, organ) if organ else None
+        structure = find_structure(name, single, case, labels)
+        gaps = unlabelled_slices(labels, structure) if structure else None
         if gaps is not None:
             for index in gaps.empty:
                 plane = np.moveaxis(marked, gaps.axis, 0)[index]
@@ -155,20 +155,20 @@ def _with_unknown_slices(
     return marked, len(slices)
 
 
-def _names(own: Source, source: Source) -> tuple[str, ...]:
+def _names(own: DataSet, data_set: DataSet) -> tuple[str, ...]:
     """Names by value for the copy of a file whose own names decide what its values mean; none for other files."""
-    if own.values == source.values:
+    if own.values == data_set.values:
         return ()
     named = {value: name for value, name in own.values.items() if name != IGNORE_NAME}
     return tuple(named.get(value, "") for value in range(max(named) + 1))
 
 
-def _exchanged(values: Array, case: Case, source: Source) -> tuple[Array, str]:
+def _exchanged(values: Array, case: Case, data_set: DataSet) -> tuple[Array, str]:
     pairs = left_right_pairs(case.annotated)
     exchanged, names = values.copy(), []
     for left, right in pairs:
-        lefts = [value for value, name in source.values.items() if name == left]
-        rights = [value for value, name in source.values.items() if name == right]
+        lefts = [value for value, name in data_set.values.items() if name == left]
+        rights = [value for value, name in data_set.values.items() if name == right]
         if len(lefts) != 1 or len(rights) != 1:
             raise DataError(
                 f"'{left}' or '{right}' has several values: which stands for which is not known", case=case.id

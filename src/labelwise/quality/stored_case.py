@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from labelwise.cohort.manifest import Manifest, Source, read_case_image
-from labelwise.cohort.meaning import refuse_hidden, source_of_file
-from labelwise.cohort.source import unknown_values
+from labelwise.cohort.data_set import unknown_values
+from labelwise.cohort.manifest import DataSet, Manifest, read_case_image
+from labelwise.cohort.meaning import data_set_of_file, refuse_hidden
 from labelwise.errors import naming
 from labelwise.formats import Geometry, Tally, read_labels, stored
 from labelwise.formats.geometry import orientation_of
@@ -69,7 +69,7 @@ def read_stored_image(case: Case, manifest: Manifest) -> StoredImage:
     Errors
         DataError   as `read_case_image`
     """
-    layout = manifest.source_of(case).layout
+    layout = manifest.data_set_of(case).layout
     files = [stored.image(path, layout) for path in case.images]
     grids = [orientation_of(grid.affine).geometry_to_ras(grid) for _, grid in files]
     if not all(_is_finite(voxels) for voxels, _ in files) or not all(map(grids[0].matches, grids[1:])):
@@ -80,29 +80,29 @@ def read_stored_image(case: Case, manifest: Manifest) -> StoredImage:
 
 
 def read_stored_labels(case: Case, manifest: Manifest) -> StoredLabels:
-    """The label map of a case, which must have a label file; organs that are not annotated are in it too.
+    """The label map of a case, which must have a label file; structures that are not annotated are in it too.
 
     Errors
         DataError   the file is missing or unreadable, holds values that are not whole or have no meaning, its names
-                    contradict the table, or an annotated organ lies wholly beneath others
+                    contradict the table, or an annotated structure lies wholly beneath others
     """
     assert case.labels is not None
     tally = Tally()
     with naming(case.id, case.labels):
-        source = source_of_file(manifest.source_of(case), case.labels)
-        voxels, grid = stored.labels(case.labels, source.layout, case.images[0], tally)
-        refuse_hidden(source, tally, case.annotated)
+        data_set = data_set_of_file(manifest.data_set_of(case), case.labels)
+        voxels, grid = stored.labels(case.labels, data_set.layout, case.images[0], tally)
+        refuse_hidden(data_set, tally, case.annotated)
     orientation = orientation_of(grid.affine)
     was_float = voxels.dtype.kind == "f"
     if was_float:
-        ordinary = read_labels(case.labels, source.layout, case.images[0])
+        ordinary = read_labels(case.labels, data_set.layout, case.images[0])
         voxels = orientation.from_ras(ordinary.data)
     elif voxels.dtype.kind == "b":
         voxels = voxels.view(np.uint8)
     ras = orientation.geometry_to_ras(grid)
     labels = StoredLabels(voxels, orientation.to_ras(voxels), ras, was_float, tally)
-    if not _all_known(labels, source):
-        raise unknown_values(source, voxels, case.id, case.labels)
+    if not _all_known(labels, data_set):
+        raise unknown_values(data_set, voxels, case.id, case.labels)
     return labels
 
 
@@ -155,16 +155,16 @@ def in_memory_order(view: Array) -> tuple[Array, tuple[int, ...], tuple[bool, ..
     return np.ascontiguousarray(forward.transpose(axes)), axes, flips
 
 
-def _all_known(labels: StoredLabels, source: Source) -> bool:
-    if source.others:
+def _all_known(labels: StoredLabels, data_set: DataSet) -> bool:
+    if data_set.others:
         return True
-    if labels.stored.min() < min(0, *source.values) or labels.stored.max() > max(0, *source.values):
+    if labels.stored.min() < min(0, *data_set.values) or labels.stored.max() > max(0, *data_set.values):
         return False
-    known = sum(region.voxels for value, region in labels.regions.items() if value in source.values)
+    known = sum(region.voxels for value, region in labels.regions.items() if value in data_set.values)
     total = labels.values.size
     # What has no region is 0; a value that the table lacks leaves a rest that nothing explains.
     zeros = total - sum(region.voxels for region in labels.regions.values())
-    return known + (zeros if 0 in source.values else 0) == total
+    return known + (zeros if 0 in data_set.values else 0) == total
 
 
 def _is_finite(voxels: Array) -> bool:

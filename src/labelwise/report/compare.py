@@ -1,10 +1,10 @@
 """Scores of several runs become one comparison: means, intervals, paired differences, ranks.
 
-Means go over cases first and over organs second. A mean over organs is one over all organs that the reference has,
-in every run and every seed; where one of them has no value, no mean is given. A run may have several seeds: the values
-of one case are averaged over the seeds before anything else, so n always counts cases. The sample are the patients:
-cases of one patient are drawn together and tested as one. The seeds are a second level of chance, beside the patients.
-An undefined value (NaN) is left out and counted.
+Means go over cases first and over structures second. A mean over structures is one over all structures that the
+reference has, in every run and every seed; where one of them has no value, no mean is given. A run may have several
+seeds: the values of one case are averaged over the seeds before anything else, so n always counts cases. The sample
+are the patients: cases of one patient are drawn together and tested as one. The seeds are a second level of chance,
+beside the patients. An undefined value (NaN) is left out and counted.
 
 Legend: N cases, G patients, C classes, S seeds, W rows (the classes, then their mean if there are several).
 """
@@ -63,7 +63,7 @@ def compare(
     reference, patient by patient: difference of the means on the cases that both have, its interval, and a Wilcoxon
     signed-rank test over patients. If both have several seeds, p is the larger one of that test and of a t test in
     which patients and seeds vary. The p values are corrected after Holm in two families for each metric: the mean
-    over organs (all runs), and the single organs (all runs and organs).
+    over structures (all runs), and the single structures (all runs and structures).
 
     Args
         runs            name -> scores, or name -> one list of scores for each seed

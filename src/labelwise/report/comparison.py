@@ -19,7 +19,7 @@ from labelwise.report.tables import Entry, Table
 from labelwise.report.tabulate import Presence
 from labelwise.types import Array
 
-MEAN = "mean over organs"
+MEAN = "mean over structures"
 SIGNIFICANT = 0.05
 SEEN_MARK = "(has seen test patients)"
 NEVER = "not annotated in any case"
@@ -31,7 +31,7 @@ Key = tuple[str, str, str]  # run, row, metric
 class Cell:
     """One run, one row, one metric. Values are as scored, not in percent."""
 
-    mean: float  # over cases, then over organs
+    mean: float  # over cases, then over structures
     sd: float  # over cases, n - 1
     n: int  # cases with a defined value
     seed_means: tuple[float, ...]  # one mean for each seed
@@ -66,7 +66,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found. `rows` are the classes, then the mean over organs if there are several."""
+    """What `compare` found. `rows` are the classes, then the mean over structures if there are several."""
 
     runs: tuple[str, ...]
     rows: tuple[str, ...]
@@ -86,7 +86,7 @@ class Comparison:
     seen: Mapping[str, tuple[str, ...]]  # run -> patients of these cases that its training has seen
     notes: tuple[str, ...]  # further cautions, as sentences
     splits: Mapping[str, tuple[str, ...]]  # run -> splits that its cases were scored as; none if nobody said
-    averaged: tuple[str, ...]  # the classes that a reference has: those of the mean over organs
+    averaged: tuple[str, ...]  # the classes that a reference has: those of the mean over structures
     lacking: Mapping[
         tuple[str, str], tuple[str, ...]
     ]  # run and metric -> those of them without value in a seed
@@ -96,12 +96,12 @@ class Comparison:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The organs, without the row of their mean."""
+        """The structures, without the row of their mean."""
         return tuple(row for row in self.rows if row != MEAN)
 
     @property
     def main_row(self) -> str:
-        """The row that stands for the whole: the mean over organs, or the only organ."""
+        """The row that stands for the whole: the mean over structures, or the only structure."""
         return self.rows[-1]
 
     @property
@@ -112,8 +112,8 @@ class Comparison:
     def answer(self) -> str:
         """The result of the first metric in one or two plain sentences."""
         first = self.measures[0]
-        organs = len(self.averaged) or len(self.classes)
-        what = first.title if organs == 1 else f"mean {first.title} over {organs} organs"
+        structures = len(self.averaged) or len(self.classes)
+        what = first.title if structures == 1 else f"mean {first.title} over {structures} structures"
         cells = {run: self.cells[run, self.main_row, first.name] for run in self.runs}
         values = [
             f"{self.name(run)} {first.with_unit(cell.mean)} ({_cases(cell.n)})" for run, cell in cells.items()
@@ -179,7 +179,9 @@ class Comparison:
             lines.append(f"Annotated in no case, so without a score: {', '.join(never)}.")
         if len(self.classes) > 1:
             absent = [row for row in self.classes if row not in (*self.averaged, *never)]
-            lines += [f"In no reference, so in no mean over organs: {', '.join(absent)}."] if absent else []
+            lines += (
+                [f"In no reference, so in no mean over structures: {', '.join(absent)}."] if absent else []
+            )
             lines += self._means_not_given()
         if len(set(self.splits.values())) > 1:
             told = "; ".join(f"{run} {' and '.join(s) or 'not known'}" for run, s in self.splits.items())
@@ -187,7 +189,7 @@ class Comparison:
         return tuple(lines)
 
     def _means_not_given(self) -> list[str]:
-        """A line for each metric in which runs have no mean over organs: a mean over fewer organs would mislead."""
+        """A line for each metric in which runs have no mean over structures: one over fewer would mislead."""
         lines = []
         for m in self.measures:
             told = [
@@ -206,13 +208,13 @@ class Comparison:
     def description(self) -> str:
         """What the numbers are: on how many cases, mean over what, which definitions."""
         several = len(self.classes) > 1
-        organs = f"{len(self.classes)} organs" if several else f"{self.classes[0]} only"
+        structures = f"{len(self.classes)} structures" if several else f"{self.classes[0]} only"
         splits = self.all_splits
         of_split = f" ({'split' if len(splits) == 1 else 'splits'} {', '.join(splits)})" if splits else ""
         sentences = [
-            f"{_cases(len(self.cases))}{of_split} of {_patients(self.num_patients)}, {organs}.",
-            f"Computed per case, then averaged over the cases{', then over the organs' if several else ''}.",
-            "A mean over organs is one over the same organs in every run and seed, or is not given."
+            f"{_cases(len(self.cases))}{of_split} of {_patients(self.num_patients)}, {structures}.",
+            f"Computed per case, then averaged over the cases{', then over the structures' if several else ''}.",
+            "A mean over structures is one over the same structures in every run and seed, or is not given."
             if several
             else "",
             "The values of a case are first averaged over the seeds." if max(self.seeds.values()) > 1 else "",
@@ -281,13 +283,13 @@ class Comparison:
         return Table(title, header, tuple(rows), self.tests())
 
     def class_tables(self) -> tuple[Table, ...]:
-        """For each metric the organs by run; empty if there is one organ only."""
+        """For each metric the structures by run; empty if there is one structure only."""
         if len(self.rows) == 1:
             return ()
         return tuple(self._class_table(m) for m in self.measures)
 
     def _class_table(self, m: Measure) -> Table:
-        """Organs by run, or runs by organ if there are more runs than organs."""
+        """Structures by run, or runs by structure if there are more runs than structures."""
         if len(self.runs) > len(self.rows):
             return self._transposed_class_table(m)
         rows = []
@@ -295,7 +297,7 @@ class Comparison:
             cells = [self.cells[run, row, m.name] for run in self.runs]
             entries = [self._entry(run, row, m, cells) for run in self.runs]
             rows.append((Entry(row), *entries, Entry(_range([cell.n for cell in cells]))))
-        header = ("organ", *map(self.name, self.runs), "cases")
+        header = ("structure", *map(self.name, self.runs), "cases")
         return Table(m.heading, header, tuple(rows), self._legend(several_seeds=False))
 
     def _transposed_class_table(self, m: Measure) -> Table:

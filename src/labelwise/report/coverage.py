@@ -34,62 +34,68 @@ _STYLE = {"svg.fonttype": "none", "svg.hashsalt": "labelwise", "text.parse_math"
 
 
 def coverage_matrix(
-    organs: Sequence[str],
+    structures: Sequence[str],
     states: Mapping[str, Mapping[str, Sequence[str]]],
     kinds: Sequence[str] = ("png", "svg"),
 ) -> dict[str, bytes]:
-    """Draw source -> case -> one state (a key of `STATES`) for each organ; returns kind -> encoded picture."""
+    """Draw data set -> case -> one state (a key of `STATES`) for each structure; returns kind -> encoded picture."""
     num_cases = sum(len(cases) for cases in states.values())
-    width = 1.9 + max(_CELL_INCHES[0] * len(organs), 2.6)
+    width = 1.9 + max(_CELL_INCHES[0] * len(structures), 2.6)
     rows = num_cases + _gap(num_cases) * (len(states) - 1)
-    height = min(_TALLEST_INCHES, max(0.9, _CELL_INCHES[1] * rows)) + 0.7 + 0.06 * max(map(len, organs))
+    height = min(_TALLEST_INCHES, max(0.9, _CELL_INCHES[1] * rows)) + 0.7 + 0.06 * max(map(len, structures))
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
         figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
         axes = figure.add_subplot()
-        _draw(axes, organs, states, num_cases)
+        _draw(axes, structures, states, num_cases)
         used = {state for cases in states.values() for row in cases.values() for state in row}
         _legend(figure, [state for state in STATES if state in used])
         return {kind: _encoded(figure, kind) for kind in kinds}
 
 
 def _gap(num_cases: int) -> float:
-    """Rows between sources: the same distance on paper, however many cases there are."""
+    """Rows between data sets: the same distance on paper, however many cases there are."""
     return max(_GAP, _GAP * num_cases * _CELL_INCHES[1] / _TALLEST_INCHES)
 
 
 def _draw(
-    axes: Axes, organs: Sequence[str], states: Mapping[str, Mapping[str, Sequence[str]]], num_cases: int
+    axes: Axes, structures: Sequence[str], states: Mapping[str, Mapping[str, Sequence[str]]], num_cases: int
 ) -> None:
     order = list(STATES)
     colours = ListedColormap([colour for colour, _ in STATES.values()])
     named = num_cases <= _NAMED_CASES
     top, ticks, names = 0.0, [], []
-    for source, cases in states.items():
+    for data_set, cases in states.items():
         codes = np.array([[order.index(state) for state in row] for row in cases.values()])
         bottom = top + len(cases)
-        extent = (0.0, float(len(organs)), bottom, top)
+        extent = (0.0, float(len(structures)), bottom, top)
         axes.imshow(
             codes, cmap=colours, vmin=-0.5, vmax=len(order) - 0.5, extent=extent, aspect="auto",
             interpolation="none", zorder=1,
         )  # fmt: skip
         _hatch(axes, codes == order.index(_HATCHED), top)
         edges: dict[str, Any] = {"color": "white", "lw": 0.8 if named else 0.5, "zorder": 3}
-        axes.vlines(np.arange(1, len(organs)), top, bottom, **edges)
+        axes.vlines(np.arange(1, len(structures)), top, bottom, **edges)
         if named:
-            axes.hlines(np.arange(top + 1, bottom), 0, len(organs), **edges)
+            axes.hlines(np.arange(top + 1, bottom), 0, len(structures), **edges)
             ticks += [top + row + 0.5 for row in range(len(cases))]
             names += [case[:_LONGEST_NAME] for case in cases]
-        axes.add_patch(_frame(top, bottom, len(organs)))
-        label = f"{source} ({len(cases)})"
+        axes.add_patch(_frame(top, bottom, len(structures)))
+        label = f"{data_set} ({len(cases)})"
         axes.text(
-            len(organs) + 0.25, (top + bottom) / 2, label, va="center", ha="left", color=_INK, clip_on=False
+            len(structures) + 0.25,
+            (top + bottom) / 2,
+            label,
+            va="center",
+            ha="left",
+            color=_INK,
+            clip_on=False,
         )
         top = bottom + _gap(num_cases)
-    axes.set(xlim=(0, len(organs)), ylim=(top - _gap(num_cases), 0))
+    axes.set(xlim=(0, len(structures)), ylim=(top - _gap(num_cases), 0))
     axes.set_yticks(ticks, names)
-    upright = len(organs) > 4 or max(map(len, organs)) > 6
-    axes.set_xticks(np.arange(len(organs)) + 0.5, organs, rotation=90 if upright else 0)
+    upright = len(structures) > 4 or max(map(len, structures)) > 6
+    axes.set_xticks(np.arange(len(structures)) + 0.5, structures, rotation=90 if upright else 0)
     axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False, colors=_INK)
     axes.spines[:].set_visible(False)
 

@@ -1,4 +1,4 @@
-"""Drawings for a report, as SVG: learning curves, and which organs are annotated in which data set.
+"""Drawings for a report, as SVG: learning curves, and which structures are annotated in which data set.
 
 Each is drawn on a `Figure` of its own, without pyplot, so nothing stays alive.
 """
@@ -187,31 +187,35 @@ def _thinned(steps: Array, values: Array, points: int = 300) -> tuple[Array, Arr
 
 
 def coverage_picture(annotated: Mapping[str, Mapping[str, int]], cases: Mapping[str, int]) -> Picture:
-    """Which organ is annotated where: source -> organ -> number of annotated cases, of `cases` per source."""
-    sources = list(cases)
-    organs = list(dict.fromkeys(organ for source in sources for organ in annotated.get(source, {})))
-    size = (1.7 + 1.2 * len(sources), 0.5 + 0.27 * len(organs))
+    """What is annotated where: data set -> structure -> number of annotated cases, of `cases` per data set."""
+    data_sets = list(cases)
+    structures = list(
+        dict.fromkeys(structure for data_set in data_sets for structure in annotated.get(data_set, {}))
+    )
+    size = (1.7 + 1.2 * len(data_sets), 0.5 + 0.27 * len(structures))
     with svg_panels(size) as (figure, (axes,)):
-        for (column, source), (row, organ) in ((c, r) for c in enumerate(sources) for r in enumerate(organs)):
-            count = annotated.get(source, {}).get(organ, 0)
-            shade = 0.4 * count / max(cases[source], 1)
+        for (column, data_set), (row, structure) in (
+            (c, r) for c in enumerate(data_sets) for r in enumerate(structures)
+        ):
+            count = annotated.get(data_set, {}).get(structure, 0)
+            shade = 0.4 * count / max(cases[data_set], 1)
             axes.add_patch(
                 Rectangle((column + 0.03, row + 0.06), 0.94, 0.88, fc=COLOURS[0], alpha=shade, lw=0)
             )
             axes.text(column + 0.5, row + 0.5, str(count) if count else "–", ha="center", va="center")
         headings = [
-            f"{textwrap.fill(source, 14)}\n{cases[source]} case{'' if cases[source] == 1 else 's'}"
-            for source in sources
+            f"{textwrap.fill(data_set, 14)}\n{cases[data_set]} case{'' if cases[data_set] == 1 else 's'}"
+            for data_set in data_sets
         ]
-        axes.set_xticks(np.arange(len(sources)) + 0.5, headings)
-        axes.set_yticks(np.arange(len(organs)) + 0.5, organs)
-        axes.set(xlim=(0, len(sources)), ylim=(len(organs), 0))
+        axes.set_xticks(np.arange(len(data_sets)) + 0.5, headings)
+        axes.set_yticks(np.arange(len(structures)) + 0.5, structures)
+        axes.set(xlim=(0, len(data_sets)), ylim=(len(structures), 0))
         axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
         axes.spines[:].set_visible(False)
         data = finished_svg(figure)
     parts = [
-        f"{source}: {', '.join(f'{organ} {count}' for organ, count in annotated.get(source, {}).items())}"
-        for source in sources
+        f"{data_set}: {', '.join(f'{structure} {count}' for structure, count in annotated.get(data_set, {}).items())}"
+        for data_set in data_sets
     ]
     caption = "Number of cases in which a structure is annotated"
     return Picture(data, "svg", f"{caption}. {'; '.join(parts)}.", caption)

@@ -136,7 +136,7 @@ def measure(name: str, units: Mapping[str, str] | None = None) -> Measure:
     if known.unit != "%":
         return replace(known, unit=" / ".join(sorted(different))) if different else known
     if len(different) > 1:
-        listed = ", ".join(f"{organ} {unit}" for organ, unit in (units or {}).items())
+        listed = ", ".join(f"{structure} {unit}" for structure, unit in (units or {}).items())
         return replace(known, definition=f"{known.definition}: {listed}")
     return replace(known, title=" ".join([known.title, *different]).rstrip())
 

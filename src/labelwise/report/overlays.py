@@ -56,12 +56,12 @@ _PLACES = ((0.05, 0.5), (0.95, 0.5), (0.5, 0.93), (0.5, 0.07))
 
 @dataclass(frozen=True)
 class CasePicture:
-    """The overlays of one case, with its Dice per organ (0..1, NaN = undefined)."""
+    """The overlays of one case, with its Dice per structure (0..1, NaN = undefined)."""
 
     case: str
     picture: Picture
     dice: Mapping[str, float] = field(default_factory=dict)
-    colours: Mapping[str, str] = field(default_factory=dict)  # organ -> "#rrggbb"
+    colours: Mapping[str, str] = field(default_factory=dict)  # structure -> "#rrggbb"
     run: str = ""
 
     @property
@@ -70,16 +70,16 @@ class CasePicture:
         return float(defined_mean(np.array([*self.dice.values()], dtype=float), axis=0))
 
 
-def organ_colours(organs: Sequence[str]) -> dict[str, str]:
-    """The colour of each organ, by class index: that of 3D Slicer, or a tint of it where another organ has it."""
-    named = dict(enumerate(organs, start=1))
+def structure_colours(structures: Sequence[str]) -> dict[str, str]:
+    """The colour of each structure, by class index: that of 3D Slicer, or a tint of it where another one has it."""
+    named = dict(enumerate(structures, start=1))
     return {
         named[value]: "#" + bytes(colour).hex() for value, colour in colours_of(named, apart=True).items()
     }
 
 
 def choose_slice(reference: Array, *predictions: Array, axis: int = 2) -> int:
-    """Index along an axis of the slice with the most wrong voxels; if none is wrong, with the most organ voxels.
+    """Index along an axis of the slice with the most wrong voxels; if none is wrong, with the most structure voxels.
 
     The wrong voxels of all predictions are added up, so that all are shown where they err.
 
@@ -120,15 +120,15 @@ def case_picture(
     z: int | None = None,
     titles: tuple[str, str] = ("reference", "prediction"),
 ) -> CasePicture:
-    """Draw slices of one prediction in three planes, cut out around the organs.
+    """Draw slices of one prediction in three planes, cut out around the structures.
 
     Args
         image       (M, X, Y, Z); the first modality is shown
         reference   (X, Y, Z) class index or IGNORE
         prediction  (X, Y, Z) class index
-        dice        organ -> Dice of this case, 0..1 or NaN
+        dice        structure -> Dice of this case, 0..1 or NaN
         run         what the prediction is of
-        annotated   organs of which the reference knows; predictions of others are not drawn. None: all
+        annotated   structures of which the reference knows; predictions of others are not drawn. None: all
         window      lowest and highest grey value, such as CT_WINDOW; None fits the scan (0.5 and 99.5 %)
         oriented    False if the file (h5, say) does not tell the sides of the patient: none is written then
         z           which axial slice; None: that of `choose_slice`, as in the other planes
@@ -159,7 +159,7 @@ def case_pictures(
 
     Args
         predictions     run -> (X, Y, Z) class index
-        dice            run -> organ -> Dice of this case
+        dice            run -> structure -> Dice of this case
         The others are those of `case_picture`.
     """
     if image.shape != reference.shape:
@@ -170,16 +170,16 @@ def case_pictures(
             expected=reference.shape,
             code="grids-differ",
         )
-    shown = label_space.organs if annotated is None else tuple(annotated)
-    indices = [label_space.index(organ) for organ in shown]
+    shown = label_space.structures if annotated is None else tuple(annotated)
+    indices = [label_space.index(structure) for structure in shown]
     found = {run: only_classes(prediction, indices) for run, prediction in predictions.items()}
-    colours = organ_colours(label_space.organs)
+    colours = structure_colours(label_space.structures)
     grey = grey_values(image, window)
     slices = {plane.name: choose_slice(reference, *found.values(), axis=plane.through) for plane in _PLANES}
     if z is not None:
         slices["axial"] = z
-    organs = np.where(reference == IGNORE, 0, reference)
-    seen = np.logical_or.reduce([labels > 0 for labels in (organs, *found.values())])
+    structures = np.where(reference == IGNORE, 0, reference)
+    seen = np.logical_or.reduce([labels > 0 for labels in (structures, *found.values())])
     views = [_View.of(plane, slices[plane.name], seen, image.spacing_mm) for plane in _PLANES]
     place = ", ".join(
         f"{plane.name if oriented else 'XYZ'[plane.through]} slice {slices[plane.name] + 1} of "
@@ -189,9 +189,9 @@ def case_pictures(
     shades = list(colours.values())
     pictures = []
     for run, prediction in found.items():
-        data = _draw(grey, reference, organs, prediction, views, shades, oriented, titles)
+        data = _draw(grey, reference, structures, prediction, views, shades, oriented, titles)
         picture = Picture(data, "webp", _alt(case, run, place, dice[run]), place)
-        shown_colours = {organ: colours[organ] for organ in shown}
+        shown_colours = {structure: colours[structure] for structure in shown}
         pictures.append(CasePicture(case, picture, dict(dice[run]), shown_colours, run))
     return tuple(pictures)
 
@@ -218,7 +218,9 @@ def what_differs(reference: Array, prediction: Array) -> Array:
 
 
 def _alt(case: str, run: str, place: str, dice: Mapping[str, float]) -> str:
-    values = ", ".join(f"{organ} {100 * value:.1f} %" for organ, value in dice.items() if np.isfinite(value))
+    values = ", ".join(
+        f"{structure} {100 * value:.1f} %" for structure, value in dice.items() if np.isfinite(value)
+    )
     prediction = f"prediction of {run}" if run else "prediction"
     return f"Case {case}, {place}: reference, {prediction}, and what differs. Dice: {values or 'undefined'}."
 
@@ -226,7 +228,7 @@ def _alt(case: str, run: str, place: str, dice: Mapping[str, float]) -> str:
 def _draw(
     grey: Array,
     reference: Array,
-    organs: Array,
+    structures: Array,
     prediction: Array,
     views: Sequence[_View],
     colours: Sequence[str],
@@ -239,7 +241,7 @@ def _draw(
     for row in views:
         top -= row.height
         brightness, truth, known, found = (
-            row.cut(volume) for volume in (grey, reference, organs, prediction)
+            row.cut(volume) for volume in (grey, reference, structures, prediction)
         )
         columns = (
             (titles[0], known, colours),

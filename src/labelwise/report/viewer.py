@@ -13,7 +13,7 @@ import nibabel
 import numpy as np
 
 from labelwise.errors import ConfigError
-from labelwise.report.overlays import grey_values, organ_colours
+from labelwise.report.overlays import grey_values, structure_colours
 from labelwise.report.result import Structure
 from labelwise.types import IGNORE, Array, LabelSpace, Volume
 
@@ -63,8 +63,8 @@ def viewer_case(
         case,
         image,
         {"reference": reference, **predictions},
-        colours=organ_colours(label_space.organs),
-        annotated=tuple(organ for organ in label_space.organs if organ in known),
+        colours=structure_colours(label_space.structures),
+        annotated=tuple(structure for structure in label_space.structures if structure in known),
         window=window,
         share=share,
     )

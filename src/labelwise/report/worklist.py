@@ -23,7 +23,7 @@ class Entry:
 
     case: str
     doubt: str  # why it stands here, in words
-    states: Sequence[tuple[str, str]]  # organ, state and what is known of it
+    states: Sequence[tuple[str, str]]  # structure, state and what is known of it
     commands: Sequence[str]  # how to open it
     picture: CasePicture | None
 

@@ -93,7 +93,7 @@ def agreement_of(name: str, repetitions: Sequence[Folds]) -> DataSets | None:
 
 def _taught(manifest: Manifest) -> frozenset[str]:
     """The data sets whose drawings a training learns from."""
-    return frozenset(case.source for case in manifest.split("train") if case.annotated)
+    return frozenset(case.data_set for case in manifest.split("train") if case.annotated)
 
 
 def _readings(
@@ -103,16 +103,16 @@ def _readings(
 
     `ever` are the data sets that some run has learnt from: a run is named by those of them that it has not.
     """
-    source_of = {case.id: case.source for case in manifest.cases}
+    data_set_of = {case.id: case.data_set for case in manifest.cases}
     values = _values(folder)
-    if unknown := sorted({case for case, _ in values} - source_of.keys()):
+    if unknown := sorted({case for case, _ in values} - data_set_of.keys()):
         raise DataError(
             "the run was scored on a case that is not in the manifest it learnt from, so its data set is not known",
             case=unknown[0],
             file=folder,
             do="evaluate it on that manifest",
         )
-    unseen = {source_of[case] for case, _ in values} - taught
+    unseen = {data_set_of[case] for case, _ in values} - taught
     left_out = tuple(sorted(unseen & ever or unseen))
     patients = patients_of(folder)
     found, seen = [], 0
@@ -125,8 +125,8 @@ def _readings(
             continue
         predicted, drawn = metrics.get("prediction_volume", 0.0), metrics.get("reference_volume", 0.0)
         ratio = predicted / drawn if predicted > 0 and drawn > 0 else math.nan
-        source = source_of[case]
-        found.append(Reading(left_out, source, source in unseen, case, patient, structure, dice, ratio))
+        data_set = data_set_of[case]
+        found.append(Reading(left_out, data_set, data_set in unseen, case, patient, structure, dice, ratio))
     return found, seen
 
 

@@ -175,7 +175,7 @@ def calibrate(
         sum(sample.scores.shape[1] for sample in samples),
         before,
         after,
-        {name: check_class(*_columns(pairs[name])) for name in loaded.label_space.organs},
+        {name: check_class(*_columns(pairs[name])) for name in loaded.label_space.structures},
         habits,
     )
     write_calibration(folder, calibration)
@@ -197,11 +197,11 @@ def _habits(
     for done, case in enumerate(chosen, start=1):
         features = Features()
         with naming(case.id, case.images[0]), features.watch(model.predictor):
-            modality = model.modality(manifest.source_of(case).modality)
+            modality = model.modality(manifest.data_set_of(case).modality)
             model.scores_of(apply(read_case_image(case, manifest), model.plan, modality=modality))
         scans.append(features.vector())
         progress("training scans", done, len(chosen))
-    seen: dict[str, list[Sighting | None]] = {name: [] for name in model.label_space.organs}
+    seen: dict[str, list[Sighting | None]] = {name: [] for name in model.label_space.structures}
     annotated = [case for case in {case.id: case for case in (*training, *cases)}.values() if case.annotated]
     for done, case in enumerate(annotated, start=1):
         with naming(case.id, case.labels):
@@ -226,7 +226,9 @@ def _habits(
 def _known(case: Case, manifest: Manifest, model: Model) -> Array:
     """(C,) bool: the classes of the model that a case annotates; the background only with all others."""
     annotated = {
-        name for name in model.label_space.organs if class_of(name, manifest.label_space) in case.annotated
+        name
+        for name in model.label_space.structures
+        if class_of(name, manifest.label_space) in case.annotated
     }
     return model.label_space.annotated(annotated).numpy()
 
@@ -236,12 +238,12 @@ def _prepared(case: Case, manifest: Manifest, model: Model) -> tuple[Prepared, A
     with naming(case.id, case.images[0]):
         image, labels = read_case_image(case, manifest), read_case_labels(case, manifest)
         check_same_grid(case, image, labels)
-        modality = model.modality(manifest.source_of(case).modality)
+        modality = model.modality(manifest.data_set_of(case).modality)
         prepared = apply(image, model.plan, modality=modality, labels=labels)
     assert prepared.labels is not None
     table = np.full(IGNORE + 1, 0, np.uint8)
     table[IGNORE] = IGNORE
-    for name in model.label_space.organs:
+    for name in model.label_space.structures:
         if (found := class_of(name, manifest.label_space)) is not None:
             table[manifest.label_space.index(found)] = model.label_space.index(name)
     return prepared, table[prepared.labels.data]

@@ -72,10 +72,12 @@ class CheckReport:
         write_json(folder / FILES[0], self.facts())
         write_text(folder / FILES[1], self.matrix.csv())
         states = {
-            source: {case.case: [case.state(organ) for organ in self.matrix.organs] for case in cases}
-            for source, cases in self.matrix.by_source().items()
+            data_set: {
+                case.case: [case.state(structure) for structure in self.matrix.structures] for case in cases
+            }
+            for data_set, cases in self.matrix.by_data_set().items()
         }
-        for kind, picture in coverage_matrix(self.matrix.organs, states).items():
+        for kind, picture in coverage_matrix(self.matrix.structures, states).items():
             with atomic_path(folder / f"coverage.{kind}") as temporary:
                 temporary.write_bytes(picture)
 

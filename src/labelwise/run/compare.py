@@ -113,7 +113,7 @@ def _of_its_data_set(folder: Path, scores: list[Score]) -> list[Score]:
     left_out = None if data is None else data_set_of_fold(data)
     if data is None or left_out is None:
         return scores
-    cases = {case.id for case in read_manifest(data).cases if case.source == left_out}
+    cases = {case.id for case in read_manifest(data).cases if case.data_set == left_out}
     return [score for score in scores if score.case in cases]
 
 

@@ -111,8 +111,8 @@ def convert(
     voxel has none, which the result says.
 
     Arguments
-        labels      NIfTI, NRRD or MetaImage, DICOM-SEG, RTSTRUCT, a folder with one mask for each organ, or a folder
-                    of label files, such as predictions, which are converted one by one
+        labels      NIfTI, NRRD or MetaImage, DICOM-SEG, RTSTRUCT, a folder with one mask for each structure, or a
+                    folder of label files, such as predictions, which are converted one by one
         output      the file, or a folder for ``NAME`` with the ending of the format; of STL a folder that gets a file
                     for each structure, or a file if there is one only
         like        the scan that the labels belong to: needed to read and to write DICOM. Of a folder of label files
@@ -232,7 +232,7 @@ def _report(source: Path, names: Mapping[int, str], tally: Tally) -> None:
 def label_files(
     source: Path, classes: Mapping[str, int] | None = None, like: Path | str | None = None
 ) -> list[Path]:
-    """The label files in a folder, if each is one of a scan; none for a file, and for masks of organs of one scan.
+    """The label files in a folder, if each is one of a scan; none for a file, and for masks of structures of one scan.
 
     Files whose values `classes` names are label maps: masks are named by their files. `like` is the scan of all, or the
     folder of their scans.
@@ -280,7 +280,7 @@ def _is_a_scan(path: Path) -> bool:
 
 
 def _is_of_a_scan(file: Path) -> bool:
-    """Whether a label file says by itself what its values mean, which masks of single organs do not."""
+    """Whether a label file says by itself what its values mean, which masks of single structures do not."""
     if not suffix(file):
         return is_dicom(file)
     return bool(value_names(file) or segment_names(file))

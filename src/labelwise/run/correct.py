@@ -22,7 +22,7 @@ from labelwise.cohort.review import (
     class_of,
     corrected,
     read_drawn,
-    reviewed_source,
+    reviewed_data_set,
     shown,
     write_reviewed,
 )
@@ -43,8 +43,8 @@ class CorrectionResult:
     """What came back, and what became of it."""
 
     folder: Path
-    states: Mapping[str, Mapping[str, str]]  # case -> organ -> its new state
-    changed: Mapping[str, Mapping[str, int]]  # case -> organ -> voxels that differ from what was shown
+    states: Mapping[str, Mapping[str, str]]  # case -> structure -> its new state
+    changed: Mapping[str, Mapping[str, int]]  # case -> structure -> voxels that differ from what was shown
     unchanged: tuple[str, ...]  # cases whose files say what was known
 
     def to_text(self) -> str:
@@ -52,8 +52,8 @@ class CorrectionResult:
         lines = [
             f"{case}: "
             + ", ".join(
-                f"{organ} {state} ({self.changed[case].get(organ, 0):,} voxels)"
-                for organ, state in states.items()
+                f"{structure} {state} ({self.changed[case].get(structure, 0):,} voxels)"
+                for structure, state in states.items()
             )
             for case, states in self.states.items()
         ]
@@ -77,8 +77,8 @@ class _Judged:
 
     case: Case
     file: Path
-    states: Mapping[str, str]  # organ -> its new state; empty: nothing changes
-    changed: Mapping[str, int]  # organ -> voxels
+    states: Mapping[str, str]  # structure -> its new state; empty: nothing changes
+    changed: Mapping[str, int]  # structure -> voxels
 
 
 def correct(
@@ -143,19 +143,19 @@ def _by_value(classes: Mapping[str, int], manifest: Manifest) -> dict[int, str]:
 
 
 def _verified(verified: Iterable[str], manifest: Manifest) -> frozenset[str]:
-    organs = set()
+    structures = set()
     for name in verified:
-        found = manifest.label_space.organs if name == ALL else (class_of(name, manifest.label_space),)
+        found = manifest.label_space.structures if name == ALL else (class_of(name, manifest.label_space),)
         if None in found:
             raise _unknown(name, "--verified", manifest)
-        organs |= {organ for organ in found if organ}
-    return frozenset(organs)
+        structures |= {structure for structure in found if structure}
+    return frozenset(structures)
 
 
 def _unknown(name: str, option: str, manifest: Manifest) -> ConfigError:
-    organs = manifest.label_space.organs
+    structures = manifest.label_space.structures
     return ConfigError(
-        f"{option}: unknown class '{name}'{did_you_mean(name, organs)}", expected=", ".join(organs)
+        f"{option}: unknown class '{name}'{did_you_mean(name, structures)}", expected=", ".join(structures)
     )
 
 
@@ -257,17 +257,17 @@ def _judged(
     drawn = read_drawn(file, case, manifest, classes)
     before = shown(case, manifest)
     changed = {
-        organ: count
-        for organ, count in changes(
-            before.data, drawn.labels, sorted(drawn.organs), manifest.label_space
+        structure: count
+        for structure, count in changes(
+            before.data, drawn.labels, sorted(drawn.structures), manifest.label_space
         ).items()
         if count
     }
-    right = verified & drawn.organs
+    right = verified & drawn.structures
     states = {
-        organ: VERIFIED if organ in right else CORRECTED
-        for organ in manifest.label_space.organs
-        if organ in changed or (organ in right and case.states.get(organ) != VERIFIED)
+        structure: VERIFIED if structure in right else CORRECTED
+        for structure in manifest.label_space.structures
+        if structure in changed or (structure in right and case.states.get(structure) != VERIFIED)
     }
     if states:  # refuses what covers other structures
         corrected(case, manifest, drawn, set(states))
@@ -279,22 +279,22 @@ def _take(manifest: Manifest, folder: Path, news: Sequence[_Judged], classes: Ma
     target = _next_folder(folder / CORRECTIONS)
     cases: dict[str, Case] = {}
     events = []
-    sources = dict(manifest.sources)
+    data_sets = dict(manifest.data_sets)
     with atomic_path(target) as temporary:
         temporary.mkdir()
         for each in news:
-            source = reviewed_source(manifest, each.case)
-            sources[source.name] = source
+            data_set = reviewed_data_set(manifest, each.case)
+            data_sets[data_set.name] = data_set
             drawn = read_drawn(each.file, each.case, manifest, classes)
             labels = corrected(each.case, manifest, drawn, set(each.states))
             name = f"{each.case.id}.nii.gz"
-            write_reviewed(temporary / name, labels, each.case, source, manifest.label_space)
+            write_reviewed(temporary / name, labels, each.case, data_set, manifest.label_space)
             wider = drawn_beyond(drawn.labels, each.case, set(each.states), manifest.label_space)
-            cases[each.case.id] = _with_states(each, target / name, source.name, wider)
+            cases[each.case.id] = _with_states(each, target / name, data_set.name, wider)
             events.append(_event(each, drawn, target / name, folder, manifest))
     append_history(folder, events)
     changed = replace(
-        manifest, sources=sources, cases=tuple(cases.get(case.id, case) for case in manifest.cases)
+        manifest, data_sets=data_sets, cases=tuple(cases.get(case.id, case) for case in manifest.cases)
     )
     write_manifest(changed, folder)
 
@@ -304,18 +304,18 @@ def _next_folder(root: Path) -> Path:
     return root / f"{max(numbers, default=0) + 1:04d}"
 
 
-def _with_states(judged: _Judged, labels: Path, source: str, wider: frozenset[str]) -> Case:
+def _with_states(judged: _Judged, labels: Path, data_set: str, wider: frozenset[str]) -> Case:
     """The case with what was judged; the `wider` classes are known all over the scan now."""
-    case, organs = judged.case, frozenset(judged.states)
-    verified = frozenset(organ for organ in organs if judged.states[organ] == VERIFIED)
+    case, structures = judged.case, frozenset(judged.states)
+    verified = frozenset(structure for structure in structures if judged.states[structure] == VERIFIED)
     return replace(
         case,
         labels=labels,
-        source=source,
-        annotated=case.annotated | organs,
-        parts=tuple(replace(part, organs=part.organs - wider) for part in case.parts),
-        corrected=(case.corrected - organs) | (organs - verified),
-        verified=(case.verified - organs) | verified,
+        data_set=data_set,
+        annotated=case.annotated | structures,
+        parts=tuple(replace(part, structures=part.structures - wider) for part in case.parts),
+        corrected=(case.corrected - structures) | (structures - verified),
+        verified=(case.verified - structures) | verified,
     )
 
 
@@ -327,14 +327,14 @@ def _event(judged: _Judged, drawn: Drawn, labels: Path, folder: Path, manifest: 
     return {
         "event": "corrected",
         "case": case.id,
-        "organs": {
-            organ: {
+        "structures": {
+            structure: {
                 "state": state,
-                "before": before.get(organ),
-                "changed": judged.changed.get(organ, 0),
-                "voxels": int(voxels[manifest.label_space.index(organ)]),
+                "before": before.get(structure),
+                "changed": judged.changed.get(structure, 0),
+                "voxels": int(voxels[manifest.label_space.index(structure)]),
             }
-            for organ, state in judged.states.items()
+            for structure, state in judged.states.items()
         },
         "labels": labels.relative_to(folder).as_posix(),
         "before": _relative(case.labels, folder),

@@ -191,12 +191,12 @@ def _budget(
     """Masks are the mean over the trainings: folds learn from different patients."""
     trains = [manifest.split("train") for manifest in manifests]
     masks = {
-        organ: float(np.mean([sum(organ in case.annotated for case in train) for train in trains]))
-        for organ in structures
+        structure: float(np.mean([sum(structure in case.annotated for case in train) for train in trains]))
+        for structure in structures
     }
     dice: Array = np.full((len(lists), len(cases), len(structures)), np.nan)
     places = {case: number for number, case in enumerate(cases)}
-    columns = {organ: number for number, organ in enumerate(structures)}
+    columns = {structure: number for number, structure in enumerate(structures)}
     for repetition, scores in enumerate(lists):
         for score in scores:
             if score.metric == "dice" and score.class_name in columns:

@@ -33,7 +33,7 @@ SETTINGS: dict[str, Any] = {
     "net": {"name": "residual_unet", "settings": {"width": 8, "blocks": [1, 1, 2, 2]}},
     "sampling.patch_size": [48, 48, 32],
     "sampling.labelled_cases": 2,
-    "sampling.incomplete_cases": 1,
+    "sampling.unlabelled_cases": 1,
     "augment.preset": "default",
     "train.optimizer.name": "adamw",
     "train.optimizer.rate": 4e-3,
@@ -64,7 +64,7 @@ def demo(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> DemoResult:
-    """Make a cohort of four sites that each annotate one organ, train three methods on it, and compare them.
+    """Make a cohort of four sites that each annotate one structure, train three methods on it, and compare them.
 
     Repeating the call continues where it was interrupted. Test scans are annotated completely and take no part
     in the training.
@@ -83,7 +83,7 @@ def demo(
             raise LabelwiseError("a scan of the demo could not be segmented:\n" + predicted.to_text())
         evaluate(run, data, progress=progress)
     page = report(
-        runs, folder / "report.html", title="Four sites, one organ each",
+        runs, folder / "report.html", title="Four sites, one structure each",
     )  # fmt: skip
     return DemoResult(compare(runs), page)
 

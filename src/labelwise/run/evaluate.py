@@ -85,7 +85,7 @@ def evaluate(
     """Compare label files with references, per case and class; classes that are not annotated do not count.
 
     Classes are joined by name: a model may have learnt them in another order, or more of them. Label files that do
-    not name their values (of other programs) are read by `classes`, else by the value table of the manifest's sources.
+    not name their values (of other programs) are read by `classes`, else by the manifest's value tables.
 
     Every score says in which split its case is, and whether the model was trained on its patient or chosen by him.
 
@@ -193,7 +193,7 @@ def _score(
         assert manifest is not None
         case = next(case for case in manifest.cases if case.id == pair.case)
         reference = read_case_labels(replace(case, parts=()), manifest)
-        known = [(tuple(organs), part) for organs, part in by_part(case)]
+        known = [(tuple(structures), part) for structures, part in by_part(case)]
         for confined in case.parts:
             require_within(case, confined, reference.shape)
     grid = Geometry(reference.shape, reference.affine)

@@ -59,7 +59,8 @@ def export(
         output      the folder for data sets, which nnU-Net calls nnUNet_raw
         number      of the data set, 1 to 999
         name        of the data set; default: that of the folder of the manifest
-        unknown     what becomes of voxels that are 0 in cases in which an organ is not annotated: ignore or background
+        unknown     what becomes of voxels that are 0 in cases in which a structure is not annotated: ignore or
+                    background
         overwrite   replace a data set of the same name
 
     Errors

@@ -183,7 +183,7 @@ def _step_seconds(method: Method, config: RunConfig, cohort: Cohort, fabric: Fab
             raise ResourceError(
                 "the memory of the device is too small for a step of this training",
                 found=str(error).partition("\n")[0],
-                do="set a smaller sampling.patch_size, or fewer sampling.labelled_cases and incomplete_cases",
+                do="set a smaller sampling.patch_size, or fewer sampling.labelled_cases and unlabelled_cases",
             ) from error
         except (_EnoughError, TrainingError):
             pass
@@ -202,9 +202,9 @@ def _batches(
 ) -> Iterator[Batch]:
     """Endless batches like those of the training, without reading a scan; notes how long each took."""
     sampling, space = config.sampling, cohort.label_space
-    incomplete = sampling.incomplete_cases if "none" in method.card.learns_from else 0
-    count, dims = sampling.labelled_cases + incomplete, sampling.dims
-    known = space.organs if cohort.facts.complete else space.organs[:1]
+    unlabelled = sampling.unlabelled_cases if "none" in method.card.learns_from else 0
+    count, dims = sampling.labelled_cases + unlabelled, sampling.dims
+    known = space.structures if cohort.facts.complete else space.structures[:1]
     rows = [space.annotated(known if row < sampling.labelled_cases else ()) for row in range(count)]
     annotated = torch.stack(rows)
     on_host = tuple(tuple(row) for row in annotated.tolist())
@@ -238,16 +238,17 @@ def _batches(
 
 
 def _boxes(annotated: Tensor, size: tuple[int, ...]) -> Tensor:
-    """(B, *size) uint8: each annotated organ is a box in another place; IGNORE where nothing is annotated."""
+    """(B, *size) uint8: each annotated structure is a box in another place; IGNORE where nothing is annotated."""
     labels = torch.full((len(annotated), *size), IGNORE, dtype=torch.uint8)
     for case, row in zip(labels, annotated.tolist(), strict=True):
-        organs = [index for index, known in enumerate(row) if known and index]
-        if organs:
+        structures = [index for index, known in enumerate(row) if known and index]
+        if structures:
             case.zero_()
-        for place, index in enumerate(organs):
-            low = [length * place // len(organs) for length in size]
+        for place, index in enumerate(structures):
+            low = [length * place // len(structures) for length in size]
             high = [
-                max(a + 1, length * (place + 1) // len(organs)) for a, length in zip(low, size, strict=True)
+                max(a + 1, length * (place + 1) // len(structures))
+                for a, length in zip(low, size, strict=True)
             ]
             case[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = index
     return labels

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from labelwise.anatomy import canonical
+from labelwise.cohort.data_set import FILE_NAME as TABLE_NAME
+from labelwise.cohort.data_set import Others, not_commercial
 from labelwise.cohort.join import Sides, join
 from labelwise.cohort.manifest import MANIFEST_NAME, Manifest, write_new_manifest
-from labelwise.cohort.source import FILE_NAME as TABLE_NAME
-from labelwise.cohort.source import Others, not_commercial
-from labelwise.cohort.split import cut_groups, leave_source_out, split_cases
+from labelwise.cohort.split import cut_groups, leave_data_set_out, split_cases
 from labelwise.console import Progress, silent
 from labelwise.errors import ConfigError, did_you_mean, warn_about
 from labelwise.formats.layout import Overlap
@@ -28,14 +28,14 @@ __all__ = ["import_data"]
 
 
 def import_data(
-    sources: Mapping[str, Path | str] | Sequence[Path | str],
+    folders: Mapping[str, Path | str] | Sequence[Path | str],
     output: Path | str,
     *,
     importer: str | None = None,
     annotated: Mapping[str, Iterable[str]] | Iterable[str] | None = None,
     sides: Sides = None,
     find_duplicates: bool = False,
-    test_source: str | None = None,
+    test_data_set: str | None = None,
     validation: int | float = 0,
     test: int | float = 0,
     seed: int = 0,
@@ -52,16 +52,16 @@ def import_data(
     """Describe one or several folders of scans by a manifest; no scan is copied or changed.
 
     Arguments
-        sources         folders, or name -> folder; several are joined in one label space by what class names mean, a
+        folders           folders, or name -> folder; several are joined in one label space by what class names mean, a
                         single one keeps its names
         output          folder that receives manifest.csv and dataset.toml; another manifest there is not replaced
         importer        how the folders are laid out; found out from their contents if not given
-        annotated       organs that the labelled cases of a data set are annotated for (per data set, or for all);
+        annotated       structures that the labelled cases of a data set are annotated for (per data set, or for all);
                         default: all classes of the data set
         sides           join or split, where one data set has left and right in one class and another apart; or a
                         choice by joint class, {"kidneys": "join"}; see `labelwise.cohort.join`
         find_duplicates     read all images once, report scans that are there twice, and make one group of each
-        test_source     the data set that tests, while all others train
+        test_data_set     the data set that tests, while all others train
         validation, test    training patients to set aside: a number, or a fraction below 1
         others          background or ignore: what values of label files are that no class has; default: an error
         overlap         later or smaller: which structure counts where two of one file overlap
@@ -78,13 +78,13 @@ def import_data(
     Errors
         DataError, ConfigError      nothing is written if one data set cannot be imported
     """
-    named = _named(sources)
+    named = _named(folders)
     for option, given in (("--annotated", annotated), ("--licence", licence)):
         if isinstance(given, Mapping) and (unknown := set(given) - set(named)):
-            raise _unknown_source(option, sorted(unknown)[0], named)
-    if test_source is not None and test_source not in named:
-        raise _unknown_source("--test-data-set", test_source, named)
-    if test_source is not None and test:
+            raise _unknown_data_set(option, sorted(unknown)[0], named)
+    if test_data_set is not None and test_data_set not in named:
+        raise _unknown_data_set("--test-data-set", test_data_set, named)
+    if test_data_set is not None and test:
         raise ConfigError(
             "the test data set decides which cases test", do="leave out --test or --test-data-set"
         )
@@ -109,13 +109,15 @@ def import_data(
             "equal images form one group", [" = ".join(case.id for case in cases) for cases in duplicates]
         )
         manifest = duplicated.in_one_group(manifest, duplicates)
-    if test_source is not None:
-        manifest = leave_source_out(manifest, {name for part in parts[test_source] for name in part.sources})
+    if test_data_set is not None:
+        manifest = leave_data_set_out(
+            manifest, {name for part in parts[test_data_set] for name in part.data_sets}
+        )
     if validation or test:
         manifest = split_cases(manifest, validation=validation, test=test, seed=seed)
     cut = [f"{group}: {' and '.join(splits)}" for group, splits in cut_groups(manifest).items()]
     warn_about("groups with cases in several splits", cut)
-    warn_about("data sets whose terms forbid commercial use", not_commercial(manifest.sources.values()))
+    warn_about("data sets whose terms forbid commercial use", not_commercial(manifest.data_sets.values()))
     write_new_manifest(manifest, Path(output))
     return manifest
 
@@ -124,10 +126,10 @@ def _distinct(parts: Mapping[str, Sequence[Manifest]]) -> list[Manifest]:
     """The parts, none of which has the name of a data set that is in another one too."""
     owner: dict[str, str] = {}
     for name, found in parts.items():
-        for source in (source for part in found for source in part.sources):
-            if owner.setdefault(source, name) != name:
+        for data_set in (data_set for part in found for data_set in part.data_sets):
+            if owner.setdefault(data_set, name) != name:
                 raise ConfigError(
-                    f"the importer of '{owner[source]}' makes a data set of the name '{source}' too",
+                    f"the importer of '{owner[data_set]}' makes a data set of the name '{data_set}' too",
                     do=f"import '{name}' under another name",
                 )
     return [part for found in parts.values() for part in found]
@@ -149,23 +151,23 @@ def _is(path: Path, other: Path) -> bool:
     return path.exists() and path.samefile(other)
 
 
-def _unknown_source(option: str, name: str, named: Mapping[str, Path | str]) -> ConfigError:
+def _unknown_data_set(option: str, name: str, named: Mapping[str, Path | str]) -> ConfigError:
     return ConfigError(
         f"{option} names no data set '{name}'{did_you_mean(name, named)}",
         expected=", ".join(filter(None, named)) or "no name, because there is one data set without a name",
     )
 
 
-def _named(sources: Mapping[str, Path | str] | Sequence[Path | str]) -> Mapping[str, Path | str]:
+def _named(folders: Mapping[str, Path | str] | Sequence[Path | str]) -> Mapping[str, Path | str]:
     """Name -> folder; a single folder keeps the name that its importer gives it, written as ""."""
-    if not sources:
+    if not folders:
         raise ConfigError("nothing to import", do="name at least one folder")
-    if isinstance(sources, Mapping):
-        return sources
-    if len(sources) == 1:
-        return {"": sources[0]}
-    named = {Path(folder).resolve().name: folder for folder in sources}
-    if len(named) < len(sources):
+    if isinstance(folders, Mapping):
+        return folders
+    if len(folders) == 1:
+        return {"": folders[0]}
+    named = {Path(folder).resolve().name: folder for folder in folders}
+    if len(named) < len(folders):
         raise ConfigError(
             "two data sets have the same folder name", do="name them: first=FOLDER second=FOLDER"
         )
@@ -173,10 +175,14 @@ def _named(sources: Mapping[str, Path | str] | Sequence[Path | str]) -> Mapping[
 
 
 def _restricted(manifest: Manifest, annotated: Iterable[str]) -> Manifest:
-    """Labelled cases are believed only for these organs, which may have any spelling of their name."""
-    names = {canonical(name): name for name in manifest.label_space.organs}
-    names |= {name: name for name in manifest.label_space.organs}
-    organs = frozenset(names.get(organ, names.get(canonical(organ), organ)) for organ in annotated)
-    for organ in organs:
-        manifest.label_space.index(organ)
-    return manifest.replace_cases(replace(case, annotated=case.annotated & organs) for case in manifest.cases)
+    """Labelled cases are believed only for these structures, which may have any spelling of their name."""
+    names = {canonical(name): name for name in manifest.label_space.structures}
+    names |= {name: name for name in manifest.label_space.structures}
+    structures = frozenset(
+        names.get(structure, names.get(canonical(structure), structure)) for structure in annotated
+    )
+    for structure in structures:
+        manifest.label_space.index(structure)
+    return manifest.replace_cases(
+        replace(case, annotated=case.annotated & structures) for case in manifest.cases
+    )

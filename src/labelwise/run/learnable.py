@@ -8,9 +8,9 @@ from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from labelwise.cohort.data_set import DataSet
 from labelwise.cohort.manifest import Manifest
-from labelwise.cohort.review import learnt, reviewed_source, write_reviewed
-from labelwise.cohort.source import Source
+from labelwise.cohort.review import learnt, reviewed_data_set, write_reviewed
 from labelwise.formats import hash_file
 from labelwise.types import PREDICTED, Case
 
@@ -25,36 +25,41 @@ def learnable(manifest: Manifest, states: Collection[str], folder: Path) -> Mani
     Errors
         DataError   a proposal is missing or damaged
     """
-    sources: dict[str, Source] = dict(manifest.sources)
+    data_sets: dict[str, DataSet] = dict(manifest.data_sets)
     cases = []
     for case in manifest.cases:
         if case.split == "train":
-            known = frozenset(organ for organ in case.annotated if case.states[organ] in states)
+            known = frozenset(structure for structure in case.annotated if case.states[structure] in states)
             predicted = (
-                {organ for each in case.proposals for organ in each.organs} if PREDICTED in states else set()
+                {structure for each in case.proposals for structure in each.structures}
+                if PREDICTED in states
+                else set()
             )
             if predicted:
-                source = reviewed_source(manifest, case)
-                sources[source.name] = source
-                file = _with_proposals(case, manifest, source, folder)
-                case = replace(case, labels=file, source=source.name)
+                data_set = reviewed_data_set(manifest, case)
+                data_sets[data_set.name] = data_set
+                file = _with_proposals(case, manifest, data_set, folder)
+                case = replace(case, labels=file, data_set=data_set.name)
             case = replace(case, annotated=known | predicted)
         cases.append(case)
-    return replace(manifest, sources=sources, cases=tuple(cases))
+    return replace(manifest, data_sets=data_sets, cases=tuple(cases))
 
 
-def _with_proposals(case: Case, manifest: Manifest, source: Source, folder: Path) -> Path:
+def _with_proposals(case: Case, manifest: Manifest, data_set: DataSet, folder: Path) -> Path:
     """The label file of what people drew and models propose, named by all that decides about it."""
     decisive = {
         "images": [str(path) for path in case.images],
         "labels": hash_file(case.labels) if case.labels else None,
-        "read": [asdict(manifest.source_of(case).layout), sorted(manifest.source_of(case).values.items())],
+        "read": [
+            asdict(manifest.data_set_of(case).layout),
+            sorted(manifest.data_set_of(case).values.items()),
+        ],
         "annotated": sorted(case.annotated),
-        "proposals": [(hash_file(each.file), sorted(each.organs)) for each in case.proposals],
-        "values": sorted(source.values.items()),
+        "proposals": [(hash_file(each.file), sorted(each.structures)) for each in case.proposals],
+        "values": sorted(data_set.values.items()),
     }
     name = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:32]
     file = folder / f"{name}.nii.gz"
     if not file.exists():
-        write_reviewed(file, learnt(case, manifest), case, source, manifest.label_space)
+        write_reviewed(file, learnt(case, manifest), case, data_set, manifest.label_space)
     return file

@@ -1,4 +1,4 @@
-"""`measure`: volume, intensities, extent and place of every annotated organ, from label maps that exist."""
+"""`measure`: volume, intensities, extent and place of every annotated structure, from label maps that exist."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from labelwise.atomic import write_json, write_text
-from labelwise.cohort.manifest import Manifest, Source, absolute, manifest_file, read_manifest
-from labelwise.cohort.source import value_table
+from labelwise.cohort.data_set import value_table
+from labelwise.cohort.manifest import DataSet, Manifest, absolute, manifest_file, read_manifest
 from labelwise.console import Progress, silent
 from labelwise.documents import cells
 from labelwise.engine import run_jobs
@@ -28,7 +28,7 @@ __all__ = ["Measured", "measure"]
 FILES = ("measures.csv", "measures.json")
 COLUMNS = (
     "case",
-    "source",
+    "data_set",
     "class",
     "voxels",
     "volume_ml",
@@ -60,15 +60,15 @@ class Measured:
     def to_text(self) -> str:
         """One line for each class: cases, volume, intensity, and how many are cut by the border of the scan."""
         table = [["class", "cases", "absent", "volume ml (5, 50, 95 %)", "mean intensity", "at the border"]]
-        for organ in dict.fromkeys(row.organ for row in self.rows):
-            rows = [row for row in self.rows if row.organ == organ]
+        for structure in dict.fromkeys(row.structure for row in self.rows):
+            rows = [row for row in self.rows if row.structure == structure]
             present = [row for row in rows if row.voxels]
             found = [row.volume_ml for row in present if not row.part]
             volumes = np.percentile(found, (5, 50, 95)).tolist() if found else list[float]()
             means = [row.intensities.mean for row in present if row.intensities]
             table.append(
                 [
-                    organ,
+                    structure,
                     str(len(rows)),
                     str(len(rows) - len(present)),
                     ", ".join(f"{volume:.4g}" for volume in volumes),
@@ -117,7 +117,7 @@ def measure(
     engine: str = "local",
     progress: Progress = silent,
 ) -> Measured:
-    """Measure the annotated organs of every case.
+    """Measure the annotated structures of every case.
 
     Arguments
         data        a manifest; or a folder of label files, such as the predictions of a model
@@ -167,20 +167,20 @@ def _of_folder(folder: Path, classes: Mapping[str, int] | None, images: Path | s
     files = _files(folder)
     scans = _files(Path(images)) if images is not None else {}
     cases: list[Case] = []
-    sources: dict[str, Source] = {}
+    data_sets: dict[str, DataSet] = {}
     for name, file in files.items():
         values = value_table(classes) if classes else _named(file)
-        source = next((key for key, known in sources.items() if known.values == values), None)
-        if source is None:
-            source = absolute(folder).name + (f"_{len(sources)}" if sources else "")
-            sources[source] = Source(source, values, "ct")
+        data_set = next((key for key, known in data_sets.items() if known.values == values), None)
+        if data_set is None:
+            data_set = absolute(folder).name + (f"_{len(data_sets)}" if data_sets else "")
+            data_sets[data_set] = DataSet(data_set, values, "ct")
         scan = scans.get(name, scans.get(f"{name}_0000"))
         if images is not None and scan is None:
             raise DataError("there is no scan of this name", case=name, file=Path(images))
-        cases.append(Case(name, (scan or file,), file, sources[source].organs, source=source))
-    names = dict.fromkeys(name for source in sources.values() for name in source.values.values())
+        cases.append(Case(name, (scan or file,), file, data_sets[data_set].structures, data_set=data_set))
+    names = dict.fromkeys(name for data_set in data_sets.values() for name in data_set.values.values())
     space = LabelSpace((BACKGROUND, *(name for name in names if name not in (BACKGROUND, "ignore"))))
-    return Manifest(space, sources, tuple(cases))
+    return Manifest(space, data_sets, tuple(cases))
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -214,8 +214,8 @@ def _to_row(row: Measures) -> Sequence[object]:
     nothing = ("", "", "")
     return (
         row.case,
-        row.source,
-        row.organ,
+        row.data_set,
+        row.structure,
         row.voxels,
         _number(row.volume_ml),
         *(map(_number, row.intensities) if row.intensities else ("",) * 5),
@@ -235,7 +235,7 @@ def _number(value: float) -> str:
 def _to_json(row: Measures) -> dict[str, Any]:
     facts = asdict(row)
     intensities = row.intensities
-    facts["class"] = facts.pop("organ")
+    facts["class"] = facts.pop("structure")
     facts["intensities"] = None if intensities is None else intensities._asdict()
     facts["touches_border"] = bool(row.faces)
     return facts

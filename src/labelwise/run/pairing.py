@@ -30,9 +30,9 @@ class Labels:
     values: Mapping[int, str]  # label value -> class name
     layout: Layout = Layout()  # noqa: RUF009 - frozen
 
-    def knows(self, organ: str) -> bool:
+    def knows(self, structure: str) -> bool:
         """Whether a class of this name is among its own."""
-        return any(anatomy.same(name, organ) for name in self.values.values())
+        return any(anatomy.same(name, structure) for name in self.values.values())
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ def _in_manifest(
         prediction = _labels(found[case.id], classes, case.id) or Labels(
             found[case.id], _table(manifest, found[case.id], case.id)
         )
-        organs = tuple(sorted(case.annotated))
-        pairs.append(Pair(case.id, prediction, None, organs, case.images[0], case.group, case.split))
+        structures = tuple(sorted(case.annotated))
+        pairs.append(Pair(case.id, prediction, None, structures, case.images[0], case.group, case.split))
     for pair in pairs:
         _check_known(pair)
     return manifest, manifest.label_space, pairs
@@ -134,9 +134,9 @@ def _table(manifest: Manifest, file: Path, case: str) -> Mapping[int, str]:
         DataError   the tables of the data sets contradict each other
     """
     values: dict[int, str] = {}
-    for source in manifest.sources.values():
-        for value, name in source.values.items():
-            if values.setdefault(value, name) != name or source.layout.segments:
+    for data_set in manifest.data_sets.values():
+        for value, name in data_set.values.items():
+            if values.setdefault(value, name) != name or data_set.layout.segments:
                 raise DataError(
                     "what the values of this label file mean is not known",
                     case=case,
@@ -161,8 +161,10 @@ def _in_folder(
                 found="no names in its header, and no readable record beside it",
                 do=f"{_DO}; or give a manifest as reference",
             )
-        organs = tuple(name for name in dict.fromkeys(reference.values.values()) if name not in _NO_ORGANS)
-        pairs.append(Pair(case, prediction, reference, organs))
+        structures = tuple(
+            name for name in dict.fromkeys(reference.values.values()) if name not in _NO_STRUCTURES
+        )
+        pairs.append(Pair(case, prediction, reference, structures))
         _check_known(pairs[-1])
     names = dict.fromkeys(name for pair in pairs for name in pair.annotated)
     if not names:
@@ -170,7 +172,7 @@ def _in_folder(
     return None, LabelSpace((BACKGROUND, *names)), pairs
 
 
-_NO_ORGANS = (BACKGROUND, "ignore")
+_NO_STRUCTURES = (BACKGROUND, "ignore")
 
 
 def _labels(file: Path, classes: Mapping[int, str] | None, case: str) -> Labels | None:
@@ -193,7 +195,7 @@ def _labels(file: Path, classes: Mapping[int, str] | None, case: str) -> Labels 
 
 
 def _check_known(pair: Pair) -> None:
-    if unknown := [organ for organ in pair.annotated if not pair.prediction.knows(organ)]:
+    if unknown := [structure for structure in pair.annotated if not pair.prediction.knows(structure)]:
         raise DataError(
             f"the model of this prediction does not know {', '.join(unknown)}",
             case=pair.case,

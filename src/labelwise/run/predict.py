@@ -249,9 +249,14 @@ def _scans(
     if manifest is None:
         return find_scans(path, modality=model.modality(modality), channels=model.channels, results=results)
     check_channels(manifest.cases, model.channels)
-    sources = manifest.sources
+    data_sets = manifest.data_sets
     return [
-        Scan(case.id, case.images, modality or sources[case.source].modality, sources[case.source].layout)
+        Scan(
+            case.id,
+            case.images,
+            modality or data_sets[case.data_set].modality,
+            data_sets[case.data_set].layout,
+        )
         for case in manifest.cases
     ]
 

@@ -48,7 +48,7 @@ def read_data(config: RunConfig) -> Manifest:
             "no data named", do="name the folder of a manifest: --data FOLDER, or data = ... in the recipe"
         )
     manifest = read_manifest(config.data)
-    if not manifest.label_space.organs:
+    if not manifest.label_space.structures:
         raise DataError(
             "nothing can be learnt from this data set alone: it names no structure, and nothing in it is labelled",
             file=config.data,

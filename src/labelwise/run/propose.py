@@ -43,7 +43,7 @@ class _Wanted:
     """A case, and what the model may propose for it."""
 
     case: Case
-    organs: frozenset[str]
+    structures: frozenset[str]
 
 
 def propose(
@@ -88,8 +88,8 @@ def propose(
             Scan(
                 each.case.id,
                 each.case.images,
-                loaded.modality(modality or manifest.source_of(each.case).modality),
-                manifest.source_of(each.case).layout,
+                loaded.modality(modality or manifest.data_set_of(each.case).modality),
+                manifest.data_set_of(each.case).layout,
             )
             for each in wanted
         ]
@@ -117,14 +117,14 @@ def _wanted(manifest: Manifest, file: Path, split: str, model: Model) -> list[_W
     if not cases:
         raise no_case_in(split, manifest, file)
     check_channels(cases, model.channels)
-    classes = {name: class_of(name, manifest.label_space) for name in model.label_space.organs}
+    classes = {name: class_of(name, manifest.label_space) for name in model.label_space.structures}
     known = frozenset(filter(None, classes.values()))
     if not known:
         raise DataError(
             "the model knows no class of the manifest",
             file=file,
-            found=", ".join(model.label_space.organs),
-            expected=", ".join(manifest.label_space.organs),
+            found=", ".join(model.label_space.structures),
+            expected=", ".join(manifest.label_space.structures),
         )
     if strange := [name for name, found in classes.items() if found is None]:
         logger.info("classes that the manifest does not know are left out: %s", ", ".join(strange))
@@ -157,9 +157,9 @@ def _enter(
     for each in wanted:
         if each.case.id not in written:
             continue
-        proposal = Proposal(written[each.case.id].absolute(), model, each.organs)
-        older = [replace(old, organs=old.organs - each.organs) for old in each.case.proposals]
-        case = replace(each.case, proposals=(*(old for old in older if old.organs), proposal))
+        proposal = Proposal(written[each.case.id].absolute(), model, each.structures)
+        older = [replace(old, structures=old.structures - each.structures) for old in each.case.proposals]
+        case = replace(each.case, proposals=(*(old for old in older if old.structures), proposal))
         if set(case.proposals) == set(each.case.proposals):
             continue
         changed[case.id] = case
@@ -169,9 +169,9 @@ def _enter(
                 "event": "predicted",
                 "case": case.id,
                 "model": model,
-                "organs": {
-                    organ: {"state": "predicted", "before": before.get(organ)}
-                    for organ in sorted(each.organs)
+                "structures": {
+                    structure: {"state": "predicted", "before": before.get(structure)}
+                    for structure in sorted(each.structures)
                 },
                 "labels": proposal.file.relative_to(folder.absolute()).as_posix(),
             }

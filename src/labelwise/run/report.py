@@ -128,7 +128,7 @@ def _coverage(settings: Mapping[str, Mapping[str, Any]]) -> Picture | None:
         return None
     rows = [row for row in coverage(manifest, "train").rows if row.cases]
     return coverage_picture(
-        {row.source: row.annotated for row in rows}, {row.source: row.cases for row in rows}
+        {row.data_set: row.annotated for row in rows}, {row.data_set: row.cases for row in rows}
     )
 
 
@@ -252,4 +252,4 @@ class Cases:
 
 
 def _window(case: Case, manifest: Manifest) -> tuple[float, float] | None:
-    return CT_WINDOW if manifest.source_of(case).modality == "ct" else None
+    return CT_WINDOW if manifest.data_set_of(case).modality == "ct" else None

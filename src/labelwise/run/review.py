@@ -24,14 +24,25 @@ from labelwise.evaluate.scores import read_scores
 from labelwise.formats import LABEL_FORMATS, Layout, is_dicom, suffix, write_image, write_labels
 from labelwise.formats.stored import tells_sides
 from labelwise.infer.record import said_of
-from labelwise.report.overlays import CT_WINDOW, CasePicture, case_picture, organ_colours
+from labelwise.report.overlays import CT_WINDOW, CasePicture, case_picture, structure_colours
 from labelwise.report.worklist import Entry, write_worklist
 from labelwise.types import IGNORE, PREDICTED, Array, Case, LabelSpace, Volume
 
 __all__ = ["ReviewResult", "review"]
 
 LABELS, IMAGES, TABLE, PAGE, LEGEND = "labels", "images", "worklist.csv", "index.html", "itksnap_labels.txt"
-COLUMNS = ("rank", "case", "split", "organ", "expected_dice", "dice", "states", "image", "labels", "flags")
+COLUMNS = (
+    "rank",
+    "case",
+    "split",
+    "structure",
+    "expected_dice",
+    "dice",
+    "states",
+    "image",
+    "labels",
+    "flags",
+)
 _VIEWED = (".nii.gz", ".nii", ".nrrd", ".mha")  # what the programs open as it is
 
 
@@ -59,15 +70,15 @@ class _Row:
     """A case, and the class that puts it where it stands."""
 
     case: Case
-    organ: str  # the most doubtful, or the worst
-    expected: Mapping[str, float]  # proposed organ -> expected Dice; NaN: nobody noted it
-    dice: Mapping[str, float]  # organ -> measured Dice
-    flags: Sequence[str] = ()  # what is unusual about the scan, or about a proposed organ
+    structure: str  # the most doubtful, or the worst
+    expected: Mapping[str, float]  # proposed structure -> expected Dice; NaN: nobody noted it
+    dice: Mapping[str, float]  # structure -> measured Dice
+    flags: Sequence[str] = ()  # what is unusual about the scan, or about a proposed structure
 
     @property
     def order(self) -> tuple[bool, float]:
         """What the list is sorted by: flagged cases first, then the lowest; what is not known comes last."""
-        value = self.dice.get(self.organ, self.expected.get(self.organ, math.nan))
+        value = self.dice.get(self.structure, self.expected.get(self.structure, math.nan))
         return not self.flags, math.inf if math.isnan(value) else value
 
 
@@ -167,20 +178,20 @@ def _by_doubt(cases: Sequence[Case], space: LabelSpace) -> list[_Row]:
     rows = []
     for case in cases:
         if expected := _expected(case, space):
-            organ = min(
+            structure = min(
                 sorted(expected), key=lambda name: math.inf if math.isnan(expected[name]) else expected[name]
             )
-            rows.append(_Row(case, organ, expected, {}, _flags(case, space)))
+            rows.append(_Row(case, structure, expected, {}, _flags(case, space)))
     return rows
 
 
 def _flags(case: Case, space: LabelSpace) -> list[str]:
-    """What was said of the scan and of the proposed organs when they were predicted; each once."""
+    """What was said of the scan and of the proposed structures when they were predicted; each once."""
     said = [
         str(each.get("what", ""))
         for proposal in case.proposals
         for each in said_of(proposal.file)
-        if not each.get("class") or class_of(str(each["class"]), space) in proposal.organs
+        if not each.get("class") or class_of(str(each["class"]), space) in proposal.structures
     ]
     return list(dict.fromkeys(said))
 
@@ -195,20 +206,25 @@ def _by_scores(cases: Sequence[Case], file: Path, space: LabelSpace) -> list[_Ro
         name = next(iter(dice))
         raise DataError(f"the scores are of other cases{did_you_mean(name, by_id)}", file=file, found=name)
     return [
-        _Row(by_id[name], min(found, key=lambda organ: found[organ]), _expected(by_id[name], space), found)
+        _Row(
+            by_id[name],
+            min(found, key=lambda structure: found[structure]),
+            _expected(by_id[name], space),
+            found,
+        )
         for name, found in dice.items()
         if name in by_id
     ]
 
 
 def _expected(case: Case, space: LabelSpace) -> dict[str, float]:
-    """Proposed organ -> expected Dice, as the records of the proposals say; a class surely absent counts as 1."""
+    """Proposed structure -> expected Dice, as the records of the proposals say; a class surely absent counts as 1."""
     return {name: fact.expected_dice for name, fact in noted(case, space).items()}
 
 
 def _written(row: _Row, manifest: Manifest, folder: Path, target: Path, label_format: str | None) -> Entry:
     """Write the files of one case; what the page says of it."""
-    case, space, layout = row.case, manifest.label_space, manifest.source_of(row.case).layout
+    case, space, layout = row.case, manifest.label_space, manifest.data_set_of(row.case).layout
     image, labels = read_case_image(case, manifest), shown(case, manifest)
     endings = [LABEL_FORMATS["nifti"], LABEL_FORMATS["nrrd"]]
     if label_format is not None:
@@ -252,11 +268,11 @@ def _viewed(case: Case, layout: Layout) -> Path | None:
 
 
 def _reason(row: _Row) -> str:
-    if row.organ in row.dice:
-        return f"Dice of {row.organ} {100 * row.dice[row.organ]:.1f} %"
-    value = row.expected.get(row.organ, math.nan)
+    if row.structure in row.dice:
+        return f"Dice of {row.structure} {100 * row.dice[row.structure]:.1f} %"
+    value = row.expected.get(row.structure, math.nan)
     return "; ".join(row.flags) or (
-        f"expected Dice of {row.organ} {100 * value:.1f} %"
+        f"expected Dice of {row.structure} {100 * value:.1f} %"
         if math.isfinite(value)
         else "nothing known of the doubt"
     )
@@ -265,27 +281,27 @@ def _reason(row: _Row) -> str:
 def _said(row: _Row, space: LabelSpace) -> list[tuple[str, str]]:
     states = row.case.states
     said = []
-    for organ in space.organs:
-        if organ in states:
-            value = row.expected.get(organ, math.nan)
+    for structure in space.structures:
+        if structure in states:
+            value = row.expected.get(structure, math.nan)
             more = (
                 f", {100 * value:.1f} % expected"
-                if states[organ] == PREDICTED and math.isfinite(value)
+                if states[structure] == PREDICTED and math.isfinite(value)
                 else ""
             )
-            said.append((organ, states[organ] + more))
+            said.append((structure, states[structure] + more))
     return said
 
 
 def _picture(row: _Row, manifest: Manifest, image: Volume, labels: Array) -> CasePicture:
     """The slice with most of the class that is doubted; of the others, if nothing of it was found."""
-    of_organ = labels == manifest.label_space.index(row.organ)
+    of_organ = labels == manifest.label_space.index(row.structure)
     per_slice = np.count_nonzero(of_organ if of_organ.any() else labels > 0, axis=(0, 1))
-    source = manifest.source_of(row.case)
+    data_set = manifest.data_set_of(row.case)
     people = drawn_by_people(row.case, manifest).data
     return case_picture(
         row.case.id, image, np.where(people == IGNORE, 0, people), labels, label_space=manifest.label_space, dice={},
-        window=CT_WINDOW if source.modality == "ct" else None,
+        window=CT_WINDOW if data_set.modality == "ct" else None,
         oriented=tells_sides(row.case.images[0]), z=int(per_slice.argmax()),
         titles=("drawn", "proposed"),
     )  # fmt: skip
@@ -294,9 +310,9 @@ def _picture(row: _Row, manifest: Manifest, image: Volume, labels: Array) -> Cas
 def _legend(space: LabelSpace) -> str:
     """The label descriptions of ITK-SNAP: index, red, green, blue, opacity, visible, in the mesh, name."""
     lines = ['    0     0    0    0        0  0  0    "Clear Label"']
-    for value, (organ, colour) in enumerate(organ_colours(space.organs).items(), start=1):
+    for value, (structure, colour) in enumerate(structure_colours(space.structures).items(), start=1):
         red, green, blue = (round(255 * part) for part in to_rgb(colour))
-        lines.append(f'{value:5d} {red:5d}{green:5d}{blue:5d}        1  1  1    "{organ}"')
+        lines.append(f'{value:5d} {red:5d}{green:5d}{blue:5d}        1  1  1    "{structure}"')
     return "# ITK-SnAP Label Description File\n" + "\n".join(lines) + "\n"
 
 
@@ -305,18 +321,20 @@ def _table(rows: Sequence[_Row], manifest: Manifest) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for number, row in enumerate(rows, start=1):
-        states, scan = row.case.states, _viewed(row.case, manifest.source_of(row.case).layout)
-        value, dice = row.expected.get(row.organ, math.nan), row.dice.get(row.organ, math.nan)
+        states, scan = row.case.states, _viewed(row.case, manifest.data_set_of(row.case).layout)
+        value, dice = row.expected.get(row.structure, math.nan), row.dice.get(row.structure, math.nan)
         writer.writerow(
             (
                 number,
                 row.case.id,
                 row.case.split,
-                row.organ,
+                row.structure,
                 f"{value:.4f}" if math.isfinite(value) else "",
                 f"{dice:.4f}" if math.isfinite(dice) else "",
                 ";".join(
-                    f"{organ}={states[organ]}" for organ in manifest.label_space.organs if organ in states
+                    f"{structure}={states[structure]}"
+                    for structure in manifest.label_space.structures
+                    if structure in states
                 ),
                 scan or f"{IMAGES}/{row.case.id}.nii.gz",
                 f"{LABELS}/{row.case.id}.seg.nrrd",

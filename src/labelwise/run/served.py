@@ -75,7 +75,7 @@ def _said_of(name: str, model: Model) -> Facts:
     return {
         "name": name,
         "id": model.id,
-        "classes": list(model.label_space.organs),
+        "classes": list(model.label_space.structures),
         "modalities": list(model.info.modalities),
         "channels": model.channels,
         "dimensions": 2 if model.info.patch_size[-1] == 1 else 3,

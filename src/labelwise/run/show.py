@@ -95,8 +95,8 @@ def show(
     A page (.html) has the scans inside, to be scrolled through and turned in space, and what `predict` said of them.
 
     Arguments
-        labels      a label file in any format, a folder with a mask for each organ, or a folder of label files, such as
-                    predictions
+        labels      a label file in any format, a folder with a mask for each structure, or a folder of label files,
+                    such as predictions
         output      a .png or .html file; of a folder of label files an .html file, or a folder for pictures
         image       the scan that the labels belong to, needed by DICOM labels; or the folder of the scans. Without it
                     the structures are shown on black
@@ -179,9 +179,9 @@ def _read(file: Path, scan: Path | None, classes: Mapping[str, int] | None) -> _
     image = None if scan is None else read_image([scan])
     if image is not None:
         labels = placed_on(labels, Geometry(image.shape, image.affine))
-    organs = {value: name for value, name in named.items() if value}
-    colours = colours_of(organs, apart=True)
-    structures = {value: Structure(name, colours[value]) for value, name in organs.items()}
+    names = {value: name for value, name in named.items() if value}
+    colours = colours_of(names, apart=True)
+    structures = {value: Structure(name, colours[value]) for value, name in names.items()}
     oriented = tells_sides(*filter(None, (file, scan)))
     result = ready_result(labels, structures, image, oriented=oriented)
     return _Case(case_of(file), result, labels, image, warnings_of(file))

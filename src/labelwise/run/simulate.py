@@ -26,7 +26,7 @@ def simulate(
     Arguments
         data        the manifest to begin with
         output      folder for the new manifest; another manifest there is not replaced
-        mode        keep_labelled, one_organ_per_case, organs_per_case, equal_cost or by_source (see
+        mode        keep_labelled, one_structure_per_case, structures_per_case, equal_cost or by_data_set (see
                     `labelwise.cohort.hide`), ltuda_toy or ltuda_union (see `labelwise.cohort.published`); or one of
                     your own
         held_out    training patients (the last of the list) that become validation before labels are hidden

@@ -10,7 +10,7 @@ from typing import Any
 
 from labelwise.atomic import write_json
 from labelwise.cohort.coverage import never_annotated
-from labelwise.cohort.folds import FOLDS, fold_name, leave_each_source_out, make_folds
+from labelwise.cohort.folds import FOLDS, fold_name, leave_each_data_set_out, make_folds
 from labelwise.cohort.manifest import MANIFEST_NAME, Manifest, read_manifest, write_new_manifest
 from labelwise.cohort.split import split_cases
 from labelwise.documents import read_json
@@ -83,7 +83,7 @@ def split(
         )  # fmt: skip
     manifest = read_manifest(data)
     if by_data_set:
-        left_out = leave_each_source_out(manifest)
+        left_out = leave_each_data_set_out(manifest)
         record: dict[str, Any] = {"folds": len(left_out), "data_sets": list(left_out)}
         return _written(folder, list(left_out.values()), record)
     if folds is None:
@@ -154,7 +154,8 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
         "cases": {name: len(manifest.split(name)) for name in ("train", "validation", "test")},
         "patients_that_test": len({case.group for case in tests}),
         "annotated_tests": {
-            organ: sum(organ in case.annotated for case in tests) for organ in manifest.label_space.organs
+            structure: sum(structure in case.annotated for case in tests)
+            for structure in manifest.label_space.structures
         },
     }
 
@@ -163,6 +164,6 @@ def _line(folder: Path, manifest: Manifest) -> str:
     found = _facts(manifest)
     testing = found["patients_that_test"]
     cases = ", ".join(f"{count} {name}" for name, count in found["cases"].items())
-    organs = ", ".join(f"{organ} {count}" for organ, count in found["annotated_tests"].items())
+    structures = ", ".join(f"{structure} {count}" for structure, count in found["annotated_tests"].items())
     who = f"{testing} patient{' tests' if testing == 1 else 's test'}"
-    return f"{folder / MANIFEST_NAME}: {cases}; {who}, annotated {organs}"
+    return f"{folder / MANIFEST_NAME}: {cases}; {who}, annotated {structures}"

@@ -112,10 +112,10 @@ def suggest(
     candidates = []
     for case in cases:
         facts = noted(case, manifest.label_space)
-        for name in manifest.label_space.organs:
+        for name in manifest.label_space.structures:
             if name not in case.annotated:
                 said = facts.get(name, Noted(None, math.nan))
-                candidates.append(Candidate(case.id, case.group, case.source, name, *said))
+                candidates.append(Candidate(case.id, case.group, case.data_set, name, *said))
     if not candidates:
         raise DataError(
             f"nothing is left to annotate: every class is annotated in every case of the split '{split}'"

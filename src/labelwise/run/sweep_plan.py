@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from labelwise.cohort.folds import fold_name, leave_each_source_out
+from labelwise.cohort.folds import fold_name, leave_each_data_set_out
 from labelwise.cohort.manifest import read_manifest
 from labelwise.config import RunConfig, load_config
 from labelwise.console import Progress, duration
@@ -70,7 +70,7 @@ class SweepPlan:
     @cached_property
     def number_of_folds(self) -> int:
         """0 without folds; by data set as many as there are data sets."""
-        return len(leave_each_source_out(read_manifest(self.data))) if self.by_data_set else self.folds
+        return len(leave_each_data_set_out(read_manifest(self.data))) if self.by_data_set else self.folds
 
     def settings_of_budget(self, name: str) -> dict[str, Any]:
         """What a budget says beside its mode."""

@@ -1,4 +1,4 @@
-"""The thresholds of a finished training, for methods that ask for each organ by itself."""
+"""The thresholds of a finished training, for methods that ask for each structure by itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_CASES = 16  # of a split: more say nearly the same
 
 
 class Thresholds:
-    """Chooses them on annotated cases: those of the validation, and training cases for organs that these do not have.
+    """Chooses them on annotated cases: those of the validation, and training cases for structures that these lack.
 
     Scans stay on the prepared grid. Of many cases some are taken, evenly.
     """
@@ -39,7 +39,7 @@ class Thresholds:
     def choose(
         self, predictor: nn.Module, validation: Sequence[Case], training: Sequence[Case]
     ) -> tuple[dict[str, float], dict[str, Any]]:
-        """The threshold of each organ, and how each was found; nothing if the predictor has none to choose.
+        """The threshold of each structure, and how each was found; nothing if the predictor has none to choose.
 
         Arguments
             predictor   on `device`
@@ -50,16 +50,16 @@ class Thresholds:
         thresholds: dict[str, float] = {}
         facts: dict[str, Any] = {}
         for split, cases in (("validation", validation), ("train", training)):
-            missing = [organ for organ in self.label_space.organs if organ not in thresholds]
+            missing = [structure for structure in self.label_space.structures if structure not in thresholds]
             useful = [case for case in cases if case.annotated & set(missing)]
             for index, found in self._search(predictor, useful).items():
-                if (organ := self.label_space.names[index]) in missing:
-                    thresholds[organ] = found.threshold
-                    facts[organ] = {"split": split, **asdict(found)}
+                if (structure := self.label_space.names[index]) in missing:
+                    thresholds[structure] = found.threshold
+                    facts[structure] = {"split": split, **asdict(found)}
         return thresholds, facts
 
     def _search(self, predictor: nn.Module, cases: Sequence[Case]) -> dict[int, Chosen]:
-        search = ThresholdSearch(len(self.label_space.organs))
+        search = ThresholdSearch(len(self.label_space.structures))
         for case in cases[:: max(1, -(-len(cases) // MOST_CASES))]:
             stored = self.store.case(case.id)
             scores = predict_scores(

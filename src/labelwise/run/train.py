@@ -18,9 +18,9 @@ from lightning_fabric import Fabric
 
 from labelwise.atomic import discard_leftovers, write_json, write_text
 from labelwise.cohort.coverage import never_annotated
+from labelwise.cohort.data_set import not_commercial
 from labelwise.cohort.manifest import Manifest
 from labelwise.cohort.parts import part_key
-from labelwise.cohort.source import not_commercial
 from labelwise.cohort.split import cut_groups
 from labelwise.config import RunConfig
 from labelwise.console import Progress, silent
@@ -99,7 +99,7 @@ class TrainingResult:
     folder: Path
     steps: int
     interrupted: bool
-    best_score: float | None  # mean Dice over organs of the validation cases
+    best_score: float | None  # mean Dice over structures of the validation cases
 
     def facts(self) -> dict[str, Any]:
         """The same as plain values."""
@@ -108,7 +108,7 @@ class TrainingResult:
 
 @memory_explained(
     "the memory is too small for this training",
-    do="lower sampling.patch_size, sampling.labelled_cases and sampling.incomplete_cases, or the width of the network "
+    do="lower sampling.patch_size, sampling.labelled_cases and sampling.unlabelled_cases, or the width of the network "
     "(net.settings); the last checkpoint is kept",
 )
 def train(
@@ -215,11 +215,11 @@ def _check_drawn(manifest: Manifest, prepared: Prepared, config: RunConfig) -> N
     """
     learnt = 0
     absent = []
-    for index, organ in enumerate(manifest.label_space.organs, start=1):
-        cases = [case for case in manifest.split("train") if organ in case.annotated]
+    for index, structure in enumerate(manifest.label_space.structures, start=1):
+        cases = [case for case in manifest.split("train") if structure in case.annotated]
         shown = any(len(prepared.store.case(case.id).points.get(index, ())) for case in cases)
         learnt += shown
-        absent += [organ] if cases and not shown else []
+        absent += [structure] if cases and not shown else []
     if absent and not learnt:
         raise DataError(
             "no training case shows a voxel of any structure that it is said to annotate",
@@ -258,7 +258,7 @@ def _check_trainable(manifest: Manifest, config: RunConfig) -> None:
             do="put all cases of a patient into one split; see what `labelwise check` says",
             code="patients-cut",
         )
-    taught = {case.source: manifest.source_of(case) for case in cases}
+    taught = {case.data_set: manifest.data_set_of(case) for case in cases}
     warn_about(
         "data sets whose terms forbid commercial use, also of what is learnt from them",
         not_commercial(taught.values()),
@@ -268,7 +268,7 @@ def _check_trainable(manifest: Manifest, config: RunConfig) -> None:
         raise ConfigError(
             f"{config.method.name} adds structures to a model, and this one knows all of them already",
             file=config.warm_start,
-            found=", ".join(manifest.label_space.organs),
+            found=", ".join(manifest.label_space.structures),
             do="name data that annotate another structure; or train on by another method: --method self_training",
         )
     if missing := [name for name in never_annotated(manifest) if not kept or name not in kept.classes]:
@@ -411,7 +411,7 @@ class _Trainer:
     def _batches(self, method: Method, number: int, total: int) -> Callable[[int], Iterable[Batch]]:
         sampling = self.config.sampling
         if "none" not in method.card.learns_from:
-            sampling = replace(sampling, incomplete_cases=0)
+            sampling = replace(sampling, unlabelled_cases=0)
 
         def from_step(start: int) -> Iterable[Batch]:
             return batches(
@@ -452,7 +452,7 @@ class _Trainer:
         return folder / (BEST if self.config.select == "best" else LAST)
 
     def _thresholds(self, method: Method) -> tuple[dict[str, float], dict[str, Any]]:
-        """From which score on each organ counts, and how that was found; nothing where classes exclude each other."""
+        """From which score on a structure counts, and how that was found; nothing where classes exclude each other."""
         if self.config.thresholds == "half":
             return {}, {}
         search = Thresholds(
@@ -466,11 +466,13 @@ class _Trainer:
         """Write the model folder: what `predict` needs."""
         cases = self.manifest.split("train")
         annotated = {
-            organ: sum(organ in case.annotated for case in cases)
-            for organ in self.manifest.label_space.organs
+            structure: sum(structure in case.annotated for case in cases)
+            for structure in self.manifest.label_space.structures
         }
         if kept := warm_start.kept_model(self.config):  # what it knew before is not little known
-            annotated = {organ: n for organ, n in annotated.items() if n or organ not in kept.classes}
+            annotated = {
+                structure: n for structure, n in annotated.items() if n or structure not in kept.classes
+            }
         thresholds, how = self._thresholds(method)
         training = {
             "date": datetime.now(UTC).date().isoformat(),
@@ -480,10 +482,10 @@ class _Trainer:
             "best_validation_dice": result.best_score,
             **({"licence": terms} if (terms := self.config.licence) else {}),
             "cases": len(cases),
-            "sources": dict(Counter(case.source for case in cases)),
+            "data_sets": dict(Counter(case.data_set for case in cases)),
             "licences": {
                 **warm_start.licences_of(self.config.warm_start),
-                **{case.source: self.manifest.source_of(case).licence for case in cases},
+                **{case.data_set: self.manifest.data_set_of(case).licence for case in cases},
             },
             "annotated_cases": annotated,
             **({"kept_classes": kept.classes[1:]} if kept else {}),

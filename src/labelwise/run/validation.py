@@ -18,9 +18,9 @@ from labelwise.types import Array, Case, LabelSpace, Volume
 
 
 class Validation:
-    """predictor -> mean Dice over the validation cases of each organ, then over the organs; NaN without any.
+    """predictor -> mean Dice over the validation cases of each structure, then over the structures; NaN without any.
 
-    Completely and partly annotated cases count alike: each organ's mean is over the cases that annotate it.
+    Completely and partly annotated cases count alike: each structure's mean is over the cases that annotate it.
     Scans stay on the prepared grid, so the score costs no resampling.
     """
 
@@ -42,9 +42,9 @@ class Validation:
     def __call__(self, predictor: nn.Module) -> float:
         per_case = np.stack([self._dice(predictor, case) for case in self.cases])
         defined = ~np.isnan(per_case)
-        organs = np.where(defined, per_case, 0).sum(0) / np.maximum(defined.sum(0), 1)
+        structures = np.where(defined, per_case, 0).sum(0) / np.maximum(defined.sum(0), 1)
         scored = defined.any(0)
-        return float(organs[scored].mean()) if scored.any() else float("nan")
+        return float(structures[scored].mean()) if scored.any() else float("nan")
 
     def pictures(self) -> dict[str, bytes]:
         """The shown cases as the last validation saw them: reference, prediction, what differs (WebP)."""
@@ -57,12 +57,12 @@ class Validation:
         annotated = self.label_space.annotated_row(case.annotated)
         return report.case_picture(
             case.id, image, stored.labels(annotated_table(annotated)), prediction, label_space=self.label_space,
-            dice=dict(zip(self.label_space.organs, dice.tolist(), strict=True)), annotated=case.annotated,
+            dice=dict(zip(self.label_space.structures, dice.tolist(), strict=True)), annotated=case.annotated,
             oriented=tells_sides(case.images[0]),
         ).picture.data  # fmt: skip
 
     def _dice(self, predictor: nn.Module, case: Case) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-        """(C - 1,) Dice per organ; NaN if the organ is not annotated, or absent from both maps."""
+        """(C - 1,) Dice per structure; NaN if the structure is not annotated, or absent from both maps."""
         stored = self.store.case(case.id)
         prediction = predict_labels(
             predictor,
@@ -72,7 +72,7 @@ class Validation:
             config=self.config,
             device=self.device,
         )
-        found = np.full(len(self.label_space.organs), np.nan)
+        found = np.full(len(self.label_space.structures), np.nan)
         for annotated, reference in references(case, self.label_space, stored):
             dice = dice_per_class(reference, prediction, self.label_space.num_classes)
             found = np.where(annotated[1:], dice[1:], found)

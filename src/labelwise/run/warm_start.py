@@ -21,7 +21,7 @@ from labelwise.nets.transfer import PublicEncoder, Transfer, from_nnssl, is_nnss
 from labelwise.types import LabelSpace
 
 DO = "name the folder of a finished run or of a model, or the file of an encoder of nnssl (.pth or .safetensors)"
-# Networks whose every layer depends on which organ is asked for, by its number.
+# Networks whose every layer depends on which structure is asked for, by its number.
 BY_CLASS_NUMBER = frozenset({"film_unet"})
 
 
@@ -125,7 +125,7 @@ def licences_of(start: Path | str | None) -> dict[str, str]:
         return {folder.name: ""}
     _require_model(folder)
     training = model_info(folder).training
-    return dict(training.get("licences") or dict.fromkeys(training.get("sources", {}), ""))
+    return dict(training.get("licences") or dict.fromkeys(training.get("data_sets", {}), ""))
 
 
 def _require_model(folder: Path) -> None:

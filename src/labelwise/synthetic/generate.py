@@ -1,7 +1,7 @@
 """A seeded generator of synthetic abdominal CT: a cohort for demonstrations and tests, without a download.
 
 A patient is painted, not simulated: simple bodies at the positions of an average patient (see `phantom`).
-Patients differ because those positions are turned, scaled and smoothly bent, and because every organ varies by
+Patients differ because those positions are turned, scaled and smoothly bent, and because every structure varies by
 itself. The tissues' HU depend on the contrast phase; the scanner adds texture, blur and correlated noise:
 
     voxel --pose, bending--> atlas position (mm) --painting--> tissue --phase--> HU --scanner--> image
@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from labelwise.cohort.manifest import Manifest, Source, write_manifest
+from labelwise.cohort.manifest import DataSet, Manifest, write_manifest
 from labelwise.engine import run_jobs
 from labelwise.errors import ConfigError, did_you_mean
 from labelwise.formats import write_image, write_labels
@@ -48,16 +48,19 @@ class Scanner:
     phase: float = 1.0  # mean time of imaging: 0 arterial, 1 portal-venous, 2 late
 
 
-def _one_organ_per_site() -> Mapping[str, tuple[str, ...]]:
-    return {f"site_{letter}": (organ,) for letter, organ in zip("abcd", LABEL_SPACE.organs, strict=True)}
+def _one_structure_per_site() -> Mapping[str, tuple[str, ...]]:
+    return {
+        f"site_{letter}": (structure,)
+        for letter, structure in zip("abcd", LABEL_SPACE.structures, strict=True)
+    }
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class SyntheticConfig:
     """What a cohort consists of, and how much its patients differ."""
 
-    sites: Mapping[str, tuple[str, ...]] = Field(  # training site -> organs annotated there
-        default_factory=_one_organ_per_site
+    sites: Mapping[str, tuple[str, ...]] = Field(  # training site -> structures annotated there
+        default_factory=_one_structure_per_site
     )
     cases_per_site: Count = 4
     unlabelled: Count = 16  # training scans without a label file
@@ -70,19 +73,22 @@ class SyntheticConfig:
     seed: int = Field(default=0, ge=0)
 
     def __post_init__(self) -> None:
-        for site, organs in self.sites.items():
+        for site, structures in self.sites.items():
             if site in RESERVED or not site.replace("_", "").replace("-", "").isalnum():
                 raise ConfigError(
                     f"'{site}' cannot be the name of a site",
                     expected=f"letters, digits, _ and -, but none of {', '.join(RESERVED)}",
                 )
-            if not organs:
-                raise ConfigError(f"site '{site}' annotates no organ", do="use `unlabelled` for such scans")
-            for organ in organs:
-                if organ not in LABEL_SPACE.organs:
+            if not structures:
+                raise ConfigError(
+                    f"site '{site}' annotates no structure", do="use `unlabelled` for such scans"
+                )
+            for structure in structures:
+                if structure not in LABEL_SPACE.structures:
                     raise ConfigError(
-                        f"site '{site}': unknown organ '{organ}'{did_you_mean(organ, LABEL_SPACE.organs)}",
-                        expected=", ".join(LABEL_SPACE.organs),
+                        f"site '{site}': unknown structure '{structure}'"
+                        f"{did_you_mean(structure, LABEL_SPACE.structures)}",
+                        expected=", ".join(LABEL_SPACE.structures),
                     )
 
 
@@ -91,8 +97,8 @@ def make_cohort(
 ) -> Manifest:
     """Write a cohort of synthetic CT as NIfTI files with a manifest, and return the manifest.
 
-    Every training site annotates its own organs only, as values 1, 2, ... of its label files. The validation
-    and test scans (source "reference") are annotated completely. The scans of source "unlabelled" have no label
+    Every training site annotates its own structures only, as values 1, 2, ... of its label files. The validation
+    and test scans (data set "reference") are annotated completely. The scans of data set "unlabelled" have no label
     file. Unlabelled and reference scans come from the scanners of all sites in turn. A scan depends on nothing
     but the seed, its id and its scanner: cohorts of different sizes share scans, and so do those with and
     without `full`. `workers` is the number of processes.
@@ -106,7 +112,7 @@ def make_cohort(
     for outcome in run_jobs(partial(_write_scan, config), scans, workers=workers):
         if outcome.error:
             raise outcome.error
-    manifest = Manifest(LABEL_SPACE, _sources(config), tuple(scan.case for scan in scans))
+    manifest = Manifest(LABEL_SPACE, _data_sets(config), tuple(scan.case for scan in scans))
     write_manifest(manifest, folder)
     return manifest
 
@@ -152,41 +158,41 @@ def scanner_of(site: str, config: SyntheticConfig) -> Scanner:
 class _Scan(NamedTuple):
     case: Case
     scanner: Scanner
-    organs: tuple[str, ...]  # in the order of their values in the label file
+    structures: tuple[str, ...]  # in the order of their values in the label file
 
 
 def _scans(folder: Path, config: SyntheticConfig) -> list[_Scan]:
     scanners = {site: scanner_of(site, config) for site in config.sites} or {UNLABELLED: Scanner()}
     in_turn = list(scanners.values())
 
-    def scan(source: str, number: int, split: str, scanner: Scanner, organs: tuple[str, ...]) -> _Scan:
-        name = f"{source if source != REFERENCE else split}_{number:03d}"
+    def scan(data_set: str, number: int, split: str, scanner: Scanner, structures: tuple[str, ...]) -> _Scan:
+        name = f"{data_set if data_set != REFERENCE else split}_{number:03d}"
         case = Case(
             name,
             images=(folder / "images" / f"{name}.nii.gz",),
-            labels=folder / "labels" / f"{name}.nii.gz" if organs else None,
-            annotated=frozenset(organs),
-            source=source,
+            labels=folder / "labels" / f"{name}.nii.gz" if structures else None,
+            annotated=frozenset(structures),
+            data_set=data_set,
             split=split,
         )
-        return _Scan(case, scanner, organs)
+        return _Scan(case, scanner, structures)
 
-    everything = LABEL_SPACE.organs
+    everything = LABEL_SPACE.structures
     groups = [
-        *((site, "train", config.cases_per_site, organs) for site, organs in config.sites.items()),
+        *((site, "train", config.cases_per_site, structures) for site, structures in config.sites.items()),
         (UNLABELLED, "train", config.unlabelled, ()),
         (REFERENCE, "validation", config.validation, everything),
         (REFERENCE, "test", config.test, everything),
     ]
     return [
         scan(
-            source,
+            data_set,
             number,
             split,
-            scanners.get(source, in_turn[number % len(in_turn)]),
-            everything if config.full else organs,
+            scanners.get(data_set, in_turn[number % len(in_turn)]),
+            everything if config.full else structures,
         )
-        for source, split, count, organs in groups
+        for data_set, split, count, structures in groups
         for number in range(count)
     ]
 
@@ -198,19 +204,21 @@ def _write_scan(config: SyntheticConfig, scan: _Scan) -> None:
     if case.labels is None:
         return
     value_of_class = np.zeros(LABEL_SPACE.num_classes, np.uint8)
-    value_of_class[[LABEL_SPACE.index(organ) for organ in scan.organs]] = np.arange(1, len(scan.organs) + 1)
+    value_of_class[[LABEL_SPACE.index(structure) for structure in scan.structures]] = np.arange(
+        1, len(scan.structures) + 1
+    )
     named = Volume(value_of_class[labels.data], labels.affine)
-    write_labels(case.labels, named, like=case.images[0], names=(BACKGROUND, *scan.organs))
+    write_labels(case.labels, named, like=case.images[0], names=(BACKGROUND, *scan.structures))
 
 
-def _sources(config: SyntheticConfig) -> dict[str, Source]:
-    everything = LABEL_SPACE.organs
-    organs_of = {**config.sites, UNLABELLED: everything, REFERENCE: everything}
+def _data_sets(config: SyntheticConfig) -> dict[str, DataSet]:
+    everything = LABEL_SPACE.structures
+    structures_of = {**config.sites, UNLABELLED: everything, REFERENCE: everything}
     return {
-        name: Source(
-            name, dict(enumerate((BACKGROUND, *(everything if config.full else organs)))), modality="ct"
+        name: DataSet(
+            name, dict(enumerate((BACKGROUND, *(everything if config.full else structures)))), modality="ct"
         )
-        for name, organs in organs_of.items()
+        for name, structures in structures_of.items()
     }
 
 

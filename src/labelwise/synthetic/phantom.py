@@ -2,7 +2,7 @@
 
 Ellipsoids and tubes are painted into a tissue map at atlas positions: RAS+ in mm, the origin in front of the
 first lumbar vertebra, so that the liver lies at x > 0. A body is painted only over the tissues it may replace
-(most organs: over the fat of the cavity), so earlier bodies indent later ones. Every organ is moved, turned and
+(most structures: over the fat of the cavity), so earlier bodies indent later ones. Every structure is moved, turned and
 scaled by itself. Positions, sizes and HU are rounded textbook values of an adult; the pancreas is a little
 larger, so that it survives voxels of 5 mm.
 """
@@ -32,14 +32,14 @@ class Tissue(NamedTuple):
     hu: tuple[float, float, float]
     between_patients: float  # standard deviation of the patient's mean, HU
     texture: float  # standard deviation within the tissue, HU
-    organ: str = BACKGROUND
+    structure: str = BACKGROUND
 
 
 TISSUES: Mapping[str, Tissue] = {
     "air": Tissue((-1000, -1000, -1000), 0, 0),
     "skin": Tissue((20, 25, 25), 10, 0),
     "fat": Tissue((-105, -105, -105), 5, 8),
-    "cavity": Tissue((-102, -100, -100), 6, 16),  # fat between the organs
+    "cavity": Tissue((-102, -100, -100), 6, 16),  # fat between the structures
     "muscle": Tissue((60, 66, 66), 6, 10),
     "marrow": Tissue((190, 200, 200), 35, 40),
     "bone": Tissue((520, 520, 520), 60, 90),
@@ -62,12 +62,12 @@ TISSUES: Mapping[str, Tissue] = {
     "bile": Tissue((8, 8, 10), 7, 3),
 }
 TISSUE_INDEX = {name: index for index, name in enumerate(TISSUES)}
-CLASS_OF_TISSUE = np.array([LABEL_SPACE.index(tissue.organ) for tissue in TISSUES.values()], np.uint8)
+CLASS_OF_TISSUE = np.array([LABEL_SPACE.index(tissue.structure) for tissue in TISSUES.values()], np.uint8)
 
 
 @dataclass(frozen=True)
 class Pose:
-    """How the bodies of an organ are moved together: scaled and turned about a pivot, then shifted."""
+    """How the bodies of a structure are moved together: scaled and turned about a pivot, then shifted."""
 
     pivot: Floats
     shift: Floats

@@ -47,7 +47,7 @@ Kind = Literal["full", "partial", "none"]
 SPACE = LabelSpace(("background", "liver", "spleen", "pancreas"))
 """The classes of `make_batch`."""
 
-KNOWN: Mapping[Kind, tuple[str, ...]] = {"full": SPACE.organs, "partial": ("liver",), "none": ()}
+KNOWN: Mapping[Kind, tuple[str, ...]] = {"full": SPACE.structures, "partial": ("liver",), "none": ()}
 HALFWAY = Progress(50, 100)
 PADDED = 8  # voxels beyond the scan
 MIXES: tuple[tuple[Kind, ...], ...] = (
@@ -75,12 +75,12 @@ SMALL_NETS: Mapping[str, Mapping[str, Any]] = {
 
 
 def make_batch(*kinds: Kind, dims: int = 3, size: int = 32, seed: int = 0, absent: str = "") -> Batch:
-    """Cases of the given kinds: bright boxes in noise, one for each organ of `SPACE`.
+    """Cases of the given kinds: bright boxes in noise, one for each structure of `SPACE`.
 
     Arguments
-        kinds       full (every organ is annotated), partial (the liver only), none
+        kinds       full (every structure is annotated), partial (the liver only), none
         size        voxels along each axis
-        absent      an organ that no case has
+        absent      a structure that no case has
 
     Example
         >>> make_batch("full", "none", dims=2).annotated
@@ -329,7 +329,7 @@ def beyond_the_scan(dims: int) -> Batch:
 
 
 def annotated_in_parts(dims: int) -> Batch:
-    """Four cases of all organs, of which every fourth plane is annotated."""
+    """Four cases of all structures, of which every fourth plane is annotated."""
     batch = make_batch("full", "full", "full", "full", dims=dims)
     labels = batch.labels.clone()
     labels[..., 1::4] = labels[..., 2::4] = labels[..., 3::4] = IGNORE
@@ -345,7 +345,7 @@ def without_supervision_the_supervised_term_is_silent(candidate: Candidate) -> N
 
 
 def a_class_without_a_voxel_is_no_problem(candidate: Candidate) -> None:
-    """Terms stay finite if an annotated organ is in no case."""
+    """Terms stay finite if an annotated structure is in no case."""
     for name, term in terms_of(candidate.make(), candidate.batch("full", "none", absent="pancreas")).items():
         require(bool(term.isfinite()), f"term '{name}' is {term.item()}")
 

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from labelwise.errors import CheckpointError
 from labelwise.formats.tensors import load_header, load_tensors, load_weights, save_tensors
-from labelwise.settings import flat
+from labelwise.settings import OLDER_NAMES, OLDER_VALUES, flat
 from labelwise.train.average import PREFIX, AveragedWeights
 
 FORMAT = 1
@@ -93,7 +93,8 @@ def check_continues(path: Path, settings: Mapping[str, Any]) -> None:
         raise CheckpointError(
             "written by a newer version of labelwise", file=path, do="update labelwise", code="newer-version"
         )
-    before, now = flat(header["facts"]["settings"]), flat(settings)
+    now = flat(settings)
+    before = _by_the_names_of(now, flat(header["facts"]["settings"]))
     different = [
         key
         for key in {**before, **now}
@@ -108,6 +109,17 @@ def check_continues(path: Path, settings: Mapping[str, Any]) -> None:
             do="choose another output folder, or --overwrite to begin anew",
             code="settings-changed",
         )
+
+
+def _by_the_names_of(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of an older version, under the names and values that they have in this one."""
+    named = {}
+    for key, value in before.items():
+        table, dot, name = key.rpartition(".")
+        new = key if key in now else table + dot + OLDER_NAMES.get(name, name)
+        renamed = OLDER_VALUES.get(name, {}).get(value, value) if isinstance(value, str) else value
+        named[new] = renamed if renamed == now.get(new) else value
+    return named
 
 
 def _listed(settings: Mapping[str, Any], names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""RTSTRUCT: organs as closed planar contours, read onto the voxels of the image and traced from label maps.
+"""RTSTRUCT: structures as closed planar contours, read onto the voxels of the image and traced from label maps.
 
 A voxel belongs to a region if its centre lies inside an odd number of the region's contours in its slice, so that holes
 may be contours of their own or be joined by keyholes. Written are keyholes, one contour for each connected part.
@@ -355,7 +355,7 @@ def _observation(value: int, concept: Concept) -> Dataset:
     item.ObservationNumber = item.ReferencedROINumber = value
     code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = concept.code
     item.RTROIIdentificationCodeSequence = [code]
-    item.RTROIInterpretedType = "" if concept.abnormal else "ORGAN"
+    item.RTROIInterpretedType = "" if concept.abnormal else "STRUCTURE"
     item.ROIInterpreter = ""
     return item
 

@@ -6,8 +6,8 @@ Spec       docs/methods/arco.md: where paper and official code differ, and what 
 
     start from the student of the first stage; the teacher is a copy of it
     for every batch (x, y, A):
-        y^, c = class and confidence of teacher(x), restricted to what y and A leave open       incomplete cases
-        x', y', y^', c' = incomplete cases with a box of another one of the same A; complete cases unchanged
+        y^, c = class and confidence of teacher(x), restricted to what y and A leave open       unlabelled cases
+        x', y', y^', c' = unlabelled cases with a box of another one of the same A; complete cases unchanged
         z, r = student(x');   p^t, r^t = teacher(x')                             representations r of every voxel
         t = label where it is known, else y^';     certain: known, or entropy of z among the lowest alpha percent
         unsupervised = mean over open voxels of omega * CE(z, y^'),       omega = share of voxels with c' >= 0.97
@@ -16,7 +16,7 @@ Spec       docs/methods/arco.md: where paper and official code differ, and what 
             positive  = mean r^t over the voxels with t = k, certain
             negatives = m for each query, stratified, of the remembered r^t of voxels that are surely not k
             L_k = mean over queries of -log share of the positive                             cosines / temperature
-        near = mean distance of predictor(r) to the 5 remembered images that are nearest to r^t  (incomplete cases)
+        near = mean distance of predictor(r) to the 5 remembered images that are nearest to r^t  (unlabelled cases)
         minimise  CE(z, y, A) + Dice(z, y, A) + unsupervised + 0.01 * mean over k of L_k + near
         student: one optimiser step;   teacher <- a * teacher + (1 - a) * student;   memories take in r^t
 """
@@ -115,7 +115,7 @@ class Arco(Method):
         return {"ema_decay": Decay(config.ema_half_life, config.ema_decay)}
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        config, rows = self.config, batch.incomplete_rows
+        config, rows = self.config, batch.unlabelled_rows
         others = [row for row in range(len(batch.images)) if row not in rows]
         annotated = select_rows(batch.annotated, [*others, *rows])
         view = self.view(batch, others, rows)
@@ -139,7 +139,7 @@ class Arco(Method):
         return cast(tuple[Tensor, Tensor], self.teacher(images))
 
     def view(self, batch: Batch, complete_rows: list[int], rows: list[int]) -> View:
-        """The complete cases as they came, then the incomplete ones, each with a box of another one."""
+        """The complete cases as they came, then the unlabelled ones, each with a box of another one."""
         images, labels = select_rows(batch.images, complete_rows), select_rows(batch.labels, complete_rows)
         certain = torch.ones(labels.shape, device=labels.device)
         nothing = torch.zeros_like(labels, dtype=torch.bool)
@@ -228,7 +228,7 @@ class Arco(Method):
         return class_contrast(queries, positives, negatives, valid, temperature=config.temperature)
 
     def nearness(self, maps: Tensor, taught_maps: Tensor) -> Tensor:
-        """Mean distance of the incomplete cases to the remembered ones that are like what the teacher sees."""
+        """Mean distance of the unlabelled cases to the remembered ones that are like what the teacher sees."""
         if not len(maps):
             return maps.sum()
         student = self.student_predictor(maps).flatten(1)
@@ -344,7 +344,7 @@ def confident_cross_entropy(
 
 
 def equal_partners(annotated: Sequence[Sequence[bool]]) -> list[int]:
-    """For each case the next one in which the same organs are annotated; itself if there is none."""
+    """For each case the next one in which the same structures are annotated; itself if there is none."""
     count = len(annotated)
     following = ([(row + distance) % count for distance in range(1, count + 1)] for row in range(count))
     return [

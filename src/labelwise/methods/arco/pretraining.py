@@ -84,7 +84,7 @@ class ArcoConfig:
     query_threshold: Part = 0.3  # least probability of the class at a query
     key_threshold: Part = 0.97  # greatest probability of the class at one of its negatives
     entropy_percent: Annotated[float, Field(ge=0, le=100)] = 20.0  # alpha at the start; falls to 0
-    key_memory: PositiveInt = 30_000  # negatives that are remembered for each organ
+    key_memory: PositiveInt = 30_000  # negatives that are remembered for each structure
     background_key_memory: PositiveInt = 50_000
     keys_per_step: PositiveInt = 2048  # of each class
     representation: PositiveInt = 16  # features

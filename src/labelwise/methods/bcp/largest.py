@@ -1,4 +1,4 @@
-"""The largest connected part of an organ in pseudo-labels, found on the host while the device goes on working."""
+"""The largest connected part of a structure in pseudo-labels, found on the host while the device goes on working."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from labelwise.components.connected import keep_largest_component
 
 
 class LabelsOnHost:
-    """Label maps on their way to the host, and back without the smaller parts of organs.
+    """Label maps on their way to the host, and back without the smaller parts of structures.
 
     The parts of a mask are counted one after the other, which a GPU does badly. The copy is only begun here: queue
     the work that needs no labels (the student's forward pass) before asking for `largest_parts`. The host then waits

@@ -5,9 +5,9 @@ Paper      Bai, Chen, Li, Shen & Wang, CVPR 2023, https://arxiv.org/abs/2305.006
 Spec       docs/methods/bcp.md: where paper and official code differ, and what we follow
 
     start from the student of the first stage; the teacher is a copy of it
-    for every batch: annotated cases x_a, x_b with labels y and incomplete cases u_a, u_b
+    for every batch: annotated cases x_a, x_b with labels y and unlabelled cases u_a, u_b
         M = 0 in a box of 2/3 of every side at a random place, 1 outside;  one box for the whole batch
-        y^ = class that teacher(u) prefers of those that the labels leave open;  largest part of each organ
+        y^ = class that teacher(u) prefers of those that the labels leave open;  largest part of each structure
         x_in  = x_a M + u_a (1 - M)             x_out = u_b M + x_b (1 - M)
         l(R, t) = CE + Dice with background of the student over the region R, by the size of R
         minimise  1/2 (l(M, y_a) + alpha l(1 - M, y^_a))  +  1/2 (alpha l(M, y^_b) + l(1 - M, y_b))
@@ -62,7 +62,7 @@ class Bcp(Method):
         return {"ema_decay": Decay(config.ema_half_life, config.ema_decay)}
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        anchors, guests = pair_up(batch.annotated_rows, batch.incomplete_rows)
+        anchors, guests = pair_up(batch.annotated_rows, batch.unlabelled_rows)
         if not guests:  # everything is annotated: a step of the first stage
             loss = pasted_supervision(self.student, batch, self.config)
             return {"supervised": loss, "pseudo": loss * 0}
@@ -75,7 +75,7 @@ class Bcp(Method):
         logits = in_parts(self.student, mixed, len(mixed) if self.config.joint_forward else inward)
         truth = select_rows(batch.labels, anchors).where(of_anchor, IGNORE)
         if on_host is not None:  # not earlier: the host works while the device computes the student's logits
-            guesses = on_host.largest_parts(self.organs_in_one_part(batch.annotated_rows, guests))
+            guesses = on_host.largest_parts(self.structures_in_one_part(batch.annotated_rows, guests))
         guessed = guesses.masked_fill(of_anchor | ~select_rows(batch.inside, guests), IGNORE)
         everything = batch.annotated.new_ones(len(guests), batch.annotated.shape[1])
         return {
@@ -89,10 +89,10 @@ class Bcp(Method):
         labels, annotated = select_rows(batch.labels, guests), select_rows(batch.annotated, guests)
         return complete(logits.softmax(dim=1), labels, annotated).argmax(dim=1)
 
-    def organs_in_one_part(self, rows: Rows, guests: Sequence[int]) -> list[list[int]]:
-        """The organs of each guest of which the largest part is kept: never one that is annotated there."""
+    def structures_in_one_part(self, rows: Rows, guests: Sequence[int]) -> list[list[int]]:
+        """The structures of each guest of which the largest part is kept: never one that is annotated there."""
         chosen = self.config.component_classes or range(1, len(rows[0]))
-        return [[organ for organ in chosen if not rows[guest][organ]] for guest in guests]
+        return [[structure for structure in chosen if not rows[guest][structure]] for guest in guests]
 
     def after_step(self, progress: Progress) -> None:
         self.teacher.follow(self.student, progress)

@@ -43,8 +43,8 @@ class BcpConfig:
     ema_half_life: Part = 0.0046  # of the teacher, as a part of the training: a = 0.99 in 15000 steps
     ema_decay: Part | None = None  # a itself, at every length of training; published: 0.99
     teacher_bn: Literal["batch", "eval"] = "batch"  # statistics of its own batch, or running ones of its own
-    largest_component: bool = True  # pseudo-labels keep the largest part of each organ only
-    component_classes: tuple[PositiveInt, ...] = ()  # organs for which that holds; none named: every one
+    largest_component: bool = True  # pseudo-labels keep the largest part of each structure only
+    component_classes: tuple[PositiveInt, ...] = ()  # structures for which that holds; none named: every one
     joint_forward: bool = False  # both directions in one pass; the statistics of batch norm are then shared
     eval_model: Literal["student", "teacher"] = "student"
 

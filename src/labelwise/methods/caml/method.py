@@ -54,8 +54,10 @@ class CAMLConfig:
     ramp_interval: Part = 0.01  # part of the training between two changes of both: 150 of 15000 steps
     temperature: PositiveFloat = 0.1  # of the sharpened probabilities
     correlation_temperature: PositiveFloat = 0.1  # T
-    use_ce: bool | None = None  # cross-entropy beside the Dice; None: with more than one organ
-    absent_dice: Literal["skip", "include"] = "skip"  # Dice of annotated organs without a voxel in the batch
+    use_ce: bool | None = None  # cross-entropy beside the Dice; None: with more than one structure
+    absent_dice: Literal["skip", "include"] = (
+        "skip"  # Dice of annotated structures without a voxel in the batch
+    )
     consistency_on: Literal["all", "open"] = "all"  # complete cases too, or only what labels leave open
     channel_reduction: Literal["half_sum", "mean"] = "half_sum"  # equal for two classes
     detach_targets: bool = False  # no gradient through the sharpened probabilities
@@ -167,7 +169,7 @@ class CAML(Method):
 
     def consistency(self, outputs: tuple[Tensor, ...], batch: Batch) -> Tensor:
         """Squared distance of each network's probabilities to the sharpened ones of the other."""
-        if self.config.consistency_on == "open" and not batch.incomplete_rows:
+        if self.config.consistency_on == "open" and not batch.unlabelled_rows:
             return silent(outputs)
         where, possible = mutual_region(
             batch.labels, batch.annotated, self.config.consistency_on, batch.valid
@@ -184,7 +186,7 @@ class CAML(Method):
     def correlation(self, outputs: tuple[Tensor, ...], features: tuple[Tensor, ...], batch: Batch) -> Tensor:
         """Cross-entropy between the two networks' similarities of voxels to the memory."""
         self.remember(outputs, features, batch)
-        if not batch.incomplete_rows:
+        if not batch.unlabelled_rows:
             return silent(features)
         columns = self.memory.draw(self.config.memory_columns, self.config.memory_min)
         rows = self.choose_rows(outputs, batch)
@@ -212,13 +214,13 @@ class CAML(Method):
 
     @torch.no_grad()
     def choose_rows(self, outputs: tuple[Tensor, ...], batch: Batch) -> Rows:
-        """Open voxels of incomplete cases where both networks agree, given what the labels exclude."""
+        """Open voxels of unlabelled cases where both networks agree, given what the labels exclude."""
         first, second = (complete(logits.softmax(dim=1), batch.labels, batch.annotated) for logits in outputs)
         certainty, classes = first.max(dim=1)
-        incomplete = batch.incomplete.view(-1, *(1 for _ in batch.labels.shape[1:]))
+        unlabelled = batch.unlabelled.view(-1, *(1 for _ in batch.labels.shape[1:]))
         agree = (
             open_voxels(batch.labels, batch.annotated, batch.valid)
-            & incomplete
+            & unlabelled
             & (classes == second.argmax(dim=1))
         )
         each = min(self.config.rows_per_class, max(self.config.max_rows // first.shape[1], 1))

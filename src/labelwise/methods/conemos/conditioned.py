@@ -55,10 +55,10 @@ class FilmGenerator(nn.Module):
 
 
 class ConditionedNet(nn.Module):
-    """One U-Net with one output map, which is conditioned on the organ that is asked for.
+    """One U-Net with one output map, which is conditioned on the structure that is asked for.
 
     `conditioned_layers` counts from the end: head, decoder, encoder; None conditions all. Where that leaves the
-    encoder out, images are encoded once for all organs. K = `num_organs`; organ k is class k + 1.
+    encoder out, images are encoded once for all structures. K = `num_structures`; structure k is class k + 1.
 
     Errors
         ConfigError     the network has fewer layers than shall be conditioned
@@ -69,10 +69,10 @@ class ConditionedNet(nn.Module):
         encoder: FilmEncoder,
         decoder: FilmDecoder,
         head: nn.Module,
-        num_organs: int,
+        num_structures: int,
         *,
         conditioned_layers: int | None = None,
-        organ_chunk: int = 4,
+        structure_chunk: int = 4,
     ):
         super().__init__()
         channels = (*encoder.unit_channels, *decoder.unit_channels, 1)
@@ -86,43 +86,47 @@ class ConditionedNet(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
         self.head = head
-        self.num_organs = num_organs
-        self.organ_chunk = organ_chunk
+        self.num_structures = num_structures
+        self.structure_chunk = structure_chunk
         self.unconditioned = len(channels) - conditioned
-        self.film = FilmGenerator(num_organs, channels[self.unconditioned :])
+        self.film = FilmGenerator(num_structures, channels[self.unconditioned :])
 
     @property
     def shares_encoder(self) -> bool:
-        """Whether the encoder is the same for all organs."""
+        """Whether the encoder is the same for all structures."""
         return self.unconditioned >= len(self.encoder.unit_channels)
 
-    def answer(self, images: Tensor, cases: Tensor, organs: Tensor) -> Tensor:
-        """The logits of N questions "where is this organ in this case?".
+    def answer(self, images: Tensor, cases: Tensor, structures: Tensor) -> Tensor:
+        """The logits of N questions "where is this structure in this case?".
 
         Shapes
             images      (B, M, *S)  float
             cases       (N,)        int64, rows of `images`
-            organs      (N,)        int64 in [0, K)
+            structures      (N,)        int64 in [0, K)
             returns     (N, 1, *S)  float32
         """
-        return self._answer(images, self._shared_features(images), cases, organs)
+        return self._answer(images, self._shared_features(images), cases, structures)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, M, *S) -> logits (B, K, *S) float32 of all organs, `organ_chunk` organs at a time."""
+        """Images (B, M, *S) -> logits (B, K, *S) float32 of all structures, `structure_chunk` structures at a time."""
         features = self._shared_features(images)
         cases = torch.arange(len(images), device=images.device)
         maps = []
-        for chunk in torch.split(torch.arange(self.num_organs, device=images.device), self.organ_chunk):
-            organs = chunk.repeat_interleave(len(images))
-            logits = self._answer(images, features, cases.repeat(len(chunk)), organs)
+        for chunk in torch.split(
+            torch.arange(self.num_structures, device=images.device), self.structure_chunk
+        ):
+            structures = chunk.repeat_interleave(len(images))
+            logits = self._answer(images, features, cases.repeat(len(chunk)), structures)
             maps.append(logits.view(len(chunk), *images[:, 0].shape).transpose(0, 1))
         return torch.cat(maps, dim=1)
 
     def _shared_features(self, images: Tensor) -> list[Tensor] | None:
         return self.encoder(images) if self.shares_encoder else None
 
-    def _answer(self, images: Tensor, features: list[Tensor] | None, cases: Tensor, organs: Tensor) -> Tensor:
-        film = self._modulations(organs)
+    def _answer(
+        self, images: Tensor, features: list[Tensor] | None, cases: Tensor, structures: Tensor
+    ) -> Tensor:
+        film = self._modulations(structures)
         units = len(self.encoder.unit_channels)
         if features is None:
             of_cases = self.encoder(images.index_select(0, cases), film[:units])
@@ -131,7 +135,7 @@ class ConditionedNet(nn.Module):
         embedding = self.decoder(of_cases, film[units:-1])[-1]
         return modulate(cast(Tensor, self.head(embedding)), film[-1])
 
-    def _modulations(self, organs: Tensor) -> list[Modulation | None]:
+    def _modulations(self, structures: Tensor) -> list[Modulation | None]:
         """One entry per layer, in the order of the forward pass."""
-        asked = organs.unsqueeze(1) == torch.arange(self.num_organs, device=organs.device)
+        asked = structures.unsqueeze(1) == torch.arange(self.num_structures, device=structures.device)
         return [*(None for _ in range(self.unconditioned)), *self.film(asked)]

@@ -1,6 +1,6 @@
 """Likelihood of groups of classes, at full resolution or on coarser maps.
 
-A group (all organs, all tumours, or one class) is what a set of cluster centres stands for. As in `losses.partial`
+A group (all structures, all tumours, or one class) is what a set of cluster centres stands for. As in `losses.partial`
 a voxel with label 0 may belong to the background or to any group that is not annotated.
 """
 

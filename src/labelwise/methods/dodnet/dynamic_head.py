@@ -23,31 +23,31 @@ def head_parameters(width: int, layers: int = 3, outputs: int = 1) -> int:
 
 
 class Controller(nn.Module):
-    """Writes the weights of a dynamic head from the coarsest features and the organ that is asked for.
+    """Writes the weights of a dynamic head from the coarsest features and the structure that is asked for.
 
     The features are normalised (groups), activated and averaged over the image once; each question appends the
-    one-hot of its organ, and one linear layer does the rest. In float32, whatever the precision around it.
+    one-hot of its structure, and one linear layer does the rest. In float32, whatever the precision around it.
     """
 
-    def __init__(self, dims: int, channels: int, organs: int, parameters: int):
+    def __init__(self, dims: int, channels: int, structures: int, parameters: int):
         super().__init__()
-        self.organs = organs
+        self.structures = structures
         self.norm = normalisation("group", dims, channels)
-        self.linear = nn.Linear(channels + organs, parameters)
+        self.linear = nn.Linear(channels + structures, parameters)
 
-    def forward(self, features: Tensor, organs: Tensor) -> Tensor:
+    def forward(self, features: Tensor, structures: Tensor) -> Tensor:
         """The weights for K questions to each case.
 
         Shapes
             features    (B, channels, *S)
-            organs      (B, K) or (1, K) int64: classes from 1; 0 is nobody's one-hot
+            structures      (B, K) or (1, K) int64: classes from 1; 0 is nobody's one-hot
             returns     (B, K, parameters) float32
         """
         with torch.autocast(device_type=features.device.type, enabled=False):
             pooled = self.norm(features.float()).relu().flatten(2).mean(dim=2)
-            classes = torch.arange(1, self.organs + 1, device=organs.device)
-            asked = (organs.unsqueeze(2) == classes).to(pooled.dtype).expand(len(pooled), -1, -1)
-            seen = pooled.unsqueeze(1).expand(-1, organs.shape[1], -1)
+            classes = torch.arange(1, self.structures + 1, device=structures.device)
+            asked = (structures.unsqueeze(2) == classes).to(pooled.dtype).expand(len(pooled), -1, -1)
+            seen = pooled.unsqueeze(1).expand(-1, structures.shape[1], -1)
             written: Tensor = self.linear(torch.cat([seen, asked], dim=2))
         return written
 
@@ -64,19 +64,19 @@ def dynamic_head(features: Tensor, parameters: Tensor, *, layers: int = 3, outpu
                     the last layer, which has `outputs` rows
         returns     (B, K, outputs, *S) float32
     """
-    (cases, width), organs = features.shape[:2], parameters.shape[1]
+    (cases, width), structures = features.shape[:2], parameters.shape[1]
     rows = [width] * (layers - 1) + [outputs]
     parts = torch.split_with_sizes(parameters, [width * count for count in rows] + rows, dim=2)
     hidden, groups = features.flatten(2), 1
     for number, (weight, bias) in enumerate(zip(parts[:layers], parts[layers:], strict=True)):
         # One product per case in the first layer, one per case and question afterwards.
-        stacked = organs // groups * rows[number]
+        stacked = structures // groups * rows[number]
         hidden = torch.baddbmm(
             bias.reshape(cases * groups, stacked, 1),
             weight.reshape(cases * groups, stacked, width),
             hidden.reshape(cases * groups, width, -1),
         )
-        groups = organs
+        groups = structures
         if number < layers - 1:
             hidden = hidden.relu_()
-    return hidden.reshape(cases, organs, outputs, *features.shape[2:]).float()
+    return hidden.reshape(cases, structures, outputs, *features.shape[2:]).float()

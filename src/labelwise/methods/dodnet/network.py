@@ -4,7 +4,7 @@ Five scales of pre-activation units (group normalisation, ReLU, convolution), lo
 convolutions have no bias; their weights are brought to mean 0 and variance 1 per filter before each use.
 
 Source
-    Zhang et al., CVPR 2021, https://arxiv.org/abs/2011.10217. With the 16 organs of its port to WORD, controller
+    Zhang et al., CVPR 2021, https://arxiv.org/abs/2011.10217. With the 16 structures of its port to WORD, controller
     included: 17.33 million parameters.
 """
 

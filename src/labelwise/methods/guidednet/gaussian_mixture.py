@@ -74,8 +74,8 @@ class _VoxelsAt(torch.autograd.Function):
 def knowledge(labels: Tensor, annotated: Tensor) -> Knowledge:
     """Which class each voxel is labelled with, and for which classes that is known.
 
-    An organ's voxel is none of the others. Elsewhere the annotated organs are known to be absent, and the background
-    is known where all organs are annotated.
+    A structure's voxel is none of the others. Elsewhere the annotated structures are known to be absent, and the
+    background is known where all structures are annotated.
 
     Shapes
         labels      (B, N) int64 in [0, K) or IGNORE
@@ -89,8 +89,8 @@ def knowledge(labels: Tensor, annotated: Tensor) -> Knowledge:
                 [1, 1, 1],
                 [0, 0, 0]], dtype=torch.int32)
     """
-    organs = over_space(annotated, 1)[:, 1:]
-    told = torch.cat([organs.all(dim=1, keepdim=True), organs], dim=1).transpose(1, 2)
+    structures = over_space(annotated, 1)[:, 1:]
+    told = torch.cat([structures.all(dim=1, keepdim=True), structures], dim=1).transpose(1, 2)
     given = labels.unsqueeze(2)
     known = (told | (given > 0)) & (given != IGNORE)
     classes = torch.arange(annotated.shape[1], device=labels.device)

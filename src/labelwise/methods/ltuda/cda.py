@@ -5,12 +5,12 @@ Paper      Jiang, Zhang, Li, Liu, Cheng & Yang, Medical Image Analysis 2025, htt
 Spec       docs/methods/ltuda_cda.md: where paper and official code differ, and what we follow
 
     for every batch (x, y, A), turned, scaled and cropped by the loader (the weak view):
-        g = strongest organ of sigmoid(teacher(x)) if it reaches tau, else background            no gradient
-        u = background where g is in A, else g;     y~ = y where y is an organ, else u
+        g = strongest structure of sigmoid(teacher(x)) if it reaches tau, else background            no gradient
+        u = background where g is in A, else g;     y~ = y where y is a structure, else u
         s_v = x with a box of the next case of the batch, v = 1, 2;  y_v, A_v and y~_v are mixed alike
-        z, z_1, z_2 = student(x, s_1, s_2)                                       one map for each organ
-        BCE(z; y on A) asks the maps of A; and all others for their absence where y is an organ
-        minimise  BCE(z; y on A) + sum over v of  BCE(z_v; y_v on A_v) + w(t) BCE(z_v; y~_v on all organs)
+        z, z_1, z_2 = student(x, s_1, s_2)                                       one map for each structure
+        BCE(z; y on A) asks the maps of A; and all others for their absence where y is a structure
+        minimise  BCE(z; y on A) + sum over v of  BCE(z_v; y_v on A_v) + w(t) BCE(z_v; y~_v on all structures)
         student: one optimiser step;   teacher <- a * teacher + (1 - a) * student
 """
 
@@ -29,7 +29,7 @@ from labelwise.components.ramps import sigmoid_ramp
 from labelwise.components.teachers import Decay, EmaTeacher
 from labelwise.components.views import Pairing, cut_boxes, mix, partners
 from labelwise.errors import ConfigError
-from labelwise.losses.binary import organ_answers
+from labelwise.losses.binary import structure_answers
 from labelwise.losses.partial import dice_loss, full_precision, members, over_space, overlap_sums, per_voxel
 from labelwise.methods.base import Card, Method, NetFactory, Presets, Sigmoid
 from labelwise.methods.ltuda.prototypes import Assign
@@ -50,18 +50,22 @@ class LtudaConfig:
     ema_decay: Part | None = None  # a itself, at every length of training; published: 0.999
     teacher_bn: Literal["batch", "eval"] = "batch"  # statistics of its own batch, or running ones of its own
     threshold: Threshold = 0.5  # tau of the pseudo-labels
-    restrict_to_unknown: bool = False  # the teacher chooses among the organs that are not annotated only
+    restrict_to_unknown: bool = False  # the teacher chooses among the structures that are not annotated only
     cut_mix: bool = True  # false: the strong views are the weak one
-    pair: Pairing = "next"  # different_set: prefer a partner in which other organs are annotated
+    pair: Pairing = "next"  # different_set: prefer a partner in which other structures are annotated
     batch_reduction: Reduction = "sum"  # of BCE over the cases; sum as in the official code
-    known_negatives: bool = True  # where an organ is labelled, the maps of others learn that they are absent
-    dice_weight: NonNegativeFloat = 0.0  # of the Dice of annotated organs in the weak view; none as published
-    organ_prior: Threshold = 0.5  # what every map says of every voxel at the start; 0.5 as published
+    known_negatives: bool = (
+        True  # where a structure is labelled, the maps of others learn that they are absent
+    )
+    dice_weight: NonNegativeFloat = (
+        0.0  # of the Dice of annotated structures in the weak view; none as published
+    )
+    structure_prior: Threshold = 0.5  # what every map says of every voxel at the start; 0.5 as published
     pseudo_weight: NonNegativeFloat = 1.0
     pseudo_ramp: Part = 0.0  # part of the first stage over which that weight rises; for short trainings
     prediction_thresholds: tuple[
         Threshold, ...
-    ] = ()  # per organ, for the linear classifier; none: chosen at the end
+    ] = ()  # per structure, for the linear classifier; none: chosen at the end
     eval_model: Literal["student", "teacher"] = "teacher"
     # ---- second stage only
     classifier: Literal["linear", "labelled_prototype", "unlabelled_prototype"] = "unlabelled_prototype"
@@ -79,12 +83,12 @@ class LtudaConfig:
 class Targets(NamedTuple):
     """What a view shall become; mixed with a box like its images."""
 
-    truth: Tensor  # (B, C - 1, *S) bool: where each organ is annotated
+    truth: Tensor  # (B, C - 1, *S) bool: where each structure is annotated
     known: Tensor  # (B, C - 1, *S) bool: where that is known
     completed: (
         Tensor  # (B, *S) int64 in [0, C), IGNORE where an annotated case leaves a voxel out, and in padding
     )
-    guessed: Tensor  # (B, *S) int64 in [0, C): the teacher's organs that are not annotated
+    guessed: Tensor  # (B, *S) int64 in [0, C): the teacher's structures that are not annotated
 
 
 class View(NamedTuple):
@@ -109,7 +113,7 @@ class LtudaCda(Method):
         super().__init__()
         self.config = config
         self.thresholds = prediction_thresholds(config, nets.num_classes - 1)
-        self.student = nets.network(nets.num_classes - 1, prior=config.organ_prior)
+        self.student = nets.network(nets.num_classes - 1, prior=config.structure_prior)
         self.teacher = EmaTeacher(
             self.student, self.decays(config)["ema_decay"], statistics=config.teacher_bn
         )
@@ -142,18 +146,18 @@ class LtudaCda(Method):
         return Sigmoid(network, self.thresholds, fixed=bool(self.config.prediction_thresholds))
 
 
-def prediction_thresholds(config: LtudaConfig, organs: int) -> tuple[float, ...]:
-    """One threshold for each organ.
+def prediction_thresholds(config: LtudaConfig, structures: int) -> tuple[float, ...]:
+    """One threshold for each structure.
 
     Errors
         ConfigError     `prediction_thresholds` has another length
     """
-    given = config.prediction_thresholds or (config.threshold,) * organs
-    if len(given) != organs:
+    given = config.prediction_thresholds or (config.threshold,) * structures
+    if len(given) != structures:
         raise ConfigError(
             "method.settings.prediction_thresholds has the wrong length",
             found=f"{len(given)} numbers",
-            expected=f"{organs}, one for each structure in the order of the classes, or none",
+            expected=f"{structures}, one for each structure in the order of the classes, or none",
         )
     return given
 
@@ -182,27 +186,27 @@ def _mixed(mine: View, theirs: View, keep: Tensor) -> View:
 
 
 def teacher_labels(logits: Tensor, annotated: Tensor, threshold: float, *, restrict: bool = False) -> Tensor:
-    """The organ that a teacher sees at each voxel, and background where none reaches the threshold.
+    """The structure that a teacher sees at each voxel, and background where none reaches the threshold.
 
     Shapes
         logits      (B, C - 1, *S), before the sigmoid
         annotated   (B, C) bool
-        restrict    choose among the organs that are not annotated only
+        restrict    choose among the structures that are not annotated only
         returns     (B, *S) int64 in [0, C)
     """
     probabilities = logits.float().sigmoid()
     if restrict:
         probabilities = probabilities.masked_fill(over_space(annotated, logits.ndim - 2)[:, 1:], -1)
-    strongest, organ = probabilities.max(dim=1)
-    return torch.where(strongest >= threshold, organ + 1, 0)
+    strongest, structure = probabilities.max(dim=1)
+    return torch.where(strongest >= threshold, structure + 1, 0)
 
 
 def complete_targets(
     labels: Tensor, annotated: Tensor, guesses: Tensor, inside: Tensor | None = None
 ) -> Targets:
-    """Labels completed by a teacher's guesses about the organs that are not annotated.
+    """Labels completed by a teacher's guesses about the structures that are not annotated.
 
-    Where the teacher sees an annotated organ that the label denies, the voxel becomes background.
+    Where the teacher sees an annotated structure that the label denies, the voxel becomes background.
 
     Shapes
         labels      (B, *S) int64 in [0, C) or IGNORE
@@ -210,24 +214,24 @@ def complete_targets(
         guesses     (B, *S) int64 in [0, C)
         inside      (B, *S) bool, `Batch.inside`; None: everywhere
     """
-    organs = per_voxel(annotated, labels).clone()
-    organs[:, 0] = False
-    denied = organs.gather(1, guesses.unsqueeze(1)).squeeze(1)
+    structures = per_voxel(annotated, labels).clone()
+    structures[:, 0] = False
+    denied = structures.gather(1, guesses.unsqueeze(1)).squeeze(1)
     guessed = guesses.masked_fill(denied, 0)
-    left_out = (labels == IGNORE) | ~organs.any(dim=1)
+    left_out = (labels == IGNORE) | ~structures.any(dim=1)
     # Everything is left out in an unlabelled case; there the teacher alone speaks.
-    says_so = left_out & over_space(organs.flatten(1).any(dim=1, keepdim=True), labels.ndim - 1)[:, 0]
+    says_so = left_out & over_space(structures.flatten(1).any(dim=1, keepdim=True), labels.ndim - 1)[:, 0]
     if inside is not None:
         says_so = says_so | ~inside
-    is_organ = (labels > 0) & ~left_out
-    completed = torch.where(is_organ, labels, guessed).masked_fill(says_so, IGNORE)
-    return Targets(*organ_answers(labels, annotated), completed, guessed)
+    is_structure = (labels > 0) & ~left_out
+    completed = torch.where(is_structure, labels, guessed).masked_fill(says_so, IGNORE)
+    return Targets(*structure_answers(labels, annotated), completed, guessed)
 
 
 def weak_loss(logits: Tensor, targets: Targets, config: LtudaConfig) -> Tensor:
-    """BCE on the organs that are annotated, and their Dice if it is asked for.
+    """BCE on the structures that are annotated, and their Dice if it is asked for.
 
-    Only the weak view shows organs as a whole: the Dice of the pieces that boxes cut out would say little.
+    Only the weak view shows structures as a whole: the Dice of the pieces that boxes cut out would say little.
     """
     loss = annotated_loss(logits, targets, config)
     if config.dice_weight:
@@ -237,7 +241,7 @@ def weak_loss(logits: Tensor, targets: Targets, config: LtudaConfig) -> Tensor:
 
 
 def annotated_loss(logits: Tensor, targets: Targets, config: LtudaConfig) -> Tensor:
-    """BCE on the organs that are annotated, and of all others where one of those is labelled."""
+    """BCE on the structures that are annotated, and of all others where one of those is labelled."""
     counted, reduction = targets.completed != IGNORE, config.batch_reduction
     loss = partial_bce(logits, targets.truth, targets.known, counted, reduction)
     if config.known_negatives:
@@ -247,7 +251,7 @@ def annotated_loss(logits: Tensor, targets: Targets, config: LtudaConfig) -> Ten
 
 
 def pseudo_loss(logits: Tensor, targets: Targets, reduction: Reduction) -> Tensor:
-    """BCE on all organs, against the completed labels."""
+    """BCE on all structures, against the completed labels."""
     counted = targets.completed != IGNORE
     truth = members(targets.completed, logits.shape[1] + 1)[:, 1:]
     return partial_bce(logits, truth, counted.unsqueeze(1).expand_as(truth), counted, reduction)
@@ -258,8 +262,8 @@ def partial_bce(
 ) -> Tensor:
     """Binary cross-entropy where an answer is known, divided by the number of voxels that count.
 
-    The sum over the cases of a batch, or the mean over those in which something is known about the organ; then the
-    mean over the organs of which anything is known in the batch.
+    The sum over the cases of a batch, or the mean over those in which something is known about the structure; then the
+    mean over the structures of which anything is known in the batch.
 
     Shapes
         logits          (B, C - 1, *S)  float, before the sigmoid
@@ -270,18 +274,18 @@ def partial_bce(
     logits = full_precision(logits)
     per_voxel = F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype), reduction="none")
     per_case = (per_voxel * known).flatten(2).sum(dim=2) / counted.flatten(1).sum(1, True).clamp_min(1)
-    return _over_cases_and_organs(per_case, known.flatten(2).any(dim=2), reduction)
+    return _over_cases_and_structures(per_case, known.flatten(2).any(dim=2), reduction)
 
 
 def partial_dice(logits: Tensor, truth: Tensor, known: Tensor, reduction: Reduction = "sum") -> Tensor:
-    """Dice loss of the organs that have a voxel where they are annotated; shapes and means as in `partial_bce`."""
+    """Dice loss of the structures that have a voxel where they are annotated; shapes and means as in `partial_bce`."""
     sums = overlap_sums(full_precision(logits).sigmoid(), truth, known)
-    return _over_cases_and_organs(dice_loss(sums), sums.true > 0, reduction)
+    return _over_cases_and_structures(dice_loss(sums), sums.true > 0, reduction)
 
 
-def _over_cases_and_organs(values: Tensor, asked: Tensor, reduction: Reduction) -> Tensor:
-    """(B, C - 1) -> (): sum or mean over the cases that are asked, then the mean over the organs asked anywhere."""
-    per_organ = torch.where(asked, values, 0).sum(dim=0)
+def _over_cases_and_structures(values: Tensor, asked: Tensor, reduction: Reduction) -> Tensor:
+    """(B, C - 1) -> (): sum or mean over the cases that are asked, then the mean over the structures asked anywhere."""
+    per_structure = torch.where(asked, values, 0).sum(dim=0)
     if reduction == "mean":
-        per_organ = per_organ / asked.sum(dim=0).clamp_min(1)
-    return per_organ.sum() / asked.any(dim=0).sum().clamp_min(1)
+        per_structure = per_structure / asked.sum(dim=0).clamp_min(1)
+    return per_structure.sum() / asked.any(dim=0).sum().clamp_min(1)

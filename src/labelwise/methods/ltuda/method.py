@@ -5,10 +5,10 @@ Paper      Jiang, Zhang, Li, Liu, Cheng & Yang, Medical Image Analysis 2025, htt
 Spec       docs/methods/ltuda.md: where paper and official code differ, and what we follow
 
     start from the student of the first stage; the teacher is a copy of it
-    for every batch: views x, s_1, s_2 with completed labels y~_v and guessed organs u_v, as in the first stage
+    for every batch: views x, s_1, s_2 with completed labels y~_v and guessed structures u_v, as in the first stage
         z = linear head of the student;     c = unit embedding of each pixel of s_v
-        owners of the labelled bank:    y where y is an organ, background where y = u = 0, else nobody
-        owners of the unlabelled bank:  nobody where y is an organ, else u
+        owners of the labelled bank:    y where y is a structure, background where y = u = 0, else nobody
+        owners of the unlabelled bank:  nobody where y is a structure, else u
         for v = 1, 2 and both banks P:
             S = c P^T;   o = LayerNorm over classes of the largest S of each class
             T = the prototype that takes the pixel when its class is shared out evenly
@@ -150,7 +150,7 @@ class PrototypeNet(nn.Module):
         self.encoder = nets.encoder()
         self.decoder = nets.decoder()
         width = self.decoder.channels[-1]
-        self.head = nets.head(width, nets.num_classes - 1, prior=config.organ_prior)
+        self.head = nets.head(width, nets.num_classes - 1, prior=config.structure_prior)
         self.prototypes = Prototypes(
             width, nets.num_classes, banks=len(BANKS), per_class=config.prototypes_per_class
         )
@@ -191,10 +191,10 @@ class Classifier(IndependentMaps):
 def bank_owners(targets: Targets) -> Tensor:
     """The class whose prototypes a voxel may move, in the labelled and in the unlabelled bank: (B * S, 2) int64.
 
-    Annotated organs belong to the labelled bank, guessed organs to the other one, and background to both.
+    Annotated structures belong to the labelled bank, guessed structures to the other one, and background to both.
     """
     completed, guessed = targets.completed, targets.guessed
-    annotated = (completed != guessed) & (completed != IGNORE)  # the two differ on annotated organs only
+    annotated = (completed != guessed) & (completed != IGNORE)  # the two differ on annotated structures only
     labelled = completed.where(annotated | (guessed == 0), IGNORE)
     unlabelled = guessed.where(~annotated & (completed != IGNORE), IGNORE)
     return torch.stack([labelled.flatten(), unlabelled.flatten()], dim=1)

@@ -6,7 +6,7 @@ with the width of the next finer scale, so that the interpolation needs no convo
 
 Source
     Jiang et al., Medical Image Analysis 2025 (LTUDA), https://arxiv.org/abs/2409.03228: 13,394,372 parameters in
-    2D for one input channel, four organs and width 64.
+    2D for one input channel, four structures and width 64.
 """
 
 from __future__ import annotations

@@ -3,13 +3,13 @@
 Paper      Fang & Yan, IEEE Transactions on Medical Imaging 39(11), 2020, https://arxiv.org/abs/2001.00208
 Spec       docs/methods/pipo_fan.md: where paper and official code differ, and what we follow
 
-    for every batch (x, y, A) of cases with annotated organs A:
+    for every batch (x, y, A) of cases with annotated structures A:
         f_s = features of scale s, from the image at all sizes                   s = coarse .. fine
         a_s = enlarge(head_s(blocks_s(f_s)))                                     logits of scale s, at full size
               blocks_s make every scale pass equally many convolutions
         g_s = mean + max over the voxels of attention(a_s)                       one number per case and scale
         z   = sum over s of softmax_s(g) a_s
-        q(z): un-annotated organs hide in the background;   TAL(z) = mean of -log q_y
+        q(z): un-annotated structures hide in the background;   TAL(z) = mean of -log q_y
         minimise  TAL(z) + deep_supervision * mean over s of TAL(a_s)
 """
 
@@ -35,7 +35,7 @@ class PipoFanConfig:
     deep_supervision: NonNegativeFloat = (
         0.5  # weight of the loss of the single scales; stands for the first stage
     )
-    dice_weight: NonNegativeFloat = 0.0  # of the Dice of the annotated organs, beside each cross-entropy
+    dice_weight: NonNegativeFloat = 0.0  # of the Dice of the annotated structures, beside each cross-entropy
 
 
 class PyramidInPyramidOut(Method):

@@ -1,9 +1,9 @@
 """The losses of PL-Seg: decoupled foreground, class maps that do not overlap, and distillation from scale to scale.
 
-Each annotated organ is a binary problem of its own: "this organ" against "everything else".
+Each annotated structure is a binary problem of its own: "this structure" against "everything else".
 
-The organ's probability p comes from a softmax over all classes, and its complement is 1 - p. So neither the
-background nor an organ that nobody annotated ever gets a target. A pair is a case and an organ annotated in it.
+The structure's probability p comes from a softmax over all classes, and its complement is 1 - p. So neither the
+background nor a structure that nobody annotated ever gets a target. A pair is a case and a structure annotated in it.
 
 Source
     Li et al., PL-Seg, Medical Image Analysis 2025, https://doi.org/10.1016/j.media.2025.103885;
@@ -37,21 +37,21 @@ class PairLosses(NamedTuple):
     """What each of K pairs costs: (K,) each."""
 
     cross_entropy: Tensor  # mean over the labelled voxels; 0 if there are none
-    dice: Tensor  # mean of the Dice losses of the organ and of its complement
-    present: Tensor  # bool: the organ has a voxel
+    dice: Tensor  # mean of the Dice losses of the structure and of its complement
+    present: Tensor  # bool: the structure has a voxel
 
     def total(self, absent_weight: float) -> Tensor:
-        """Cross-entropy and Dice of a present organ; `absent_weight` times the cross-entropy of an absent one.
+        """Cross-entropy and Dice of a present structure; `absent_weight` times the cross-entropy of an absent one.
 
-        The Dice of an absent organ is near 1/2 whatever is predicted, so it says nothing.
+        The Dice of an absent structure is near 1/2 whatever is predicted, so it says nothing.
         """
         return torch.where(self.present, self.cross_entropy + self.dice, absent_weight * self.cross_entropy)
 
 
 def decoupled_foreground(
-    probabilities: Tensor, labels: Tensor, cases: Tensor, organs: Tensor, annotated: Tensor | None = None
+    probabilities: Tensor, labels: Tensor, cases: Tensor, structures: Tensor, annotated: Tensor | None = None
 ) -> PairLosses:
-    """Cross-entropy and Dice of "organ against the rest" for each pair (case, organ).
+    """Cross-entropy and Dice of "structure against the rest" for each pair (case, structure).
 
     ``CE = -mean (y log p + (1 - y) log (1 - p))`` and ``Dice = 1 - 1/2 [2 sum p y / (sum p + sum y + 1e-5)`` + the
     same of the complement ``]``, over the labelled voxels of the case. Nothing of the size (pairs, voxels) is kept
@@ -60,8 +60,8 @@ def decoupled_foreground(
     Shapes
         probabilities   (B, C, *S)  float32, after softmax
         labels          (B, *S)     integer in [0, C) or IGNORE; uint8 needs the least memory
-        cases, organs   (K,)        int64: which case, and which organ in [1, C) of it; K may be 0
-        annotated       (B, C, *S)  bool: where each organ is; None: all over the labelled part of the case
+        cases, structures   (K,)        int64: which case, and which structure in [1, C) of it; K may be 0
+        annotated       (B, C, *S)  bool: where each structure is; None: all over the labelled part of the case
 
     Example
         >>> half, first = torch.full((1, 2, 4), 0.5), torch.tensor([0])
@@ -71,30 +71,32 @@ def decoupled_foreground(
     """
     maps, voxels = probabilities.flatten(2).flatten(0, 1), labels.flatten(1)
     there = None if annotated is None else annotated.flatten(2).flatten(0, 1)
-    rows = cases * probabilities.shape[1] + organs
+    rows = cases * probabilities.shape[1] + structures
     parts = [
         # Nothing in it is random, so there is no state of a generator to keep.
         checkpoint(_pair_losses, maps, voxels, there, *chunk, use_reentrant=False, preserve_rng_state=False)
-        for chunk in zip(*(torch.split(index, PAIRS_AT_ONCE) for index in (rows, cases, organs)), strict=True)
+        for chunk in zip(
+            *(torch.split(index, PAIRS_AT_ONCE) for index in (rows, cases, structures)), strict=True
+        )
     ]
     return PairLosses(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
 def _pair_losses(
-    maps: Tensor, labels: Tensor, there: Tensor | None, rows: Tensor, cases: Tensor, organs: Tensor
+    maps: Tensor, labels: Tensor, there: Tensor | None, rows: Tensor, cases: Tensor, structures: Tensor
 ) -> PairLosses:
     """The losses of the pairs in the given rows of `maps` and `there`, (B * C, V); `labels` is (B, V)."""
     probability = maps.index_select(0, rows).clamp(SMALLEST, 1)
     given = labels.index_select(0, cases)
-    known, truth = given != IGNORE, given == organs.to(given.dtype).unsqueeze(1)
+    known, truth = given != IGNORE, given == structures.to(given.dtype).unsqueeze(1)
     if there is not None:
         known = known & there.index_select(0, rows)
         truth = truth & known
     count = known.sum(dim=1)
     likelihood = torch.where(truth, probability, 1 - probability).clamp_min(SMALLEST)
     cross_entropy = -(likelihood.log() * known).sum(dim=1) / count.clamp_min(1)
-    organ = OverlapSums(*_sums(probability, truth, known))
-    return PairLosses(cross_entropy, _two_sided_dice(organ, count), organ.true > 0)
+    structure = OverlapSums(*_sums(probability, truth, known))
+    return PairLosses(cross_entropy, _two_sided_dice(structure, count), structure.true > 0)
 
 
 def _sums(probability: Tensor, truth: Tensor, known: Tensor) -> list[Tensor]:
@@ -103,11 +105,11 @@ def _sums(probability: Tensor, truth: Tensor, known: Tensor) -> list[Tensor]:
     return [part.squeeze(1) for part in sums]
 
 
-def _two_sided_dice(organ: OverlapSums, count: Tensor) -> Tensor:
-    """Half the Dice losses of the organ and of its complement; the sums of the latter follow from `count` voxels."""
-    common, predicted, true = organ
+def _two_sided_dice(structure: OverlapSums, count: Tensor) -> Tensor:
+    """Half the Dice losses of a structure and of its complement, whose sums follow from `count` voxels."""
+    common, predicted, true = structure
     complement = OverlapSums(count - predicted - true + common, count - predicted, count - true)
-    return (dice_loss(organ, numerator=0.0) + dice_loss(complement, numerator=0.0)) / 2
+    return (dice_loss(structure, numerator=0.0) + dice_loss(complement, numerator=0.0)) / 2
 
 
 def class_affinity(probabilities: Tensor, inside: Tensor | None = None) -> Tensor:

@@ -1,14 +1,14 @@
-"""PL-Seg: organs as binary problems weighted by difficulty, class maps that do not overlap, scales that imitate.
+"""PL-Seg: structures as binary problems weighted by difficulty, class maps that do not overlap, scales that imitate.
 
 Paper      Li et al., Medical Image Analysis 2025, https://doi.org/10.1016/j.media.2025.103885
 Spec       docs/methods/pl_seg.md: where paper and official code differ, and what we follow
 
     for every batch (x, y, A):
         z_1 ... z_S = outputs of the network at every scale, fine to coarse;   p_s = softmax(z_s)
-        for every scale s, with the labels resized to it, and every organ c in A of a case, drawn in its patch:
+        for every scale s, with the labels resized to it, and every structure c in A of a case, drawn in its patch:
             l = CE + Dice of "c or not c",  with the probabilities p_s,c and 1 - p_s,c
             D_s,c = mean Dice loss of c over the last batches with c, this one included
-            w_s,c = max(D_s,c / mean of D_s over the organs, floor)
+            w_s,c = max(D_s,c / mean of D_s over the structures, floor)
         minimise  mean over scales of the sum of w l                                       hardness-aware foreground
                 + alpha * mean of -log softmax(cosine of the class maps of p_1) on its diagonal   orthogonal classes
                 + lambda(t) * mean over s of CE(softmax(z_s / T), softmax(z_s+1 / T))             self-distillation
@@ -40,11 +40,13 @@ from labelwise.types import Batch, Progress
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class PLSegConfig:
-    hardness: bool = True  # weigh organs by their past Dice loss; False: every organ alike
+    hardness: bool = True  # weigh structures by their past Dice loss; False: every structure alike
     window: PositiveInt = 50  # number of batches that this past spans
-    floor: Annotated[float, Field(ge=0, le=1)] = 0.5  # smallest weight of an organ
-    absent_weight: NonNegativeFloat = 0.0  # cross-entropy of annotated organs without a voxel in the patch
-    reduction: Literal["sum", "mean"] = "sum"  # over the pairs of a case and an organ
+    floor: Annotated[float, Field(ge=0, le=1)] = 0.5  # smallest weight of a structure
+    absent_weight: NonNegativeFloat = (
+        0.0  # cross-entropy of annotated structures without a voxel in the patch
+    )
+    reduction: Literal["sum", "mean"] = "sum"  # over the pairs of a case and a structure
     extra_marginal_ce: NonNegativeFloat = 0.0  # weight of the marginal cross-entropy of the finest output
     contrast_weight: NonNegativeFloat = 0.1  # alpha
     distillation_weight: NonNegativeFloat = 0.1  # lambda at the end of the training
@@ -92,21 +94,21 @@ class PLSeg(Method):
 
     def foreground(self, probabilities: Sequence[Tensor], batch: Batch) -> Tensor:
         """Mean over the scales of the weighted losses of all pairs: the hardness-aware decoupled foreground loss."""
-        cases, organs = annotated_pairs(batch)
+        cases, structures = annotated_pairs(batch)
         labels = batch.labels.to(torch.uint8)  # once per pair in memory; class indices and IGNORE fit
         annotated = batch.annotated if batch.annotated.ndim > 2 else None
         scales = []
         for p in probabilities:
             size = p.shape[2:]
             there = None if annotated is None else labels_at(annotated, size)
-            scales.append(decoupled_foreground(p, labels_at(labels, size), cases, organs, there))
+            scales.append(decoupled_foreground(p, labels_at(labels, size), cases, structures, there))
         losses = PairLosses(
             *(torch.stack(part) for part in zip(*scales, strict=True))
         )  # (scales, pairs) each
         per_pair = losses.total(self.config.absent_weight)
         if self.config.hardness:
-            self.history.push(losses, organs)
-            per_pair = self.history.weights(self.config.floor).index_select(1, organs) * per_pair
+            self.history.push(losses, structures)
+            per_pair = self.history.weights(self.config.floor).index_select(1, structures) * per_pair
         total = per_pair.sum(dim=1)
         if self.config.reduction == "mean":
             counted = losses.present if not self.config.absent_weight else torch.ones_like(losses.present)
@@ -138,17 +140,17 @@ class DifficultyHistory(nn.Module):
         self.register_buffer("calls", torch.zeros(scales, dtype=torch.int64))
 
     @torch.no_grad()
-    def push(self, losses: PairLosses, organs: Tensor) -> None:
+    def push(self, losses: PairLosses, structures: Tensor) -> None:
         """Write the mean Dice loss of each class over the pairs of all ranks; a scale without a pair writes nothing.
 
         No loss reads the buffers themselves, so they may change before the backward pass.
 
         Shapes
             losses      (scales, K) each
-            organs      (K,) int64
+            structures      (K,) int64
         """
         window, num_classes = self.rows.shape[1:]
-        member = organs.unsqueeze(1) == torch.arange(num_classes, device=organs.device)  # (K, C)
+        member = structures.unsqueeze(1) == torch.arange(num_classes, device=structures.device)  # (K, C)
         of_class = losses.present.unsqueeze(2) & member  # (scales, K, C)
         sums = (losses.dice.unsqueeze(2) * of_class).sum(dim=1)
         sums, counts = sum_over_ranks(torch.stack([sums, of_class.sum(dim=1).to(sums.dtype)]))
@@ -176,17 +178,17 @@ def _mean_of_positive(values: Tensor) -> Tensor:
 
 
 def annotated_pairs(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Case and organ of every pair in which the organ is annotated, present or not, chosen on the host.
+    """Case and structure of every pair in which the structure is annotated, present or not, chosen on the host.
 
     Shapes
         returns     two (K,) int64
     """
     num_classes = batch.annotated.shape[1]
     places = [
-        case * num_classes + organ
+        case * num_classes + structure
         for case, row in enumerate(batch.annotated_rows)
-        for organ, known in enumerate(row)
-        if known and organ > 0
+        for structure, known in enumerate(row)
+        if known and structure > 0
     ]
     every = torch.arange(len(batch.annotated) * num_classes, device=batch.annotated.device)
     pairs = select_rows(every, places)

@@ -2,7 +2,7 @@
 
 Source
     the discriminator of Li, Zhang & He, MICCAI 2020 (SASSNet), https://arxiv.org/abs/2007.10732: 11,020,290 parameters
-    for one modality and one organ in 3D.
+    for one modality and one structure in 3D.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ STRIDE = 16  # four convolutions that halve the size
 class Critic(nn.Module):
     """Four strided convolutions, the mean over space, and two logits: class 1 is the kind to be imitated.
 
-    A question is a case and one of K organs. With several organs a learned vector per organ, 0 at the start, tells
-    the critic which one the map is of.
+    A question is a case and one of K structures. With several structures a learned vector per structure, 0 at the
+    start, tells the critic which one the map is of.
 
     Errors
         ConfigError     a map has fewer than 16 voxels along an axis
     """
 
-    def __init__(self, dims: int, modalities: int, organs: int, *, width: int = 64, dropout: float = 0.5):
+    def __init__(self, dims: int, modalities: int, structures: int, *, width: int = 64, dropout: float = 0.5):
         super().__init__()
         convolution = brick("convolution", dims)
         widths = [width * 2**level for level in range(4)]
         self.of_map = convolution(1, width, 4, stride=2, padding=1)
         self.of_image = convolution(modalities, width, 4, stride=2, padding=1)
-        self.of_organ = nn.Parameter(torch.zeros(organs, width)) if organs > 1 else None
+        self.of_organ = nn.Parameter(torch.zeros(structures, width)) if structures > 1 else None
         self.further = nn.ModuleList(
             convolution(before, after, 4, stride=2, padding=1) for before, after in pairwise(widths)
         )
@@ -48,7 +48,12 @@ class Critic(nn.Module):
         self.rate = dropout
 
     def forward(
-        self, maps: Tensor, images: Tensor, cases: Sequence[int], organs: Sequence[int], dropout: bool = True
+        self,
+        maps: Tensor,
+        images: Tensor,
+        cases: Sequence[int],
+        structures: Sequence[int],
+        dropout: bool = True,
     ) -> Tensor:
         """Logits (N, 2) float32 of N questions.
 
@@ -56,7 +61,7 @@ class Critic(nn.Module):
             maps        (N, 1, *S)
             images      (B, M, *S)  each is looked at once, however many questions it has
             cases       N rows of `images`
-            organs      N numbers in [0, K)
+            structures      N numbers in [0, K)
         """
         if min(maps.shape[2:]) < STRIDE:
             raise ConfigError(
@@ -67,7 +72,7 @@ class Critic(nn.Module):
             )
         features = self.of_map(maps) + select_rows(self.of_image(images), cases)
         if self.of_organ is not None:
-            vectors = select_rows(self.of_organ, organs)
+            vectors = select_rows(self.of_organ, structures)
             features = features + vectors.view(*vectors.shape, *(1 for _ in maps.shape[2:]))
         features = F.leaky_relu(features, NEGATIVE_SLOPE)
         for convolution in self.further:
@@ -76,10 +81,10 @@ class Critic(nn.Module):
             features = F.leaky_relu(convolution(features), NEGATIVE_SLOPE)
         return cast(Tensor, self.verdict(features.flatten(2).mean(dim=2))).float()
 
-    def frozen(self, maps: Tensor, images: Tensor, cases: Sequence[int], organs: Sequence[int]) -> Tensor:
+    def frozen(self, maps: Tensor, images: Tensor, cases: Sequence[int], structures: Sequence[int]) -> Tensor:
         """As `forward` without dropout, and with a gradient for the maps only: the critic learns nothing from it."""
         weights = {name: parameter.detach() for name, parameter in self.named_parameters()}
-        return cast(Tensor, functional_call(self, weights, (maps, images, cases, organs, False)))
+        return cast(Tensor, functional_call(self, weights, (maps, images, cases, structures, False)))
 
 
 def two_kinds(logits: Tensor, real: int) -> Tensor:

@@ -1,13 +1,13 @@
-"""SASSNet: a critic learns to tell predicted shapes of annotated organs from others; the network must deceive it.
+"""SASSNet: a critic learns to tell predicted shapes of annotated structures from others; the network must deceive it.
 
 Paper      Li, Zhang & He, MICCAI 2020, https://arxiv.org/abs/2007.10732
 Spec       docs/methods/sassnet.md: where paper and official code differ, and what we follow
 
-    for every batch (x, y, A), K = C - 1 organs:
+    for every batch (x, y, A), K = C - 1 structures:
         o, z = network(x)                               logits, and distances in (-1, 1) that are negative inside
-        S = signed distance of y, over its largest value in the patch               organs in A only
-        known = pairs of a case and an organ in A;   open = the other pairs
-        minimise  Dice(sigmoid(o), y) + beta mean (z - S)^2                         organs in A only
+        S = signed distance of y, over its largest value in the patch               structures in A only
+        known = pairs of a case and a structure in A;   open = the other pairs
+        minimise  Dice(sigmoid(o), y) + beta mean (z - S)^2                         structures in A only
                   + lambda(t) CE(critic(z, x), "known") over open               without dropout, critic fixed
         critic: minimise  CE(critic(z, x), "known" or "open") over both         network fixed, own optimiser
 """
@@ -44,21 +44,25 @@ class SassnetConfig:
     critic_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of whole channels, when the critic learns
     critic_rate: PositiveFloat = 1e-4  # of its own Adam, constant
     critic_betas: tuple[Beta, Beta] = (0.9, 0.99)
-    pairs_per_case: PositiveInt = 4  # at most so many organs of a case are shown to the critic
+    pairs_per_case: PositiveInt = 4  # at most so many structures of a case are shown to the critic
     cross_entropy_weight: NonNegativeFloat = 0.0  # of a binary cross-entropy beside Dice
     # what every segmentation map says of every voxel at the start; None: the usual bias, about one half
-    organ_prior: Annotated[float, Field(gt=0, lt=1)] | None = None
-    absent_dice: Literal["skip", "include"] = "skip"  # Dice of annotated organs without a voxel in the batch
+    structure_prior: Annotated[float, Field(gt=0, lt=1)] | None = None
+    absent_dice: Literal["skip", "include"] = (
+        "skip"  # Dice of annotated structures without a voxel in the batch
+    )
     absent_distance: Literal["far", "skip", "zero"] = "far"  # their distance: +1, no target, or 0
-    known_negatives: bool = True  # where an organ is labelled, the maps of others learn that they are absent
+    known_negatives: bool = (
+        True  # where a structure is labelled, the maps of others learn that they are absent
+    )
     distance_unit: Literal["voxels", "mm"] = "voxels"  # matters for anisotropic voxels only
 
 
 class Pair(NamedTuple):
-    """A case and an organ: what the critic is asked about."""
+    """A case and a structure: what the critic is asked about."""
 
     case: int
-    organ: int  # from 0
+    structure: int  # from 0
 
 
 class Sassnet(Method):
@@ -74,7 +78,7 @@ class Sassnet(Method):
     def __init__(self, nets: NetFactory, config: SassnetConfig):
         super().__init__()
         self.config = config
-        self.network = DualTaskNet(nets, organ_prior=config.organ_prior)
+        self.network = DualTaskNet(nets, structure_prior=config.structure_prior)
         self.critic = Critic(
             nets.dims,
             nets.in_channels,
@@ -149,23 +153,23 @@ class Sassnet(Method):
 def choose_pairs(
     annotated: Sequence[Sequence[bool]], limit: int, sparse: Sequence[bool] = ()
 ) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
-    """Pairs of annotated organs and pairs of the others: at most `limit` per case, as many of one kind as of the other.
+    """Pairs of annotated structures and of the others: at most `limit` per case, as many of one kind as of the other.
 
     Drawn from torch's generator where a case has more. Of a case that is annotated in parts of the scan only, every
-    organ is open.
+    structure is open.
 
     Example
         >>> choose_pairs([[True, True], [False, False]], limit=4)
-        ((Pair(case=0, organ=0),), (Pair(case=1, organ=0),))
+        ((Pair(case=0, structure=0),), (Pair(case=1, structure=0),))
     """
     known, open_ = [], []
     for case, row in enumerate(annotated):
-        organs = list(range(len(row) - 1))
-        if len(organs) > limit:
-            organs = torch.randperm(len(organs)).tolist()
+        structures = list(range(len(row) - 1))
+        if len(structures) > limit:
+            structures = torch.randperm(len(structures)).tolist()
         known_here = [bool(known) and not (sparse and sparse[case]) for known in row[1:]]
-        yes = [Pair(case, organ) for organ in organs if known_here[organ]]
-        no = [Pair(case, organ) for organ in organs if not known_here[organ]]
+        yes = [Pair(case, structure) for structure in structures if known_here[structure]]
+        no = [Pair(case, structure) for structure in structures if not known_here[structure]]
         half = max(limit // 2, limit - len(no))
         known += yes[:half]
         open_ += no[: limit - len(yes[:half])]
@@ -174,5 +178,5 @@ def choose_pairs(
 
 def _maps(distances: Tensor, pairs: Sequence[Pair]) -> Tensor:
     """(B, K, *S) -> (N, 1, *S): the maps of N pairs."""
-    rows = [pair.case * distances.shape[1] + pair.organ for pair in pairs]
+    rows = [pair.case * distances.shape[1] + pair.structure for pair in pairs]
     return select_rows(distances.flatten(0, 1), rows).unsqueeze(1)

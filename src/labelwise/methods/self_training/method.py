@@ -8,9 +8,9 @@ Spec       docs/methods/self_training.md
 
     for every batch (x, y, A):
         x_w: moved only (weak view);  x_s: intensities changed as well (strong view)
-        q~ = softmax(teacher(x_w)) restricted to the classes that y and A leave open    incomplete cases, no gradient
+        q~ = softmax(teacher(x_w)) restricted to the classes that y and A leave open    unlabelled cases, no gradient
         t  = argmax q~;   c = r_t * max(0, (max q~ - tau) / (1 - tau)) in voxels that the labels leave open, else 0
-             r: precision of an organ, or for background the mean recall of the organs that A leaves out;
+             r: precision of a structure, or for background the mean recall of the structures that A leaves out;
                 both are those of the student on annotated voxels of the last steps
         with the chance mu, each case gets a box of another case: x_s, y, A, t and c are cut alike
         minimise  supervised(student(x_s), y, A)
@@ -39,7 +39,7 @@ from labelwise.methods.self_training.reliability import Reliability
 from labelwise.types import Batch, Progress
 
 Part = Annotated[float, Field(ge=0, le=1)]
-Among = Literal["all", "incomplete"]
+Among = Literal["all", "unlabelled"]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -59,7 +59,7 @@ class SelfTrainingConfig:
     cut_mix: Part = 0.5
     # part of the image that a box covers, smallest and largest
     box_area: tuple[Part, Part] = (0.05, 0.5)
-    # which cases lend boxes to which: any to any, or only the incomplete ones among themselves
+    # which cases lend boxes to which: any to any, or only the unlabelled ones among themselves
     cut_among: Among = "all"
     # Dice of the pseudo-labels beside their cross-entropy
     pseudo_dice: bool = True
@@ -129,7 +129,7 @@ def complete_labels(
 ) -> Targets:
     """What a teacher takes the open voxels of the weak view for, and how far that counts."""
     classes, trust = torch.zeros_like(batch.labels), torch.zeros_like(batch.images[:, 0])
-    rows = batch.incomplete_rows
+    rows = batch.unlabelled_rows
     if not rows:
         return Targets(classes, trust)
     images = batch.images if batch.weak_images is None else batch.weak_images
@@ -184,7 +184,7 @@ def spliced_loss(
 
 def partners(batch: Batch, rows: list[int], among: Among) -> list[int]:
     """Which case lends its box to which; a case without a partner lends to itself, which changes nothing."""
-    circle = rows if among == "all" else batch.incomplete_rows
+    circle = rows if among == "all" else batch.unlabelled_rows
     (turn,) = torch.randint(1, max(len(circle), 2), (1,)).tolist()
     lent = {row: circle[(place + turn) % len(circle)] for place, row in enumerate(circle)}
     return [lent.get(row, row) for row in rows]

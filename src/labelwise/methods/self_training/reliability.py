@@ -11,16 +11,16 @@ from labelwise.types import IGNORE
 
 
 class Reliability(nn.Module):
-    """Running recall and precision of every organ over the voxels that annotate it.
+    """Running recall and precision of every structure over the voxels that annotate it.
 
-    An organ that is named is right as often as it is on annotated voxels (its precision). Background that is named
-    where some organs are not annotated is right as far as those organs are usually found (their mean recall): a
+    A structure that is named is right as often as it is on annotated voxels (its precision). Background that is named
+    where some structures are not annotated is right as far as those structures are usually found (their mean recall): a
     network that does not know the spleen yet must not teach that there is none.
     """
 
-    found: Tensor  # (C,) voxels of each organ that were named so
-    labelled: Tensor  # (C,) voxels of each organ
-    named: Tensor  # (C,) voxels that were named so where the organ is annotated
+    found: Tensor  # (C,) voxels of each structure that were named so
+    labelled: Tensor  # (C,) voxels of each structure
+    named: Tensor  # (C,) voxels that were named so where the structure is annotated
 
     def __init__(self, num_classes: int, *, believed: bool = False):
         """`believed`: all that is named counts, until something else is known."""
@@ -52,7 +52,7 @@ class Reliability(nn.Module):
 
         Shapes
             classes     (N, *S) int64: what is named
-            labels      (N, *S) int64: 0 where the un-annotated organs are open, IGNORE where all are
+            labels      (N, *S) int64: 0 where the un-annotated structures are open, IGNORE where all are
             annotated   (N, C) or (N, C, *S) bool
         """
         known = per_voxel(annotated, labels) & (labels != IGNORE).unsqueeze(1)

@@ -10,7 +10,7 @@ Spec       docs/methods/ss_net.md: where paper and official code differ, and wha
         r = unit(gradient of disagree(softmax(network(x + xi d)), p) by d),   d = unit(uniform noise)
         S = disagree(softmax(network(x + eps r)), p)
         z, f = logits and features of network(x);   y^ = argmax of z over the classes that y and A leave open
-        memory of organ c <- projections of the 32 best of its annotated voxels that are classified rightly
+        memory of structure c <- projections of the 32 best of its annotated voxels that are classified rightly
         h = prediction(projection(f))                   for the voxels that y settles, and for the others
         C = mean over c, and the voxels i with y^ = c, of a_i (1 - mean over the memory m of c of cos(h_i, m))
         minimise  Dice(z, y, A)  +  w(t) (S + v (C of the settled voxels + C of the others))
@@ -59,7 +59,9 @@ class SsNetConfig:
     ramp_fraction: NonNegativeFloat = 0.4  # part of the training over which w rises
     ramp_interval: Part = 0.01  # part of the training between two changes of w: 150 of 15000 steps
     cross_entropy_weight: NonNegativeFloat = 0.0  # beside the Dice
-    absent_dice: Literal["skip", "include"] = "skip"  # Dice of annotated organs without a voxel in the batch
+    absent_dice: Literal["skip", "include"] = (
+        "skip"  # Dice of annotated structures without a voxel in the batch
+    )
     # ---- smoothness
     magnitude: PositiveFloat = 10.0  # eps: length of the perturbation, for a patch of 112 x 112 x 80
     probe_magnitude: PositiveFloat = 10.0  # xi: length of the change by which it is found
@@ -69,7 +71,7 @@ class SsNetConfig:
     # ---- separation of the classes
     separation_weight: NonNegativeFloat = 0.1  # v
     separation_divisor: Literal["present", "classes"] = "present"  # classes: their number with background
-    memory_size: PositiveInt = 32  # vectors of each organ
+    memory_size: PositiveInt = 32  # vectors of each structure
     memory_order: Literal["highest", "lowest", "random"] = (
         "highest"  # which of the selector's scores are kept
     )
@@ -122,7 +124,7 @@ class SsNet(Method):
         }
 
     def supervised(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Dice of the annotated organs, over the batch; and cross-entropy if it has a weight."""
+        """Dice of the annotated structures, over the batch; and cross-entropy if it has a weight."""
         loss = annotated_dice(
             logits,
             batch.labels,
@@ -143,7 +145,7 @@ class SsNet(Method):
         """
         images, labels, annotated, where = batch.images, batch.labels, batch.annotated, batch.inside
         if self.config.smooth_on == "open":
-            rows = batch.incomplete_rows
+            rows = batch.unlabelled_rows
             if not rows:
                 return None
             images, labels, annotated, where = (
@@ -205,15 +207,15 @@ class SsNet(Method):
     @torch.no_grad()
     def learn(self, rows: Tensor, drawn: DrawnVoxels, logits: Tensor) -> Bank:
         """The memory with the best of the annotated voxels that are classified rightly."""
-        organs = slice(1, self.num_classes)
-        predicted = logits.argmax(dim=1).flatten()[drawn.voxels[organs]]
+        structures = slice(1, self.num_classes)
+        predicted = logits.argmax(dim=1).flatten()[drawn.voxels[structures]]
         numbers = torch.arange(1, self.num_classes, device=predicted.device).unsqueeze(1)
-        vectors = self.projection(rows[organs])
-        scores = self.selectors(vectors, drawn.filled[organs])
+        vectors = self.projection(rows[structures])
+        scores = self.selectors(vectors, drawn.filled[structures])
         if self.config.memory_order == "random":
             scores = torch.rand_like(scores)
         keys = -scores if self.config.memory_order == "lowest" else scores
-        return self.memory.updated(vectors, keys, drawn.filled[organs] & (predicted == numbers))
+        return self.memory.updated(vectors, keys, drawn.filled[structures] & (predicted == numbers))
 
     def separation_of(self, rows: Tensor, filled: Tensor, bank: Bank) -> Tensor:
         """C of one kind of voxels.

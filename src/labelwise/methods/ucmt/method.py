@@ -7,7 +7,7 @@ Spec       docs/methods/ucmt.md: where paper and official code differ, and what 
         z_1 = student_1(blur(x));   z_2 = student_2(blur'(x));   z_t = teacher(x)          no gradient in z_t
         y_1, y_2, y_t = argmax of z_1, z_2, z_t over the classes that y and A leave possible
         L = mean over m of D(z_m, y on A)
-            + w(t) * mean over m of ( D(z_m, y_other student) + D(z_m, y_t) )                incomplete cases
+            + w(t) * mean over m of ( D(z_m, y_other student) + D(z_m, y_t) )                unlabelled cases
         U_m = entropy of (softmax(z_m) + softmax(z_t)) / 2, averaged over the patches of a grid
         the k patches with largest U_1 <- those with smallest U_2, and the reverse            U-Mix, within each scan
         L' = the same for the students on the mixed blur(x), with y and y_t mixed alike, y_1 and y_2 predicted anew
@@ -43,7 +43,7 @@ Part = Annotated[float, Field(ge=0, le=1)]
 class UcmtConfig:
     consistency_weight: NonNegativeFloat = 0.1  # w at the end of the ramp
     ramp_fraction: NonNegativeFloat = 0.2  # part of the training over which w rises: 5 of 25 epochs on ISIC
-    consistency_on: Literal["open", "all"] = "open"  # incomplete cases, or every case
+    consistency_on: Literal["open", "all"] = "open"  # unlabelled cases, or every case
     u_mix: bool = True  # learn from the mixed scans, too
     two_steps: bool = False  # an optimiser step for L and one for L', as published; else one for their sum
     covered_patches: PositiveInt = 2  # k, for each student
@@ -144,7 +144,7 @@ class Ucmt(Method):
         supervised = [dice_with_background(z, batch.labels, batch.annotated, absent=absent) for z in logits]
         supervised_mean = torch.stack(supervised).mean()
         all_rows = list(range(len(guess)))
-        rows = all_rows if self.config.consistency_on == "all" else batch.incomplete_rows
+        rows = all_rows if self.config.consistency_on == "all" else batch.unlabelled_rows
         if not rows:
             nothing = (logits[0].sum() + logits[1].sum()) * 0
             return Losses(supervised_mean, nothing, nothing)

@@ -46,7 +46,9 @@ class UrpcConfig:
     consistency_weight: NonNegativeFloat = 0.1  # w at the end of the ramp
     ramp_fraction: NonNegativeFloat = 1.0  # part of the training over which w rises
     ramp_interval: Part = 0.01  # part of the training between two changes of w: 150 of 15000 steps
-    absent_dice: Literal["skip", "include"] = "skip"  # Dice of annotated organs without a voxel in the batch
+    absent_dice: Literal["skip", "include"] = (
+        "skip"  # Dice of annotated structures without a voxel in the batch
+    )
     classifier: Literal["finest", "mean"] = "finest"  # the finest scale decides, or the mean of all
 
 
@@ -89,8 +91,8 @@ class Urpc(Method):
         return torch.stack(losses).mean() / 2
 
     def consistency(self, scales: Sequence[Tensor], batch: Batch) -> Tensor:
-        """The pyramid consistency of the incomplete cases; 0 if there is none."""
-        rows = batch.incomplete_rows
+        """The pyramid consistency of the unlabelled cases; 0 if there is none."""
+        rows = batch.unlabelled_rows
         if not rows:
             return scales[-1].sum() * 0
         labels, annotated = select_rows(batch.labels, rows), select_rows(batch.annotated, rows)

@@ -3,13 +3,13 @@
 dataset.toml                              read by people, by tomllib and by nobody else
     schema = 1
     classes = ["background", "liver", "spleen"]
-    [sources.lits]
+    [data_sets.lits]
     modality = "ct"
     licence = "CC BY-NC-ND 4.0"           what its terms are; without this line nobody stated them
     others = "ignore"                     what values without a class are; without this line they are an error
-    [sources.lits.values]
+    [data_sets.lits.values]
     background = [0]
-    liver = [1, 2]                        organ and tumour
+    liver = [1, 2]                        structure and tumour
     ignore = [255]                        voxels about which nothing is known
 """
 
@@ -48,7 +48,7 @@ _NOT_COMMERCIAL = re.compile(r"\bNC\b|non-?\s?commercial|\bresearch\b.*\bonly\b"
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSet:
     """One data set: how its files are to be read and what their integers mean."""
 
     name: str
@@ -59,8 +59,8 @@ class Source:
     licence: str = ""  # terms of the scans and labels; "" if nobody stated them
 
     @property
-    def organs(self) -> frozenset[str]:
-        """The organs that a label file of this data set can show; none if nothing of it is labelled."""
+    def structures(self) -> frozenset[str]:
+        """The structures that a label file of this data set can show; none if nothing of it is labelled."""
         return frozenset(self.values.values()) - {BACKGROUND, IGNORE_NAME}
 
 
@@ -69,27 +69,27 @@ def forbids_commercial_use(licence: str) -> bool:
     return bool(_NOT_COMMERCIAL.search(licence))
 
 
-def not_commercial(sources: Iterable[Source]) -> list[str]:
+def not_commercial(data_sets: Iterable[DataSet]) -> list[str]:
     """The data sets that forbid commercial use, each with its licence."""
-    return [f"{one.name} ({one.licence})" for one in sources if forbids_commercial_use(one.licence)]
+    return [f"{one.name} ({one.licence})" for one in data_sets if forbids_commercial_use(one.licence)]
 
 
 @dataclass(frozen=True)
 class LookupTable:
-    """Label values of files -> class indices, for one set of annotated organs."""
+    """Label values of files -> class indices, for one set of annotated structures."""
 
     codes: Array  # int16 by value, then one for all others, negative values from the end; -1: without meaning
     low: int
     high: int
 
     @classmethod
-    def of(cls, source: Source, label_space: LabelSpace, annotated: Iterable[str]) -> LookupTable:
-        """Organs that are not annotated become 0: what the file says about them must not be believed."""
+    def of(cls, data_set: DataSet, label_space: LabelSpace, annotated: Iterable[str]) -> LookupTable:
+        """Structures that are not annotated become 0: what the file says about them must not be believed."""
         index = {IGNORE_NAME: IGNORE} | {name: label_space.index(name) for name in annotated}
-        low, high = min(0, *source.values), max(0, *source.values)
-        rest = {BACKGROUND: 0, IGNORE_NAME: IGNORE}.get(source.others, -1)
+        low, high = min(0, *data_set.values), max(0, *data_set.values)
+        rest = {BACKGROUND: 0, IGNORE_NAME: IGNORE}.get(data_set.others, -1)
         codes = np.full(high - low + 2, rest, dtype=np.int16)
-        for value, name in source.values.items():
+        for value, name in data_set.values.items():
             codes[value] = index.get(name, 0)
         return cls(codes, low, high)
 
@@ -104,13 +104,13 @@ class LookupTable:
         return found.astype(np.uint8) if found.min() >= 0 else None
 
 
-def unknown_values(source: Source, stored: Array, case: str, file: Path) -> DataError:
+def unknown_values(data_set: DataSet, stored: Array, case: str, file: Path) -> DataError:
     """The error for a label map with values that the table of its data set does not know."""
     numbers, counts = np.unique(stored, return_counts=True)
     found = {
         int(number): int(count)
         for number, count in zip(numbers, counts, strict=True)
-        if int(number) not in source.values
+        if int(number) not in data_set.values
     }
     if len(found) > MOST_STRANGE_VALUES or min(found) < LOWEST_LABEL:
         return DataError(
@@ -118,20 +118,20 @@ def unknown_values(source: Source, stored: Array, case: str, file: Path) -> Data
             case=case,
             file=file,
             found=f"{len(numbers):,} different values, {numbers[0]} to {numbers[-1]}",
-            expected=", ".join(f"{number} {name}" for number, name in sorted(source.values.items())[:8]),
+            expected=", ".join(f"{number} {name}" for number, name in sorted(data_set.values.items())[:8]),
             do="put the label map in its place: the file may be a copy of the image",
         )
     shown = list(found)[:8]
     listed = ", ".join(map(str, shown)) + (", ..." if len(found) > len(shown) else "")
-    table = tomlkit.key(source.name).as_string()
+    table = tomlkit.key(data_set.name).as_string()
     return DataError(
         f"label map contains value{'s' if len(found) > 1 else ''} {listed}, "
-        f"but the table of data set '{source.name}' has no class for {'them' if len(found) > 1 else 'it'}",
+        f"but the table of data set '{data_set.name}' has no class for {'them' if len(found) > 1 else 'it'}",
         case=case,
         file=file,
         found="; ".join(_voxels(found[number], number, stored.size) for number in shown),
-        expected=", ".join(f"{number} {name}" for number, name in sorted(source.values.items())),
-        do=f'in {FILE_NAME}, add  "<class>" = [{shown[0]}]  to [sources.{table}.values], '
+        expected=", ".join(f"{number} {name}" for number, name in sorted(data_set.values.items())),
+        do=f'in {FILE_NAME}, add  "<class>" = [{shown[0]}]  to [data_sets.{table}.values], '
         f"or  {IGNORE_NAME} = [{shown[0]}]  to leave those voxels out; for all of them others = 'background' or "
         "'ignore' (--others at import)",
         code="unknown-label-value",
@@ -143,7 +143,7 @@ def _voxels(count: int, value: int, total: int) -> str:
 
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class _SourceTable:
+class _DataSetTable:
     modality: Modality
     values: dict[str, list[int]]
     layout: Layout = _PLAIN
@@ -155,10 +155,10 @@ class _SourceTable:
 class _Document:
     schema: int
     classes: list[str]
-    sources: dict[str, _SourceTable]
+    data_sets: dict[str, _DataSetTable]
 
 
-def read_class_table(file: Path) -> tuple[LabelSpace, dict[str, Source]]:
+def read_class_table(file: Path) -> tuple[LabelSpace, dict[str, DataSet]]:
     """Read dataset.toml.
 
     Errors
@@ -182,11 +182,11 @@ def read_class_table(file: Path) -> tuple[LabelSpace, dict[str, Source]]:
     except ConfigError as error:
         raise DataError(error.what, file=file, found=error.found, expected=error.expected) from error
     return label_space, {
-        name: _source(name, table, label_space, file) for name, table in checked.sources.items()
+        name: _data_set(name, table, label_space, file) for name, table in checked.data_sets.items()
     }
 
 
-def write_class_table(file: Path, label_space: LabelSpace, sources: Mapping[str, Source]) -> None:
+def write_class_table(file: Path, label_space: LabelSpace, data_sets: Mapping[str, DataSet]) -> None:
     """Write dataset.toml, whole or not at all."""
     write_text(
         file,
@@ -194,32 +194,32 @@ def write_class_table(file: Path, label_space: LabelSpace, sources: Mapping[str,
             {
                 "schema": SCHEMA,
                 "classes": label_space.names,
-                "sources": {source.name: _table(source) for source in sources.values()},
+                "data_sets": {data_set.name: _table(data_set) for data_set in data_sets.values()},
             }
         ),
     )
 
 
-def _table(source: Source) -> dict[str, Any]:
+def _table(data_set: DataSet) -> dict[str, Any]:
     layout = {
-        field.name: getattr(source.layout, field.name)
-        for field in fields(source.layout)
-        if getattr(source.layout, field.name) != field.default
+        field.name: getattr(data_set.layout, field.name)
+        for field in fields(data_set.layout)
+        if getattr(data_set.layout, field.name) != field.default
     }
-    table: dict[str, Any] = {"modality": source.modality}
-    table |= {"licence": source.licence} if source.licence else {}
-    table |= {"others": source.others} if source.others else {}
-    table |= {"values": _by_name(source)}
+    table: dict[str, Any] = {"modality": data_set.modality}
+    table |= {"licence": data_set.licence} if data_set.licence else {}
+    table |= {"others": data_set.others} if data_set.others else {}
+    table |= {"values": _by_name(data_set)}
     return table | {"layout": layout} if layout else table
 
 
-def check_source(source: Source, label_space: LabelSpace, file: Path | None = None) -> None:
+def check_data_set(data_set: DataSet, label_space: LabelSpace, file: Path | None = None) -> None:
     """Raise a DataError unless every value of a data set means a class of the label space."""
     known = {*label_space.names, IGNORE_NAME}
-    for value, name in source.values.items():
+    for value, name in data_set.values.items():
         if name not in known:
             raise DataError(
-                f"data set '{source.name}': value {value} stands for the unknown class '{name}'"
+                f"data set '{data_set.name}': value {value} stands for the unknown class '{name}'"
                 f"{did_you_mean(name, known)}",
                 file=file,
                 expected=", ".join([*label_space.names, IGNORE_NAME]),
@@ -227,7 +227,7 @@ def check_source(source: Source, label_space: LabelSpace, file: Path | None = No
             )
         if not -(2**15) <= value < 2**16:
             raise DataError(
-                f"data set '{source.name}': {value} cannot be a label value",
+                f"data set '{data_set.name}': {value} cannot be a label value",
                 file=file,
                 expected="-32768 to 65535",
             )
@@ -252,7 +252,7 @@ def value_table(classes: Mapping[str, int | Sequence[int]]) -> dict[int, str]:
     return dict(sorted(values.items()))
 
 
-def _source(name: str, table: _SourceTable, label_space: LabelSpace, file: Path) -> Source:
+def _data_set(name: str, table: _DataSetTable, label_space: LabelSpace, file: Path) -> DataSet:
     values: dict[int, str] = {}
     for class_name, numbers in table.values.items():
         for number in numbers:
@@ -263,9 +263,9 @@ def _source(name: str, table: _SourceTable, label_space: LabelSpace, file: Path)
                     found=f"{values[number]}, {class_name}",
                     do="keep one of them",
                 )
-    source = Source(name, values, table.modality, table.layout, table.others, table.licence)
-    check_source(source, label_space, file)
-    return source
+    data_set = DataSet(name, values, table.modality, table.layout, table.others, table.licence)
+    check_data_set(data_set, label_space, file)
+    return data_set
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -282,8 +282,8 @@ def _read_toml(file: Path) -> dict[str, Any]:
         ) from error
 
 
-def _by_name(source: Source) -> dict[str, list[int]]:
+def _by_name(data_set: DataSet) -> dict[str, list[int]]:
     names: dict[str, list[int]] = {}
-    for value, name in sorted(source.values.items()):
+    for value, name in sorted(data_set.values.items()):
         names.setdefault(name, []).append(value)
     return names

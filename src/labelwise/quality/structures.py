@@ -1,6 +1,6 @@
-"""The organs of a label map: where they are, which ends of the scan they reach, and which parts lie apart.
+"""The structures of a label map: where they are, which ends of the scan they reach, and which parts lie apart.
 
-What is expected of an organ depends on which one it is; that is decided here, by its name.
+What is expected of a structure depends on which one it is; that is decided here, by its name.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from labelwise.cohort.manifest import Manifest
 from labelwise.quality.stored_case import StoredLabels, in_memory_order
 from labelwise.types import Array, Case
 
-CLEARLY_MM = 15.0  # an organ so far on the wrong side is not there by its shape
+CLEARLY_MM = 15.0  # a structure so far on the wrong side is not there by its shape
 ISLAND_MM = 8.0  # size of the blocks that must lie apart; at least two voxels
 MAIN_PART = 0.1  # of the largest part: a second kidney, the other lobe of a gland
-ISLAND_SHARE = 0.01  # of the organ
+ISLAND_SHARE = 0.01  # of the structure
 FEWEST_GAPS = 3
 GAP_SHARE = 1 / 3
 FEWEST_SLICES, WIDE_SLICES = 8, 4  # of a scan; within a slice, in multiples of its thickness
 _SAMPLES_PER_AXIS = 40
 
-# Organs whose tissue has the HU of soft tissue in any contrast phase, and that lie within an abdominal scan.
+# Structures whose tissue has the HU of soft tissue in any contrast phase, and that lie within an abdominal scan.
 SOLID = frozenset(("liver", "spleen", "kidneys", "left kidney", "right kidney", "pancreas"))
 # These run through the field of view, are longer than it, or reach its end in many scans.
 THROUGH = re.compile(
@@ -43,7 +43,7 @@ WITH_GAS = re.compile("lung|colon|intestine|bowel|stomach|esophagus|duodenum|tra
 _HEART = re.compile("ventricle|atrium|atrial|pulmonary")
 
 
-class Organ(NamedTuple):
+class FoundStructure(NamedTuple):
     """An annotated class that has voxels in a case."""
 
     name: str
@@ -69,9 +69,9 @@ def is_solid(name: str) -> bool:
     return anatomy.canonical(name) in SOLID
 
 
-def find_organ(name: str, manifest: Manifest, case: Case, labels: StoredLabels) -> Organ | None:
+def find_structure(name: str, manifest: Manifest, case: Case, labels: StoredLabels) -> FoundStructure | None:
     """Where a class is in a label map, or None if it is absent."""
-    values = manifest.source_of(case).values
+    values = manifest.data_set_of(case).values
     regions = [region for value, region in labels.regions.items() if values.get(value) == name]
     if not regions:
         return None
@@ -79,7 +79,7 @@ def find_organ(name: str, manifest: Manifest, case: Case, labels: StoredLabels) 
     stop = tuple(np.max([region.stop for region in regions], axis=0).tolist())
     numbers = tuple(region.value for region in regions)
     voxels = sum(region.voxels for region in regions)
-    return Organ(name, numbers, voxels, start, stop, _places(labels.values, numbers, start, stop))
+    return FoundStructure(name, numbers, voxels, start, stop, _places(labels.values, numbers, start, stop))
 
 
 def _places(values: Array, numbers: Sequence[int], start: Sequence[int], stop: Sequence[int]) -> Array:
@@ -91,11 +91,11 @@ def _places(values: Array, numbers: Sequence[int], start: Sequence[int], stop: S
     return np.asarray(found * steps + start)
 
 
-def island_sizes(labels: StoredLabels, organ: Organ) -> list[int]:
-    """Voxels of each small part of an organ that lies apart from it by at least one block of about 8 mm."""
-    box = labels.values[tuple(map(slice, organ.start, organ.stop))]
+def island_sizes(labels: StoredLabels, structure: FoundStructure) -> list[int]:
+    """Voxels of each small part of a structure that lies apart from it by at least one block of about 8 mm."""
+    box = labels.values[tuple(map(slice, structure.start, structure.stop))]
     memory, axes, _ = in_memory_order(box)
-    mask = np.isin(memory, organ.values) if len(organ.values) > 1 else memory == organ.values[0]
+    mask = np.isin(memory, structure.values) if len(structure.values) > 1 else memory == structure.values[0]
     steps = [max(2, round(ISLAND_MM / labels.grid.spacing_mm[axis])) for axis in axes]
     coarse = mask.view(np.uint8)
     for axis, step in enumerate(steps):
@@ -110,26 +110,26 @@ def island_sizes(labels: StoredLabels, organ: Organ) -> list[int]:
         if blocks[part] < MAIN_PART * blocks.max() and place is not None:
             fine = tuple(slice(p.start * step, p.stop * step) for p, step in zip(place, steps, strict=True))
             sizes.append(int(np.count_nonzero(mask[fine])))
-    return [size for size in sizes if size < ISLAND_SHARE * organ.voxels]
+    return [size for size in sizes if size < ISLAND_SHARE * structure.voxels]
 
 
 class Gaps(NamedTuple):
-    """Slices in which nothing of an organ is drawn, though it is drawn before and behind them."""
+    """Slices in which nothing of a structure is drawn, though it is drawn before and behind them."""
 
     axis: int  # RAS+ axis across the slices
     empty: list[int]  # indices on it
     slices: int  # from the first drawn one to the last
 
 
-def unlabelled_slices(labels: StoredLabels, organ: Organ) -> Gaps | None:
-    """The empty slices of an organ that was drawn in some slices only: every second, every fourth.
+def unlabelled_slices(labels: StoredLabels, structure: FoundStructure) -> Gaps | None:
+    """The empty slices of a structure that was drawn in some slices only: every second, every fourth.
 
-    An organ that is there in two parts has one gap; contours that leave out slices have many: at least three, and at
+    A structure that is there in two parts has one gap; contours that leave out slices have many: at least three, and at
     least a third of the slices between the first and the last.
     """
-    box = labels.values[tuple(map(slice, organ.start, organ.stop))]
+    box = labels.values[tuple(map(slice, structure.start, structure.stop))]
     memory, axes, flips = in_memory_order(box)
-    mask = np.isin(memory, organ.values) if len(organ.values) > 1 else memory == organ.values[0]
+    mask = np.isin(memory, structure.values) if len(structure.values) > 1 else memory == structure.values[0]
     for place, axis in enumerate(axes):
         drawn = np.asarray(mask.any(axis=tuple(other for other in range(3) if other != place)))
         drawn = drawn[::-1] if flips[axis] else drawn
@@ -138,16 +138,16 @@ def unlabelled_slices(labels: StoredLabels, organ: Organ) -> Gaps | None:
         )  # each gap begins after a drawn slice
         empty = np.flatnonzero(~drawn)
         if runs >= FEWEST_GAPS and len(empty) >= len(drawn) * GAP_SHARE:
-            return Gaps(int(axis), (empty + organ.start[axis]).tolist(), len(drawn))
+            return Gaps(int(axis), (empty + structure.start[axis]).tolist(), len(drawn))
     return None
 
 
-def only_slice(labels: StoredLabels, organ: Organ) -> int | None:
-    """The axis across which an organ is drawn in a single slice of many, though it is wide within that slice.
+def only_slice(labels: StoredLabels, structure: FoundStructure) -> int | None:
+    """The axis across which a structure is drawn in a single slice of many, though it is wide within that slice.
 
     What is a few slices wide is a few slices thick, too: a small lesion may lie in one slice, a liver does not.
     """
-    sizes = np.subtract(organ.stop, organ.start)
+    sizes = np.subtract(structure.stop, structure.start)
     wide_mm = sizes * labels.grid.spacing_mm
     for axis in np.flatnonzero(sizes == 1).tolist():
         thickness = labels.grid.spacing_mm[axis]
@@ -177,7 +177,7 @@ def left_right_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def paired_sides(x_mm: Mapping[str, float], pairs: Iterable[tuple[str, str]]) -> PairedSides:
-    """Judge pairs by the x of the organs that are present, in mm, RAS+."""
+    """Judge pairs by the x of the structures that are present, in mm, RAS+."""
     sides = PairedSides([], [], [])
     for left, right in pairs:
         if left in x_mm and right in x_mm and abs(x_mm[left] - x_mm[right]) > CLEARLY_MM:

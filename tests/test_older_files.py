@@ -1,0 +1,115 @@
+"""Files that were written before words changed are read as those of today."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from labelwise.cohort.hide import hide
+from labelwise.cohort.manifest import read_manifest, write_manifest
+from labelwise.config import load_config, with_settings
+from labelwise.errors import CheckpointError
+from labelwise.infer.model import ModelInfo
+from labelwise.train.checkpoint import check_continues, save_checkpoint
+from tiny_cohort import make_case, manifest_of
+
+OLDER = """
+data = "data"
+base = "fixed"
+[method]
+name = "dodnet"
+[method.settings]
+organs_per_case = 1
+organ_chunk = 2
+[sampling]
+incomplete_cases = 3
+[inference.tidy]
+fill_holes = true
+"""
+
+
+def test_a_manifest_whose_data_sets_are_called_sources_is_the_same_manifest(tmp_path: Path):
+    manifest = manifest_of(make_case(tmp_path, "a", 1), make_case(tmp_path, "b"))
+    table = write_manifest(manifest, tmp_path)
+    for file, new, old in (
+        (table, ",data_set,", ",source,"),
+        (tmp_path / "dataset.toml", "[data_sets.", "[sources."),
+    ):
+        text = file.read_text(encoding="utf-8")
+        assert new in text
+        file.write_text(text.replace(new, old), encoding="utf-8")
+    assert read_manifest(tmp_path) == manifest
+
+
+@pytest.mark.parametrize(
+    ("older", "present", "settings"),
+    [
+        ("by_source", "by_data_set", {"keep": {"site": ["liver"]}}),
+        ("one_organ_per_case", "one_structure_per_case", {}),
+        ("organs_per_case", "structures_per_case", {"k": 1}),
+    ],
+)
+def test_ways_to_hide_labels_keep_their_older_names(tmp_path: Path, older, present, settings):
+    manifest = manifest_of(*(make_case(tmp_path, name, 1, 2, 3) for name in "abc"))
+    assert hide(manifest, older, **settings) == hide(manifest, present, **settings)
+
+
+def test_a_model_whose_data_sets_are_called_sources_names_them():
+    info = ModelInfo(
+        name="first", classes=("background", "liver"), modalities=("ct",), plan={}, net={}, method="supervised",
+        method_settings={}, predictor="softmax", patch_size=(8, 8, 8), inference={}, training={"sources": {"north": 3}},
+    )  # fmt: skip
+    assert info.training == {"data_sets": {"north": 3}}
+
+
+@pytest.fixture
+def older_recipe(tmp_path: Path) -> Path:
+    file = tmp_path / "older.toml"
+    file.write_text(OLDER, encoding="utf-8")
+    return file
+
+
+def test_a_recipe_of_before_means_what_it_meant(older_recipe: Path):
+    config = load_config(older_recipe)
+    assert config.sampling.unlabelled_cases == 3
+    assert config.inference.postprocess.fill_holes
+    assert config.method.settings["structures_per_case"] == 1
+    assert config.method.settings["structure_chunk"] == 2
+
+
+def test_what_is_set_on_top_of_a_recipe_counts_under_either_name(older_recipe: Path, tmp_path: Path):
+    present = tmp_path / "present.toml"
+    present.write_text(load_config(older_recipe).to_toml(), encoding="utf-8")
+    for recipe in (older_recipe, present):
+        for name in ("incomplete_cases", "unlabelled_cases"):
+            assert load_config(recipe, {f"sampling.{name}": 1}).sampling.unlabelled_cases == 1
+            config = with_settings(load_config(recipe), {f"sampling.{name}": 1})
+            assert config.sampling.unlabelled_cases == 1
+
+
+def test_settings_that_were_to_be_planned_are_known_by_their_older_names():
+    config = load_config(None, {"planned": ["sampling.incomplete_cases"]})
+    assert config.planned == ("sampling.unlabelled_cases",)
+
+
+def test_a_checkpoint_of_before_goes_on_where_nothing_but_names_changed(tmp_path: Path):
+    net = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    before = {
+        "run": {
+            "sampling": {"incomplete_cases": 2},
+            "method": {"settings": {"cut_among": "incomplete", "organ_prior": 0.1}},
+        }
+    }
+    save_checkpoint(tmp_path / "last.safetensors", net, [optimizer], {"settings": before})
+
+    def settings(**changes):
+        method = {"cut_among": "unlabelled", "structure_prior": 0.1, **changes}
+        return {"run": {"sampling": {"unlabelled_cases": 2}, "method": {"settings": method}}}
+
+    check_continues(tmp_path / "last.safetensors", settings())
+    with pytest.raises(CheckpointError, match="structure_prior"):
+        check_continues(tmp_path / "last.safetensors", settings(structure_prior=0.2))
