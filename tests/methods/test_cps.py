@@ -203,10 +203,10 @@ def test_convolutions_start_by_he_and_by_glorot():
 
 def test_the_weight_rises_in_stairs_or_is_constant():
     method = make_method("cps")
-    weights = [method.weight(Progress(step, 30_000)) for step in (0, 149, 150, 29_999)]
+    weights = [method.config.weight(Progress(step, 30_000)) for step in (0, 149, 150, 29_999)]
     assert weights[0] == weights[1] == pytest.approx(0.1 * np.exp(-5))
     assert weights[1] < weights[2] < weights[3] < 0.1
-    assert make_method("cps", settings={"ramp_fraction": 0.0}).weight(Progress(0, 100)) == 0.1
+    assert make_method("cps", settings={"ramp_fraction": 0.0}).config.weight(Progress(0, 100)) == 0.1
 
 
 def test_either_network_or_their_mean_predicts():

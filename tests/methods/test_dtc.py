@@ -60,7 +60,7 @@ def test_it_agrees_with_the_official_code(golden):
     method, inputs = replayed(arrays)
     batch = one_structure(method, arrays["label"])
     terms = method(batch, HALFWAY)
-    assert method.weight(HALFWAY) == pytest.approx(float(arrays["cons_weight"]), rel=1e-5)
+    assert method.config.weight(HALFWAY) == pytest.approx(float(arrays["cons_weight"]), rel=1e-5)
     consistency = method.consistency(method.network(batch.images), batch)
     total = torch.stack(list(terms.values())).sum()
     for value, key in ((terms["supervised"], "sup"), (consistency, "cons"), (total, "total")):

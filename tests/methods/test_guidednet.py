@@ -312,7 +312,7 @@ def test_the_supervised_loss_agrees_with_the_official_code(arrays):
 
 def test_the_ramp_is_the_published_one(arrays):
     method = five_classes()
-    found = [method.ramp(Progress(int(step), 20000)) for step in arrays["ramp_iter"]]
+    found = [method.config.weight(Progress(int(step), 20000)) for step in arrays["ramp_iter"]]
     assert found == pytest.approx(arrays["ramp_lambda_u"].tolist(), rel=1e-6)
 
 

@@ -56,7 +56,7 @@ def test_terms_and_gradients_agree_with_the_official_code(golden, name, version)
     arrays = golden("mcnet")
     method, logits = replayed(name, arrays, version)
     terms = method(official_batch(arrays, version), OFFICIAL)
-    weight = method.weight(OFFICIAL)
+    weight = method.config.weight(OFFICIAL)
     assert weight == pytest.approx(float(arrays[f"{version}_cons_weight"]), rel=1e-6)
     assert terms["supervised"].item() == pytest.approx(0.5 * float(arrays[f"{version}_sum_dice"]), rel=1e-5)
     assert terms["consistency"].item() / weight == pytest.approx(float(arrays[f"{version}_cons"]), rel=1e-5)
@@ -158,7 +158,7 @@ def test_cross_entropy_joins_with_more_than_one_structure():
 
 def test_the_weight_rises_in_stairs_to_two_fifths_of_the_training():
     method = make_method("mc_net")
-    weights = [method.weight(Progress(step, 15000)) for step in (0, 148, 149, 5999, 14999)]
+    weights = [method.config.weight(Progress(step, 15000)) for step in (0, 148, 149, 5999, 14999)]
     assert weights[0] == weights[1] < weights[2]
     assert weights[3:] == [1.0, 1.0]
 

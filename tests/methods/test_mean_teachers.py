@@ -64,8 +64,8 @@ def test_ua_mt_agrees_with_the_official_code(golden):
     method = replayed("ua_mt", student, *passes)
     terms = method(batch_of(arrays), HALFWAY)
     torch.testing.assert_close(terms["supervised"], tensor(arrays["loss_sup"]).float(), **CLOSE)
-    assert method.weight(HALFWAY) == pytest.approx(float(arrays["cons_weight"]), rel=1e-5)
-    distance = terms["consistency"] / method.weight(HALFWAY)
+    assert method.config.weight(HALFWAY) == pytest.approx(float(arrays["cons_weight"]), rel=1e-5)
+    distance = terms["consistency"] / method.config.weight(HALFWAY)
     torch.testing.assert_close(distance, tensor(arrays["uamt_cons_dist"]).float(), **CLOSE)
     total = terms["supervised"] + terms["consistency"]
     torch.testing.assert_close(total, tensor(arrays["loss_total"]).float(), **CLOSE)
@@ -111,7 +111,7 @@ def test_consistency_on_all_includes_complete_cases():
 
 def test_the_weight_rises_in_stairs_to_the_published_end():
     method = make_method("mean_teacher")
-    weights = [method.weight(Progress(step, 6000)) for step in (0, 149, 150, 5999)]
+    weights = [method.config.weight(Progress(step, 6000)) for step in (0, 149, 150, 5999)]
     assert weights[0] == weights[1] < weights[2]
     assert weights[3] == pytest.approx(0.0997, abs=1e-4)
 

@@ -76,8 +76,10 @@ def test_it_agrees_with_the_official_code(golden):
     batch = with_targets(method, Batch(torch.zeros(4, 1, *labels.shape[1:]), labels, annotated))
     terms = method(batch, HALFWAY)
 
-    assert method.weight(HALFWAY) == pytest.approx(float(arrays["lambda_t"]), rel=1e-5)
-    adversarial = terms["adversarial"] / method.weight(HALFWAY)
+    assert (method.config.adversarial_weight * method.config.ramp(HALFWAY)) == pytest.approx(
+        float(arrays["lambda_t"]), rel=1e-5
+    )
+    adversarial = terms["adversarial"] / (method.config.adversarial_weight * method.config.ramp(HALFWAY))
     total = terms["supervised"] + terms["adversarial"]
     values = {"sup": terms["supervised"], "adv": adversarial, "disc": terms["critic"], "total": total}
     for key, value in values.items():
@@ -251,6 +253,9 @@ def test_a_case_shows_at_most_so_many_structures_as_many_of_one_kind_as_of_the_o
 
 def test_the_weight_rises_in_stairs_to_its_end():
     method = make_method("sassnet")
-    weights = [method.weight(Progress(step, 6000)) for step in (0, 149, 150, 5999)]
+    weights = [
+        (method.config.adversarial_weight * method.config.ramp(Progress(step, 6000)))
+        for step in (0, 149, 150, 5999)
+    ]
     assert weights[0] == weights[1] < weights[2]
     assert weights[3] == pytest.approx(0.00997, abs=1e-5)

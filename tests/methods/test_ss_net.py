@@ -352,9 +352,9 @@ def test_the_weight_is_that_of_the_steps_that_are_done(golden):
     arrays = golden("ssnet")
     method = quick_method()
     progress = Progress(int(arrays["iteration"]) - 1, 15_000)
-    assert method.weight(progress) == pytest.approx(float(arrays["cons_weight"]), rel=1e-6)
+    assert method.config.weight(progress) == pytest.approx(float(arrays["cons_weight"]), rel=1e-6)
     assert method.config.separation_weight == float(arrays["weight_cl"])
-    assert method.weight(Progress(5_999, 15_000)) == 1
+    assert method.config.weight(Progress(5_999, 15_000)) == 1
 
 
 def test_a_cross_entropy_can_be_added():

@@ -147,7 +147,7 @@ def test_the_teacher_agrees_with_the_official_code(arrays):
 
 def test_the_weight_agrees_with_the_official_code(arrays):
     method = make_method("ucmt", settings={"ramp_fraction": 0.005})
-    weights = [method.weight(Progress(step, 10_000)) for step in arrays["ramp_iter"].tolist()]
+    weights = [method.config.weight(Progress(step, 10_000)) for step in arrays["ramp_iter"].tolist()]
     assert weights == pytest.approx((0.1 * arrays["ramp_lambda"]).tolist(), rel=1e-6)
 
 

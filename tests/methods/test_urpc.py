@@ -66,7 +66,7 @@ def test_the_sum_of_the_terms_agrees_with_the_official_code(golden):
     scales = scales_of(arrays["logits"])
     method.network.scales = lambda images: scales
     progress = Progress(int(arrays["iteration"]), 60_000)
-    assert method.weight(progress) == pytest.approx(float(arrays["cons_weight"]), rel=1e-6)
+    assert method.config.weight(progress) == pytest.approx(float(arrays["cons_weight"]), rel=1e-6)
     total = sum(method(official_batch(arrays), progress).values())
     torch.testing.assert_close(total, torch.tensor(float(arrays["loss_total"])), **CLOSE)
 

@@ -2,10 +2,14 @@ from .choose import labels_at as labels_at
 from .choose import of_all_ranks as of_all_ranks
 from .choose import select_rows as select_rows
 from .choose import sum_over_ranks as sum_over_ranks
+from .ramps import Consistency as Consistency
+from .ramps import Ramp as Ramp
 from .ramps import sigmoid_ramp as sigmoid_ramp
 from .signed_distance import SignedDistance as SignedDistance
+from .teachers import Averaged as Averaged
 from .teachers import Decay as Decay
 from .teachers import EmaTeacher as EmaTeacher
+from .teachers import StudentAndTeacher as StudentAndTeacher
 from .teachers import complete as complete
 from .views import add_noise as add_noise
 from .views import cut_boxes as cut_boxes

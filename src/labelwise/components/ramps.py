@@ -1,10 +1,43 @@
-"""Weights that rise during the training."""
+"""Weights that rise during the training, and the settings that methods have in common for them."""
 
 from __future__ import annotations
 
 import math
+from typing import Annotated, ClassVar
+
+from pydantic import ConfigDict, Field, NonNegativeFloat
+from pydantic.dataclasses import dataclass
 
 from labelwise.types import Progress
+
+Part = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Ramp:
+    """How the weight of a term rises; the settings of a method that has one begin with these."""
+
+    ramp_fraction: NonNegativeFloat = 1.0  # part of the training over which the weight rises; 0: constant
+    ramp_interval: Part = (
+        0.025  # part of the training between two changes of it: 150 of 6000 steps; 0: every step
+    )
+
+    counts_from_one: ClassVar[bool] = False  # the first step is 1, as in some codes
+
+    def ramp(self, progress: Progress) -> float:
+        """The sigmoid ramp of the step, in stairs, in [0, 1]."""
+        return stair_ramp(progress, self.ramp_fraction, self.ramp_interval, from_one=self.counts_from_one)
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Consistency(Ramp):
+    """The weight of a consistency term."""
+
+    consistency_weight: NonNegativeFloat = 0.1  # w at the end of the ramp
+
+    def weight(self, progress: Progress) -> float:
+        """w(t): the weight at this step."""
+        return self.consistency_weight * self.ramp(progress)
 
 
 def sigmoid_ramp(step: float, length: float) -> float:

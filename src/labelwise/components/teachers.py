@@ -19,9 +19,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from pydantic import ConfigDict
+from pydantic import dataclasses as pydantic_dataclasses
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from labelwise.components.ramps import Part
 from labelwise.errors import ConfigError
 from labelwise.losses.partial import possible_classes
 from labelwise.types import Progress
@@ -78,6 +81,29 @@ class Decay:
         if self.fixed is not None:
             return self.fixed
         return 0.5 ** (1 / (self.half_life * steps * self.moves)) if self.half_life * steps else 0.0
+
+
+@pydantic_dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Averaged:
+    """Settings of a method with an averaged teacher."""
+
+    ema_half_life: Part = 0.0115  # of the teacher, as a part of the training: a = 0.99 in 6000 steps
+    ema_decay: Part | None = None  # a itself, at every length of training; published: 0.99
+
+    def decay(self, *, warm_up: bool, moves: int = 1) -> Decay:
+        """What stays of the teacher when it moves."""
+        return Decay(self.ema_half_life, self.ema_decay, warm_up=warm_up, moves=moves)
+
+
+@pydantic_dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class StudentAndTeacher(Averaged):
+    """Settings of a method in which the student predicts, or its averaged teacher."""
+
+    eval_model: Literal["student", "teacher"] = "student"
+
+    def predicting(self, student: nn.Module, teacher: EmaTeacher) -> nn.Module:
+        """The network that predicts."""
+        return student if self.eval_model == "student" else teacher.network
 
 
 def batch_norms(network: nn.Module) -> list[_BatchNorm]:

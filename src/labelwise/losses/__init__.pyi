@@ -4,6 +4,8 @@ from .agreement import pseudo_dice as pseudo_dice
 from .agreement import squared_difference as squared_difference
 from .agreement import voxel_entropy as voxel_entropy
 from .binary import binary_cross_entropy as binary_cross_entropy
+from .partial import AbsentDice as AbsentDice
+from .partial import DiceForm as DiceForm
 from .partial import OverlapSums as OverlapSums
 from .partial import annotated_dice as annotated_dice
 from .partial import dice_loss as dice_loss

@@ -12,12 +12,29 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from labelwise.types import IGNORE
 
 Pooling = Literal["case", "batch"]
 Absent = Literal["skip", "include"]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class DiceForm:
+    """Settings of a method that lets its Dice be chosen."""
+
+    squared_dice: bool = True  # squared probabilities in the denominator
+    dice_pooling: Pooling = "batch"  # sums over the batch, or over each case
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class AbsentDice:
+    """Setting of a method whose paper counts the Dice of structures that are annotated and not there."""
+
+    absent_dice: Absent = "skip"  # Dice of annotated structures without a voxel: left out, or not
 
 
 # Means over what is valid: always a number, always part of the graph, exactly 0 if nothing is valid.

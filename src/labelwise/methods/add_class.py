@@ -14,8 +14,6 @@ Spec       docs/methods/add_class.md
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from pydantic import ConfigDict, NonNegativeFloat
 from pydantic.dataclasses import dataclass
@@ -25,6 +23,7 @@ from labelwise.components.choose import select_rows
 from labelwise.errors import CheckpointError
 from labelwise.losses.deep import at_all_scales
 from labelwise.losses.partial import (
+    DiceForm,
     full_precision,
     mean_over_cases,
     open_voxels,
@@ -37,13 +36,9 @@ from labelwise.types import Batch, Progress
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class AddClassConfig:
+class AddClassConfig(DiceForm):
     # w; 0: nothing holds the old classes, which are then forgotten
     distillation_weight: NonNegativeFloat = 1.0
-    # Dice with squared probabilities in the denominator
-    squared_dice: bool = True
-    # sums over each case, or over the batch
-    dice_pooling: Literal["case", "batch"] = "batch"
 
 
 class AddClass(Method):

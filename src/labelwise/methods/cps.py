@@ -22,36 +22,38 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
-from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.choose import select_rows
-from labelwise.components.ramps import stair_ramp
+from labelwise.components.ramps import Consistency, Part
 from labelwise.components.two_networks import CLASSIFIERS, Classifier, TwoNetworks, start_differently
 from labelwise.components.views import mix, partners
 from labelwise.losses.agreement import hard_labels, pseudo_cross_entropy
-from labelwise.losses.partial import dice_with_background, marginal_cross_entropy, open_voxels, per_voxel
+from labelwise.losses.partial import (
+    AbsentDice,
+    DiceForm,
+    dice_with_background,
+    marginal_cross_entropy,
+    open_voxels,
+    per_voxel,
+)
 from labelwise.methods.base import Card, Method, NetFactory
 from labelwise.types import Batch, Progress
 
-Part = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class CpsConfig:
-    consistency_weight: NonNegativeFloat = 0.1  # w at the end of the ramp
-    ramp_fraction: NonNegativeFloat = 1.0  # part of the training over which w rises; 0: constant
-    ramp_interval: Part = 0.005  # part of the training between two changes of w: 150 of 30000 steps
+class CpsConfig(Consistency, DiceForm, AbsentDice):
+    ramp_interval: Part = 0.005  # 150 of 30000 steps
     consistency_on: Literal["open", "all"] = "open"  # voxels that labels leave open, or every voxel
     pseudo_labels: Literal["completed", "plain"] = "completed"  # restricted by the labels, or not
     cut_mix: bool = False  # the crossed terms see spliced cases
     cut_boxes: PositiveInt = 3  # boxes per case
-    cut_area: tuple[Part, Part] = (0.25, 0.5)  # part of the image under all boxes together, before overlaps
+    cut_area: tuple[Share, Share] = (0.25, 0.5)  # part of the image under all boxes together, before overlaps
     supervised_loss: Literal["cross_entropy_and_dice", "cross_entropy"] = "cross_entropy_and_dice"
-    squared_dice: bool = True
-    dice_pooling: Literal["case", "batch"] = "batch"
-    absent_dice: Literal["skip", "include"] = "skip"
     initialisation: Literal["kaiming_xavier", "default"] = "kaiming_xavier"
     classifier: Classifier = "first"  # the network that predicts, or their mean
 
@@ -78,7 +80,7 @@ class Cps(Method):
         logits = self.first(batch.images), self.second(batch.images)
         return {
             "supervised": self.supervised(logits[0], batch) + self.supervised(logits[1], batch),
-            "cross_pseudo": self.weight(progress) * self.cross_pseudo(logits, batch),
+            "cross_pseudo": self.config.weight(progress) * self.cross_pseudo(logits, batch),
         }
 
     def supervised(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -133,12 +135,6 @@ class Cps(Method):
             device=batch.images.device,
         )
         return Splicer(partners([batch.annotated_rows[row] for row in rows]), keep)
-
-    def weight(self, progress: Progress) -> float:
-        """w(t): the sigmoid ramp of the step, in stairs as in the port."""
-        return self.config.consistency_weight * stair_ramp(
-            progress, self.config.ramp_fraction, self.config.ramp_interval
-        )
 
     def predictor(self) -> nn.Module:
         return TwoNetworks(self.first, self.second, self.config.classifier)

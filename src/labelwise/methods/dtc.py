@@ -22,29 +22,22 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.dual_task import Answers, DualTaskNet, distance_targets, supervise
-from labelwise.components.ramps import stair_ramp
+from labelwise.components.ramps import Consistency
 from labelwise.losses.binary import structure_answers
-from labelwise.losses.partial import full_precision, masked_mean
+from labelwise.losses.partial import AbsentDice, full_precision, masked_mean
 from labelwise.methods.base import Card, Method, NetFactory, Sigmoid, TargetFunction
 from labelwise.types import Batch, Progress
 
-Part = Annotated[float, Field(ge=0, le=1)]
-
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class DualTaskConsistencyConfig:
+class DualTaskConsistencyConfig(Consistency, AbsentDice):
+    consistency_weight: NonNegativeFloat = 1.0
     steepness: PositiveFloat = 1500.0  # k
     distance_weight: NonNegativeFloat = 0.3  # beta
-    consistency_weight: NonNegativeFloat = 1.0  # w at the end of the ramp
-    ramp_fraction: NonNegativeFloat = 1.0  # part of the training over which w rises
-    ramp_interval: Part = 0.025  # part of the training between two changes of w: 150 of 6000 steps
     consistency_on: Literal["open", "all"] = "all"  # where labels leave a structure open, or everywhere
     cross_entropy_weight: NonNegativeFloat = 0.0  # of a binary cross-entropy beside Dice
     # what every segmentation map says of every voxel at the start; None: the usual bias, about one half
     structure_prior: Annotated[float, Field(gt=0, lt=1)] | None = None
-    absent_dice: Literal["skip", "include"] = (
-        "skip"  # Dice of annotated structures without a voxel in the batch
-    )
     absent_distance: Literal["far", "skip", "zero"] = "far"  # their distance: +1, no target, or 0
     known_negatives: bool = (
         True  # where a structure is labelled, the maps of others learn that they are absent
@@ -82,7 +75,7 @@ class DualTaskConsistency(Method):
         )
         return {
             "supervised": supervised,
-            "consistency": self.weight(progress) * self.consistency(answers, batch),
+            "consistency": self.config.weight(progress) * self.consistency(answers, batch),
         }
 
     def consistency(self, answers: Answers, batch: Batch) -> Tensor:
@@ -97,12 +90,6 @@ class DualTaskConsistency(Method):
     def mask_of(self, distances: Tensor) -> Tensor:
         """T(z): a smooth step from 1 inside to 0 outside, one half on the surface."""
         return torch.sigmoid(-self.config.steepness * distances)
-
-    def weight(self, progress: Progress) -> float:
-        """w(t): the sigmoid ramp of the step, in stairs as in the official code."""
-        return self.config.consistency_weight * stair_ramp(
-            progress, self.config.ramp_fraction, self.config.ramp_interval
-        )
 
     def extra_targets(self) -> Mapping[str, TargetFunction]:
         return distance_targets(self.config.distance_unit)

@@ -22,6 +22,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.losses.partial import (
+    AbsentDice,
     dice_loss,
     full_precision,
     masked_mean,
@@ -38,13 +39,10 @@ Kind = Literal["dice", "cross_entropy"]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class MarginalExclusionConfig:
+class MarginalExclusionConfig(AbsentDice):
     exclusion_weight: NonNegativeFloat = 2.0  # w
     exclusion_kind: Kind = "dice"
     exclusion_channels: Channels = "all_fg"  # every structure, or those that nobody annotated
-    absent_dice: Literal["skip", "include"] = (
-        "skip"  # Dice of annotated structures without a voxel in the patch
-    )
 
 
 class MarginalExclusion(Method):

@@ -23,15 +23,15 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.ramps import stair_ramp
+from labelwise.components.ramps import Consistency, Part
 from labelwise.losses.agreement import mutual_consistency, mutual_region, summed_supervision
+from labelwise.losses.partial import AbsentDice
 from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.nets.parts import Decoder, SegmentationNet, Upsampling
 from labelwise.types import Batch, Progress
 
 Upsamplings = Annotated[tuple[Upsampling, ...], Field(min_length=2)]
 
-Part = Annotated[float, Field(ge=0, le=1)]
 
 # The published training in 2D: per voxel a twentieth of what the settings for LA give four classes.
 ACDC = {
@@ -44,20 +44,18 @@ ACDC = {
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class MCNetConfig:
+class MCNetConfig(Consistency, AbsentDice):
+    consistency_weight: NonNegativeFloat = 1.0
+    ramp_fraction: NonNegativeFloat = 0.4
+    ramp_interval: Part = 0.01  # 150 of 15000 steps
+    counts_from_one: ClassVar[bool] = True
     upsamplings: Upsamplings = (
         "transposed",
         "trilinear",
     )  # one decoder for each; trilinear is bilinear in 2D
     temperature: PositiveFloat = 0.1  # T
     supervised_weight: NonNegativeFloat = 0.5
-    consistency_weight: NonNegativeFloat = 1.0  # w at the end of the ramp
-    ramp_fraction: NonNegativeFloat = 0.4  # part of the training over which w rises
-    ramp_interval: Part = 0.01  # part of the training between two changes of w: 150 of 15000 steps
     use_ce: bool | None = None  # cross-entropy beside the Dice; None: with more than one structure
-    absent_dice: Literal["skip", "include"] = (
-        "skip"  # Dice of annotated structures without a voxel in the batch
-    )
     detach_targets: bool = False  # no gradient through s
     consistency_on: Literal["all", "open"] = "all"  # complete cases too, or only what labels leave open
     channel_reduction: Literal["half_sum", "mean"] = "half_sum"  # equal for two classes
@@ -125,7 +123,7 @@ class MutualDecoders(Method):
         )
         return {
             "supervised": self.config.supervised_weight * supervised,
-            "consistency": self.weight(progress) * self.consistency(outputs, batch),
+            "consistency": self.config.weight(progress) * self.consistency(outputs, batch),
         }
 
     def consistency(self, outputs: list[Tensor], batch: Batch) -> Tensor:
@@ -143,12 +141,6 @@ class MutualDecoders(Method):
             detach_targets=self.config.detach_targets,
             channel_reduction=self.config.channel_reduction,
             pair_reduction=self.config.pair_reduction,
-        )
-
-    def weight(self, progress: Progress) -> float:
-        """w(t): the sigmoid ramp in stairs; the official code counts steps from 1."""
-        return self.config.consistency_weight * stair_ramp(
-            progress, self.config.ramp_fraction, self.config.ramp_interval, from_one=True
         )
 
     def predictor(self) -> nn.Module:

@@ -14,37 +14,28 @@ Spec       docs/methods/mean_teacher.md: where paper and official code differ, a
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeFloat
+from pydantic import ConfigDict, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.choose import select_rows
-from labelwise.components.ramps import stair_ramp
-from labelwise.components.teachers import Decay, EmaTeacher, complete
+from labelwise.components.ramps import Consistency
+from labelwise.components.teachers import Decay, EmaTeacher, StudentAndTeacher, complete
 from labelwise.components.views import add_noise
 from labelwise.losses.agreement import squared_difference
-from labelwise.losses.partial import open_voxels, supervised
+from labelwise.losses.partial import DiceForm, open_voxels, supervised
 from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.types import Batch, Progress
 
-Part = Annotated[float, Field(ge=0, le=1)]
-
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class MeanTeacherConfig:
-    ema_half_life: Part = 0.0115  # of the teacher, as a part of the training: a = 0.99 in 6000 steps
-    ema_decay: Part | None = None  # a itself, at every length of training; published: 0.99
-    consistency_weight: NonNegativeFloat = 0.1  # w at the end of the ramp
-    ramp_fraction: NonNegativeFloat = 1.0  # part of the training over which w rises
-    ramp_interval: Part = 0.025  # part of the training between two changes of w: 150 of 6000 steps
+class MeanTeacherConfig(StudentAndTeacher, Consistency, DiceForm):
+    eval_model: Literal["student", "teacher"] = "teacher"
     noise_std: NonNegativeFloat = 0.1  # of the normalised image
     noise_clip: NonNegativeFloat = 0.2
     consistency_on: Literal["open", "all"] = "open"  # voxels that labels leave open, or every voxel
-    squared_dice: bool = True
-    dice_pooling: Literal["case", "batch"] = "batch"
-    eval_model: Literal["student", "teacher"] = "teacher"
 
 
 class MeanTeacher(Method):
@@ -65,7 +56,7 @@ class MeanTeacher(Method):
 
     @classmethod
     def decays(cls, config: MeanTeacherConfig) -> dict[str, Decay]:
-        return {"ema_decay": Decay(config.ema_half_life, config.ema_decay, warm_up=True)}
+        return {"ema_decay": config.decay(warm_up=True)}
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         logits = self.student(batch.images)
@@ -77,7 +68,7 @@ class MeanTeacher(Method):
                 squared=self.config.squared_dice,
                 pooling=self.config.dice_pooling,
             ),
-            "consistency": self.weight(progress) * self.consistency(logits, batch),
+            "consistency": self.config.weight(progress) * self.consistency(logits, batch),
         }
 
     def consistency(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -92,14 +83,8 @@ class MeanTeacher(Method):
         where = inside if self.config.consistency_on == "all" else open_voxels(labels, annotated, inside)
         return squared_difference(select_rows(logits, rows).softmax(dim=1), teacher_probabilities, where)
 
-    def weight(self, progress: Progress) -> float:
-        """w(t): the sigmoid ramp of the step, in stairs as in the official code."""
-        return self.config.consistency_weight * stair_ramp(
-            progress, self.config.ramp_fraction, self.config.ramp_interval
-        )
-
     def after_step(self, progress: Progress) -> None:
         self.teacher.follow(self.student, progress)
 
     def predictor(self) -> nn.Module:
-        return Softmax(self.student if self.config.eval_model == "student" else self.teacher.network)
+        return Softmax(self.config.predicting(self.student, self.teacher))

@@ -11,25 +11,20 @@ Spec       docs/methods/supervised.md
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.losses.deep import at_all_scales
-from labelwise.losses.partial import supervised
+from labelwise.losses.partial import AbsentDice, DiceForm, Pooling, supervised
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.types import Batch, Progress
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class SupervisedConfig:
-    squared_dice: bool = False  # Dice with squared probabilities in the denominator
-    dice_pooling: Literal["case", "batch"] = "case"  # sums over each case, or over the batch
-    absent_dice: Literal["skip", "include"] = (
-        "skip"  # Dice of annotated structures without a voxel in the patch
-    )
+class SupervisedConfig(DiceForm, AbsentDice):
+    squared_dice: bool = False
+    dice_pooling: Pooling = "case"
 
 
 class Supervised(Method):

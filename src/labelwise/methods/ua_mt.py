@@ -16,40 +16,30 @@ q and mu are first restricted to the classes that y and A leave open.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic import ConfigDict, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.choose import select_rows
-from labelwise.components.ramps import sigmoid_ramp, stair_ramp
-from labelwise.components.teachers import Decay, EmaTeacher, complete
+from labelwise.components.ramps import Consistency, sigmoid_ramp
+from labelwise.components.teachers import Decay, EmaTeacher, StudentAndTeacher, complete
 from labelwise.components.views import add_noise
 from labelwise.losses.agreement import mean_log_probability, squared_difference, voxel_entropy
-from labelwise.losses.partial import open_voxels, possible_classes, supervised
+from labelwise.losses.partial import DiceForm, open_voxels, possible_classes, supervised
 from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.types import Batch, Progress
 
-Part = Annotated[float, Field(ge=0, le=1)]
-
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class UncertaintyAwareMeanTeacherConfig:
-    ema_half_life: Part = 0.0115  # of the teacher, as a part of the training: a = 0.99 in 6000 steps
-    ema_decay: Part | None = None  # a itself, at every length of training; published: 0.99
-    consistency_weight: NonNegativeFloat = 0.1  # w at the end of the ramp
-    ramp_fraction: NonNegativeFloat = 1.0  # part of the training over which w rises
-    ramp_interval: Part = 0.025  # part of the training between two changes of w: 150 of 6000 steps
+class UncertaintyAwareMeanTeacherConfig(StudentAndTeacher, Consistency, DiceForm):
     passes: PositiveInt = 8  # T
     threshold_start: NonNegativeFloat = 0.75  # of the largest possible entropy, at the first step
     threshold_end: NonNegativeFloat = 1.0  # the same at the last step
     noise_std: NonNegativeFloat = 0.1  # of the normalised image
     noise_clip: NonNegativeFloat = 0.2
-    squared_dice: bool = True
-    dice_pooling: Literal["case", "batch"] = "batch"
-    eval_model: Literal["student", "teacher"] = "student"
 
 
 class UncertaintyAwareMeanTeacher(Method):
@@ -70,7 +60,7 @@ class UncertaintyAwareMeanTeacher(Method):
 
     @classmethod
     def decays(cls, config: UncertaintyAwareMeanTeacherConfig) -> dict[str, Decay]:
-        return {"ema_decay": Decay(config.ema_half_life, config.ema_decay, warm_up=True)}
+        return {"ema_decay": config.decay(warm_up=True)}
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         logits = self.student(batch.images)
@@ -82,7 +72,7 @@ class UncertaintyAwareMeanTeacher(Method):
                 squared=self.config.squared_dice,
                 pooling=self.config.dice_pooling,
             ),
-            "consistency": self.weight(progress) * self.consistency(logits, batch, progress),
+            "consistency": self.config.weight(progress) * self.consistency(logits, batch, progress),
         }
 
     def consistency(self, logits: Tensor, batch: Batch, progress: Progress) -> Tensor:
@@ -114,14 +104,8 @@ class UncertaintyAwareMeanTeacher(Method):
         start, end = self.config.threshold_start, self.config.threshold_end
         return start + (end - start) * sigmoid_ramp(progress.step, progress.total)
 
-    def weight(self, progress: Progress) -> float:
-        """w(t): the sigmoid ramp of the step, in stairs as in the official code."""
-        return self.config.consistency_weight * stair_ramp(
-            progress, self.config.ramp_fraction, self.config.ramp_interval
-        )
-
     def after_step(self, progress: Progress) -> None:
         self.teacher.follow(self.student, progress)
 
     def predictor(self) -> nn.Module:
-        return Softmax(self.student if self.config.eval_model == "student" else self.teacher.network)
+        return Softmax(self.config.predicting(self.student, self.teacher))

@@ -23,9 +23,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.choose import select_rows
+from labelwise.components.ramps import Part
 from labelwise.components.teachers import complete
 from labelwise.components.views import cut_boxes, mix, strong_view
 from labelwise.losses.partial import (
+    DiceForm,
     annotated_dice,
     full_precision,
     label_log_probability,
@@ -36,11 +38,9 @@ from labelwise.losses.partial import (
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.types import IGNORE, Batch, Progress
 
-Part = Annotated[float, Field(ge=0, le=1)]
-
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class UniMatchConfig:
+class UniMatchConfig(DiceForm):
     threshold: Part = 0.95  # tau
     views_weight: NonNegativeFloat = 0.5  # mu
     feature_weight: NonNegativeFloat = 0.5  # lambda
@@ -53,8 +53,6 @@ class UniMatchConfig:
         0.5  # part of the encoder's channels that is dropped
     )
     consistency_on: Literal["unlabelled", "open", "all"] = "unlabelled"  # which voxels the targets cover
-    squared_dice: bool = True
-    dice_pooling: Literal["case", "batch"] = "batch"
 
 
 class Targets(NamedTuple):

@@ -112,7 +112,7 @@ class Arco(Method):
 
     @classmethod
     def decays(cls, config: ArcoConfig) -> dict[str, Decay]:
-        return {"ema_decay": Decay(config.ema_half_life, config.ema_decay)}
+        return {"ema_decay": config.decay(warm_up=False)}
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         config, rows = self.config, batch.unlabelled_rows
@@ -269,7 +269,7 @@ class Arco(Method):
         return missing
 
     def predictor(self) -> nn.Module:
-        network = self.student if self.config.eval_model == "student" else self.teacher.network
+        network = self.config.predicting(self.student, self.teacher)
         return Softmax(cast(RepresentationNet, network).network)
 
 

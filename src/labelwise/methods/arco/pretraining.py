@@ -26,17 +26,17 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.choose import labels_at
-from labelwise.components.teachers import Decay, EmaTeacher
+from labelwise.components.ramps import Part
+from labelwise.components.teachers import Decay, EmaTeacher, StudentAndTeacher
 from labelwise.components.views import sometimes_blurred
 from labelwise.errors import ConfigError
-from labelwise.losses.partial import supervised
+from labelwise.losses.partial import AbsentDice, DiceForm, supervised
 from labelwise.methods.arco.contrastive import relation_divergence, unit
 from labelwise.methods.arco.ring_memory import RingMemory
 from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.nets.parts import brick
 from labelwise.types import Batch, Progress
 
-Part = Annotated[float, Field(ge=0, le=1)]
 Temperature = Annotated[float, Field(gt=0)]
 
 IMAGE_FEATURES = 512  # of the embedding of a whole image
@@ -48,16 +48,10 @@ ACDC = {"jitter": 0.2, "augmented_view": "teacher", "perturb_mixed": True}
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class ArcoConfig:
+class ArcoConfig(StudentAndTeacher, DiceForm, AbsentDice):
     """Settings of both stages, which share one table."""
 
-    ema_half_life: Part = 0.0115  # of the teacher, as a part of the training: a = 0.99 in 6000 steps
-    ema_decay: Part | None = None  # a itself, at every length of training; published: 0.99
-    squared_dice: bool = True
-    dice_pooling: Literal["case", "batch"] = "batch"
-    absent_dice: Literal["skip", "include"] = "skip"
     jitter: Part = 0.02  # of brightness and contrast; 0.2 in the published 2D training
-    eval_model: Literal["student", "teacher"] = "student"
     # ---- first stage only
     augmented_view: Literal["student", "teacher"] = "student"  # teacher: the published 2D training
     image_weight: NonNegativeFloat = 1.0  # of the relations of whole images
@@ -130,7 +124,7 @@ class ArcoPretraining(Method):
 
     @classmethod
     def decays(cls, config: ArcoConfig) -> dict[str, Decay]:
-        return {"ema_decay": Decay(config.ema_half_life, config.ema_decay, warm_up=True)}
+        return {"ema_decay": config.decay(warm_up=True)}
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         config = self.config
@@ -185,7 +179,7 @@ class ArcoPretraining(Method):
             self.entries = None
 
     def predictor(self) -> nn.Module:
-        network = self.student if self.config.eval_model == "student" else self.teacher.network
+        network = self.config.predicting(self.student, self.teacher)
         return Softmax(cast(RelationNet, network).network)
 
 

@@ -59,7 +59,7 @@ class Bcp(Method):
 
     @classmethod
     def decays(cls, config: BcpConfig) -> dict[str, Decay]:
-        return {"ema_decay": Decay(config.ema_half_life, config.ema_decay)}
+        return {"ema_decay": config.decay(warm_up=False)}
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         anchors, guests = pair_up(batch.annotated_rows, batch.unlabelled_rows)
@@ -104,7 +104,7 @@ class Bcp(Method):
         return missing
 
     def predictor(self) -> nn.Module:
-        return Softmax(self.student if self.config.eval_model == "student" else self.teacher.network)
+        return Softmax(self.config.predicting(self.student, self.teacher))
 
 
 def pair_up(rows: Rows, guests: Sequence[int]) -> tuple[list[int], list[int]]:

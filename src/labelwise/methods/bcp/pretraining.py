@@ -20,33 +20,36 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.choose import select_rows
+from labelwise.components.ramps import Part
+from labelwise.components.teachers import StudentAndTeacher
 from labelwise.components.views import mix
-from labelwise.losses.partial import annotated_dice, dice_with_background, marginal_cross_entropy, per_voxel
+from labelwise.losses.partial import (
+    AbsentDice,
+    annotated_dice,
+    dice_with_background,
+    marginal_cross_entropy,
+    per_voxel,
+)
 from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.types import Batch, Progress
 
 Rows = Sequence[Sequence[bool]]  # `Batch.annotated_rows`
 
-Part = Annotated[float, Field(ge=0, le=1)]
-
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class BcpConfig:
+class BcpConfig(StudentAndTeacher, AbsentDice):
     """Settings of both stages, which share one table; the first stage does not read those below the line."""
 
+    ema_half_life: Part = 0.0046  # a = 0.99 in 15000 steps
     box_ratio: Annotated[float, Field(gt=0, lt=1)] = 2 / 3  # beta: side of the box, as a part of the patch
     include_background: bool = True  # the Dice counts the background as a class
-    absent_dice: Literal["skip", "include"] = "skip"  # Dice of classes without a voxel in a region of a case
     constant_rate: bool = True  # the first stage ignores train.schedule, as published
     # ---- second stage only
     pseudo_weight: NonNegativeFloat = 0.5  # alpha
-    ema_half_life: Part = 0.0046  # of the teacher, as a part of the training: a = 0.99 in 15000 steps
-    ema_decay: Part | None = None  # a itself, at every length of training; published: 0.99
     teacher_bn: Literal["batch", "eval"] = "batch"  # statistics of its own batch, or running ones of its own
     largest_component: bool = True  # pseudo-labels keep the largest part of each structure only
     component_classes: tuple[PositiveInt, ...] = ()  # structures for which that holds; none named: every one
     joint_forward: bool = False  # both directions in one pass; the statistics of batch norm are then shared
-    eval_model: Literal["student", "teacher"] = "student"
 
 
 class BcpPretraining(Method):

@@ -28,10 +28,10 @@ from torch.nn import functional as F
 
 from labelwise.components.choose import as_pixels
 from labelwise.components.masked_norm import MaskedBatchNorm
-from labelwise.components.ramps import stair_ramp
+from labelwise.components.ramps import Consistency, Part
 from labelwise.components.teachers import complete
 from labelwise.losses.agreement import mutual_consistency, mutual_region, summed_supervision
-from labelwise.losses.partial import anywhere, members, open_voxels
+from labelwise.losses.partial import AbsentDice, anywhere, members, open_voxels
 from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.methods.caml.attention import CrossSampleAttention, Followed
 from labelwise.methods.caml.case_memory import CaseMemory, Entries, case_numbers
@@ -42,22 +42,18 @@ from labelwise.types import IGNORE, Batch, Progress
 
 ATTENTION_LEVEL = 3  # counted from 0, fine to coarse: an eighth of the size
 
-Part = Annotated[float, Field(ge=0, le=1)]
-
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class CAMLConfig:
+class CAMLConfig(Consistency, AbsentDice):
+    consistency_weight: NonNegativeFloat = 1.0
+    ramp_fraction: NonNegativeFloat = 0.4
+    ramp_interval: Part = 0.01  # 150 of 15000 steps
+    counts_from_one: ClassVar[bool] = True
     supervised_weight: NonNegativeFloat = 0.5
-    consistency_weight: NonNegativeFloat = 1.0  # w at the end of the ramp
     correlation_weight: NonNegativeFloat = 0.05  # w_o at the end of the ramp
-    ramp_fraction: NonNegativeFloat = 0.4  # part of the training over which both rise
-    ramp_interval: Part = 0.01  # part of the training between two changes of both: 150 of 15000 steps
     temperature: PositiveFloat = 0.1  # of the sharpened probabilities
     correlation_temperature: PositiveFloat = 0.1  # T
     use_ce: bool | None = None  # cross-entropy beside the Dice; None: with more than one structure
-    absent_dice: Literal["skip", "include"] = (
-        "skip"  # Dice of annotated structures without a voxel in the batch
-    )
     consistency_on: Literal["all", "open"] = "all"  # complete cases too, or only what labels leave open
     channel_reduction: Literal["half_sum", "mean"] = "half_sum"  # equal for two classes
     detach_targets: bool = False  # no gradient through the sharpened probabilities
@@ -153,7 +149,7 @@ class CAML(Method):
             *(logits_and_features(network, batch.images) for network in (self.network, self.auxiliary)),
             strict=True,
         )
-        config, ramp = self.config, self.ramp(progress)
+        config, ramp = self.config, self.config.ramp(progress)
         supervised = summed_supervision(
             outputs, batch.labels, batch.annotated, use_ce=self.use_ce, absent=config.absent_dice
         )
@@ -162,10 +158,6 @@ class CAML(Method):
             "consistency": config.consistency_weight * ramp * self.consistency(outputs, batch),
             "correlation": config.correlation_weight * ramp * self.correlation(outputs, features, batch),
         }
-
-    def ramp(self, progress: Progress) -> float:
-        """The sigmoid ramp in stairs; the official code counts steps from 1."""
-        return stair_ramp(progress, self.config.ramp_fraction, self.config.ramp_interval, from_one=True)
 
     def consistency(self, outputs: tuple[Tensor, ...], batch: Batch) -> Tensor:
         """Squared distance of each network's probabilities to the sharpened ones of the other."""

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from labelwise.components.choose import sum_over_ranks
 from labelwise.losses.binary import binary_cross_entropy
 from labelwise.losses.partial import (
+    AbsentDice,
     anywhere,
     dice_loss,
     masked_mean,
@@ -44,15 +45,12 @@ SMOOTH = {"squared": (1e-7, 1e-7), "linear": (0.0, 1.0)}
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class CoNeMOSConfig:
+class CoNeMOSConfig(AbsentDice):
     pairs_per_batch: PositiveInt = 4  # (case, structure) pairs in a step, or all if the batch has fewer
     class_balance: Annotated[float, Field(ge=0, le=1)] = (
         0.5  # a pair's weight: cases of its structure ** -this
     )
     dice: Literal["squared", "linear"] = "squared"  # probabilities squared in the denominator, or not
-    absent_dice: Literal["skip", "include"] = (
-        "skip"  # Dice of pairs whose structure has no voxel in the patch
-    )
     bce_weight: NonNegativeFloat = 1.0  # w
     film_decay: NonNegativeFloat = 1e-5  # d
     warm_up_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0  # part of the training that is warm-up

@@ -26,13 +26,14 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d
 
 from labelwise.components.choose import draw_from_groups, select_rows
-from labelwise.components.ramps import sigmoid_ramp
+from labelwise.components.ramps import Part, sigmoid_ramp
 from labelwise.components.teachers import complete
 from labelwise.components.views import strong_view
 from labelwise.errors import ConfigError
 from labelwise.losses.agreement import squared_difference
 from labelwise.losses.partial import (
     Absent,
+    AbsentDice,
     anywhere,
     dice_with_background,
     marginal_cross_entropy,
@@ -54,11 +55,9 @@ from labelwise.types import IGNORE, Batch, Progress
 CERTAIN = 0.9  # an unlabelled voxel has a pseudo-group where both views agree and are that sure
 POOLED = 4  # queries are compared on maps this much smaller
 
-Part = Annotated[float, Field(ge=0, le=1)]
-
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class DKUXNetConfig:
+class DKUXNetConfig(AbsentDice):
     queries: Annotated[int, Field(ge=2)] = 32  # cluster centres
     query_width: Annotated[int, Field(ge=16, multiple_of=16)] | None = None  # None: 16 for 3 of the network
     levels: Annotated[int, Field(ge=1, le=4)] = 3  # maps that the queries read: e5, d3, d2, d1

@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.losses.binary import binary_cross_entropy
-from labelwise.losses.partial import Absent, dice_loss, full_precision, masked_mean, overlap_sums
+from labelwise.losses.partial import Absent, AbsentDice, dice_loss, full_precision, masked_mean, overlap_sums
 from labelwise.methods.base import Card, Method, NetFactory, Sigmoid
 from labelwise.methods.dodnet.dynamic_head import Controller, dynamic_head, head_parameters
 from labelwise.types import IGNORE, Batch, Progress
@@ -33,14 +33,13 @@ Reduction = Literal["pairs", "class_mean"]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class DodnetConfig:
+class DodnetConfig(AbsentDice):
     head_width: PositiveInt = 8  # maps behind the decoder, and hidden maps of the head
     head_layers: PositiveInt = 3
     structures_per_case: NonNegativeInt = (
         0  # annotated structures drawn for each case and step; 0: all of them
     )
     reduction: Reduction = "pairs"  # class_mean: over the cases of each structure first
-    absent_dice: Absent = "skip"  # Dice of annotated structures without a voxel in the patch
     known_negatives: bool = True  # structures that are not annotated are denied where another one is labelled
     structure_chunk: PositiveInt = 4  # heads that are computed at once in prediction; bounds the memory
 

@@ -19,21 +19,22 @@ Spec       docs/methods/guidednet.md: where paper and official code differ, and 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
-from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labelwise.components.choose import select_rows, sum_over_ranks
-from labelwise.components.ramps import stair_ramp
+from labelwise.components.ramps import Consistency, Part
 from labelwise.components.teachers import Decay
 from labelwise.components.two_networks import CLASSIFIERS, Classifier, TwoNetworks, start_differently
 from labelwise.errors import ConfigError
 from labelwise.losses.agreement import hard_labels, pseudo_cross_entropy
 from labelwise.losses.partial import (
+    AbsentDice,
     anywhere,
     dice_with_background,
     marginal_cross_entropy,
@@ -66,11 +67,11 @@ from labelwise.types import IGNORE, Batch, Progress
 MixtureTerm = Literal["label", "self", "rectify", "apart", "agree"]
 MIXTURE_TERMS: tuple[MixtureTerm, ...] = get_args(MixtureTerm)
 
-Part = Annotated[float, Field(ge=0, le=1)]
-
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class GuidedNetConfig:
+class GuidedNetConfig(Consistency, AbsentDice):
+    ramp_fraction: NonNegativeFloat = 1.5  # the end of the training cuts the ramp short
+    ramp_interval: Part = 0.0075  # 150 of 20000 steps
     supervised_weight: NonNegativeFloat = 1.0
     mixture_weight: NonNegativeFloat = 0.3  # 0 leaves the mixture out
     mixture_terms: tuple[MixtureTerm, ...] = MIXTURE_TERMS
@@ -85,10 +86,6 @@ class GuidedNetConfig:
     class_weight_decay: Part | None = None  # the same at every length of training; published: 0.99
     smallest_background_weight: NonNegativeFloat = 0.0
     consistency_on: Literal["open", "all"] = "all"  # voxels of the cross pseudo supervision
-    consistency_weight: NonNegativeFloat = 0.1  # l at the end of the ramp
-    ramp_fraction: NonNegativeFloat = 1.5  # of the training: the ramp is cut short by its end
-    ramp_interval: Part = 0.0075  # part of the training between two changes of l: 150 of 20000 steps
-    absent_dice: Literal["skip", "include"] = "skip"
     classifier: Classifier = "first"  # the network that predicts, or their mean
 
 
@@ -145,7 +142,7 @@ class GuidedNet(Method):
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         views = [self.view(network, batch.images) for network in (self.first, self.second)]
-        ramp = self.ramp(progress)
+        ramp = self.config.weight(progress)
         supervised = self.supervised(views[0].logits, batch) + self.supervised(views[1].logits, batch)
         mixture = self.mixture(views, batch, ramp)
         return {
@@ -274,12 +271,6 @@ class GuidedNet(Method):
         background = torch.arange(weights.shape[1], device=weights.device) == 0
         floor = self.config.smallest_background_weight
         return torch.where(background, weights.clamp_min(floor), weights)
-
-    def ramp(self, progress: Progress) -> float:
-        """l(t): the sigmoid ramp of the step, in stairs as in the official code."""
-        return self.config.consistency_weight * stair_ramp(
-            progress, self.config.ramp_fraction, self.config.ramp_interval
-        )
 
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labelwise.components.choose import select_rows
-from labelwise.components.ramps import sigmoid_ramp
-from labelwise.components.teachers import Decay, EmaTeacher
+from labelwise.components.ramps import Part, sigmoid_ramp
+from labelwise.components.teachers import Decay, EmaTeacher, StudentAndTeacher
 from labelwise.components.views import Pairing, cut_boxes, mix, partners
 from labelwise.errors import ConfigError
 from labelwise.losses.binary import structure_answers
@@ -36,18 +36,17 @@ from labelwise.methods.ltuda.prototypes import Assign
 from labelwise.types import IGNORE, Batch, Progress
 
 Reduction = Literal["sum", "mean"]
-Part = Annotated[float, Field(ge=0, le=1)]
 Threshold = Annotated[float, Field(gt=0, lt=1)]
 
 STRONG_VIEWS = 2
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class LtudaConfig:
+class LtudaConfig(StudentAndTeacher):
     """Settings of both stages, which share one table; the first stage does not read those below the line."""
 
-    ema_half_life: Part = 0.0074  # of the teacher, as a part of the stage: a = 0.999 in 93600 steps
-    ema_decay: Part | None = None  # a itself, at every length of training; published: 0.999
+    ema_half_life: Part = 0.0074  # a = 0.999 in 93600 steps
+    eval_model: Literal["student", "teacher"] = "teacher"
     teacher_bn: Literal["batch", "eval"] = "batch"  # statistics of its own batch, or running ones of its own
     threshold: Threshold = 0.5  # tau of the pseudo-labels
     restrict_to_unknown: bool = False  # the teacher chooses among the structures that are not annotated only
@@ -66,7 +65,6 @@ class LtudaConfig:
     prediction_thresholds: tuple[
         Threshold, ...
     ] = ()  # per structure, for the linear classifier; none: chosen at the end
-    eval_model: Literal["student", "teacher"] = "teacher"
     # ---- second stage only
     classifier: Literal["linear", "labelled_prototype", "unlabelled_prototype"] = "unlabelled_prototype"
     prototypes_per_class: PositiveInt = 5  # M
@@ -120,7 +118,7 @@ class LtudaCda(Method):
 
     @classmethod
     def decays(cls, config: LtudaConfig) -> dict[str, Decay]:
-        return {"ema_decay": Decay(config.ema_half_life, config.ema_decay, warm_up=True)}
+        return {"ema_decay": config.decay(warm_up=True)}
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         weak, *strong = views(batch, self.teacher, self.config)
@@ -142,7 +140,7 @@ class LtudaCda(Method):
         self.teacher.follow(self.student, progress)
 
     def predictor(self) -> nn.Module:
-        network = self.student if self.config.eval_model == "student" else self.teacher.network
+        network = self.config.predicting(self.student, self.teacher)
         return Sigmoid(network, self.thresholds, fixed=bool(self.config.prediction_thresholds))
 
 

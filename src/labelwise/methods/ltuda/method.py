@@ -75,7 +75,7 @@ class Ltuda(Method):
     @classmethod
     def decays(cls, config: LtudaConfig) -> dict[str, Decay]:
         return {
-            "ema_decay": Decay(config.ema_half_life, config.ema_decay),
+            "ema_decay": config.decay(warm_up=False),
             "prototype_momentum": Decay(
                 config.prototype_half_life, config.prototype_momentum, moves=STRONG_VIEWS
             ),
@@ -137,7 +137,7 @@ class Ltuda(Method):
         return missing
 
     def predictor(self) -> nn.Module:
-        network = self.student if self.config.eval_model == "student" else self.teacher.network
+        network = self.config.predicting(self.student, self.teacher)
         fixed = self.config.classifier != "linear" or bool(self.config.prediction_thresholds)
         return Classifier(cast(PrototypeNet, network), self.config.classifier, self.thresholds, fixed=fixed)
 

@@ -24,22 +24,19 @@ from torch import Tensor, nn
 
 from labelwise.components.choose import select_rows
 from labelwise.components.dual_task import DualTaskNet, distance_targets, supervise
-from labelwise.components.ramps import stair_ramp
+from labelwise.components.ramps import Ramp
+from labelwise.losses.partial import AbsentDice
 from labelwise.methods.base import Card, Method, NetFactory, Sigmoid, TargetFunction
 from labelwise.methods.sassnet.critic import Critic, two_kinds
 from labelwise.types import Batch, Progress
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
-Part = Annotated[float, Field(ge=0, le=1)]
-
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class SassnetConfig:
+class SassnetConfig(Ramp, AbsentDice):
     distance_weight: NonNegativeFloat = 0.3  # beta
     adversarial_weight: NonNegativeFloat = 0.01  # lambda at the end of the ramp
-    ramp_fraction: NonNegativeFloat = 1.0  # part of the training over which lambda rises
-    ramp_interval: Part = 0.025  # part of the training between two changes of lambda: 150 of 6000 steps
     critic_width: PositiveInt = 64  # channels of the critic's first layer
     critic_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of whole channels, when the critic learns
     critic_rate: PositiveFloat = 1e-4  # of its own Adam, constant
@@ -48,9 +45,6 @@ class SassnetConfig:
     cross_entropy_weight: NonNegativeFloat = 0.0  # of a binary cross-entropy beside Dice
     # what every segmentation map says of every voxel at the start; None: the usual bias, about one half
     structure_prior: Annotated[float, Field(gt=0, lt=1)] | None = None
-    absent_dice: Literal["skip", "include"] = (
-        "skip"  # Dice of annotated structures without a voxel in the batch
-    )
     absent_distance: Literal["far", "skip", "zero"] = "far"  # their distance: +1, no target, or 0
     known_negatives: bool = (
         True  # where a structure is labelled, the maps of others learn that they are absent
@@ -103,7 +97,9 @@ class Sassnet(Method):
         known, open_ = choose_pairs(batch.annotated_rows, self.config.pairs_per_case, batch.sparse)
         return {
             "supervised": supervised,
-            "adversarial": self.weight(progress) * self.deceit(distances, batch.images, open_),
+            "adversarial": self.config.adversarial_weight
+            * self.config.ramp(progress)
+            * self.deceit(distances, batch.images, open_),
             "critic": self.judgement(distances, batch.images, known, open_),
         }
 
@@ -123,12 +119,6 @@ class Sassnet(Method):
         pairs = [*known, *open_]
         logits = self.critic(_maps(distances.detach(), pairs), images, *zip(*pairs, strict=True))
         return two_kinds(logits, real=len(known))
-
-    def weight(self, progress: Progress) -> float:
-        """lambda(t): the sigmoid ramp of the step, in stairs as in the official code."""
-        return self.config.adversarial_weight * stair_ramp(
-            progress, self.config.ramp_fraction, self.config.ramp_interval
-        )
 
     def extra_targets(self) -> Mapping[str, TargetFunction]:
         return distance_targets(self.config.distance_unit)

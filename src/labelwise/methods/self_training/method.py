@@ -29,21 +29,21 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.choose import select_rows
+from labelwise.components.ramps import Part
 from labelwise.components.teachers import Decay, EmaTeacher, complete
 from labelwise.components.views import cut_boxes, mix
 from labelwise.losses.agreement import pseudo_cross_entropy, pseudo_dice
 from labelwise.losses.deep import at_all_scales
-from labelwise.losses.partial import open_voxels, per_voxel, supervised
+from labelwise.losses.partial import DiceForm, open_voxels, per_voxel, supervised
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.methods.self_training.reliability import Reliability
 from labelwise.types import Batch, Progress
 
-Part = Annotated[float, Field(ge=0, le=1)]
 Among = Literal["all", "unlabelled"]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class SelfTrainingConfig:
+class SelfTrainingConfig(DiceForm):
     # half-life of the teacher's average, as a part of the training
     teacher_half_life: Annotated[float, Field(gt=0, lt=0.1)] = 0.01
     # tau: probability from which on a class of the teacher counts, the more so the nearer to 1; from 1/2 on no class
@@ -63,10 +63,6 @@ class SelfTrainingConfig:
     cut_among: Among = "all"
     # Dice of the pseudo-labels beside their cross-entropy
     pseudo_dice: bool = True
-    # Dice with squared probabilities in the denominator
-    squared_dice: bool = True
-    # sums over each case, or over the batch
-    dice_pooling: Literal["case", "batch"] = "batch"
 
 
 class Targets(NamedTuple):

@@ -31,9 +31,10 @@ from torch.nn import functional as F
 
 from labelwise.components.choose import DrawnVoxels, as_pixels, draw_from_groups, select_rows
 from labelwise.components.masked_norm import MaskedBatchNorm
-from labelwise.components.ramps import stair_ramp
+from labelwise.components.ramps import Consistency, Part
 from labelwise.components.teachers import complete
 from labelwise.losses.partial import (
+    AbsentDice,
     annotated_dice,
     full_precision,
     marginal_cross_entropy,
@@ -50,18 +51,14 @@ REFERENCE_VALUES = (
     112 * 112 * 80
 )  # in the published patch, for which the lengths of the perturbation are meant
 
-Part = Annotated[float, Field(ge=0, le=1)]
-
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class SsNetConfig:
-    consistency_weight: NonNegativeFloat = 1.0  # w at the end of the ramp
-    ramp_fraction: NonNegativeFloat = 0.4  # part of the training over which w rises
-    ramp_interval: Part = 0.01  # part of the training between two changes of w: 150 of 15000 steps
+class SsNetConfig(Consistency, AbsentDice):
+    consistency_weight: NonNegativeFloat = 1.0
+    ramp_fraction: NonNegativeFloat = 0.4
+    ramp_interval: Part = 0.01  # 150 of 15000 steps
+    counts_from_one: ClassVar[bool] = True
     cross_entropy_weight: NonNegativeFloat = 0.0  # beside the Dice
-    absent_dice: Literal["skip", "include"] = (
-        "skip"  # Dice of annotated structures without a voxel in the batch
-    )
     # ---- smoothness
     magnitude: PositiveFloat = 10.0  # eps: length of the perturbation, for a patch of 112 x 112 x 80
     probe_magnitude: PositiveFloat = 10.0  # xi: length of the change by which it is found
@@ -116,7 +113,7 @@ class SsNet(Method):
         )  # first: the graph of its search is gone before the next one grows
         features = self.network.decoder(self.network.encoder(batch.images))[-1]
         logits = self.network.head(features)
-        weight = self.weight(progress)
+        weight = self.config.weight(progress)
         return {
             "supervised": self.supervised(logits, batch),
             "smoothness": weight * (logits.sum() * 0 if smoothness is None else smoothness),
@@ -232,12 +229,6 @@ class SsNet(Method):
         if self.config.separation_divisor == "present":
             return masked_mean(distances, valid)
         return (distances * valid).sum() / self.num_classes
-
-    def weight(self, progress: Progress) -> float:
-        """w(t): the sigmoid ramp of the steps that are done after this one, in stairs as in the official code."""
-        return self.config.consistency_weight * stair_ramp(
-            progress, self.config.ramp_fraction, self.config.ramp_interval, from_one=True
-        )
 
     def after_step(self, progress: Progress) -> None:
         if self.learnt is not None:

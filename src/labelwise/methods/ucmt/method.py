@@ -18,41 +18,38 @@ Spec       docs/methods/ucmt.md: where paper and official code differ, and what 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic import ConfigDict, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.choose import select_rows
-from labelwise.components.ramps import sigmoid_ramp
-from labelwise.components.teachers import Decay, EmaTeacher
+from labelwise.components.ramps import Consistency, Part
+from labelwise.components.teachers import Averaged, Decay, EmaTeacher
 from labelwise.components.views import sometimes_blurred, strong_view
 from labelwise.losses.agreement import hard_labels, pseudo_dice
-from labelwise.losses.partial import dice_with_background, full_precision
+from labelwise.losses.partial import Absent, AbsentDice, dice_with_background, full_precision
 from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.methods.ucmt.u_mix import certain_over_uncertain, patch_means, patch_shape, rearrange
 from labelwise.types import Batch, Progress
 
 PATCHES_PER_AXIS = {2: 16, 3: 8}
-Part = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class UcmtConfig:
-    consistency_weight: NonNegativeFloat = 0.1  # w at the end of the ramp
-    ramp_fraction: NonNegativeFloat = 0.2  # part of the training over which w rises: 5 of 25 epochs on ISIC
+class UcmtConfig(Averaged, Consistency, AbsentDice):
+    ramp_fraction: NonNegativeFloat = 0.2  # 5 of 25 epochs on ISIC
+    ramp_interval: Part = 0.0
+    absent_dice: Absent = "include"
     consistency_on: Literal["open", "all"] = "open"  # unlabelled cases, or every case
     u_mix: bool = True  # learn from the mixed scans, too
     two_steps: bool = False  # an optimiser step for L and one for L', as published; else one for their sum
     covered_patches: PositiveInt = 2  # k, for each student
     cuts: PositiveInt | None = None  # at least so many patches along each axis; none: 16 in 2D, 8 in 3D
     view: Literal["blur", "strong", "none"] = "blur"  # what each student sees of the image
-    ema_half_life: Part = 0.0115  # of the teacher, as a part of the training: a = 0.99 in 6000 steps
-    ema_decay: Part | None = None  # a itself, at every length of training; published: 0.99
     second_share: Part = 0.01  # of the second student in what the teacher follows
-    absent_dice: Literal["skip", "include"] = "include"  # Dice of classes without a voxel
     eval_model: Literal["teacher", "first", "second"] = "teacher"
 
 
@@ -96,8 +93,7 @@ class Ucmt(Method):
 
     @classmethod
     def decays(cls, config: UcmtConfig) -> dict[str, Decay]:
-        moves = optimiser_steps(config)
-        return {"ema_decay": Decay(config.ema_half_life, config.ema_decay, warm_up=True, moves=moves)}
+        return {"ema_decay": config.decay(warm_up=True, moves=optimiser_steps(config))}
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         losses = []
@@ -125,7 +121,7 @@ class Ucmt(Method):
         supervised, cross_pseudo, teacher_pseudo = (
             torch.stack(parts).sum() for parts in zip(*losses, strict=True)
         )
-        weight = self.weight(progress)
+        weight = self.config.weight(progress)
         return {
             "supervised": supervised,
             "cross_pseudo": weight * cross_pseudo,
@@ -170,11 +166,6 @@ class Ucmt(Method):
         doubts = [patch_means(uncertainty(z, opinion), patch) for z in logits]
         first, second = (doubt.where(ours, mean_of_rows(doubt, ours).unsqueeze(1)) for doubt in doubts)
         return certain_over_uncertain(first, second, self.config.covered_patches), patch
-
-    def weight(self, progress: Progress) -> float:
-        """w(t): the sigmoid ramp of the step."""
-        ramp = sigmoid_ramp(progress.step, self.config.ramp_fraction * progress.total)
-        return self.config.consistency_weight * ramp
 
     def after_step(self, progress: Progress) -> None:
         teacher, first, second = (

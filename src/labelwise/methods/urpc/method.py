@@ -15,18 +15,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
-from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labelwise.components.choose import select_rows
-from labelwise.components.ramps import stair_ramp
+from labelwise.components.ramps import Consistency, Part
 from labelwise.losses.agreement import mean_log_probability
 from labelwise.losses.partial import (
+    AbsentDice,
     dice_with_background,
     marginal_cross_entropy,
     open_voxels,
@@ -37,18 +38,11 @@ from labelwise.types import Batch, Progress
 
 SMALLEST_MASS = 1e-3  # of the mean over all classes that are left open: below it the mean is no opinion
 
-Part = Annotated[float, Field(ge=0, le=1)]
-
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class UrpcConfig:
+class UrpcConfig(Consistency, AbsentDice):
+    ramp_interval: Part = 0.01  # 150 of 15000 steps
     scales: PositiveInt = 4  # S: so many of the decoder's finest scales get a head
-    consistency_weight: NonNegativeFloat = 0.1  # w at the end of the ramp
-    ramp_fraction: NonNegativeFloat = 1.0  # part of the training over which w rises
-    ramp_interval: Part = 0.01  # part of the training between two changes of w: 150 of 15000 steps
-    absent_dice: Literal["skip", "include"] = (
-        "skip"  # Dice of annotated structures without a voxel in the batch
-    )
     classifier: Literal["finest", "mean"] = "finest"  # the finest scale decides, or the mean of all
 
 
@@ -72,7 +66,7 @@ class Urpc(Method):
         scales = self.network.scales(batch.images)
         return {
             "supervised": self.supervised(scales, batch),
-            "consistency": self.weight(progress) * self.consistency(scales, batch),
+            "consistency": self.config.weight(progress) * self.consistency(scales, batch),
         }
 
     def supervised(self, scales: Sequence[Tensor], batch: Batch) -> Tensor:
@@ -98,12 +92,6 @@ class Urpc(Method):
         labels, annotated = select_rows(batch.labels, rows), select_rows(batch.annotated, rows)
         inside = select_rows(batch.inside, rows)
         return pyramid_consistency([select_rows(scale, rows) for scale in scales], labels, annotated, inside)
-
-    def weight(self, progress: Progress) -> float:
-        """w(t): the sigmoid ramp of the step, in stairs as in the official code."""
-        return self.config.consistency_weight * stair_ramp(
-            progress, self.config.ramp_fraction, self.config.ramp_interval
-        )
 
     def predictor(self) -> nn.Module:
         return Softmax(self.network) if self.config.classifier == "finest" else MeanOfScales(self.network)
