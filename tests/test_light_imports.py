@@ -37,7 +37,11 @@ def test_the_words_and_the_files_need_no_torch():
     assert imported(use) == set()
 
 
-@pytest.mark.parametrize("verb", ["doctor", "methods", "predict"])
+def test_a_list_of_the_methods_waits_for_no_torch():
+    assert imported("from labelwise import run; run.methods()") == set()
+
+
+@pytest.mark.parametrize("verb", ["doctor", "predict"])
 def test_no_verb_but_the_trainings_imports_fabric_or_monai(verb):
     assert imported(f"import labelwise.run.{verb}") <= {"torch"}
 

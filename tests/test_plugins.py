@@ -11,7 +11,8 @@ import pytest
 
 from labelwise import ConfigError, importers, load_config, methods, run
 from labelwise.evaluate import further
-from labelwise.methods import all_methods, find_method, method_names, name_of
+from labelwise.methods import METHODS, all_methods, find_method, method_names, name_of
+from labelwise.methods.card import read_card
 from labelwise.nets import factory
 from labelwise.nets.factory import find_net, net_names
 from labelwise.plugins import Parts, _warn_once
@@ -304,3 +305,9 @@ def test_an_importer_that_fails_at_a_folder_leaves_it_to_the_others(install, tmp
         assert importers.detect(tmp_path / "data") == "folders"
     assert "OSError: no net" in caplog.text
     assert "archive" in caplog.text
+
+
+def test_every_card_is_read_from_the_file_of_its_method_as_the_class_has_it():
+    assert {name: read_card(place) for name, place in METHODS.items()} == {
+        name: find_method(name).card for name in METHODS
+    }

@@ -14,7 +14,7 @@ from monai.networks.nets.dynunet import DynUNet as MonaiDynUNet
 from torch import nn
 
 from labelwise.devices import SafeConvolutions
-from labelwise.errors import CheckpointError, ConfigError
+from labelwise.errors import CheckpointError, ConfigError, ResourceError
 from labelwise.nets.factory import NETS, NetFactory, find_net
 from labelwise.nets.parts import SegmentationNet
 
@@ -193,6 +193,13 @@ def test_a_description_survives_json_and_builds_the_same_network(name: str):
 def test_an_incomplete_description_is_refused():
     with pytest.raises(CheckpointError, match="cannot be built"):
         NetFactory.from_description({"name": "vnet"})
+
+
+def test_without_monai_the_dynunet_alone_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "monai.networks.nets.dynunet", None)
+    factory("vnet", 3).network()
+    with pytest.raises(ResourceError, match=r"labelwise\[monai\]"):
+        factory("dynunet", 3).network()
 
 
 def test_monai_is_imported_for_a_dynunet_only():

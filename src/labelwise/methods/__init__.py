@@ -5,11 +5,16 @@ Other packages add methods through the entry-point group ``labelwise.methods`` (
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from labelwise.methods.base import Card, Method
+from labelwise.methods.card import Card, read_card
 from labelwise.plugins import Parts
+
+# Who only lists the methods waits for no torch.
+if TYPE_CHECKING:
+    from labelwise.methods.base import Method
 
 METHODS: dict[str, str] = {
     "naive": "labelwise.methods.naive:Naive",
@@ -49,7 +54,8 @@ METHODS: dict[str, str] = {
 
 
 def _is_method(part: Any) -> bool:
-    return issubclass(part, Method) and isinstance(part.card, Card) and is_dataclass(part.Config)
+    base = importlib.import_module("labelwise.methods.base")
+    return issubclass(part, base.Method) and isinstance(part.card, Card) and is_dataclass(part.Config)
 
 
 _PARTS: Parts[type[Method]] = Parts(
@@ -78,6 +84,20 @@ def find_method(name: str) -> type[Method]:
 def all_methods() -> dict[str, type[Method]]:
     """Every method that can be used, by name; those of broken packages are passed over with a warning."""
     return _PARTS.all()
+
+
+def all_cards() -> dict[str, Card]:
+    """The card of every method that can be used, by name. Only others' methods are imported for it."""
+    return {name: _card(name) for name in METHODS} | {
+        name: method.card for name, method in _PARTS.theirs().items()
+    }
+
+
+def _card(name: str) -> Card:
+    try:
+        return read_card(METHODS[name])
+    except ValueError:
+        return find_method(name).card
 
 
 def name_of(method: type[Method]) -> str:

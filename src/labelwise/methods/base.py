@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from labelwise.components.teachers import Decay
 from labelwise.errors import CheckpointError
+from labelwise.methods.card import Card, LearnsFrom
 from labelwise.nets.factory import NetFactory
 from labelwise.nets.transfer import Transfer
 from labelwise.types import Array, Batch, Progress
@@ -35,28 +35,11 @@ __all__ = [
     "threshold_scores",
 ]
 
-LearnsFrom = Literal["full", "partial", "none"]
 Presets = Mapping[str, Mapping[str, Any]]  # data set -> settings as published for it
 # labels (B, *S) with IGNORE also beyond the scan, annotated (B, C), spacing in mm (B, dims) -> targets (B, K, *S)
 # float32. Runs in the loader's workers, before the augmentation, which then moves targets like images: they must
 # be local (a distance is, a distance divided by the largest one of the patch is not). Must be picklable.
 TargetFunction = Callable[[Array, Array, Array], Array]
-
-
-@dataclass(frozen=True)
-class Card:
-    """What the command line, the documentation and the tests need to know about a method."""
-
-    title: str
-    paper: str  # address of the paper, or "" for a baseline without one
-    idea: str  # one sentence
-    learns_from: frozenset[LearnsFrom]  # completely, partly, not annotated cases
-    dims: frozenset[int] = frozenset({2, 3})
-    nets: frozenset[str] | None = None  # networks the method can use; None: any
-    independent_maps: bool = (
-        False  # each structure is asked for by itself, from a threshold on that the training chooses
-    )
-    deep_supervision: bool = False  # trains the heads at coarser scales of a network that has them
 
 
 class Method(nn.Module, ABC):

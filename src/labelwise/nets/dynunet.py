@@ -1,6 +1,6 @@
 """MONAI's DynUNet, the U-Net in the manner of nnU-Net, in 2D and 3D.
 
-Importing this module imports MONAI, which takes seconds: the factory does so only when it is asked for.
+MONAI is an extra of this package, and takes seconds to import: it is asked for when such a network is built.
 
 Source
     Isensee et al., Nature Methods 2021, https://doi.org/10.1038/s41592-020-01008-z;
@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from monai.networks.nets.dynunet import DynUNet as MonaiDynUNet
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from labelwise.errors import ConfigError
 from labelwise.nets.parts import Blueprint, Decoder, Encoder, Head, Upsampling
+from labelwise.plugins import import_extra
 
 # nnU-Net stops doubling at 512 channels in 2D and 320 in 3D when it starts with 32.
 LARGEST_WIDENING = {2: 16, 3: 10}
@@ -62,11 +62,11 @@ class DynUNet(Blueprint):
         return Decoder(self._whole().upsamples, self.channels[-2::-1])
 
     def head(self, in_channels: int, out_channels: int) -> Head:
-        return Head(self.dims, in_channels, out_channels).apply(MonaiDynUNet.initialize_weights)
+        return Head(self.dims, in_channels, out_channels).apply(_monai().initialize_weights)
 
     def _whole(self) -> Any:
         strides = (1, *(2 for _ in self.channels[1:]))
-        return MonaiDynUNet(
+        return _monai()(
             spatial_dims=self.dims,
             in_channels=self.in_channels,
             out_channels=1,
@@ -75,3 +75,9 @@ class DynUNet(Blueprint):
             upsample_kernel_size=strides[1:],
             filters=self.channels,
         )
+
+
+def _monai() -> Any:
+    """The class of MONAI."""
+    why = "the network 'dynunet' is that of MONAI"
+    return import_extra("monai.networks.nets.dynunet", "monai", why).DynUNet

@@ -17,7 +17,7 @@ from labelwise.nets.parts import Blueprint, Decoder, Encoder, SegmentationNet, U
 from labelwise.plugins import Parts
 from labelwise.settings import build_settings
 
-# A blueprint is imported when it is asked for: MONAI alone costs seconds.
+# A blueprint is imported when it is asked for.
 NETS: Mapping[str, str] = {
     "unet": "labelwise.nets.unet:UNet",
     "vnet": "labelwise.nets.vnet:VNet",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from labelwise.methods import all_methods
+from labelwise.methods import all_cards
 
 __all__ = ["methods"]
 
@@ -12,8 +12,7 @@ __all__ = ["methods"]
 def methods() -> list[dict[str, Any]]:
     """One row for each method that can be used, from its card."""
     rows = []
-    for name, kind in all_methods().items():
-        card = kind.card
+    for name, card in all_cards().items():
         rows.append(
             {
                 "name": name,
