@@ -105,7 +105,11 @@ def times_of_loop(folder: Path, device: str, workers: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as target:
         stage = Stage(method, timed, WARM_UP + STEPS, Path(target), asdict(config.device), seed=config.seed)
         loop = replace(config.train, log_every=1, checkpoint_minutes=60.0)
-        fit(stage, loop, fabric, lambda done, total, message: ends.append(time.perf_counter()))
+
+        def note(task: str, done: int, total: int, message: str = "") -> None:
+            ends.append(time.perf_counter())
+
+        fit(stage, loop, fabric, note)
     steps = [after - before for before, after in itertools.pairwise(ends)][WARM_UP:]
     return {
         "step_ms": round(1000 * statistics.median(steps), 2),

@@ -20,7 +20,7 @@ from labelwise import console, load_config, run
 from labelwise.atomic import write_json
 from labelwise.cohort.hide import Mode
 from labelwise.cohort.manifest import MANIFEST_NAME
-from labelwise.console import Progress
+from labelwise.console import ShowProgress
 from labelwise.evaluate.scores import Score, summarise
 from labelwise.run.train import replace_tuples
 from labelwise.run.trial import Trial, perform_all, score_trial, train_trial
@@ -207,7 +207,7 @@ def perform_works(works: Sequence[Work], folder: Path, *, workers: int) -> dict[
     waiting = [work for work in works if not work.is_done]
     with console.watch() as progress:
 
-        def of(name: str) -> Progress:
+        def of(name: str) -> ShowProgress:
             return progress
 
         for outcome in perform_all(waiting, perform, folder=folder, workers=workers, progress=of):
@@ -220,7 +220,7 @@ def perform_works(works: Sequence[Work], folder: Path, *, workers: int) -> dict[
     return failed
 
 
-def perform(work: Work, *, progress: Progress) -> bool:
+def perform(work: Work, *, progress: ShowProgress) -> bool:
     """Train, predict and evaluate one job; False if it was interrupted.
 
     A finished job is not trained again; if it was scored with other settings of the prediction, it is scored again.
@@ -263,7 +263,7 @@ def told(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def scored(work: Work, progress: Progress, classifier: str | None = None) -> dict[str, Any]:
+def scored(work: Work, progress: ShowProgress, classifier: str | None = None) -> dict[str, Any]:
     """Predict the scans of the job's split, and what each evaluation says of them."""
     target = work.folder / (f"predictions_{classifier}" if classifier else "predictions")
     tables = {target / f"{name}.csv": {"workers": 1, **rules} for name, rules in work.variants.items()}

@@ -24,6 +24,7 @@ import torch
 from metadata import write_result
 
 from labelwise.cohort.manifest import read_manifest
+from labelwise.console import silent
 from labelwise.devices import has_bf16, use_fast_layout
 from labelwise.loading.augment import AugmentConfig
 from labelwise.loading.loader import batches
@@ -134,7 +135,7 @@ def overhead() -> dict[str, Any]:
                 folder=Path(folder) / f"run_{next(number)}",
                 settings={},
             )
-            fit(stage, LoopConfig(steps=(steps,), log_every=5), fabric, lambda done, total, message: None)
+            fit(stage, LoopConfig(steps=(steps,), log_every=5), fabric, silent)
 
         def bare() -> None:
             network = factory("vnet", 16).network()

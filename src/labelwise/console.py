@@ -19,7 +19,7 @@ import rich.console
 import rich.progress
 
 
-class Progress(Protocol):
+class ShowProgress(Protocol):
     """Told how far a task is: `done` of `total` items or steps, and what is worth knowing now."""
 
     def __call__(self, task: str, done: int, total: int, message: str = "") -> None: ...

@@ -182,7 +182,7 @@ def test_of_several_data_sets_one_must_be_named_and_the_others_are_left_out():
     with pytest.raises(ConfigError, match="several data sets"):
         hide(both, "ltuda_toy")
     with pytest.raises(ConfigError, match="did you mean 'organ12'"):
-        hide(both, "ltuda_toy", data_set="structure_12")
+        hide(both, "ltuda_toy", data_set="organ_12")
     assert hide(both, "ltuda_toy", data_set="organ12") == hide(toy(), "ltuda_toy")
 
 

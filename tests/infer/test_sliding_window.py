@@ -245,7 +245,7 @@ def test_progress_counts_windows() -> None:
         num_classes=2,
         config=InferenceConfig(batch_size=3),
         device="cpu",
-        progress=lambda done, total: calls.append((done, total)),
+        progress=lambda task, done, total: calls.append((done, total)),
     )
     assert calls == [(3, 4), (4, 4)]
 

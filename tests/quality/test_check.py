@@ -55,7 +55,7 @@ def test_all_problems_of_all_cases_are_listed_at_once_in_the_order_of_the_manife
 def test_progress_is_reported_after_each_case(tmp_path: Path):
     seen: list[tuple[int, int]] = []
     cases = [make_case(tmp_path, name, *EVERYTHING) for name in "ab"]
-    check(manifest_of(*cases), workers=1, progress=lambda done, total: seen.append((done, total)))
+    check(manifest_of(*cases), workers=1, progress=lambda task, done, total: seen.append((done, total)))
     assert seen == [(1, 2), (2, 2)]
 
 

@@ -23,7 +23,7 @@ def test_equal_voxels_are_found_whatever_file_name_type_and_axis_order(tmp_path:
     manifest = manifest_of(first, replace(turned, data_set="elsewhere"), other)
     seen = []
     found, unread = find_duplicates(
-        manifest, workers=1, progress=lambda done, total: seen.append((done, total))
+        manifest, workers=1, progress=lambda task, done, total: seen.append((done, total))
     )
     assert [[case.id for case in cases] for cases in found] == [["a", "b"]]
     assert unread == []

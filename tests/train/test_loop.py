@@ -61,7 +61,7 @@ CONFIG = LoopConfig(steps=(6,), log_every=2, optimizer=OptimizerConfig(rate=0.05
 PRECISE = DeviceConfig(device="cpu", precision="float32")
 
 
-def quiet(done, total, message):
+def quiet(task, done, total, message):
     pass
 
 
@@ -93,7 +93,7 @@ def test_a_resumed_run_is_equal_to_an_uninterrupted_one(tmp_path, optimizer, pre
     first = stage(tmp_path / "parts")
     calls = []
 
-    def stop_soon(done, total, message):
+    def stop_soon(task, done, total, message):
         calls.append(done)
         if done == 2:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -119,7 +119,7 @@ def test_a_resumed_run_has_the_average_of_an_uninterrupted_one_and_gives_it_to_t
     whole = stage(tmp_path / "whole")
     fit(whole, config, fabric, quiet)
 
-    def stop_soon(done, total, message):
+    def stop_soon(task, done, total, message):
         if done == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -205,7 +205,7 @@ def test_a_resumed_run_remembers_the_validations_that_its_rate_follows(tmp_path)
         left = iter(scores)
         for last in parts:
 
-            def stop_there(done, total, message, last=last):
+            def stop_there(task, done, total, message, last=last):
                 if done == last:
                     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -224,7 +224,7 @@ def test_memories_and_several_optimisers_are_resumed(tmp_path, precision):
     whole, last = stage(tmp_path / "whole", method=Manifold()), stage(tmp_path / "parts", method=Manifold())
     fit(whole, config, fabric, quiet)
 
-    def stop(done, total, message):
+    def stop(task, done, total, message):
         os.kill(os.getpid(), signal.SIGINT)
 
     assert fit(replace(last, method=Manifold()), config, fabric, stop).step == 2

@@ -25,6 +25,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from labelwise.atomic import discard_leftovers, write_json, write_text
+from labelwise.console import ShowProgress, silent
 from labelwise.documents import cells
 from labelwise.engine import Outcome, own_place, run_jobs
 from labelwise.errors import CheckpointError, ConfigError, DataError, LabelwiseError, naming, warn_about
@@ -34,7 +35,7 @@ from labelwise.infer.maps import map_paths, write_maps
 from labelwise.infer.model import Model, load_model
 from labelwise.infer.record import deciding, read_record, told_beside
 from labelwise.infer.scans import Scan
-from labelwise.infer.sliding_window import InferenceConfig, WindowProgress, explained_out_of_memory
+from labelwise.infer.sliding_window import InferenceConfig, explained_out_of_memory
 from labelwise.preprocess.pipeline import Prepared
 from labelwise.types import Volume
 
@@ -44,7 +45,6 @@ Warn = Callable[[Scan, Volume], list[dict[str, str]]]
 """What is wrong with a scan that was read, as plain values; raises a DataError if it must not be segmented."""
 Seen = Callable[[Scan, Sequence[str]], str]
 """From a scan and the hashes of its images: "train" or "validation" if the model has seen it, else ""."""
-CohortProgress = Callable[[int, int, float | None], None]  # scans done, scans in all, seconds left if known
 
 
 def predict_cohort(
@@ -59,8 +59,8 @@ def predict_cohort(
     overwrite: bool = False,
     warn: Warn | None = None,
     seen: Seen | None = None,
-    progress: CohortProgress | None = None,
-    windows: WindowProgress | None = None,
+    progress: ShowProgress = silent,
+    windows: ShowProgress = silent,
     elsewhere: Elsewhere | None = None,
 ) -> list[Outcome[Scan, Path]]:
     """Predict every scan into `output_folder`; returns one outcome per scan, those finished before first.
@@ -94,8 +94,7 @@ def predict_cohort(
     _warn_of_calibration(outcomes, model)
     sizes = {scan.id: _num_voxels(scan) for scan in scans if scan.id not in settled}
     waiting = sorted((scan for scan in scans if scan.id in sizes), key=lambda scan: -sizes[scan.id])
-    clock = _Clock(len(scans), sizes, progress)
-    clock.report()
+    progress("predict", len(settled), len(scans))
     discard_leftovers(folder / FAILED)
     _write_failures(folder, outcomes)  # a folder that cannot be written to must show before the work
     task = _Task(folder, label_format, binary, tuple(maps), dict(versions), warn, seen)
@@ -106,7 +105,7 @@ def predict_cohort(
             outcomes.append(outcome)
             if outcome.error is not None:
                 _write_failures(folder, outcomes)
-            clock.finished(outcome.item)
+            progress("predict", len(outcomes), len(scans))
     if all(outcome.error is None for outcome in outcomes):
         (folder / FAILED).unlink()
     return outcomes
@@ -156,7 +155,7 @@ class _Task:
 
 
 def _predict_here(
-    task: _Task, model: Model, scans: Sequence[Scan], windows: WindowProgress | None
+    task: _Task, model: Model, scans: Sequence[Scan], windows: ShowProgress
 ) -> Generator[Outcome[Scan, Path], None, None]:
     if not scans:
         return
@@ -182,7 +181,7 @@ def _predict_alone(task: _Task, place: Elsewhere, config: InferenceConfig, expec
             do="repeat the command",
         )
     model = replace(loaded, config=config)
-    (outcome,) = _predict_here(task, model, [scan], None)
+    (outcome,) = _predict_here(task, model, [scan], silent)
     if outcome.error is not None:
         raise outcome.error
     return result_path(scan, task.folder, task.label_format)
@@ -198,9 +197,7 @@ def result_path(scan: Scan, folder: Path, label_format: str = "nifti") -> Path:
     return folder / f"{scan.id}{LABEL_FORMATS[label_format]}"
 
 
-def _predict(
-    task: _Task, model: Model, scan: Scan, prepared: Future[_Ready], windows: WindowProgress | None
-) -> Path:
+def _predict(task: _Task, model: Model, scan: Scan, prepared: Future[_Ready], windows: ShowProgress) -> Path:
     target = result_path(scan, task.folder, task.label_format)
     start = time.perf_counter()
     with explained_out_of_memory():  # of the reading too
@@ -398,24 +395,3 @@ def _write_failures(folder: Path, outcomes: Sequence[Outcome[Scan, Path]]) -> No
 
 def _one_line(error: LabelwiseError) -> str:
     return "; ".join(" ".join(line.split()) for line in str(error).splitlines())
-
-
-class _Clock:
-    """Counts finished scans and estimates the rest by voxels, because the largest come first."""
-
-    def __init__(self, total: int, sizes: Mapping[str, int], progress: CohortProgress | None):
-        self.total, self.sizes, self.progress = total, sizes, progress
-        self.done, self.voxels = total - len(sizes), 0
-        self.start = time.perf_counter()
-
-    def finished(self, scan: Scan) -> None:
-        self.done += 1
-        self.voxels += self.sizes[scan.id]
-        self.report()
-
-    def report(self) -> None:
-        if self.progress is None:
-            return
-        rest = sum(self.sizes.values()) - self.voxels
-        elapsed = time.perf_counter() - self.start
-        self.progress(self.done, self.total, elapsed / self.voxels * rest if self.voxels else None)

@@ -29,6 +29,7 @@ from pydantic import dataclasses as pydantic_dataclasses
 from torch import nn
 
 from labelwise.atomic import atomic_path, write_json, write_text
+from labelwise.console import ShowProgress, silent
 from labelwise.devices import choose_device, memory_explained, use_fast_layout
 from labelwise.documents import read_json
 from labelwise.errors import CheckpointError, ConfigError, ScanWarning, did_you_mean
@@ -53,7 +54,6 @@ from labelwise.infer.postprocess import postprocess
 from labelwise.infer.record import deciding
 from labelwise.infer.sliding_window import (
     InferenceConfig,
-    WindowProgress,
     check_mirroring,
     explained_out_of_memory,
     predict_labels,
@@ -160,7 +160,7 @@ class Model:
         spacing_mm: tuple[float, float, float] | None = None,
         modality: str | None = None,
         layout: Layout | None = None,
-        progress: WindowProgress | None = None,
+        progress: ShowProgress = silent,
     ) -> Volume:
         """Label every voxel of a scan: what ``labelwise predict`` writes, in memory.
 
@@ -172,7 +172,7 @@ class Model:
             spacing_mm  of an array whose axes run to the right, the front and the top of the patient
             modality    rule for the intensities (`info.modalities`); needed only if the model knows several
             layout      how files of formats without a header are read
-            progress    called with the windows that are done, and all
+            progress    told after each batch of windows: ``progress("windows", done, total, "")``
 
         Returns
             (X, Y, Z) uint8 or uint16 class indices. They lie on the grid of the scan: of a Volume or an array in
@@ -277,7 +277,7 @@ class Model:
         found = self.examine_prepared(self.prepare_image(image, modality))
         return found._replace(labels=image.back(found.labels))
 
-    def examine_prepared(self, prepared: Prepared, progress: WindowProgress | None = None) -> Examined:
+    def examine_prepared(self, prepared: Prepared, progress: ShowProgress = silent) -> Examined:
         """The second half of `examine`: labels (X, Y, Z) on the RAS+ grid of the scan."""
         habits = self.calibration.habits if self.calibration else None
         doubt, features = Doubt(self.temperature), Features()
@@ -293,7 +293,7 @@ class Model:
     def _restored(
         self,
         prepared: Prepared,
-        progress: WindowProgress | None = None,
+        progress: ShowProgress = silent,
         doubt: Doubt | None = None,
         features: Features | None = None,
     ) -> Volume:

@@ -26,6 +26,7 @@ from pydantic import dataclasses as pydantic_dataclasses
 from torch import Tensor, nn
 
 from labelwise.anatomy import named_side
+from labelwise.console import ShowProgress, silent
 from labelwise.devices import has_bf16, memory_explained
 from labelwise.errors import CheckpointError, ConfigError
 from labelwise.infer.doubt import Doubt
@@ -35,7 +36,6 @@ from labelwise.types import Array, LabelSpace
 
 LEFT_RIGHT = 0  # the axis from left to right
 Score = Callable[[Tensor], Tensor]  # windows (B, M, *patch) -> scores (B, C, *patch) float32
-WindowProgress = Callable[[int, int], None]  # windows done, windows in all
 
 
 @pydantic_dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -97,7 +97,7 @@ def predict_labels(
     num_classes: int,
     config: InferenceConfig,
     device: torch.device | str,
-    progress: WindowProgress | None = None,
+    progress: ShowProgress = silent,
     doubt: Doubt | None = None,
 ) -> Array:
     """Label every voxel of a prepared scan; of equal scores the lowest class wins. `doubt` is told all scores.
@@ -152,7 +152,7 @@ def predict_scores(
     score = _scorer(predictor, grid, num_classes, config, device)
 
     def sums(score: Score) -> Tensor:
-        parts = _finished_planes(score, padded.to(device), grid, config, None)
+        parts = _finished_planes(score, padded.to(device), grid, config, silent)
         return torch.cat([part.clone() for _, part in parts], dim=grid.axis + 1)
 
     with torch.inference_mode(), _evaluation_mode(predictor), explained_out_of_memory():
@@ -231,7 +231,7 @@ def _one_everywhere(windows: Tensor) -> Tensor:
 
 
 def _finished_planes(
-    score: Score, image: Tensor, grid: WindowGrid, config: InferenceConfig, progress: WindowProgress | None
+    score: Score, image: Tensor, grid: WindowGrid, config: InferenceConfig, progress: ShowProgress
 ) -> Iterator[tuple[slice, Tensor]]:
     """Sweep the scan; yield which planes are finished and their sums (C, ...), valid until the next step."""
     weight = blending_weight(grid.patch, config.blending).to(image.device)
@@ -249,8 +249,7 @@ def _finished_planes(
                 grid.cut(slab, window, group[0]).addcmul_(window_scores, weight)
             del scores, window_scores  # else they would lie in memory beside the next ones
             done += len(batch)
-            if progress is not None:
-                progress(done, grid.num_windows)
+            progress("windows", done, grid.num_windows)
         assert slab is not None, "every row has a window"
         finished = following[0] - group[0]
         yield slice(group[0], following[0]), slab.narrow(grid.axis + 1, 0, finished)

@@ -23,6 +23,7 @@ from labelwise.atomic import discard_leftovers, write_json
 from labelwise.cohort.manifest import Manifest, check_same_grid, read_case_image, read_case_labels
 from labelwise.cohort.meaning import data_set_of_file
 from labelwise.cohort.parts import part_key
+from labelwise.console import ShowProgress, silent
 from labelwise.engine import run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError, ResourceError, naming
 from labelwise.formats import files_of, hash_file
@@ -36,7 +37,6 @@ from labelwise.types import Case
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-ProgressCallback = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
 Stamped = tuple[int, int, int, str]  # see `_stamp`, and the SHA-256 of the content
 
 
@@ -66,7 +66,7 @@ class Jobs(NamedTuple):
 
     workers: int | None = None
     engine: str = "local"
-    progress: ProgressCallback | None = None
+    progress: ShowProgress = silent
     shared: tuple[Path, ...] = ()  # what every worker must see, wherever it runs
 
     def run(
@@ -81,8 +81,7 @@ class Jobs(NamedTuple):
                 results[outcome.item] = cast(Result, outcome.result)
             else:
                 errors[outcome.item] = outcome.error
-            if self.progress:
-                self.progress(what, done, len(items))
+            self.progress(what, done, len(items))
         in_order = [(item, results[item]) for item in items if item in results]
         return in_order, [(item, errors[item]) for item in items if item in errors]
 
@@ -97,13 +96,13 @@ def prepare(
     *,
     workers: int | None = None,
     engine: str = "local",
-    progress: ProgressCallback | None = None,
+    progress: ShowProgress = silent,
 ) -> Prepared:
     """Bring every case of the manifest that takes part (its split is not empty) into the store `folder`.
 
     Without a `plan` the one in the store is used, so that all manifests made by `simulate` share one; a new
     store gets a plan from the fingerprint of its training scans. Delete plan.json to have it made anew.
-    `progress` is called with what is being done, how many scans are done, and how many there are.
+    `progress` is told after each scan.
 
     Errors
         DataError       there is no plan and no training scan to make one from. A case that fails by itself is

@@ -8,11 +8,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from labelwise.cohort.coverage import CaseCoverage, case_coverage
 from labelwise.cohort.manifest import Manifest
+from labelwise.console import ShowProgress, silent
 from labelwise.engine import Outcome, run_jobs
 from labelwise.errors import DataError
 from labelwise.quality.check_case import CaseFacts, image_digest, inspect_case
@@ -20,8 +21,6 @@ from labelwise.quality.check_cohort import judge_cohort, possible_twins, twins
 from labelwise.quality.problem import Problem, from_error
 
 __all__ = ["CaseFacts", "Findings", "Problem", "check", "inspect_case", "inspect_cohort"]
-
-Progressed = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ def check(
     *,
     engine: str = "local",
     workers: int | None = None,
-    progress: Progressed | None = None,
+    progress: ShowProgress = silent,
 ) -> list[Problem]:
     """Every problem of a cohort; the arguments are those of `inspect_cohort`."""
     return list(inspect_cohort(manifest, engine=engine, workers=workers, progress=progress).problems)
@@ -49,14 +48,14 @@ def inspect_cohort(
     *,
     engine: str = "local",
     workers: int | None = None,
-    progress: Progressed | None = None,
+    progress: ShowProgress = silent,
 ) -> Findings:
     """Every problem of a cohort, and which annotated structures are present in which case.
 
     Parameters
         engine      where cases are read, see `labelwise.engine`
         workers     number of processes; None uses all CPUs
-        progress    called with (cases done, cases) after each case
+        progress    told after each case
     """
     # A manifest of one case each, so that a worker process receives no more than it needs.
     single = [manifest.replace_cases([case]) for case in manifest.cases]
@@ -64,8 +63,7 @@ def inspect_cohort(
     for done, outcome in enumerate(run_jobs(inspect_case, single, engine=engine, workers=workers), start=1):
         found = _facts(outcome)
         facts[found.case] = found
-        if progress:
-            progress(done, len(single))
+        progress("check", done, len(single))
     ordered = [facts[case.id] for case in manifest.cases]
     digests = _digests(manifest, ordered, engine, workers)
     problems = [problem for found in ordered for problem in found.problems]

@@ -6,10 +6,11 @@ split cuts through them. A scan that was cropped, resampled or mirrored on the w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 
 from labelwise.cohort.manifest import Manifest
+from labelwise.console import ShowProgress, silent
 from labelwise.engine import run_jobs
 from labelwise.quality.check_case import image_digest
 from labelwise.quality.check_cohort import twins
@@ -21,7 +22,7 @@ def find_duplicates(
     *,
     engine: str = "local",
     workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ShowProgress = silent,
 ) -> tuple[list[list[Case]], list[str]]:
     """Sets of cases whose images are equal voxel by voxel, and the ids of cases whose image cannot be read.
 
@@ -30,15 +31,14 @@ def find_duplicates(
     Parameters
         engine      where images are read, see `labelwise.engine`
         workers     number of processes; None uses all CPUs
-        progress    called with (images read, images) after each image
+        progress    told after each image
     """
     single = [manifest.replace_cases([case]) for case in manifest.cases]
     digests: dict[str, str] = {}
     for done, outcome in enumerate(run_jobs(image_digest, single, engine=engine, workers=workers), start=1):
         case, digest = outcome.result or (outcome.item.cases[0].id, "")
         digests[case] = digest
-        if progress:
-            progress(done, len(single))
+        progress("compare", done, len(single))
     return twins(manifest, digests), [case.id for case in manifest.cases if not digests[case.id]]
 
 

@@ -22,7 +22,7 @@ own that needs none.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from typing import Any
 from labelwise.atomic import write_json
 from labelwise.cohort.data_set import IGNORE_NAME, DataSet
 from labelwise.cohort.manifest import MANIFEST_NAME, Manifest, absolute, write_manifest
+from labelwise.console import ShowProgress, silent
 from labelwise.engine import run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError
 from labelwise.formats import Layout, files_of
@@ -88,7 +89,7 @@ def repair(
     *,
     engine: str = "local",
     workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ShowProgress = silent,
 ) -> Mended:
     """Write repaired copies and a manifest that refers to them; interrupted, it can be repeated.
 
@@ -106,8 +107,7 @@ def repair(
             done[name] = outcome.result
         elif outcome.error is not None and not isinstance(outcome.error, DataError):
             raise outcome.error  # what cannot be repaired stays in the list
-        if progress:
-            progress(number, len(jobs))
+        progress("repair", number, len(jobs))
     mended, regrouped = _with_twins_together(_replaced(manifest, done), findings.twins)
     repairs = (*(repair for name in done for repair in done[name].repairs), *regrouped)
     order = {case.id: number for number, case in enumerate(manifest.cases)}

@@ -20,7 +20,7 @@ from labelwise.cohort.manifest import (
 )
 from labelwise.cohort.parts import annotated_everywhere
 from labelwise.cohort.review import class_of
-from labelwise.console import Progress, silent
+from labelwise.console import ShowProgress, silent
 from labelwise.errors import DataError, naming
 from labelwise.infer.calibration import (
     HIGHEST,
@@ -120,7 +120,7 @@ def calibrate(
     *,
     split: str = "validation",
     device: str = "auto",
-    progress: Progress = silent,
+    progress: ShowProgress = silent,
 ) -> CalibrationResult:
     """Fit a temperature to the scores of a model, and measure how the Dice that they promise agrees with the true one.
 
@@ -188,7 +188,7 @@ def _habits(
     model: Model,
     pairs: Mapping[str, Sequence[tuple[float, float]]],
     vectors: Sequence[Sequence[float]],
-    progress: Progress,
+    progress: ShowProgress,
 ) -> Habits:
     """What is usual: structures of all annotated training cases and `cases`, and scans of the training."""
     training = manifest.split("train")

@@ -12,7 +12,7 @@ from typing import Any
 from labelwise.atomic import atomic_path, write_json, write_text
 from labelwise.cohort.coverage import CaseCoverage, Coverage, coverage
 from labelwise.cohort.manifest import read_manifest
-from labelwise.console import Progress, silent
+from labelwise.console import ShowProgress, silent
 from labelwise.quality import check as checking
 from labelwise.quality.problem import Problem
 from labelwise.quality.repair import Repair, repair
@@ -89,7 +89,7 @@ def check(
     fix: Path | str | None = None,
     workers: int | None = None,
     engine: str = "local",
-    progress: Progress = silent,
+    progress: ShowProgress = silent,
 ) -> CheckReport:
     """Read every case of a manifest once and list every problem, with severity and remedy.
 
@@ -103,15 +103,13 @@ def check(
         ConfigError     `fix` is the folder of the manifest, or holds another manifest
     """
     manifest = read_manifest(data)
-    findings = checking.inspect_cohort(
-        manifest, workers=workers, engine=engine, progress=lambda done, total: progress("check", done, total)
-    )
+    findings = checking.inspect_cohort(manifest, workers=workers, engine=engine, progress=progress)
     problems: tuple[Problem, ...] = findings.problems
     repairs: tuple[Repair, ...] = ()
     if fix is not None:
         mended = repair(
             manifest, findings, fix, workers=workers, engine=engine,
-            progress=lambda done, total: progress("repair", done, total),
+            progress=progress,
         )  # fmt: skip
         problems, repairs = mended.left, mended.repairs
     report = CheckReport(problems, coverage(manifest), findings.coverage, repairs)

@@ -26,7 +26,7 @@ from labelwise.cohort.review import (
     shown,
     write_reviewed,
 )
-from labelwise.console import Progress, silent
+from labelwise.console import ShowProgress, silent
 from labelwise.errors import ConfigError, DataError, LabelwiseError, did_you_mean, naming
 from labelwise.formats import case_of, is_dicom, suffix
 from labelwise.lock import only_writer
@@ -87,7 +87,7 @@ def correct(
     *,
     classes: Mapping[str, int] | None = None,
     verified: Iterable[str] = (),
-    progress: Progress = silent,
+    progress: ShowProgress = silent,
 ) -> CorrectionResult:
     """Take corrected label files into a manifest: what differs from what was shown is corrected, the rest stays.
 
@@ -182,7 +182,7 @@ def _judge(
     files: Sequence[Path],
     classes: Mapping[int, str],
     verified: frozenset[str],
-    progress: Progress,
+    progress: ShowProgress,
 ) -> tuple[list[_Judged], list[str]]:
     """What every file says, and what is wrong with some. Of several files of a case only one may say something new."""
     errors: list[str] = []

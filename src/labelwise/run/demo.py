@@ -9,7 +9,7 @@ from typing import Any
 
 from labelwise.cohort.manifest import MANIFEST_NAME, read_manifest
 from labelwise.config import RunConfig, load_config
-from labelwise.console import Progress, silent
+from labelwise.console import ShowProgress, silent
 from labelwise.errors import LabelwiseError
 from labelwise.plan.choose import LABELS_ALONE
 from labelwise.report.comparison import Comparison
@@ -62,7 +62,7 @@ def demo(
     seed: int = 0,
     steps: int | None = None,
     overwrite: bool = False,
-    progress: Progress = silent,
+    progress: ShowProgress = silent,
 ) -> DemoResult:
     """Make a cohort of four sites that each annotate one structure, train three methods on it, and compare them.
 
@@ -88,7 +88,7 @@ def demo(
     return DemoResult(compare(runs), page)
 
 
-def _cohort(folder: Path, seed: int, progress: Progress) -> Path:
+def _cohort(folder: Path, seed: int, progress: ShowProgress) -> Path:
     if not (folder / MANIFEST_NAME).exists():
         progress("make scans", 0, 1)
         make_cohort(folder, SyntheticConfig(seed=seed))

@@ -12,7 +12,7 @@ from typing import Any, cast
 from labelwise import anatomy
 from labelwise.cohort.manifest import Manifest, read_case_labels
 from labelwise.cohort.parts import by_part, known_in, parts_cell, require_within
-from labelwise.console import Progress, silent
+from labelwise.console import ShowProgress, silent
 from labelwise.engine import Outcome, run_jobs
 from labelwise.errors import ConfigError, DataError, did_you_mean
 from labelwise.evaluate.agreement import calibration_error
@@ -80,7 +80,7 @@ def evaluate(
     metrics: Sequence[str] = (),
     workers: int | None = None,
     engine: str = "local",
-    progress: Progress = silent,
+    progress: ShowProgress = silent,
 ) -> EvaluationResult:
     """Compare label files with references, per case and class; classes that are not annotated do not count.
 

@@ -12,7 +12,7 @@ from typing import Any
 from labelwise.atomic import atomic_path, write_json
 from labelwise.cohort.manifest import read_manifest
 from labelwise.cohort.nnunet import Layout, Unknown, dataset_name, write_case
-from labelwise.console import Progress, silent
+from labelwise.console import ShowProgress, silent
 from labelwise.engine import run_jobs
 from labelwise.errors import ConfigError, DataError
 
@@ -51,7 +51,7 @@ def export(
     overwrite: bool = False,
     workers: int | None = None,
     engine: str = "local",
-    progress: Progress = silent,
+    progress: ShowProgress = silent,
 ) -> Export:
     """Write a manifest as a raw data set of nnU-Net v2, whole or not at all.
 

@@ -162,7 +162,7 @@ def _step_seconds(method: Method, config: RunConfig, cohort: Cohort, fabric: Fab
     ends: list[float] = []
     started = time.perf_counter()
 
-    def report(done: int, total: int, message: str) -> None:
+    def report(task: str, done: int, total: int, message: str = "") -> None:
         ends.append(time.perf_counter())
         if len(ends) > WARM_UP + 2 and ends[-1] - started > MOST_SECONDS:
             raise _EnoughError

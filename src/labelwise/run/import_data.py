@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from labelwise.cohort.data_set import Others, not_commercial
 from labelwise.cohort.join import Sides, join
 from labelwise.cohort.manifest import MANIFEST_NAME, Manifest, write_new_manifest
 from labelwise.cohort.split import cut_groups, leave_data_set_out, split_cases
-from labelwise.console import Progress, silent
+from labelwise.console import ShowProgress, silent
 from labelwise.errors import ConfigError, did_you_mean, warn_about
 from labelwise.formats.layout import Overlap
 from labelwise.formats.stored import NOT_READ, UNREAD, is_unread
@@ -46,7 +45,7 @@ def import_data(
     licence: Mapping[str, str] | str | None = None,
     workers: int | None = None,
     engine: str = "local",
-    progress: Progress = silent,
+    progress: ShowProgress = silent,
     **options: Any,
 ) -> Manifest:
     """Describe one or several folders of scans by a manifest; no scan is copied or changed.
@@ -102,7 +101,7 @@ def import_data(
     manifest = join(_distinct(parts), sides)
     if find_duplicates:
         duplicates, unread = duplicated.find_duplicates(
-            manifest, engine=engine, workers=workers, progress=partial(progress, "compare")
+            manifest, engine=engine, workers=workers, progress=progress
         )
         warn_about("images that cannot be read are not compared", unread)
         warn_about(

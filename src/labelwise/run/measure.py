@@ -15,7 +15,7 @@ import numpy as np
 from labelwise.atomic import write_json, write_text
 from labelwise.cohort.data_set import value_table
 from labelwise.cohort.manifest import DataSet, Manifest, absolute, manifest_file, read_manifest
-from labelwise.console import Progress, silent
+from labelwise.console import ShowProgress, silent
 from labelwise.documents import cells
 from labelwise.engine import run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError
@@ -115,7 +115,7 @@ def measure(
     split: str | None = None,
     workers: int | None = None,
     engine: str = "local",
-    progress: Progress = silent,
+    progress: ShowProgress = silent,
 ) -> Measured:
     """Measure the annotated structures of every case.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from labelwise.config import RunConfig
-from labelwise.console import Progress, silent
+from labelwise.console import ShowProgress, silent
 from labelwise.loading.prepare import Jobs
 from labelwise.run.planning import Planned, settle
 from labelwise.run.prepare import read_data
@@ -20,7 +20,7 @@ def plan(
     budget_minutes: float | None = None,
     workers: int | None = None,
     engine: str = "local",
-    progress: Progress = silent,
+    progress: ShowProgress = silent,
 ) -> Planned:
     """Decide what the recipe leaves open, and forecast the training. Nothing is prepared or trained.
 
@@ -37,5 +37,5 @@ def plan(
     single = replace(config, device=replace(config.device, processes=1))
     return settle(
         config, manifest, connect(single.device), budget_minutes=budget_minutes,
-        jobs=Jobs(workers, engine, lambda what, done, total: progress(what, done, total)),
+        jobs=Jobs(workers, engine, progress),
     )  # fmt: skip

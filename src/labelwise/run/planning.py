@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from labelwise.atomic import write_json
 from labelwise.cohort.manifest import Manifest
 from labelwise.config import RunConfig, load_config, setting, with_settings
-from labelwise.console import Progress
+from labelwise.console import ShowProgress
 from labelwise.devices import choose_device
 from labelwise.engine import available_cpus
 from labelwise.errors import ConfigError
@@ -111,7 +111,7 @@ def settle_run(
     fabric: Fabric,
     begun: Path | None,
     budget_minutes: float | None,
-    progress: Progress,
+    progress: ShowProgress,
 ) -> Settled:
     """What a training begins with, or goes on with if the record `begun` (run.toml) exists.
 
@@ -126,7 +126,7 @@ def settle_run(
             return Settled(known)
     planned = settle(
         config, manifest, fabric, budget_minutes=budget_minutes,
-        jobs=Jobs(progress=lambda what, done, total: progress(what, done, total)),
+        jobs=Jobs(progress=progress),
     )  # fmt: skip
     if fabric.is_global_zero:
         for line in planned.to_text().splitlines():

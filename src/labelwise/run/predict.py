@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from labelwise.cohort.manifest import MANIFEST_NAME, Manifest, manifest_file, read_manifest
-from labelwise.console import Progress, silent
+from labelwise.console import ShowProgress, silent
 from labelwise.devices import choose_devices
 from labelwise.engine import Outcome
 from labelwise.errors import ConfigError, DataError, did_you_mean
@@ -75,7 +75,7 @@ def predict(
     engine: str = "local",
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-    progress: Progress = silent,
+    progress: ShowProgress = silent,
 ) -> PredictionResult:
     """Segment scans with a trained model; results lie on the grid and in the orientation of their scan.
 
@@ -127,9 +127,6 @@ def predict(
     items = _scans(Path(scans), cases, loaded, modality, Path(output))
     chosen = replace(loaded, config=changed_settings(loaded, settings or {}))
 
-    def show(done: int, total: int, seconds_left: float | None) -> None:
-        progress("predict", done, total)
-
     with only_writer(output):
         outcomes = predict_cohort(
             chosen,
@@ -142,7 +139,7 @@ def predict(
             overwrite=overwrite,
             warn=partial(problems_of, training=loaded.info.training),
             seen=_seen_by(_each(model), cases),
-            progress=show,
+            progress=progress,
             elsewhere=elsewhere,
         )
     return result_of(Path(output), outcomes)

@@ -10,7 +10,7 @@ from pathlib import Path
 from labelwise.cohort.join import with_classes
 from labelwise.cohort.manifest import Manifest, read_manifest
 from labelwise.config import RunConfig
-from labelwise.console import Progress, silent
+from labelwise.console import ShowProgress, silent
 from labelwise.errors import ConfigError, DataError, ResourceError
 from labelwise.loading import prepare as preparation
 from labelwise.loading.prepare import Jobs, Prepared
@@ -24,7 +24,7 @@ __all__ = ["prepare", "prepare_manifest", "read_data"]
 
 
 def prepare(
-    config: RunConfig, *, workers: int | None = None, engine: str = "local", progress: Progress = silent
+    config: RunConfig, *, workers: int | None = None, engine: str = "local", progress: ShowProgress = silent
 ) -> Prepared:
     """Prepare all cases of the manifest ``config.data`` that take part; what is there already is skipped.
 
@@ -67,18 +67,14 @@ def prepare_manifest(
     *,
     workers: int | None = None,
     engine: str = "local",
-    progress: Progress = silent,
+    progress: ShowProgress = silent,
 ) -> Prepared:
     """The same for a manifest that was read already."""
     folder = store_folder(config)
-
-    def show(task: str, done: int, total: int) -> None:
-        progress(task, done, total)
-
     try:
         if not (folder / "plan.json").exists():
-            Store(folder).begin(_plan(manifest, config, Jobs(workers, engine, show)))
-        return preparation.prepare(manifest, folder, workers=workers, engine=engine, progress=show)
+            Store(folder).begin(_plan(manifest, config, Jobs(workers, engine, progress)))
+        return preparation.prepare(manifest, folder, workers=workers, engine=engine, progress=progress)
     except ResourceError as error:
         if error.file is None or not Path(str(error.file)).absolute().is_relative_to(
             folder.parent.absolute()

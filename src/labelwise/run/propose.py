@@ -14,7 +14,7 @@ from typing import Any
 from labelwise.cohort.history import append_history
 from labelwise.cohort.manifest import Manifest, manifest_file, read_manifest, write_manifest
 from labelwise.cohort.review import class_of
-from labelwise.console import Progress, silent
+from labelwise.console import ShowProgress, silent
 from labelwise.errors import DataError
 from labelwise.infer.cohort import predict_cohort
 from labelwise.infer.model import Model
@@ -56,7 +56,7 @@ def propose(
     device: str = "auto",
     engine: str = "local",
     settings: Mapping[str, Any] | None = None,
-    progress: Progress = silent,
+    progress: ShowProgress = silent,
 ) -> PredictionResult:
     """Segment the cases of a manifest and enter the results as proposals: classes of the state "predicted".
 
@@ -95,16 +95,13 @@ def propose(
         ]
         target = folder / PROPOSALS / _name(loaded)
 
-        def show(done: int, total: int, seconds_left: float | None) -> None:
-            progress("predict", done, total)
-
         outcomes = predict_cohort(
             loaded,
             scans,
             target,
             versions=environment()["versions"],
             warn=partial(problems_of, training=loaded.info.training),
-            progress=show,
+            progress=progress,
             elsewhere=elsewhere,
         )
         result = result_of(target, outcomes)

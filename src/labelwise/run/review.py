@@ -18,7 +18,7 @@ from matplotlib.colors import to_rgb
 from labelwise.atomic import atomic_path, write_json, write_text
 from labelwise.cohort.manifest import Manifest, manifest_file, read_case_image, read_manifest
 from labelwise.cohort.review import class_of, drawn_by_people, noted, shown
-from labelwise.console import Progress, silent
+from labelwise.console import ShowProgress, silent
 from labelwise.errors import ConfigError, DataError, LabelwiseError, did_you_mean, naming
 from labelwise.evaluate.scores import read_scores
 from labelwise.formats import LABEL_FORMATS, Layout, is_dicom, suffix, write_image, write_labels
@@ -90,7 +90,7 @@ def review(
     scores: Path | str | None = None,
     top: int | None = None,
     label_format: str | None = None,
-    progress: Progress = silent,
+    progress: ShowProgress = silent,
 ) -> ReviewResult:
     """Write a folder for the people who judge proposals: what to look at first, and files to look at and to correct.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from labelwise.console import ShowProgress
 from labelwise.errors import CheckpointError, DataError, LabelwiseError
 from labelwise.formats import (
     Layout,
@@ -51,7 +52,7 @@ def load_served(
     loaded = {name: load_model(folders, device) for name, folders in models.items()}
     versions = environment()["versions"]
 
-    def answer(request: Mapping[str, Any], progress: Callable[[int, int], None]) -> Facts:
+    def answer(request: Mapping[str, Any], progress: ShowProgress) -> Facts:
         if "correction" in request:
             return check_correction(Path(request["folder"]), **request["correction"])
         name = request["model"]
@@ -89,7 +90,7 @@ def segment(
     request: Mapping[str, Any],
     versions: Mapping[str, str | None],
     unpacked_bytes: int,
-    progress: Callable[[int, int], None],
+    progress: ShowProgress,
 ) -> Facts:
     """Segment the scan in the folder of a request, and write its labels there in every format that fits.
 

@@ -13,7 +13,7 @@ from typing import Any
 from labelwise.atomic import write_json, write_text
 from labelwise.cohort.folds import FOLDS, fold_name
 from labelwise.cohort.manifest import MANIFEST_NAME, manifest_file
-from labelwise.console import Progress, duration, silent
+from labelwise.console import ShowProgress, duration, silent
 from labelwise.errors import ConfigError, DataError
 from labelwise.lock import only_writer
 from labelwise.run.agreement import agreement
@@ -84,7 +84,7 @@ def sweep(
     dry_run: bool = False,
     workers: int | None = None,
     engine: str = "local",
-    progress: Progress = silent,
+    progress: ShowProgress = silent,
 ) -> SweepResult:
     """Train, predict and evaluate every run of a plan, and compare the methods of each budget.
 
@@ -209,7 +209,7 @@ def _is_done(job: Job, failed: dict[str, str]) -> bool:
     return True
 
 
-def _perform(job: Job, *, progress: Progress) -> bool:
+def _perform(job: Job, *, progress: ShowProgress) -> bool:
     """Train, predict and evaluate; the record of a finished run is written last."""
     if (job.folder / DONE).exists():  # by another program, meanwhile
         return True
@@ -222,11 +222,11 @@ def _perform(job: Job, *, progress: Progress) -> bool:
     return True
 
 
-def _named(progress: Progress, jobs: Sequence[Job]) -> Callable[[str], Progress]:
+def _named(progress: ShowProgress, jobs: Sequence[Job]) -> Callable[[str], ShowProgress]:
     """The progress of each run by its name: which of how many it is."""
     numbers = {job.name: f"{number}/{len(jobs)} {job.name}" for number, job in enumerate(jobs, start=1)}
 
-    def of(name: str) -> Progress:
+    def of(name: str) -> ShowProgress:
         def show(task: str, done: int, total: int, message: str = "") -> None:
             progress(f"{numbers[name]}: {task}", done, total, message)
 
@@ -235,7 +235,7 @@ def _named(progress: Progress, jobs: Sequence[Job]) -> Callable[[str], Progress]
     return of
 
 
-def _show(progress: Progress, jobs: Sequence[Job], failed: int, together: int) -> None:
+def _show(progress: ShowProgress, jobs: Sequence[Job], failed: int, together: int) -> None:
     """How far the whole is."""
     left = [job for job in jobs if job.seconds is None]
     seconds = left_seconds(jobs, left)

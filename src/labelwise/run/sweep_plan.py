@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from labelwise.cohort.folds import fold_name, leave_each_data_set_out
 from labelwise.cohort.manifest import read_manifest
 from labelwise.config import RunConfig, load_config
-from labelwise.console import Progress, duration
+from labelwise.console import ShowProgress, duration
 from labelwise.errors import ConfigError
 from labelwise.methods import find_method
 from labelwise.plan.choose import LABELS_ALONE
@@ -249,7 +249,9 @@ class Cost:
         )
 
 
-def forecast(plan: SweepPlan, left: Sequence[Job], done: Sequence[Job], progress: Progress) -> Cost | None:
+def forecast(
+    plan: SweepPlan, left: Sequence[Job], done: Sequence[Job], progress: ShowProgress
+) -> Cost | None:
     """Try some steps of each row that is left; None if nothing is. Nothing is written beside the sweep.
 
     Errors

@@ -23,7 +23,7 @@ from labelwise.cohort.manifest import Manifest
 from labelwise.cohort.parts import part_key
 from labelwise.cohort.split import cut_groups
 from labelwise.config import RunConfig
-from labelwise.console import Progress, silent
+from labelwise.console import ShowProgress, silent
 from labelwise.devices import keep_freed_memory, memory_explained
 from labelwise.errors import ConfigError, DataError, ResourceError, TrainingError, warn_about
 from labelwise.infer.model import save_model
@@ -117,7 +117,7 @@ def train(
     *,
     budget_minutes: float | None = None,
     overwrite: bool = False,
-    progress: Progress = silent,
+    progress: ShowProgress = silent,
 ) -> TrainingResult:
     """Train a method on the training cases of a manifest; repeating the call resumes an interrupted run.
 
@@ -157,7 +157,7 @@ def train(
             prepared = prepare_manifest(manifest, config, progress=speaking)
             prepared.require_all()
         _check_drawn(manifest, prepared, config)
-        trainer = _Trainer(config, manifest, prepared, fabric, progress)
+        trainer = _Trainer(config, manifest, prepared, fabric, speaking)
         if not overwrite:
             for begun in (folder, folder / "stage_1"):  # by a method of one stage, or of several
                 check_continues(begun / LAST, trainer.settings)
@@ -311,7 +311,12 @@ class _Trainer:
     """One run: builds the stages, gives each its batches and its validation, saves the model."""
 
     def __init__(
-        self, config: RunConfig, manifest: Manifest, prepared: Prepared, fabric: Fabric, progress: Progress
+        self,
+        config: RunConfig,
+        manifest: Manifest,
+        prepared: Prepared,
+        fabric: Fabric,
+        progress: ShowProgress,
     ):
         self.config, self.manifest, self.prepared = config, manifest, prepared
         self.fabric, self.progress = fabric, progress
@@ -388,18 +393,13 @@ class _Trainer:
             settings=self.settings,
             seed=self.config.seed,
             number=number,
+            task=f"train {self.config.method.name}" + (f" stage {number + 1}" if number else ""),
             steps_before=sum(self.config.train.steps[:place]),
             run=run,
             validate=validation,
             pictures=validation.pictures if validation and validation.shown else None,
         )
-        task = f"train {self.config.method.name}" + (f" stage {number + 1}" if number else "")
-
-        def report(done: int, total: int, message: str) -> None:
-            if self.fabric.is_global_zero:
-                self.progress(task, done, total, message)
-
-        return fit(stage, self.config.train, self.fabric, report)
+        return fit(stage, self.config.train, self.fabric, self.progress)
 
     def _digest(self, cases: Sequence[Case]) -> list[list[Any]]:
         """What the run learns from, or is judged by: a resumed run must see the same scans with the same annotation."""

@@ -17,7 +17,7 @@ import torch
 
 from labelwise.atomic import write_text
 from labelwise.config import RunConfig
-from labelwise.console import Progress, silent
+from labelwise.console import ShowProgress, silent
 from labelwise.engine import Outcome, available_cpus, run_jobs
 from labelwise.errors import DataError, LabelwiseError, ResourceError, TrainingError
 from labelwise.evaluate.scores import Score
@@ -45,7 +45,7 @@ class Trial:
 Kind = TypeVar("Kind", bound=Trial)
 
 
-def train_trial(trial: Trial, progress: Progress = silent) -> float | None:
+def train_trial(trial: Trial, progress: ShowProgress = silent) -> float | None:
     """Train, or go on with it; the seconds that it took, None if it was interrupted."""
     start = time.perf_counter()
     interrupted = train(trial.config, trial.folder, progress=progress).interrupted
@@ -60,7 +60,7 @@ def score_trial(
     classifier: str | None = None,
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-    progress: Progress = silent,
+    progress: ShowProgress = silent,
 ) -> dict[Path, tuple[Score, ...]]:
     """Predict the scans of the trial's split, and score them by each evaluation: table -> arguments of `evaluate`.
 
@@ -94,7 +94,7 @@ def perform_all(
     engine: str = "local",
     workers: int | None = None,
     slurm: Mapping[str, Any] | None = None,
-    progress: Callable[[str], Progress] = lambda name: silent,
+    progress: Callable[[str], ShowProgress] = lambda name: silent,
 ) -> Generator[Outcome[Kind, bool], None, None]:
     """Do all trials, as many at a time as `workers` says or the machine allows, and yield what became of each.
 
@@ -120,7 +120,7 @@ def _locally(
     perform: Callable[..., bool],
     folder: Path,
     workers: int,
-    progress: Callable[[str], Progress],
+    progress: Callable[[str], ShowProgress],
 ) -> Iterator[Outcome[Kind, bool]]:
     if workers <= 1:
         yield from run_jobs(partial(_here, perform=perform, progress=progress), trials, workers=1)
@@ -142,7 +142,7 @@ def _locally(
                 yield Outcome(trial, error=alone)
 
 
-def _here(trial: Kind, *, perform: Callable[..., bool], progress: Callable[[str], Progress]) -> bool:
+def _here(trial: Kind, *, perform: Callable[..., bool], progress: Callable[[str], ShowProgress]) -> bool:
     return _guarded(trial, perform=perform, progress=progress(trial.name))
 
 
@@ -158,7 +158,7 @@ def _apart(
         return _guarded(placed, perform=perform, progress=silent)
 
 
-def _guarded(trial: Kind, *, perform: Callable[..., bool], progress: Progress) -> bool:
+def _guarded(trial: Kind, *, perform: Callable[..., bool], progress: ShowProgress) -> bool:
     """A trial whose defects, of a method from another package perhaps, are its error and not the end of all."""
     note = trial.folder / FAILED
     try:

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from labelwise import errors
+from labelwise.console import ShowProgress
 from labelwise.errors import LabelwiseError, ResourceError
 
 Facts = dict[str, Any]
-Answer = Callable[[Mapping[str, Any], Callable[[int, int], None]], Facts]
+Answer = Callable[[Mapping[str, Any], ShowProgress], Facts]
 """From a request, and a function that is told windows done and in all, to what is said of the result."""
 Load = Callable[[], tuple[list[Facts], Answer]]
 """Loads the models in the worker: what is said of each, and the function that answers."""
@@ -166,7 +167,7 @@ def _keep_patients_out_of_notes() -> None:
 def _answered(connection: Connection, answer: Answer, request: Mapping[str, Any]) -> Facts:
     job, folder = request["job"], Path(request["folder"])
 
-    def progress(done: int, total: int) -> None:
+    def progress(task: str, done: int, total: int, message: str = "") -> None:
         while connection.poll():
             if json.loads(connection.recv_bytes()).get("cancel") == job:
                 raise _CancelledError

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Protocol, cast
+from typing import Annotated, Any, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from labelwise.atomic import discard_leftovers
 from labelwise.components.teachers import renew_teachers
+from labelwise.console import ShowProgress
 from labelwise.devices import SafeConvolutions
 from labelwise.errors import TrainingError
 from labelwise.methods.base import Method
@@ -71,12 +72,6 @@ class LoopConfig:
     loggers: tuple[str, ...] = ()
 
 
-class ReportProgress(Protocol):
-    """Told how far the work is: `done` of `total`, and a line with the loss and its terms."""
-
-    def __call__(self, done: int, total: int, message: str) -> None: ...
-
-
 @dataclass(frozen=True)
 class Stage:
     """One training: what is trained, on what, for how long, and where its checkpoints go."""
@@ -88,6 +83,7 @@ class Stage:
     settings: Mapping[str, Any]  # plain values that a checkpoint must agree with to be continued
     seed: int = 0
     number: int = 0
+    task: str = "train"  # what its progress is called
     steps_before: int = 0  # of the stages before
     run: Path | None = None  # folder of the run, for loggers; None: that of the stage
     validate: Callable[[nn.Module], float] | None = None  # predictor -> score, higher is better
@@ -104,19 +100,19 @@ class Result:
     best_step: int | None
 
 
-def fit(stage: Stage, config: LoopConfig, fabric: Fabric, report: ReportProgress) -> Result:
+def fit(stage: Stage, config: LoopConfig, fabric: Fabric, progress: ShowProgress) -> Result:
     """Train until the last step, a signal, or a loss that is not finite.
 
     Writes ``last.safetensors`` (every `checkpoint_minutes`, at the end and when stopped by SIGINT or SIGTERM),
     ``best.safetensors`` (if there is a validation) and ``log.jsonl`` into the folder of the stage. An existing
     ``last.safetensors`` with the same settings is continued.
     """
-    return _Training(stage, config, fabric, report).run()
+    return _Training(stage, config, fabric, progress).run()
 
 
 class _Training:
-    def __init__(self, stage: Stage, config: LoopConfig, fabric: Fabric, report: ReportProgress):
-        self.stage, self.config, self.fabric, self.report = stage, config, fabric, report
+    def __init__(self, stage: Stage, config: LoopConfig, fabric: Fabric, progress: ShowProgress):
+        self.stage, self.config, self.fabric, self.progress = stage, config, fabric, progress
         stage.folder.mkdir(parents=True, exist_ok=True)
         self.last, self.best = stage.folder / LAST, stage.folder / BEST
         self.optimizers = build_optimizers(stage.method.parameter_groups(), config.optimizer)
@@ -219,7 +215,7 @@ class _Training:
         facts = {"stage": self.stage.number, "loss": loss, "terms": terms, "rate": rate}
         self.record.write("train", self.step, **facts)
         shown = "  ".join(f"{name} {value:z.4f}" for name, value in terms.items())
-        self.report(self.step, self.stage.steps, f"loss {loss:.4f}  ({shown})")
+        self.progress(self.stage.task, self.step, self.stage.steps, f"loss {loss:.4f}  ({shown})")
 
     def _finite_sums(self) -> dict[str, float]:
         """The terms, summed over the steps since the last line of the log: the mean over all ranks.
