@@ -36,7 +36,6 @@ from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.methods.caml.attention import CrossSampleAttention, Followed
 from labelwise.methods.caml.case_memory import CaseMemory, Entries, case_numbers
 from labelwise.methods.caml.correlation import correlation_loss, log_profile
-from labelwise.methods.mc_net import ACDC
 from labelwise.nets.parts import SegmentationNet, Upsampling
 from labelwise.types import IGNORE, Batch, Progress
 
@@ -119,7 +118,16 @@ class CAML(Method):
     )
     Config = CAMLConfig
     # CAML was not published on ACDC: the weights of MC-Net there, and the correlation as before a twentieth of w.
-    presets: ClassVar[Presets] = {"acdc": {**ACDC, "correlation_weight": 0.005}}
+    presets: ClassVar[Presets] = {
+        "acdc": {
+            "consistency_weight": 0.1,
+            "correlation_weight": 0.005,
+            "ramp_fraction": 1.0,
+            "ramp_interval": 0.005,
+            "channel_reduction": "mean",
+            "use_ce": False,
+        }
+    }
 
     def __init__(self, nets: NetFactory, config: CAMLConfig):
         super().__init__()
