@@ -259,10 +259,10 @@ LOOKS_FOR = "archive.ini"
 def matches(folder):
     return (folder / "archive.ini").is_file()
 
-def scan(folder, *, source="archive", liver: int = 1):
+def scan(folder, *, data_set="archive", liver: int = 1):
     {0}
     return folders.scan(
-        folder, classes={{"liver": liver}}, modality="ct", images="scans", labels="masks", source=source
+        folder, classes={{"liver": liver}}, modality="ct", images="scans", labels="masks", data_set=data_set
     )
 """
 
@@ -281,7 +281,7 @@ def test_an_importer_of_another_package_is_found_by_the_folder_and_takes_options
     folder = archive(tmp_path / "data")
     assert importers.detect(folder) == "archive"
     manifest = run.import_data([folder], tmp_path / "m", liver=4)
-    assert [(case.id, case.source, case.annotated) for case in manifest.cases] == [
+    assert [(case.id, case.data_set, case.annotated) for case in manifest.cases] == [
         ("a", "archive", {"liver"})
     ]
     with pytest.raises(ConfigError, match="did you mean 'liver'"):
