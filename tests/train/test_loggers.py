@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sqlite3
+import subprocess
+import sys
 from importlib.metadata import EntryPoint
 
 import numpy as np
@@ -164,6 +168,55 @@ def test_mlflow_reads_what_was_logged_and_a_resumed_run_goes_on(tmp_path, monkey
     assert found.data.metrics["validation/dice"] == 0.5
     with Image.open(client.download_artifacts(name, "validation/c1/step_000030.png")) as read:
         assert (np.asarray(read) == rows).all()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trackio_reads_what_was_logged_and_a_resumed_run_goes_on(tiny_cohort, tmp_path):
+    """In a process of its own: Trackio asks once where its data lie, and keeps threads."""
+    pytest.importorskip("trackio")
+    program = """if True:
+        import sys
+        from pathlib import Path
+        import numpy as np
+        from labelwise.train.loggers import open_loggers
+        folder = Path(sys.argv[1])
+        (logger,) = open_loggers(["trackio"], folder, step=0, settings={"train": {"steps": [4]}})
+        logger.log_metrics({"loss": 2.0, "term/a": 2.0}, 10)
+        logger.log_metrics({"loss": 1.5, "term/a": 1.5}, 20)
+        logger.finalize("interrupted")
+        (again,) = open_loggers(["trackio"], folder, step=10, settings={"train": {"steps": [4]}})
+        again.log_metrics({"loss": 1.5, "term/a": 1.5}, 20)
+        again.log_metrics({"loss": 1.0, "term/a": 1.0}, 30)
+        again.log_metrics({"validation/dice": 0.5}, 30)
+        again.log_image("validation/c1", [np.arange(60, dtype=np.uint8).reshape(4, 5, 3)], 30)
+        again.finalize("success")
+    """
+    for name in ("one", "two"):
+        (tmp_path / name / "run").mkdir(parents=True)
+        environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "store")}
+        done = subprocess.run(
+            [sys.executable, "-c", program, tmp_path / name / "run"], env=environment, capture_output=True, text=True,
+            check=True,
+        )  # fmt: skip
+    assert "Trackio" in done.stderr
+    assert not done.stdout, "a result as JSON would not be JSON any more"
+    names = [
+        json.loads((tmp_path / name / "run" / "trackio.json").read_text())["run"] for name in ("one", "two")
+    ]
+    with sqlite3.connect(tmp_path / "store" / "labelwise.db") as store:
+        rows = store.execute("select run_name, step, metrics from metrics order by id").fetchall()
+    assert {row[0] for row in rows} == set(names), "two folders of the same name became one run"
+    found = [(step, json.loads(metrics)) for name, step, metrics in rows if name == names[0]]
+    assert [(step, told["loss"]) for step, told in found if "loss" in told] == [
+        (10, 2.0),
+        (20, 1.5),
+        (30, 1.0),
+    ]
+    assert [told["validation/dice"] for _, told in found if "validation/dice" in told] == [0.5]
+    (shown,) = (told["validation/c1"]["file_path"] for _, told in found if "validation/c1" in told)
+    with Image.open(tmp_path / "store" / "media" / shown) as read:
+        rows_of_picture = np.asarray(read.convert("RGB"))
+    assert (rows_of_picture == np.arange(60, dtype=np.uint8).reshape(4, 5, 3)).all()
 
 
 def test_unknown_loggers_and_missing_packages_are_refused_before_the_training(

@@ -47,7 +47,7 @@ from labelwise.run.thresholds import Thresholds
 from labelwise.run.validation import Validation
 from labelwise.train.checkpoint import check_continues, load_method
 from labelwise.train.distributed import connect
-from labelwise.train.loggers import MLFLOW, TENSORBOARD, check_loggers
+from labelwise.train.loggers import MLFLOW, TENSORBOARD, TRACKIO, check_loggers
 from labelwise.train.loop import BEST, LAST, Result, Stage, fit
 from labelwise.train.record import PICTURES
 from labelwise.types import Batch, Case
@@ -82,6 +82,7 @@ WRITTEN = (
     "log.jsonl",
     TENSORBOARD,
     MLFLOW,
+    TRACKIO,
     PICTURES,
     "*.safetensors",
     "stage_[0-9]",

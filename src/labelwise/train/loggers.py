@@ -1,4 +1,4 @@
-"""Where a training is shown besides ``log.jsonl``, on request: TensorBoard, MLflow, and what other packages bring.
+"""Where a training is shown besides ``log.jsonl``: TensorBoard, MLflow, Trackio, and what other packages bring.
 
     [train]
     loggers = ["tensorboard", "mlflow"]
@@ -19,9 +19,12 @@ array (H, W, 3) of bytes.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from lightning_fabric.loggers.logger import Logger
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
@@ -36,6 +39,7 @@ from labelwise.types import Array
 LOGGERS: dict[str, str] = {
     "tensorboard": "labelwise.train.loggers:tensorboard",
     "mlflow": "labelwise.train.loggers:mlflow",
+    "trackio": "labelwise.train.loggers:trackio",
 }
 PARTS: Parts[Callable[..., Logger]] = Parts(
     "logger",
@@ -44,8 +48,8 @@ PARTS: Parts[Callable[..., Logger]] = Parts(
     "a function of folder and step that gives a Fabric logger",
     callable,
 )
-_NEEDS = {"tensorboard": "tensorboard", "mlflow": "mlflow"}  # packages
-TENSORBOARD, MLFLOW = "tensorboard", "mlflow.json"  # in the folder of a run
+_NEEDS = {"tensorboard": "loggers", "mlflow": "loggers", "trackio": "trackio"}  # package -> extra
+TENSORBOARD, MLFLOW, TRACKIO = "tensorboard", "mlflow.json", "trackio.json"  # in the folder of a run
 EXPERIMENT = "labelwise"
 VALIDATION = "validation/dice"
 
@@ -67,7 +71,7 @@ def check_loggers(names: Sequence[str]) -> None:
             )
         PARTS.find(name)
         if name in _NEEDS:
-            _package(_NEEDS[name])
+            _package(name)
     if len(set(names)) < len(names):
         raise ConfigError("a logger stands twice", found=", ".join(names))
 
@@ -85,6 +89,12 @@ def mlflow(folder: Path, *, step: int) -> Logger:
     told = package.tracking.is_tracking_uri_set()
     uri = package.get_tracking_uri() if told else f"sqlite:///{folder.absolute().parent / 'mlflow.db'}"
     return _MLflow(package.MlflowClient(tracking_uri=uri), folder)
+
+
+def trackio(folder: Path, *, step: int) -> Logger:
+    """A run of Trackio, which answers the calls of Weights & Biases on this machine: where Trackio is told to keep it
+    (``TRACKIO_DIR``), or at its server (``TRACKIO_SERVER_URL``). One that is resumed goes on."""
+    return _Trackio(_package("trackio"), folder)
 
 
 class _TensorBoard(TensorBoardLogger):
@@ -144,6 +154,55 @@ class _MLflow(Logger):
         self.client.set_terminated(self.run, ends.get(status, "FAILED"))
 
 
+class _Trackio(Logger):
+    """The few calls of Trackio that a training needs, as a Fabric logger."""
+
+    def __init__(self, package: Any, folder: Path):
+        self.package, self.record = package, folder / TRACKIO
+        kept = read_json(self.record) if self.record.exists() else {}
+        # Trackio finds a run again by its name, and folders of other trainings may be called the same.
+        self.label = str(kept.get("run") or f"{folder.absolute().name}-{uuid4().hex[:6]}")
+        # What was logged before a break comes again, and stands there once.
+        self.logged: dict[str, int] = dict(kept.get("logged", {}))
+        self.run: Any = None
+
+    @property
+    def name(self) -> str:
+        return EXPERIMENT
+
+    @property
+    def version(self) -> str:
+        return self.label
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        with redirect_stdout(sys.stderr):  # what Trackio says must not stand in a result
+            self.run = self.package.init(
+                project=EXPERIMENT, name=self.label, config=dict(params), resume="allow", embed=False,
+                auto_log_gpu=False, auto_log_cpu=False,
+            )  # fmt: skip
+        self._keep()
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        named = [key for key in ("loss", VALIDATION) if key in metrics]
+        if step is not None and any(step <= self.logged.get(key, -1) for key in named):
+            return
+        self.run.log(dict(metrics), step=step)
+        if step is not None and named:
+            self.logged |= dict.fromkeys(named, step)
+            self._keep()
+
+    def log_image(self, key: str, images: Sequence[Array], step: int) -> None:
+        for image in images:
+            self.run.log({key: self.package.Image(image)}, step=step)
+
+    def finalize(self, status: str) -> None:
+        with redirect_stdout(sys.stderr):
+            self.package.finish()
+
+    def _keep(self) -> None:
+        write_json(self.record, {"run": self.label, "logged": self.logged})
+
+
 def open_loggers(
     names: Sequence[str], folder: Path, *, step: int, settings: Mapping[str, Any]
 ) -> list[Logger]:
@@ -176,4 +235,5 @@ def _simple(value: Any) -> bool | int | float | str:
 
 
 def _package(name: str) -> Any:
-    return import_extra(name, "loggers", f"the logger '{name}' needs the extra 'loggers'")
+    extra = _NEEDS[name]
+    return import_extra(name, extra, f"the logger '{name}' needs the extra '{extra}'")
