@@ -8,7 +8,8 @@ import math
 import pytest
 
 from labelwise.errors import DataError
-from labelwise.evaluate.cases import Score, read_scores, summarise, write_scores
+from labelwise.evaluate.cases import METRICS, Score, read_scores, summarise, write_scores
+from labelwise.evaluate.scores import BOUNDS
 
 NAN = math.nan
 SCORES = [
@@ -144,3 +145,22 @@ def test_the_summary_is_plain_json():
     assert table["classes"][1]["mean"] is None
     assert table["classes"][1]["excluded"] == {"prediction_empty": 1}
     assert [row["metric"] for row in table["overall"]] == ["dice", "hd95", "hd95"]
+
+
+@pytest.mark.parametrize("metric", sorted(BOUNDS))
+@pytest.mark.parametrize("value", ["-0.001", "-1e9", "1.001", "87.4"])
+def test_a_value_that_a_metric_cannot_have_is_refused(tmp_path, metric, value):
+    """Percentages in the place of shares, and what somebody wrote by hand."""
+    file = tmp_path / "scores.csv"
+    file.write_text(OLD_HEADER + f"a,liver,{metric},{value},,default,ok\n")
+    if BOUNDS[metric][1] == 1 or float(value) < 0:
+        with pytest.raises(DataError, match=f"there is no {metric} of this value") as caught:
+            read_scores(file)
+        assert "row 2, column 'value'" in str(caught.value)
+    else:
+        assert read_scores(file)[0].value == float(value)
+
+
+def test_every_known_metric_of_a_table_has_its_bounds():
+    free = {"volume_difference"}
+    assert set(METRICS) - free <= set(BOUNDS)

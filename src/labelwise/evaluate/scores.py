@@ -29,6 +29,16 @@ STATUSES = (
 )
 FAILURES = ("reference_empty", "prediction_empty")
 PRESENT = ("ok", "prediction_empty")  # the reference has the structure
+_SHARES = ("dice", "jaccard", "nsd", "boundary_iou", "lesion_recall", "lesion_precision", "lesion_f1",
+           "panoptic_quality", "calibration_error")  # fmt: skip
+_SIZES = ("hd95", "assd", "asd", "hd95_penalised", "assd_penalised", "slice_hd", "false_lesions", "reference_volume",
+          "prediction_volume")  # fmt: skip
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    **dict.fromkeys(_SHARES, (0.0, 1.0)),
+    **dict.fromkeys(_SIZES, (0.0, math.inf)),
+}
+"""Metric -> the lowest and the highest value that it can have; others can have any."""
+
 COLUMNS = ("case", "class", "metric", "value", "unit", "variant", "status")
 # Written too; a table without them is read as one case per patient, of which nothing more is known.
 ORIGIN = ("group", "split", "seen")
@@ -253,6 +263,9 @@ def _score(cells: Sequence[str], origin: Mapping[str, str], path: Path, number: 
         refuse("value", "the value is not a number", value, "a number or nan")
     if math.isinf(number_read):
         refuse("value", "the value is infinite", value, "a number or nan")
+    low, high = BOUNDS.get(metric, (-math.inf, math.inf))
+    if not math.isnan(number_read) and not low <= number_read <= high:
+        refuse("value", f"there is no {metric} of this value", value, f"{low:g} to {high:g}")
     words = map(sys.intern, (case, class_name, metric, status, unit, variant))
     case, class_name, metric, status, unit, variant = words
     return Score(case, class_name, metric, number_read, status, unit, variant, **origin)
