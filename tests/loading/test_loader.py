@@ -351,3 +351,32 @@ def test_too_little_shared_memory_is_told_wherever_it_shows(cohort, monkeypatch,
     monkeypatch.setattr("labelwise.loading.loader._loader", start)
     with pytest.raises(ResourceError, match="memory that processes share is too small"):
         next(load(cohort, workers=2))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "DataLoader worker (pid 7) is killed by signal: Killed.",
+        "DataLoader worker (pid 7) is killed by signal: Bus error.",
+        "DataLoader worker (pid(s) 7, 8) exited unexpectedly",
+    ],
+)
+def test_a_worker_process_that_was_killed_is_told_with_a_remedy(cohort, monkeypatch, said):
+    def items(*_):
+        raise RuntimeError(said)
+        yield
+
+    monkeypatch.setattr("labelwise.loading.loader._loader", items)
+    with pytest.raises(ResourceError, match="lower the setting workers") as caught:
+        next(load(cohort, workers=2))
+    assert "repeat the command" in str(caught.value)
+
+
+def test_an_error_of_the_program_stays_one(cohort, monkeypatch):
+    def items(*_):
+        raise RuntimeError("shapes do not fit")
+        yield
+
+    monkeypatch.setattr("labelwise.loading.loader._loader", items)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        next(load(cohort, workers=2))
