@@ -184,6 +184,29 @@ def test_one_file_without_names_has_the_numbers_of_the_task_that_is_stated(tmp_p
     assert values(few, 4) == [1, 0, 0, 0]
 
 
+@pytest.mark.parametrize(
+    ("scan", "task", "found"),
+    [
+        ("mri", "total_mr", ["colon", "heart", "brain"]),
+        ("ct", "total_mr", ["colon", "heart", "brain"]),
+        ("ct", "total", ["esophagus", "prostate", "vertebra C1"]),
+        ("ct", "total_v1", ["upper lobe of right lung", "vertebra L1", "brain"]),
+        ("mri", "total", None),
+        ("mri", "total_v1", None),
+    ],
+)
+def test_mr_has_numbers_of_its_own(tmp_path: Path, scan: str, task: str, found: list[str] | None):
+    """15 is the colon in MR and the oesophagus in CT: with the table of CT one would be taken for the other."""
+    write_scan(tmp_path / "s0000" / f"{scan}.nii.gz")
+    write_map(tmp_path / "s0000" / "segmentations.nii.gz", 15, 22, 50)
+    if found is None:
+        with pytest.raises(ConfigError, match=r"label file of an MR scan(?s:.*)task=total_mr"):
+            totalsegmentator.scan(tmp_path, task=task)
+        return
+    manifest = totalsegmentator.scan(tmp_path, task=task)
+    assert [manifest.label_space.names[value] for value in values(manifest, 0)[:3]] == found
+
+
 def test_mr_is_a_data_set_of_its_own(tmp_path: Path):
     make(tmp_path)
     write_scan(tmp_path / "s0004" / "mri.nii.gz")

@@ -266,10 +266,10 @@ def _scan(folder: Path, task: str | None) -> _Scan:
     together = next((folder / name for name in TOGETHER if (folder / name).is_file()), None)
     if found or together is None:
         return _Scan(image, found, None, {})
-    return _Scan(image, {}, together, _numbers(together, task))
+    return _Scan(image, {}, together, _numbers(together, task, IMAGES[image.name]))
 
 
-def _numbers(file: Path, task: str | None) -> Mapping[int, str]:
+def _numbers(file: Path, task: str | None, modality: Modality) -> Mapping[int, str]:
     """Label value -> structure: as the header says, else as the task numbers them."""
     if named := {value: name for value, name in value_names(file).items() if value}:
         return named
@@ -279,6 +279,12 @@ def _numbers(file: Path, task: str | None) -> Mapping[int, str]:
             file=file,
             expected="the names that TotalSegmentator writes with --ml",
             do=f"say which task made it: --set task=total (CT, version 2); or {', '.join(list(TASKS)[1:])}",
+        )
+    if modality == "mr" and task != "total_mr":  # that of CT numbers the colon as it numbers the oesophagus
+        raise ConfigError(
+            f"the task {task} is one of CT, and this is the label file of an MR scan",
+            file=file,
+            do="say which task made it: --set task=total_mr; import CT and MR one by one: ct=FOLDER mr=FOLDER",
         )
     return dict(enumerate(TASKS[task], start=1))
 
