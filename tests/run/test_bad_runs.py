@@ -526,8 +526,9 @@ def test_evaluation_of_nothing_is_refused(tiny_run, tiny_cohort, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no label file to evaluate"):
         run.evaluate(tmp_path / "empty", tiny_cohort)
-    with pytest.raises(DataError, match="no label file to evaluate"):
-        run.evaluate(tmp_path / "nowhere", tiny_cohort)
+    for folder, reference in (("nowhere", tiny_cohort), ("empty", tmp_path / "nowhere")):
+        with pytest.raises(DataError, match=r"no such file or folder(?s:.*)nowhere"):
+            run.evaluate(tmp_path / folder, reference)
     with pytest.raises(DataError, match="no reference found"):
         run.evaluate(tiny_run, tmp_path / "empty")
     with pytest.raises(DataError, match="no annotated case is in the split 'tst'"):
