@@ -69,6 +69,20 @@ def test_a_logger_of_another_package_is_told_what_the_log_says(telling, tiny_coh
     assert told[-1][0] == "success"
 
 
+def test_what_a_logger_prints_does_not_stand_in_the_result(
+    telling, tiny_cohort, tmp_path, monkeypatch, capfd
+):
+    """MLflow says at the end of a training where its server shows it; with --json that was no JSON any more."""
+    for name in ("__init__", "log_metrics", "log_hyperparams", "finalize"):
+        kept = getattr(Telling, name)
+        monkeypatch.setattr(Telling, name, lambda *a, kept=kept, **k: (print("look here"), kept(*a, **k))[1])
+    run.train(tiny_config(tiny_cohort, train__loggers=["telling"]), tmp_path / "one")
+    said = capfd.readouterr()
+    assert not said.out
+    assert "look here" in said.err
+    assert ("success", {}, None) in told
+
+
 def test_another_logger_does_not_make_another_training(telling, tiny_cohort, tmp_path):
     run.train(tiny_config(tiny_cohort), tmp_path / "one")
     again = run.train(tiny_config(tiny_cohort, train__loggers=["telling"]), tmp_path / "one")
@@ -175,7 +189,7 @@ def test_trackio_reads_what_was_logged_and_a_resumed_run_goes_on(tiny_cohort, tm
     """In a process of its own: Trackio asks once where its data lie, and keeps threads."""
     pytest.importorskip("trackio")
     program = """if True:
-        import sys
+        import contextlib, sys
         from pathlib import Path
         import numpy as np
         from labelwise.train.loggers import open_loggers
@@ -183,13 +197,15 @@ def test_trackio_reads_what_was_logged_and_a_resumed_run_goes_on(tiny_cohort, tm
         (logger,) = open_loggers(["trackio"], folder, step=0, settings={"train": {"steps": [4]}})
         logger.log_metrics({"loss": 2.0, "term/a": 2.0}, 10)
         logger.log_metrics({"loss": 1.5, "term/a": 1.5}, 20)
-        logger.finalize("interrupted")
+        with contextlib.redirect_stdout(sys.stderr):
+            logger.finalize("interrupted")
         (again,) = open_loggers(["trackio"], folder, step=10, settings={"train": {"steps": [4]}})
         again.log_metrics({"loss": 1.5, "term/a": 1.5}, 20)
         again.log_metrics({"loss": 1.0, "term/a": 1.0}, 30)
         again.log_metrics({"validation/dice": 0.5}, 30)
         again.log_image("validation/c1", [np.arange(60, dtype=np.uint8).reshape(4, 5, 3)], 30)
-        again.finalize("success")
+        with contextlib.redirect_stdout(sys.stderr):
+            again.finalize("success")
     """
     for name in ("one", "two"):
         (tmp_path / name / "run").mkdir(parents=True)

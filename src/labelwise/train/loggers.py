@@ -175,11 +175,10 @@ class _Trackio(Logger):
         return self.label
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        with redirect_stdout(sys.stderr):  # what Trackio says must not stand in a result
-            self.run = self.package.init(
-                project=EXPERIMENT, name=self.label, config=dict(params), resume="allow", embed=False,
-                auto_log_gpu=False, auto_log_cpu=False,
-            )  # fmt: skip
+        self.run = self.package.init(
+            project=EXPERIMENT, name=self.label, config=dict(params), resume="allow", embed=False,
+            auto_log_gpu=False, auto_log_cpu=False,
+        )  # fmt: skip
         self._keep()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -196,8 +195,7 @@ class _Trackio(Logger):
             self.run.log({key: self.package.Image(image)}, step=step)
 
     def finalize(self, status: str) -> None:
-        with redirect_stdout(sys.stderr):
-            self.package.finish()
+        self.package.finish()
 
     def _keep(self) -> None:
         write_json(self.record, {"run": self.label, "logged": self.logged})
@@ -216,8 +214,9 @@ def open_loggers(
     for name in names:
         begin = PARTS.find(name)
         try:
-            logger = begin(folder, step=step)
-            logger.log_hyperparams(told)
+            with redirect_stdout(sys.stderr):  # what it says must not stand in a result
+                logger = begin(folder, step=step)
+                logger.log_hyperparams(told)
         except LabelwiseError:
             raise
         except Exception as error:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +77,8 @@ class Record:
         """Tell all loggers something. One that fails is left alone from then on: it must not cost a training."""
         for logger in tuple(self.loggers):
             try:
-                tell(logger)
+                with redirect_stdout(sys.stderr):  # what it says must not stand in a result
+                    tell(logger)
             except Exception as error:  # noqa: BLE001 - of another package, or of a server that is not there any more
                 self.loggers.remove(logger)
                 warn_about(
