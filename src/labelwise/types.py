@@ -130,7 +130,7 @@ class Case:
     """One row of the manifest: where a scan lies and what is annotated in it. Holds no pixels."""
 
     id: str
-    images: tuple[Path, ...]  # one file per modality
+    images: tuple[Path, ...]  # one file per modality that was taken
     labels: Path | None = None
     annotated: frozenset[str] = frozenset()  # structures delineated in this case, present or not
     group: str = ""  # patient or centre: splits never cut through it
@@ -139,9 +139,8 @@ class Case:
     corrected: frozenset[str] = frozenset()  # of the annotated structures: those drawn anew by a reviewer
     verified: frozenset[str] = frozenset()  # of the annotated structures: those that a reviewer found right
     proposals: tuple[Proposal, ...] = ()  # of structures that are not annotated: a person's word counts more
-    parts: tuple[
-        Part, ...
-    ] = ()  # of the annotated structures: those that are annotated in a part of the scan only
+    parts: tuple[Part, ...] = ()  # of the annotated structures: those annotated in a part of the scan only
+    missing: tuple[int, ...] = ()  # modalities that were not taken, counted from 0: `images` leaves them out
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "group", self.group or self.id)
@@ -153,6 +152,13 @@ class Case:
         object.__setattr__(self, "parts", tuple(each for each in known if each.structures))
         if not self.images:
             raise DataError("a case needs at least one image", case=self.id)
+        if list(self.missing) != sorted(set(self.missing) & set(range(self.channels))):
+            raise DataError(
+                "these are no missing modalities",
+                case=self.id,
+                found=list(self.missing),
+                expected=f"numbers from 0 to {self.channels - 1}, in order",
+            )
         if self.annotated and self.labels is None:
             raise DataError(
                 "classes are said to be annotated, but there is no label file",
@@ -178,6 +184,11 @@ class Case:
                 if both := each.structures & seen:
                     raise _contradiction(self.id, both, found)
                 seen |= each.structures
+
+    @property
+    def channels(self) -> int:
+        """Number of modalities, taken or missing."""
+        return len(self.images) + len(self.missing)
 
     @property
     def states(self) -> dict[str, str]:

@@ -137,6 +137,13 @@ def test_slices_are_turned_where_scans_lie_in_several_ways_and_no_class_has_a_si
     config.augment.check_sides(LabelSpace(("background", *facts.structures)))
 
 
+def test_channels_are_dropped_where_cases_lack_some():
+    lacking, plan = planned(replace(CT, channels=2, lacking=3))
+    assert lacking.augment.drop_channels == 0.2
+    assert "3 of 40 cases lack a channel" in plan.to_text()
+    assert planned(replace(CT, channels=2))[0].augment.drop_channels == 0
+
+
 def test_a_patch_that_is_no_square_is_not_turned():
     config, _ = planned(replace(SHORT_AXIS, turned=0.2), sampling__patch_size=[192, 160, 1])
     assert not config.augment.on_side

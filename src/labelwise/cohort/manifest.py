@@ -5,8 +5,9 @@
     and parts, if classes are annotated in a part of a scan only (see `parts`)
     dataset.toml    the classes in order, and what each data set's integers mean (see `labelwise.cohort.data_set`)
 
-Several files or class names in one cell are joined by ';'. `annotated` is ``all``, a list of structures, or
-empty. Paths are relative to the folder of the manifest where the files lie inside it, else absolute.
+Several files or class names in one cell are joined by ';', and '-' is an image that was not taken. `annotated` is
+``all``, a list of structures, or empty. Paths are relative to the folder of the manifest where the files lie inside it,
+else absolute.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from labelwise.cohort.data_set import (
 from labelwise.cohort.meaning import data_set_of_file, refuse_hidden
 from labelwise.cohort.parts import ALL, known_parts, parts_cell, read_parts
 from labelwise.cohort.states import proposals_cell, read_states, states_cell
-from labelwise.cohort.text import Row, convert, read_rows
+from labelwise.cohort.text import MISSING, Row, convert, read_rows, taken_and_missing
 from labelwise.documents import cells
 from labelwise.errors import ConfigError, DataError, did_you_mean, naming
 from labelwise.formats import Geometry, Tally, read_geometry, read_image, read_labels
@@ -148,7 +149,7 @@ def _id_problem(name: str) -> str:
 
 
 def read_case_image(case: Case, manifest: Manifest) -> Volume:
-    """(M, X, Y, Z) float32 image of a case, axes in RAS+ order.
+    """(M, X, Y, Z) float32 image of a case, axes in RAS+ order; modalities that are missing are left out.
 
     Errors
         DataError   a file is missing or unreadable, or the images of a case lie on different grids
@@ -319,7 +320,7 @@ def _case(row: Row, first: int, label_space: LabelSpace, data_sets: Mapping[str,
             f"unknown split '{cells['split']}'{did_you_mean(cells['split'], SPLITS)}",
             expected="train, validation, test or empty",
         )
-    images = row.items("images")
+    images, missing = taken_and_missing(row.items("images"))
     if not images:
         row.refuse("images", "a case needs at least one image")
     annotated = _annotated(row, label_space, data_sets[cells["data_set"]])
@@ -343,6 +344,7 @@ def _case(row: Row, first: int, label_space: LabelSpace, data_sets: Mapping[str,
         verified=states.verified,
         proposals=tuple(replace(each, file=absolute(folder / each.file)) for each in states.proposals),
         parts=read_parts(row, label_space, annotated),
+        missing=missing,
     )
 
 
@@ -388,7 +390,11 @@ def write_manifest(manifest: Manifest, folder: Path | str) -> Path:
             structure for structure in manifest.label_space.structures if structure in case.annotated
         ]
         complete = bool(annotated) and len(annotated) == len(manifest.label_space.structures)
-        images = ";".join(_path_cell(image, folder, case) for image in case.images)
+        taken = iter(case.images)
+        images = ";".join(
+            MISSING if number in case.missing else _path_cell(next(taken), folder, case)
+            for number in range(case.channels)
+        )
         labels = _path_cell(case.labels, folder, case) if case.labels else ""
         group = "" if case.group == case.id else case.group
         known = ALL if complete else ";".join(annotated)

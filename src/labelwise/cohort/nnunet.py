@@ -67,6 +67,13 @@ class Layout:
             case.annotated for case in self.manifest.split("train")
         ):
             raise DataError("no training case is annotated, so nnU-Net has nothing to learn from")
+        if lacking := [case for case in self.cases if case.missing]:
+            raise DataError(
+                "every case of nnU-Net has all channels",
+                case=lacking[0].id,
+                found=f"{len(lacking)} cases lack one",
+                do="leave them out: an empty column 'split'",
+            )
         counts = {len(case.images): case for case in self.cases}
         if len(counts) > 1:
             raise DataError(

@@ -14,6 +14,7 @@ from labelwise.errors import DataError, did_you_mean
 from labelwise.settings import OLDER_NAMES
 
 Result = TypeVar("Result")
+MISSING = "-"  # in the place of an image that was not taken
 _MOST_REFUSED = 20  # rows of one message
 _IMPORT = "name a folder with a manifest.csv, or import one"
 _SAVE = "save it as 'CSV UTF-8 (comma delimited)'"
@@ -87,6 +88,12 @@ def read_rows(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) 
     rows = [_row(file, number, header, line) for number, line in lines[1:]]
     absent = {name: "" for name in optional if name not in header}
     return [Row(row.file, row.number, absent | dict(row.cells)) for row in rows] if absent else rows
+
+
+def taken_and_missing(items: Sequence[str]) -> tuple[list[str], tuple[int, ...]]:
+    """The images of a scan, and the numbers of the modalities that were not taken: those that are `MISSING`."""
+    missing = tuple(number for number, item in enumerate(items) if item == MISSING)
+    return [item for item in items if item != MISSING], missing
 
 
 def convert(rows: Sequence[Row], function: Callable[[Row], Result]) -> list[Result]:

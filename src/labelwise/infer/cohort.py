@@ -214,6 +214,7 @@ def _predict(task: _Task, model: Model, scan: Scan, prepared: Future[_Ready], wi
         "classes": dict(enumerate(model.label_space.names)),
         "contents": contents,
         **({"seen": known} if known else {}),
+        **({"missing_channels": [number + 1 for number in scan.missing]} if scan.missing else {}),
         "modality": scan.modality,
         "model": model.id,
         **({"models": {member.id: member.name for member in model.members}} if model.members else {}),
@@ -259,7 +260,7 @@ def _read_ahead(
     """The prepared scans in order; never more than one is read before it is asked for."""
 
     def prepare(scan: Scan) -> _Ready:
-        image = as_image(scan.images, layout=scan.layout)
+        image = as_image(scan.given, layout=scan.layout)
         warnings = warn(scan, image.volume) if warn else []
         return _Ready(model.prepare_image(image, scan.modality), warnings)
 

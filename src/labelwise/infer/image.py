@@ -14,8 +14,9 @@ from labelwise.formats import Geometry, Layout, read_image
 from labelwise.formats.geometry import Orientation, as_geometry, orientation_of
 from labelwise.types import Array, Volume
 
-Given: TypeAlias = Path | str | Sequence[Path | str] | Volume | Array
-"""A file or the folder of a DICOM series, one for each channel, a Volume, or an array (X, Y, Z) or (M, X, Y, Z)."""
+Given: TypeAlias = Path | str | Sequence[Path | str | None] | Volume | Array
+"""A file or the folder of a DICOM series, one for each channel (None: it is missing), a Volume, or an array (X, Y, Z)
+or (M, X, Y, Z)."""
 
 _AS_READ = Orientation((0, 1, 2), (False, False, False))
 
@@ -24,10 +25,11 @@ _AS_READ = Orientation((0, 1, 2), (False, False, False))
 class Image:
     """A scan in RAS+ order, and how its axes ran when it was given."""
 
-    volume: Volume  # (M, X, Y, Z) float32
+    volume: Volume  # (M, X, Y, Z) float32, without missing channels
     files: tuple[Path, ...] = ()  # of the channels, if they were read
     given: Geometry | None = None  # of a scan in memory; of files RAS+ order is kept
     orientation: Orientation = _AS_READ
+    missing: tuple[int, ...] = ()  # numbers of channels that were not taken
 
     def back(self, result: Volume) -> Volume:
         """Labels (X, Y, Z) or scores (C, X, Y, Z) in RAS+ order -> on the grid as it was given."""
@@ -45,12 +47,29 @@ class Image:
         Errors
             DataError   found and expected number
         """
-        if len(self.volume.data) != expected:
+        channels = len(self.volume.data) + len(self.missing)
+        if channels != expected:
             raise DataError(
                 "the model needs another number of channels",
                 file=self.files[0] if self.files else None,
-                found=len(self.volume.data),
+                found=channels,
                 expected=f"{expected}, in the order of the training",
+            )
+
+    def check_missing(self, may_lack: Sequence[int]) -> None:
+        """Refuse a scan without a channel that every scan of the training of a model had.
+
+        Errors
+            DataError   the channel
+        """
+        if unseen := sorted(set(self.missing) - set(may_lack)):
+            allowed = ", ".join(str(number + 1) for number in may_lack) or "none"
+            raise DataError(
+                f"the model has never seen a scan without channel {unseen[0] + 1}",
+                file=self.files[0] if self.files else None,
+                found=f"channel {', '.join(str(number + 1) for number in self.missing)} is missing",
+                expected=f"all channels; of these may be missing: {allowed}",
+                do="train with cases that lack it, or with augment.drop_channels above 0",
             )
 
 
@@ -70,7 +89,7 @@ def as_image(
     if isinstance(scan, np.ndarray):
         return _of_array(scan, _affine(affine, spacing_mm))
     parts = scan if isinstance(scan, list | tuple) else () if isinstance(scan, Volume) else (scan,)
-    if wrong := [part for part in parts if not isinstance(part, Path | str)]:
+    if wrong := [part for part in parts if not isinstance(part, Path | str | None)]:
         raise ConfigError(
             "this is no scan",
             found=f"an object of the type {type(wrong[0]).__module__}.{type(wrong[0]).__qualname__}",
@@ -81,10 +100,11 @@ def as_image(
         raise ConfigError("affine and spacing_mm belong to an array; a file and a Volume have their own")
     if isinstance(scan, Volume):
         return _of_array(scan.data, scan.affine)
-    paths = [Path(scan)] if isinstance(scan, str | Path) else [Path(path) for path in scan]
+    paths = [Path(part) for part in parts if part is not None]
     if not paths:
         raise DataError("a scan needs at least one image")
-    return Image(read_image(paths, layout or Layout()), tuple(paths))
+    missing = tuple(number for number, part in enumerate(parts) if part is None)
+    return Image(read_image(paths, layout or Layout()), tuple(paths), missing=missing)
 
 
 def _affine(affine: Array | None, spacing_mm: Sequence[float] | None) -> Array:

@@ -92,6 +92,7 @@ class ModelInfo:
     training: dict[str, Any] = field(default_factory=dict)  # steps, seed, cases, scores, versions, date
     # structure -> score from which it counts, where each structure has a map of its own; without an entry 0.5
     thresholds: dict[str, Annotated[float, Field(gt=0, lt=1)]] = field(default_factory=dict)
+    may_lack: tuple[int, ...] = ()  # channels without which it has seen scans, counted from 0
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -165,9 +166,9 @@ class Model:
         """Label every voxel of a scan: what ``labelwise predict`` writes, in memory.
 
         Arguments
-            scan        a file or a folder with a DICOM series, or one for each channel; a Volume; or an array
-                        (X, Y, Z) or (M, X, Y, Z) with `affine` or `spacing_mm`. Intensities as in the files of the
-                        training: HU for CT
+            scan        a file or a folder with a DICOM series, or one for each channel (None: it is missing, if
+                        `info.may_lack` allows it); a Volume; or an array (X, Y, Z) or (M, X, Y, Z) with `affine` or
+                        `spacing_mm`. Intensities as in the files of the training: HU for CT
             affine      (4, 4) of an array: voxel index -> mm in RAS+, as nibabel has it
             spacing_mm  of an array whose axes run to the right, the front and the top of the patient
             modality    rule for the intensities (`info.modalities`); needed only if the model knows several
@@ -240,11 +241,13 @@ class Model:
     def prepare_image(self, image: Image, modality: str | None = None) -> Prepared:
         """The same for a scan that is in memory."""
         image.check_channels(self.channels)
-        prepared = apply(image.volume, self.plan, modality=self.modality(modality))
+        image.check_missing(self.info.may_lack)
+        rule, missing = self.modality(modality), image.missing
+        prepared = apply(image.volume, self.plan, modality=rule, missing=missing)
         if not self.own_images:
             return prepared
         others = [replace(self.plan, intensity=member.plan.intensity) for member in self.members[1:]]
-        images = [apply(image.volume, plan, modality=self.modality(modality)).image.data for plan in others]
+        images = [apply(image.volume, plan, modality=rule, missing=missing).image.data for plan in others]
         together = Volume(np.concatenate([prepared.image.data, *images]), prepared.image.affine)
         return prepared._replace(image=together)
 
@@ -442,6 +445,7 @@ def _ensemble(models: Sequence[Model]) -> Model:
         patch_size=patch,
         training=joined_training([model.info.training for model in named.values()]),
         thresholds={},  # each member has its own
+        may_lack=tuple(sorted(set.intersection(*(set(model.info.may_lack) for model in named.values())))),
     )
     decisive = json.dumps([[member.id for member in members], info.plan, patch], sort_keys=True)
     name = hashlib.sha256(decisive.encode()).hexdigest()[:16]

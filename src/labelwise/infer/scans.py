@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from labelwise.cohort.text import MISSING
 from labelwise.documents import cell as plain
 from labelwise.documents import decode
 from labelwise.errors import DataError, LabelwiseError, warn_about
@@ -26,9 +27,17 @@ class Scan:
     """One scan to predict. Holds no pixels."""
 
     id: str  # name of the result, without suffix
-    images: tuple[Path, ...]  # one file per channel
+    images: tuple[Path, ...]  # one file per channel that was taken
     modality: str  # a key of the plan's intensity rules
     layout: Layout = field(default_factory=Layout)
+    missing: tuple[int, ...] = ()  # channels that were not taken, counted from 0: `images` leaves them out
+
+    @property
+    def given(self) -> tuple[Path | None, ...]:
+        """One for each channel, as `as_image` takes them: None where it is missing."""
+        files = iter(self.images)
+        channels = range(len(self.images) + len(self.missing))
+        return tuple(None if number in self.missing else next(files) for number in channels)
 
     def __post_init__(self) -> None:
         if not self.images:
@@ -55,7 +64,8 @@ def find_scans(
                    `labelwise.formats.dicom.image.choose`). With neither, the image files of its sub-folders, named
                    after these. Label maps are no scans; they, and what else is passed over, are reported.
     A DICOM file   stands for its series
-    A .txt list    one scan per line, its channels separated by ``;``; lines starting with ``#`` are comments
+    A .txt list    one scan per line, its channels separated by ``;``, ``-`` for one that is missing; lines starting
+                   with ``#`` are comments
     A .csv list    the column ``images`` (channels separated by ``;``), and ``id`` if there is one; other
                    columns are passed over, so a manifest will do
 
@@ -92,10 +102,16 @@ def find_scans(
         )
     _check_channels(named, channels)
     _check_unique(named)
-    return [Scan(id, images, modality, layout or Layout()) for id, images in sorted(named)]
+    scans = []
+    for id, images in sorted(named):
+        missing = tuple(number for number, image in enumerate(images) if image == _NOT_TAKEN)
+        taken = tuple(image for image in images if image != _NOT_TAKEN)
+        scans.append(Scan(id, taken, modality, layout or Layout(), missing))
+    return scans
 
 
-_Named = tuple[str, tuple[Path, ...]]  # id, images
+_Named = tuple[str, tuple[Path, ...]]  # id, images; _NOT_TAKEN for a channel that is missing
+_NOT_TAKEN = Path(MISSING)
 
 
 def _is_scan(file: Path) -> bool:
@@ -235,10 +251,12 @@ def _in_list(file: Path) -> Iterator[_Named]:
             )
         rows = ((plain(row.get("id") or ""), plain(row["images"] or "")) for row in table)
     for id, cell in rows:
-        images = tuple(file.parent / part.strip() for part in cell.split(";") if part.strip())
-        if not images:
+        parts = [part.strip() for part in cell.split(";") if part.strip()]
+        images = tuple(_NOT_TAKEN if part == MISSING else file.parent / part for part in parts)
+        first = next((image for image in images if image != _NOT_TAKEN), None)
+        if first is None:
             raise DataError("a row names no image", file=file, found=id or cell)
-        yield id.strip() or _id_of(images[0]), images
+        yield id.strip() or _id_of(first), images
 
 
 def _check_channels(named: Sequence[_Named], channels: int) -> None:

@@ -78,6 +78,7 @@ _OFF: Mapping[str, Any] = {
     "contrast": NEVER,
     "low_resolution": NEVER,
     "gamma": NEVER,
+    "drop_channels": 0.0,
 }
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "none": _OFF,
@@ -167,6 +168,8 @@ class AugmentConfig:
     contrast: Chance = _FROM_PRESET  # factor about the mean of the patch, range kept
     low_resolution: Chance = _FROM_PRESET  # factor on the number of voxels per axis, and back
     gamma: Chance = _FROM_PRESET  # exponent on the range of the patch, mean and deviation kept
+    # chance of each channel to be missing from a patch, as in a case that lacks it; one always stays
+    drop_channels: Part = _FROM_PRESET
     # For classes that are named by a side, where patches are mirrored along x or turned by quarters: refuse; swap
     # exchanges the labels of left and right in a mirrored patch; keep leaves them, as some published protocols do.
     sides: Literal["refuse", "swap", "keep"] = "refuse"
@@ -268,6 +271,7 @@ def augment(
     spacing_mm: Tensor,
     weak_view: bool = False,
     other_side: Sequence[int] | None = None,
+    taken: Tensor | None = None,
 ) -> Views:
     """Change every case of a batch at random. The images may be overwritten.
 
@@ -278,6 +282,7 @@ def augment(
         generator   on the CPU, whatever the device of the patches
         spacing_mm  (B, 3) on the CPU, of the patches
         other_side  C class indices: what each class becomes where a patch is mirrored along x; None: itself
+        taken       (B, M) bool on the CPU: the channels that are not missing; the others stay 0; None: all
         returns     patches of `patch_size` voxels
     """
     views = _move(views, config, generator, patch_size, spacing_mm)
@@ -287,7 +292,21 @@ def augment(
         intensity.to_unit_range(views.images, inside)
     weak = views.images.clone() if weak_view else None
     _change_intensity(views.images, config, generator)
+    there = torch.ones(views.images.shape[:2], dtype=torch.bool) if taken is None else taken
+    if config.drop_channels:
+        there = _drop_channels(there, config.drop_channels, generator)
+    if not bool(there.all()):
+        kept = there.to(views.images).view(*there.shape, *(1 for _ in views.images.shape[2:]))
+        for images in (views.images, *([] if weak is None else [weak])):
+            images.mul_(kept)
     return views._replace(weak=weak)
+
+
+def _drop_channels(there: Tensor, chance: float, generator: Generator) -> Tensor:
+    """(B, M) bool: each channel goes with this chance, but for one of those that are there."""
+    draws = torch.rand(there.shape, generator=generator)
+    last = (draws * there).argmax(dim=1, keepdim=True)
+    return (there & (draws >= chance)).scatter(1, last, True)
 
 
 def _move(

@@ -147,6 +147,7 @@ class Reading(NamedTuple):
     annotated: Tensor  # (B, C) bool; stays on the CPU
     spacing_mm: Tensor  # (B, 3); stays on the CPU
     case_ids: tuple[str, ...]
+    taken: Tensor  # (B, M) bool: the channels that are not missing; stays on the CPU
     meaning: Meaning | None = None  # of the numbers in `views.labels`, if some are codes; stays on the CPU
 
 
@@ -246,6 +247,7 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
             torch.from_numpy(annotated),
             torch.from_numpy(spacing_mm).float(),
             tuple(case.case_id for case in stored),
+            torch.tensor([[c not in case.missing for c in range(case.modalities)] for case in stored]),
             meaning_of([self.known[draw.case] for draw in draws]),
         )
 
@@ -261,6 +263,7 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
             spacing_mm=reading.spacing_mm,
             weak_view=self.weak_view,
             other_side=self.other_side,
+            taken=reading.taken,
         )
         annotated, meaning = reading.annotated, reading.meaning
         if views.swapped:  # the left kidney is annotated in what was annotated for the right one
@@ -296,7 +299,8 @@ def _shared(reading: Reading) -> Reading | ResourceError:
     for ever. Containers have a small /dev/shm by default.
     """
     views = reading.views
-    parts = (*views, *views.targets.values(), reading.annotated, reading.spacing_mm, *(reading.meaning or ()))
+    others = (reading.annotated, reading.spacing_mm, reading.taken, *(reading.meaning or ()))
+    parts = (*views, *views.targets.values(), *others)
     try:
         for tensor in (part for part in parts if isinstance(part, Tensor)):
             tensor.share_memory_()  # type: ignore[no-untyped-call]

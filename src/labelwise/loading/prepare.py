@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
@@ -155,9 +155,9 @@ def prepare_case(job: tuple[str, Case], manifest: Manifest, plan: Plan, store: S
         if labels is not None:
             check_same_grid(case, image, labels)
         modality = manifest.data_set_of(case).modality
-        prepared = pipeline.apply(image, plan, modality=modality, labels=labels)
+        prepared = pipeline.apply(image, plan, modality=modality, labels=labels, missing=case.missing)
     if not store.has(key):
-        write_case(store.case_folder(key), prepared.image, prepared.labels, prepared.undo)
+        write_case(store.case_folder(key), prepared.image, prepared.labels, prepared.undo, case.missing)
 
 
 def content_key(
@@ -173,6 +173,7 @@ def content_key(
     content = {
         "format": FORMAT,
         "images": [file_hash(path) for path in case.images],
+        **({"missing": case.missing} if case.missing else {}),
         "labels": file_hash(case.labels) if case.labels else None,
         "modality": data_set.modality,
         "layout": asdict(data_set.layout),
@@ -239,6 +240,7 @@ def _statistics_key(case: Case, manifest: Manifest) -> str:
         "format": 4,
         "files": [[_name(path), *_stamp(path)] for path in _paths(case)],
         "annotated": [*sorted(case.annotated), *map(part_key, case.parts)],
+        **({"missing": case.missing} if case.missing else {}),
         "modality": data_set.modality,
         "layout": asdict(data_set.layout),
         "values": sorted(data_set.values.items()),
@@ -314,7 +316,8 @@ def _scan_statistics(case: Case, manifest: Manifest) -> ScanStatistics:
         labels = read_case_labels(case, manifest) if case.annotated else None
         if labels is not None:
             check_same_grid(case, image, labels)
-        return scan_statistics(image, manifest.data_set_of(case).modality, labels)
+        found = scan_statistics(image, manifest.data_set_of(case).modality, labels)
+        return replace(found, channels=found.channels + len(case.missing))
 
 
 def _stored_plan(store: Store) -> Plan | None:

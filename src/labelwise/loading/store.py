@@ -29,7 +29,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -94,6 +94,7 @@ class StoredCase:
             self.shape: Corner = tuple(facts["shape"])
             self.spacing_mm: tuple[float, float, float] = tuple(facts["spacing_mm"])
             self.modalities: int = facts["modalities"]
+            self.missing: tuple[int, ...] = tuple(facts.get("missing", ()))  # those that were not taken
             self.has_labels: bool = LABELS in facts["sizes"]
             self._undo: Any = facts["undo"]
             self._checksums: dict[str, Any] = facts["checksums"]
@@ -288,8 +289,13 @@ class Store:
             ) from error
 
 
-def write_case(folder: Path, image: Volume, labels: Volume | None, undo: Undo) -> None:
-    """Write one prepared scan: image (M, X, Y, Z) float32, labels (X, Y, Z) uint8 or None. All or nothing."""
+def write_case(
+    folder: Path, image: Volume, labels: Volume | None, undo: Undo, missing: Sequence[int] = ()
+) -> None:
+    """Write one prepared scan: image (M, X, Y, Z) float32, labels (X, Y, Z) uint8 or None. All or nothing.
+
+    `missing` are the numbers of the channels that were not taken, and are 0.
+    """
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         image_sums = _write_array(temporary / IMAGE, _in_stored_type(image.data), _BYTES_APART)
@@ -308,6 +314,7 @@ def write_case(folder: Path, image: Volume, labels: Volume | None, undo: Undo) -
             "format": FORMAT,
             "shape": list(image.shape),
             "modalities": image.data.shape[0],
+            "missing": list(missing),
             "spacing_mm": list(image.spacing_mm),
             "undo": undo.to_json(),
             "known": known,

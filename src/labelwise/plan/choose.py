@@ -30,6 +30,7 @@ PLANNED = (
     "augment.preset",
     "augment.mirror_axes",
     "augment.on_side",
+    "augment.drop_channels",
     "train.steps",
     "train.optimizer.name",
     "train.optimizer.rate",
@@ -57,6 +58,7 @@ CPU_SLICES = 12 * 128 * 128  # pixels of a 2D batch
 GPU_MEMORY, MOST_GPU_MEMORY = 0.8, 40 * 2**30  # part that is used, and how much is ever worth using
 GPU_SLICES = 32
 LEAST_COVERED = 1 / 4  # of the typical scan by a patch; nnU-Net's threshold for a lower resolution
+DROPPED = 0.2  # chance of a channel to be left out where some cases lack one
 LEAST_STRUCTURE = 6  # voxels along an axis that the smallest structure keeps when scans are made coarser
 TURNED = 0.05  # of the scans: fewer are exceptions
 STEPS = {"cpu": {2: 3000, 3: 1500}, "gpu": {2: 10000, 3: 20000}}
@@ -344,6 +346,15 @@ class _Planner:
             "augment.on_side",
             0.0 if obstacle else round(self.facts.turned, 2),
             obstacle or f"{100 * self.facts.turned:.0f} % of the scans, labelled or not, lie on their side",
+        )
+
+        lacking = self.facts.lacking
+        self._set(
+            "augment.drop_channels",
+            DROPPED if lacking else 0.0,
+            f"{lacking} of {self.facts.cases} cases lack a channel: the model learns to do without any"
+            if lacking
+            else "no case lacks a channel",
         )
 
     @property

@@ -46,6 +46,7 @@ class Facts:
     turned: float = 0.0  # share of the scans whose longer side in the plane is not that of most scans
     # structures of one component, or two, in all scans that show and annotate them
     components: Mapping[str, int] = field(default_factory=dict)
+    lacking: int = 0  # cases without one of their channels
 
     @property
     def unlabelled(self) -> int:
@@ -110,6 +111,7 @@ def gather(
             for index, of_scans in sorted(shares.items())
             if len(of_scans) >= CONNECTED_SCANS and (count := _components(of_scans))
         },
+        lacking=sum(bool(case.missing) for case in cases),
     )
 
 

@@ -8,7 +8,7 @@ Training and prediction share one `Plan`; everything that belongs to one scan is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field
 from math import prod
 from typing import Any, NamedTuple
@@ -124,11 +124,18 @@ class Prepared(NamedTuple):
     undo: Undo
 
 
-def apply(image: Volume, plan: Plan, *, modality: str, labels: Volume | None = None) -> Prepared:
-    """Prepare one scan, and its labels if there are any.
+def apply(
+    image: Volume,
+    plan: Plan,
+    *,
+    modality: str,
+    labels: Volume | None = None,
+    missing: Sequence[int] = (),
+) -> Prepared:
+    """Prepare one scan, and its labels if there are any. Channels that are `missing` become 0, the mean.
 
     Shapes
-        image       (M, X, Y, Z); not changed
+        image       (M, X, Y, Z); not changed; without the channels whose numbers, from 0, are `missing`
         labels      (X, Y, Z) on the same grid; resampled by nearest neighbour
 
     Errors
@@ -154,10 +161,30 @@ def apply(image: Volume, plan: Plan, *, modality: str, labels: Volume | None = N
     shape = plan.target_shape(cropped)
     # Before resampling, so that the nonzero voxels of MR are those of the scan, not smeared ones.
     normalised = Volume(normalise(cropped.data, rule), cropped.affine)
-    prepared = resample_image(normalised, shape)
+    prepared = _with_missing(resample_image(normalised, shape), missing)
     if labels is not None:
         labels = Volume(np.ascontiguousarray(resample_labels(box.cut(labels).data, shape)), prepared.affine)
     return Prepared(prepared, labels, _undo_of(image, box, shape))
+
+
+def _with_missing(image: Volume, missing: Sequence[int]) -> Volume:
+    """An image with channels of 0 at these numbers.
+
+    Errors
+        DataError   there are not so many channels
+    """
+    if not missing:
+        return image
+    channels = len(image.data) + len(missing)
+    if max(missing) >= channels:
+        raise DataError(
+            "the missing channels do not fit the scan",
+            found=list(missing),
+            expected=f"numbers below {channels}",
+        )
+    whole = np.zeros((channels, *image.shape), image.data.dtype)
+    whole[[number for number in range(channels) if number not in missing]] = image.data
+    return Volume(whole, image.affine)
 
 
 def undo(labels: Array, undo: Undo) -> Volume:

@@ -75,7 +75,7 @@ def inspect_case(single: Manifest) -> CaseFacts:
         case.id,
         tuple(problems),
         fingerprint=_fingerprint(image) if image else "",
-        channels=len(image.channels) if image else 0,
+        channels=len(image.channels) + len(case.missing) if image else 0,
         spacing_mm=image.grid.spacing_mm if image else None,
         intensities=scan.intensities,
         voxels=_voxels(case, single, labels) if labels is not None else {},

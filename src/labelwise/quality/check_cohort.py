@@ -67,6 +67,9 @@ def _duplicates(manifest: Manifest, digests: Mapping[str, str]) -> Iterator[Prob
                 yield of_image("warning", "duplicate", other, what, remedy)
 
 
+_SAME_CHANNELS = "give every case the same channels, in order; '-' stands for one that was not taken"
+
+
 def _channels(manifest: Manifest, facts: Sequence[CaseFacts]) -> Iterator[Problem]:
     counts = [found.channels for found in facts if found.channels]
     usual = max(sorted(set(counts)), key=counts.count, default=0)
@@ -74,7 +77,11 @@ def _channels(manifest: Manifest, facts: Sequence[CaseFacts]) -> Iterator[Proble
         if found.channels not in (0, usual):
             what = f"the case has {found.channels} images, most cases have {usual}"
             yield of_image(
-                "error", "other-channels", case, what, "give every case the same channels, in order"
+                "error",
+                "other-channels",
+                case,
+                what,
+                _SAME_CHANNELS,
             )
 
 

@@ -239,7 +239,7 @@ def _prepared(case: Case, manifest: Manifest, model: Model) -> tuple[Prepared, A
         image, labels = read_case_image(case, manifest), read_case_labels(case, manifest)
         check_same_grid(case, image, labels)
         modality = model.modality(manifest.data_set_of(case).modality)
-        prepared = apply(image, model.plan, modality=modality, labels=labels)
+        prepared = apply(image, model.plan, modality=modality, labels=labels, missing=case.missing)
     assert prepared.labels is not None
     table = np.full(IGNORE + 1, 0, np.uint8)
     table[IGNORE] = IGNORE

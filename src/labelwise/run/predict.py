@@ -247,15 +247,12 @@ def _scans(
         return find_scans(path, modality=model.modality(modality), channels=model.channels, results=results)
     check_channels(manifest.cases, model.channels)
     data_sets = manifest.data_sets
-    return [
-        Scan(
-            case.id,
-            case.images,
-            modality or data_sets[case.data_set].modality,
-            data_sets[case.data_set].layout,
-        )
-        for case in manifest.cases
-    ]
+    return [scan_of(case, manifest, modality or data_sets[case.data_set].modality) for case in manifest.cases]
+
+
+def scan_of(case: Case, manifest: Manifest, modality: str) -> Scan:
+    """A case as a scan to predict."""
+    return Scan(case.id, case.images, modality, manifest.data_set_of(case).layout, case.missing)
 
 
 @dataclass(frozen=True)
@@ -282,12 +279,12 @@ def _seen_by(models: Sequence[Path | str], manifest: Manifest | None) -> Seen:
 
 def check_channels(cases: Sequence[Case], channels: int) -> None:
     """Raise a DataError unless every case has as many images as the model needs."""
-    if wrong := [case for case in cases if len(case.images) != channels]:
+    if wrong := [case for case in cases if case.channels != channels]:
         raise DataError(
             "the model needs another number of images per scan",
             case=wrong[0].id,
             file=wrong[0].images[0],
-            found=f"{len(wrong[0].images)} ({len(wrong)} of {len(cases)} scans do not fit)",
+            found=f"{wrong[0].channels} ({len(wrong)} of {len(cases)} scans do not fit)",
             expected=channels,
         )
 

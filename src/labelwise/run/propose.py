@@ -18,7 +18,6 @@ from labelwise.console import ShowProgress, silent
 from labelwise.errors import DataError
 from labelwise.infer.cohort import predict_cohort
 from labelwise.infer.model import Model
-from labelwise.infer.scans import Scan
 from labelwise.lock import only_writer
 from labelwise.run.environment import environment
 from labelwise.run.predict import (
@@ -29,6 +28,7 @@ from labelwise.run.predict import (
     no_case_in,
     problems_of,
     result_of,
+    scan_of,
 )
 from labelwise.types import Case, Proposal
 
@@ -85,11 +85,8 @@ def propose(
         manifest = read_manifest(file)
         wanted = _wanted(manifest, file, split, loaded)
         scans = [
-            Scan(
-                each.case.id,
-                each.case.images,
-                loaded.modality(modality or manifest.data_set_of(each.case).modality),
-                manifest.data_set_of(each.case).layout,
+            scan_of(
+                each.case, manifest, loaded.modality(modality or manifest.data_set_of(each.case).modality)
             )
             for each in wanted
         ]

@@ -242,14 +242,20 @@ def _check_trainable(manifest: Manifest, config: RunConfig) -> None:
             code="no-case",
         )
     for case in (*cases, *_scored(manifest)):
-        if len(case.images) != len(cases[0].images):
+        if case.channels != cases[0].channels:
             raise DataError(
                 "the cases of a training must have the same modalities",
                 case=case.id,
                 file=case.images[0],
-                found=f"{len(case.images)} image(s)",
-                expected=f"{len(cases[0].images)}, as in case '{cases[0].id}'",
+                found=f"{case.channels} image(s)",
+                expected=f"{cases[0].channels}, as in case '{cases[0].id}'; '-' for one that was not taken",
             )
+    if config.augment.drop_channels and cases[0].channels == 1:
+        raise ConfigError(
+            "the only channel of a scan cannot be left out",
+            found=f"augment.drop_channels = {config.augment.drop_channels:g}",
+            do="set it to 0",
+        )
     if cut := cut_groups(manifest):
         group, splits = next(iter(cut.items()))
         raise DataError(
@@ -402,6 +408,12 @@ class _Trainer:
         )
         return fit(stage, self.config.train, self.fabric, self.progress)
 
+    def _may_lack(self) -> tuple[int, ...]:
+        """The channels without which the network has seen a scan."""
+        if self.config.augment.drop_channels:
+            return tuple(range(self.nets.in_channels))
+        return tuple(sorted({number for case in self.manifest.split("train") for number in case.missing}))
+
     def _digest(self, cases: Sequence[Case]) -> list[list[Any]]:
         """What the run learns from, or is judged by: a resumed run must see the same scans with the same annotation."""
         return [
@@ -507,6 +519,7 @@ class _Trainer:
             "inference": asdict(self.config.inference),
             "training": training,
             "thresholds": thresholds,
+            "may_lack": self._may_lack(),
         }
         discard_leftovers(folder / "model")
         save_model(folder / "model", info, method, self.nets)
