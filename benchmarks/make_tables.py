@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tables import HEADINGS, commits, network_of, result, source, table, value, with_seeds, words
 
@@ -203,6 +204,28 @@ def curves(name: str, *names: str) -> str:
     return table(["Dice [%] after so many steps", *heads], lines) + source(
         f"{name}_tuning", loaded["metadata"]
     )
+
+
+def versus() -> str:
+    """nnU-Net and this package on the same cases for the same processor time."""
+    loaded = result("versus_nnunet")
+    lines = []
+    for name, metrics in loaded["rows"].items():
+        same = [one for one in loaded["runs"] if one["name"] == name]
+        minutes = sum(one["processor_seconds"] for one in same) / len(same) / 60
+        cells = [with_seeds(metrics["dice"]), value(metrics["hd95"], "hd95")]
+        lines.append(
+            [words(name).replace("nnunet", "nnU-Net"), *cells, str(_steps(same[0])), f"{minutes:.1f} min"]
+        )
+    head = ["mean (seeds)", "Dice [%]", "HD95 [voxels]", "steps", "processor time"]
+    return table(head, lines) + source("versus_nnunet", commits(loaded))
+
+
+def _steps(trained: Mapping[str, Any]) -> int:
+    """Of nnU-Net as its epochs count them, of ours as planned."""
+    if iterations := trained.get("iterations"):
+        return int(iterations["epochs"] * iterations["iterations"])
+    return int(sum(next(line["value"] for line in trained["plan"] if line["setting"] == "train.steps")))
 
 
 def demo() -> str:
@@ -515,6 +538,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "tries_long_self_training": lambda: tries("acdc_long", "self_training_of_3", "self_training_of_one"),
     "tries_ltuda": lambda: tries("acdc_one_structure", "ltuda"),
     "long": long,
+    "versus": versus,
     "long_curves": lambda: curves("acdc_long", "full_supervision", "supervised_of_3", "self_training_of_3"),
     "long_sides": lambda: long(LONG_SIDES, full=False),
     "networks": networks,
