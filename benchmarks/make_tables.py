@@ -17,6 +17,8 @@ from typing import Any
 
 from tables import HEADINGS, commits, network_of, result, source, table, value, with_seeds, words
 
+from labelwise.settings import OLDER_NAMES
+
 ROOT = Path(__file__).parents[1]
 METHOD_PAGES = ROOT / "docs" / "methods"
 EXPLANATION = ROOT / "docs" / "explanation" / "what-makes-it-train.md"
@@ -174,7 +176,7 @@ def tries(name: str, *names: str) -> str:
         own = [
             (key, value) for key, value in one["changes"].items() if json.dumps((key, value)) not in shared
         ]
-        settings = [f"`{key.rpartition('.')[2]} = {json.dumps(value)}`" for key, value in own]
+        settings = [f"`{_setting(key)} = {json.dumps(value)}`" for key, value in own]
         several = len(one["dice"]) > 1
         scores = [
             f"{key.rpartition(', ')[2]} {100 * value:.1f}" if several or ", " in key else f"{100 * value:.1f}"
@@ -188,6 +190,12 @@ def tries(name: str, *names: str) -> str:
     return table([" and ".join(names), "seed", *headings], rows) + source(
         f"{name}_tuning", loaded["metadata"]
     )
+
+
+def _setting(dotted: str) -> str:
+    """The last part of the name that a setting has now."""
+    name = dotted.rpartition(".")[2]
+    return OLDER_NAMES.get(name, name)
 
 
 def curves(name: str, *names: str) -> str:
