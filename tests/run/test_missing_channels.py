@@ -91,7 +91,7 @@ def test_what_is_missing_stays_0_in_every_view(two_channels, tmp_path):
     only = manifest.replace_cases([case])
     store = prepare(only, tmp_path / "store", workers=1).store
     strong = AugmentConfig(preset="strong")
-    sampling = SamplingConfig(patch_size=(8, 8, 8), labelled_cases=2, incomplete_cases=0)
+    sampling = SamplingConfig(patch_size=(8, 8, 8), labelled_cases=2, unlabelled_cases=0)
     for batch in batches(
         store, only.cases, only.label_space, sampling, strong, seed=0, total=4, weak_view=True
     ):

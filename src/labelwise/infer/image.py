@@ -41,11 +41,14 @@ class Image:
         )
         return Volume(np.ascontiguousarray(data), self.given.affine)
 
-    def check_channels(self, expected: int) -> None:
-        """Refuse another number of channels than a model has learnt from.
+    def check_channels(self, expected: int, may_lack: Sequence[int] = ()) -> None:
+        """Refuse another number of channels than a model has learnt from, and a missing one that it always had.
+
+        Arguments
+            may_lack    channels, from 0, without which the model has seen scans
 
         Errors
-            DataError   found and expected number
+            DataError   found and expected number, or the channel
         """
         channels = len(self.volume.data) + len(self.missing)
         if channels != expected:
@@ -55,13 +58,6 @@ class Image:
                 found=channels,
                 expected=f"{expected}, in the order of the training",
             )
-
-    def check_missing(self, may_lack: Sequence[int]) -> None:
-        """Refuse a scan without a channel that every scan of the training of a model had.
-
-        Errors
-            DataError   the channel
-        """
         if unseen := sorted(set(self.missing) - set(may_lack)):
             allowed = ", ".join(str(number + 1) for number in may_lack) or "none"
             raise DataError(

@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -108,10 +109,8 @@ Judge: TypeAlias = Callable[[Image, str, Layout], Sequence[str]]
 class Model:
     """A trained model, or several that answer as one by the mean of their scores.
 
-    Loaded once, it is asked for any number of scans.
-
-    Several threads may ask the same model; it answers one after the other. `dataclasses.replace` with another
-    `config` gives a model of other inference settings that shares the weights.
+    Loaded once, it is asked for any number of scans. Several threads may ask the same model; it answers one after the
+    other. `dataclasses.replace` with another `config` gives a model of other settings that shares the weights.
 
     Example
         >>> from labelwise import load_model
@@ -206,9 +205,8 @@ class Model:
         Returns
             (C, X, Y, Z) float32 in [0, 1], one map for each class, on the grid of the scan. Their strongest class is
             the label of `predict` where the scan was not resampled and nothing was postprocessed; elsewhere borders
-            may differ by a voxel. Outside of what was cut out before the network, the background scores 1.
-
-        Unlike labels, scores take C times the memory of a float32 scan.
+            may differ by a voxel. Outside of what was cut out before the network, the background scores 1. They take
+            C times the memory of a float32 scan.
         """
         image = as_image(scan, affine=affine, spacing_mm=spacing_mm, layout=layout)
         self._warn_of(image, modality, layout)
@@ -217,7 +215,7 @@ class Model:
 
     def _warn_of(self, image: Image, modality: str | None, layout: Layout | None) -> None:
         """Say where `predict` was called what the judge of scans says."""
-        image.check_channels(self.channels)
+        image.check_channels(self.channels, self.info.may_lack)
         name = f"{image.files[0].name}: " if image.files else ""
         for sentence in self.judge(image, self.modality(modality), layout or Layout()) if self.judge else ():
             warnings.warn(name + sentence, ScanWarning, stacklevel=3)
@@ -240,16 +238,14 @@ class Model:
 
     def prepare_image(self, image: Image, modality: str | None = None) -> Prepared:
         """The same for a scan that is in memory."""
-        image.check_channels(self.channels)
-        image.check_missing(self.info.may_lack)
-        rule, missing = self.modality(modality), image.missing
-        prepared = apply(image.volume, self.plan, modality=rule, missing=missing)
+        image.check_channels(self.channels, self.info.may_lack)
+        scan = partial(apply, image.volume, modality=self.modality(modality), missing=image.missing)
+        prepared = scan(self.plan)
         if not self.own_images:
             return prepared
         others = [replace(self.plan, intensity=member.plan.intensity) for member in self.members[1:]]
-        images = [apply(image.volume, plan, modality=rule, missing=missing).image.data for plan in others]
-        together = Volume(np.concatenate([prepared.image.data, *images]), prepared.image.affine)
-        return prepared._replace(image=together)
+        together = np.concatenate([prepared.image.data, *(scan(plan).image.data for plan in others)])
+        return prepared._replace(image=Volume(together, prepared.image.affine))
 
     @property
     def strides(self) -> tuple[int, int, int]:
