@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelwise import load_config
+from labelwise import load_config, read_manifest
 from labelwise.documents import cell, cells, decode, parse_json, parse_toml
 from labelwise.errors import CheckpointError, ConfigError, DataError
 from labelwise.evaluate.scores import Score, read_scores, write_scores
 from labelwise.infer.model import load_model
+from labelwise.infer.scans import find_scans
+from labelwise.run.sweep_plan import read_plan
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32")
 MARKS = {"utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}  # the codecs of Python write none
@@ -26,6 +30,43 @@ def test_a_recipe_may_have_any_byte_order_mark(tmp_path, encoding):
     for name in ("recipe.toml", "on_top.toml"):
         config = load_config(tmp_path / name)
         assert (config.seed, config.train.steps) == (3, (2,))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("marked", [True, False])
+def test_lists_plans_and_manifests_are_read_in_any_encoding(tmp_path, encoding, marked):
+    if encoding == "utf-32" and not marked:
+        pytest.skip("nobody writes it so")
+
+    def write(name: str, text: str) -> Path:
+        data = text.encode(encoding)
+        if marked and encoding in MARKS:
+            data = MARKS[encoding] + data
+        if not marked and encoding in ("utf-8-sig", "utf-16"):
+            data = text.encode({"utf-8-sig": "utf-8", "utf-16": "utf-16-le"}[encoding])
+        (tmp_path / name).write_bytes(data)
+        return tmp_path / name
+
+    scans = find_scans(write("scans.txt", "a.nii.gz\nÜbung.nii.gz\n"), modality="ct")
+    assert [scan.id for scan in scans] == ["a", "Übung"]
+    plan = write("plan.toml", 'data = "data"\nmethods = ["supervised"]\nseeds = [0]  # für alle\n')
+    assert read_plan(plan).methods == ("supervised",)
+    write("manifest.csv", "id,images,labels,annotated,group,data_set,split\nä,a.nii.gz,,,,site,train\n")
+    write("dataset.toml", 'schema = 1\nclasses = ["background", "liver"]\n[data_sets.site]\nmodality = "ct"\n'
+          "[data_sets.site.values]\nbackground = [0]\nliver = [1]\n")  # fmt: skip
+    assert read_manifest(tmp_path).cases[0].id == "ä"
+
+
+@pytest.mark.parametrize("data", [b"a\0b", b"\0\0\0", b"\0", b"ab\0\0", b"seed = 3\n\0"])
+def test_what_holds_a_sign_that_no_text_has_is_refused(tmp_path, data):
+    with pytest.raises(UnicodeDecodeError):
+        decode(data)
+    (tmp_path / "scans.txt").write_bytes(data)
+    with pytest.raises(DataError, match="list of scans cannot be read"):
+        find_scans(tmp_path / "scans.txt", modality="ct")
+    (tmp_path / "recipe.toml").write_bytes(data)
+    with pytest.raises(ConfigError):
+        load_config(tmp_path / "recipe.toml")
 
 
 @pytest.mark.parametrize("depth", [3_000, 100_000])

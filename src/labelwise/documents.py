@@ -24,8 +24,19 @@ _FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # what a cell begins with that a s
 
 
 def decode(data: bytes) -> str:
-    """Text in UTF-8, or in what its byte order mark says; UnicodeDecodeError if it is not."""
-    return data.decode(next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8"))
+    """Text in UTF-8, or in what its byte order mark says; UnicodeDecodeError if it is not.
+
+    Without a mark it is UTF-16 if its first sign, which belongs to ASCII where words and numbers are written, is two
+    bytes one of which is 0.
+    """
+    unmarked = {(True, False): "utf-16-be", (False, True): "utf-16-le"}
+    without = unmarked.get((data[:1] == b"\0", data[1:2] == b"\0"), "utf-8")
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), without)
+    text = data.decode(encoding)
+    if "\0" in text:
+        place = data.index(0)
+        raise UnicodeDecodeError(encoding, data, place, place + 1, "a sign of number 0, which no text has")
+    return text
 
 
 def parse_json(text: str) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,6 +18,7 @@ from labelwise.cohort.folds import fold_name, leave_each_data_set_out
 from labelwise.cohort.manifest import read_manifest
 from labelwise.config import RunConfig, load_config
 from labelwise.console import ShowProgress, duration
+from labelwise.documents import decode, parse_toml
 from labelwise.errors import ConfigError
 from labelwise.methods import find_method
 from labelwise.plan.choose import LABELS_ALONE
@@ -138,10 +138,10 @@ def read_plan(file: Path | str) -> SweepPlan:
     """
     file = Path(file)
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        table = parse_toml(decode(file.read_bytes()))
     except OSError as error:
         raise ConfigError("the plan cannot be read", file=file, found=error.strerror) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError("the plan is no TOML", file=file, found=str(error)) from error
     for key in ("data", "recipe"):
         if isinstance(table.get(key), str):
