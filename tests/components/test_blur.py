@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from labelwise.components.views import gaussian_blur, sometimes_blurred
+from labelwise.components.batches import gaussian_blur, sometimes_blurred
 
 
 @pytest.mark.parametrize("shape", [(20, 15), (12, 10, 9)])

@@ -6,10 +6,8 @@ import pytest
 import torch
 
 from conftest import make_batch
-from labelwise.components.choose import select_rows
-from labelwise.components.ramps import sigmoid_ramp
-from labelwise.components.teachers import complete
-from labelwise.components.views import add_noise, strong_view
+from labelwise.components.batches import add_noise, select_rows, strong_view
+from labelwise.components.teachers import complete, sigmoid_ramp
 from labelwise.types import IGNORE
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from labelwise.components.choose import select_rows
-from labelwise.components.views import _warn_of_a_single_case, cut_boxes, mix, partners
+from labelwise.components.batches import _warn_of_a_single_case, cut_boxes, mix, partners, select_rows
 
 
 def test_mixing_agrees_with_the_official_code(golden):

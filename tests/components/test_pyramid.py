@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from labelwise.components.choose import labels_at
+from labelwise.components.batches import labels_at
 from labelwise.types import IGNORE
 
 

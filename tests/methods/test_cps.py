@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from conftest import make_batch, make_method
-from labelwise.components.views import mix
+from labelwise.components.batches import mix
 from labelwise.losses.agreement import hard_labels, pseudo_cross_entropy
+from labelwise.losses.partial import per_voxel
 from labelwise.methods import cps
 from labelwise.types import IGNORE, Batch, Progress
 
@@ -174,7 +175,7 @@ def test_after_a_splice_each_voxel_is_judged_by_the_case_it_came_from():
     keep = torch.zeros(2, 32, 32, dtype=torch.bool)
     keep[:, :16] = True
     splice = cps.Splicer([1, 0], keep)
-    labels, annotated = splice(batch.labels), splice(cps._per_voxel(batch.annotated, batch.labels))
+    labels, annotated = splice(batch.labels), splice(per_voxel(batch.annotated, batch.labels))
     assert labels[0, 16:].eq(IGNORE).all()
     assert labels[1, 16:].equal(batch.labels[0, 16:])
     assert annotated[0, 1, :16].all()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import SMALL_NETS, make_batch, make_method
-from labelwise.components.two_networks import TwoNetworks
+from labelwise.components.teachers import TwoNetworks
 from labelwise.errors import ConfigError
 from labelwise.methods.guidednet.gaussian_mixture import mean_over_known
 from labelwise.methods.guidednet.method import (

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from conftest import SPACE, make_batch, make_method
-from labelwise.components.views import _warn_of_a_single_case, mix
+from labelwise.components.batches import _warn_of_a_single_case, mix
 from labelwise.errors import ConfigError
 from labelwise.losses.partial import members
 from labelwise.methods.base import threshold_scores

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from conftest import SPACE, make_batch, make_method
-from labelwise.components.ramps import sigmoid_ramp
+from labelwise.components.teachers import sigmoid_ramp
 from labelwise.methods import METHODS
 from labelwise.methods.dkuxnet.view_contrast import channel_contrast
 from labelwise.methods.ltuda import cda

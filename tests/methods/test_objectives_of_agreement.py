@@ -37,8 +37,8 @@ from by_hand import (
 from scipy import ndimage
 from torch.nn import functional as F
 
+from labelwise.components.batches import cut_boxes
 from labelwise.components.dual_task import TARGET
-from labelwise.components.views import cut_boxes
 from labelwise.methods.arco.pretraining import perturbed
 from labelwise.methods.arco.stratified import Raster, draw
 from labelwise.methods.caml.case_memory import Entries, case_numbers

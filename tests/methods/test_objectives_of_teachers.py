@@ -31,8 +31,8 @@ from by_hand import (
 )
 from scipy import ndimage
 
+from labelwise.components.batches import cut_boxes, sometimes_blurred, strong_view
 from labelwise.components.teachers import EmaTeacher
-from labelwise.components.views import cut_boxes, sometimes_blurred, strong_view
 from labelwise.types import IGNORE
 
 BATCH = a_batch(FULL, LIVER, LIVER_AND_SPLEEN, NONE)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from labelwise.components.choose import as_pixels
+from labelwise.components.batches import as_pixels
 from labelwise.methods.ltuda.prototypes import Clusters, PrototypeLosses, Prototypes, share_evenly, unit
 from labelwise.types import IGNORE
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from conftest import SPACE, make_batch, make_method
-from labelwise.components.choose import draw_from_groups
+from labelwise.components.batches import draw_from_groups
 from labelwise.devices import SafeConvolutions
 from labelwise.losses.partial import supervised
 from labelwise.methods.base import NetFactory

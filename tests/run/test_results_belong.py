@@ -110,7 +110,7 @@ def linked(path: Path, name: str) -> None:
 
 def virtual(path: Path, name: str) -> None:
     layout = h5py.VirtualLayout((4, 5, 6), "u1")
-    layout[:] = h5py.VirtualDataSet(name, "image", (4, 5, 6))
+    layout[:] = h5py.VirtualSource(name, "image", (4, 5, 6))
     with h5py.File(path, "w") as file:
         file.create_virtual_dataset("image", layout)
 

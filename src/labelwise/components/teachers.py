@@ -1,33 +1,84 @@
-"""Averaged networks that teach: how fast they follow, their statistics of batch norm, and what their answers become.
-
-An average of weights has no running statistics of batch norm of its own: those of the networks that it averages
-belong to other weights, and a network with the wrong ones says nearly anything in evaluation. They are therefore
-taken anew, from batches that pass through the averaged network itself: through its method `everywhere`, if it has one
-because some of its parts take no part in its forward.
-
-Source
-    Tarvainen & Valpola, NeurIPS 2017; Izmailov et al., UAI 2018 (averaged weights need their own statistics),
-    https://arxiv.org/abs/1803.05407.
-"""
+"""Networks that teach: averaged ones, two of a kind, which one predicts, and how the weight of their answers rises."""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 import torch
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field, NonNegativeFloat
 from pydantic import dataclasses as pydantic_dataclasses
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from labelwise.components.ramps import Part
 from labelwise.errors import ConfigError
 from labelwise.losses.partial import possible_classes
 from labelwise.types import Progress
+
+Part = Annotated[float, Field(ge=0, le=1)]
+
+
+@pydantic_dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Ramp:
+    """How the weight of a term rises; the settings of a method that has one begin with these."""
+
+    ramp_fraction: NonNegativeFloat = 1.0  # part of the training over which the weight rises; 0: constant
+    # part of the training between two changes of it: 150 of 6000 steps; 0: it rises with every step
+    ramp_interval: Part = 0.025
+
+    counts_from_one: ClassVar[bool] = False  # the first step is 1, as in some codes
+
+    def ramp(self, progress: Progress) -> float:
+        """The sigmoid ramp of the step, in stairs, in [0, 1]."""
+        return stair_ramp(progress, self.ramp_fraction, self.ramp_interval, from_one=self.counts_from_one)
+
+
+@pydantic_dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Consistency(Ramp):
+    """The weight of a consistency term."""
+
+    consistency_weight: NonNegativeFloat = 0.1  # w at the end of the ramp
+
+    def weight(self, progress: Progress) -> float:
+        """w(t): the weight at this step."""
+        return self.consistency_weight * self.ramp(progress)
+
+
+def sigmoid_ramp(step: float, length: float) -> float:
+    """exp(-5 (1 - t)^2) with t = step / length clipped to [0, 1]; 1 if the length is 0.
+
+    Source
+        Laine & Aila, ICLR 2017; G(t; T) of the LA benchmark.
+
+    Example
+        >>> [round(sigmoid_ramp(step, 40), 4) for step in (0, 20, 40, 100)]
+        [0.0067, 0.2865, 1.0, 1.0]
+    """
+    if length == 0:
+        return 1.0
+    remaining = 1 - min(max(step, 0), length) / length
+    return math.exp(-5 * remaining**2)
+
+
+def stair_ramp(progress: Progress, fraction: float, interval: float, *, from_one: bool = False) -> float:
+    """The sigmoid ramp over a part of the training, in stairs: the codes of the LA benchmark change it every 150 steps.
+
+    Arguments
+        fraction    of the training over which the ramp rises
+        interval    of the training, the length of a stair; a stair has at least one step
+        from_one    the first step counts as 1, as in some codes
+
+    Example
+        >>> [round(stair_ramp(Progress(step, 400), 1.0, 0.025), 3) for step in (9, 10, 210, 399)]
+        [0.007, 0.009, 0.324, 0.997]
+    """
+    length = max(round(interval * progress.total), 1)
+    return sigmoid_ramp((progress.step + from_one) // length * length, fraction * progress.total)
+
 
 LARGEST_START = 0.05  # of a running average at the end of the training
 
@@ -249,3 +300,40 @@ def complete(
     mass = restricted.sum(dim=1, keepdim=True)
     even = possible / possible.sum(dim=1, keepdim=True)
     return (restricted / mass.clamp_min(smallest_mass)).where(mass >= smallest_mass, even)
+
+
+Classifier = Literal["first", "second", "both"]
+CLASSIFIERS: tuple[Classifier, ...] = get_args(Classifier)
+
+
+class TwoNetworks(nn.Module):
+    """Scores of the first network, of the second, or the mean of both; holds the weights of both."""
+
+    def __init__(self, first: nn.Module, second: nn.Module, classifier: Classifier):
+        super().__init__()
+        self.first = first
+        self.second = second
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, M, *S) -> (B, C, *S) probabilities in float32."""
+        networks = {"first": [self.first], "second": [self.second], "both": [self.first, self.second]}
+        scores = [network(images).float().softmax(dim=1) for network in networks[self.classifier]]
+        return torch.stack(scores).mean(dim=0) if len(scores) > 1 else scores[0]
+
+    def everywhere(self, images: Tensor) -> None:
+        """Send images through both networks."""
+        self.first(images)
+        self.second(images)
+
+
+@torch.no_grad()
+def start_differently(first: nn.Module, second: nn.Module) -> None:
+    """Convolutions of the first network by He's normal distribution, of the second by Glorot's.
+
+    Transposed convolutions, biases and norms keep PyTorch's start, as in the port.
+    """
+    for network, draw in ((first, nn.init.kaiming_normal_), (second, nn.init.xavier_normal_)):
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.Conv3d):
+                draw(module.weight)

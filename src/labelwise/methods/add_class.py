@@ -19,7 +19,7 @@ from pydantic import ConfigDict, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.choose import select_rows
+from labelwise.components.batches import select_rows
 from labelwise.errors import CheckpointError
 from labelwise.losses.deep import at_all_scales
 from labelwise.losses.partial import (

@@ -26,10 +26,15 @@ from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.choose import select_rows
-from labelwise.components.ramps import Consistency, Part
-from labelwise.components.two_networks import CLASSIFIERS, Classifier, TwoNetworks, start_differently
-from labelwise.components.views import mix, partners
+from labelwise.components.batches import mix, partners, select_rows
+from labelwise.components.teachers import (
+    CLASSIFIERS,
+    Classifier,
+    Consistency,
+    Part,
+    TwoNetworks,
+    start_differently,
+)
 from labelwise.losses.agreement import hard_labels, pseudo_cross_entropy
 from labelwise.losses.partial import (
     AbsentDice,
@@ -183,7 +188,7 @@ def toggled_boxes(
     All is drawn on the host, as the loop seeds it; only the corners of the boxes go to the device.
 
     Shapes
-        returns     (count, *shape) bool, for `components.views.mix`
+        returns     (count, *shape) bool, for `components.batches.mix`
 
     Source
         French et al., BMVC 2020, https://arxiv.org/abs/1906.01916, as used for CutMix by Chen et al., CVPR 2021 (CPS);

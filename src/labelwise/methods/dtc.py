@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.dual_task import Answers, DualTaskNet, distance_targets, supervise
-from labelwise.components.ramps import Consistency
+from labelwise.components.teachers import Consistency
 from labelwise.losses.binary import structure_answers
 from labelwise.losses.partial import AbsentDice, full_precision, masked_mean
 from labelwise.methods.base import Card, Method, NetFactory, Sigmoid, TargetFunction

@@ -23,7 +23,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.ramps import Consistency, Part
+from labelwise.components.teachers import Consistency, Part
 from labelwise.losses.agreement import mutual_consistency, mutual_region, summed_supervision
 from labelwise.losses.partial import AbsentDice
 from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax

@@ -20,10 +20,8 @@ from pydantic import ConfigDict, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.choose import select_rows
-from labelwise.components.ramps import Consistency
-from labelwise.components.teachers import Decay, EmaTeacher, StudentAndTeacher, complete
-from labelwise.components.views import add_noise
+from labelwise.components.batches import add_noise, select_rows
+from labelwise.components.teachers import Consistency, Decay, EmaTeacher, StudentAndTeacher, complete
 from labelwise.losses.agreement import squared_difference
 from labelwise.losses.partial import DiceForm, open_voxels, supervised
 from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax

@@ -24,7 +24,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.choose import as_if_one_batch, labels_at, select_rows
+from labelwise.components.batches import as_if_one_batch, labels_at, select_rows
 from labelwise.errors import ConfigError
 from labelwise.losses.binary import (
     binary_cross_entropy,

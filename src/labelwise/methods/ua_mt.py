@@ -23,10 +23,15 @@ from pydantic import ConfigDict, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.choose import select_rows
-from labelwise.components.ramps import Consistency, sigmoid_ramp
-from labelwise.components.teachers import Decay, EmaTeacher, StudentAndTeacher, complete
-from labelwise.components.views import add_noise
+from labelwise.components.batches import add_noise, select_rows
+from labelwise.components.teachers import (
+    Consistency,
+    Decay,
+    EmaTeacher,
+    StudentAndTeacher,
+    complete,
+    sigmoid_ramp,
+)
 from labelwise.losses.agreement import mean_log_probability, squared_difference, voxel_entropy
 from labelwise.losses.partial import DiceForm, open_voxels, possible_classes, supervised
 from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax

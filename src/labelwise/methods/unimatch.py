@@ -22,10 +22,8 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.choose import select_rows
-from labelwise.components.ramps import Part
-from labelwise.components.teachers import complete
-from labelwise.components.views import cut_boxes, mix, strong_view
+from labelwise.components.batches import cut_boxes, mix, select_rows, strong_view
+from labelwise.components.teachers import Part, complete
 from labelwise.losses.partial import (
     DiceForm,
     annotated_dice,

@@ -30,9 +30,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelwise.components.choose import select_rows
+from labelwise.components.batches import cut_boxes, mix, select_rows
 from labelwise.components.teachers import Decay, EmaTeacher, complete
-from labelwise.components.views import cut_boxes, mix
 from labelwise.losses.agreement import voxel_entropy
 from labelwise.losses.partial import (
     dice_with_background,

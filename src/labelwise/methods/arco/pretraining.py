@@ -25,10 +25,8 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.choose import labels_at
-from labelwise.components.ramps import Part
-from labelwise.components.teachers import Decay, EmaTeacher, StudentAndTeacher
-from labelwise.components.views import sometimes_blurred
+from labelwise.components.batches import labels_at, sometimes_blurred
+from labelwise.components.teachers import Decay, EmaTeacher, Part, StudentAndTeacher
 from labelwise.errors import ConfigError
 from labelwise.losses.partial import AbsentDice, DiceForm, supervised
 from labelwise.methods.arco.contrastive import relation_divergence, unit

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from labelwise.components.choose import of_all_ranks
+from labelwise.components.batches import of_all_ranks
 
 
 class RingMemory(nn.Module):

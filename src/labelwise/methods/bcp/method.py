@@ -22,9 +22,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from labelwise.components.choose import select_rows
+from labelwise.components.batches import mix, select_rows
 from labelwise.components.teachers import Decay, EmaTeacher, complete
-from labelwise.components.views import mix
 from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.methods.bcp.largest import LabelsOnHost
 from labelwise.methods.bcp.pretraining import (

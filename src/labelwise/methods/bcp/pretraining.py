@@ -19,10 +19,8 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.choose import select_rows
-from labelwise.components.ramps import Part
-from labelwise.components.teachers import StudentAndTeacher
-from labelwise.components.views import mix
+from labelwise.components.batches import mix, select_rows
+from labelwise.components.teachers import Part, StudentAndTeacher
 from labelwise.losses.partial import (
     AbsentDice,
     annotated_dice,

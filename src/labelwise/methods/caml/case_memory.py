@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from labelwise.components.choose import of_all_ranks
+from labelwise.components.batches import of_all_ranks
 
 
 class Entries(NamedTuple):

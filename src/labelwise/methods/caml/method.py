@@ -26,10 +26,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelwise.components.choose import as_pixels
+from labelwise.components.batches import as_pixels
 from labelwise.components.masked_norm import MaskedBatchNorm
-from labelwise.components.ramps import Consistency, Part
-from labelwise.components.teachers import complete
+from labelwise.components.teachers import Consistency, Part, complete
 from labelwise.losses.agreement import mutual_consistency, mutual_region, summed_supervision
 from labelwise.losses.partial import AbsentDice, anywhere, members, open_voxels
 from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax

@@ -23,7 +23,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.choose import sum_over_ranks
+from labelwise.components.batches import sum_over_ranks
 from labelwise.losses.binary import binary_cross_entropy
 from labelwise.losses.partial import (
     AbsentDice,

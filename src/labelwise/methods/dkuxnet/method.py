@@ -25,10 +25,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d
 
-from labelwise.components.choose import draw_from_groups, select_rows
-from labelwise.components.ramps import Part, sigmoid_ramp
-from labelwise.components.teachers import complete
-from labelwise.components.views import strong_view
+from labelwise.components.batches import draw_from_groups, select_rows, strong_view
+from labelwise.components.teachers import Part, complete, sigmoid_ramp
 from labelwise.errors import ConfigError
 from labelwise.losses.agreement import squared_difference
 from labelwise.losses.partial import (

@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from labelwise.methods.base import NetFactory
 from labelwise.methods.dkuxnet.decoder import WIDTH_MULTIPLE, KMaxDecoder, KMaxNorm, Update
-from labelwise.nets.factory import NetFactory
 from labelwise.nets.uxnet import UXDecoder
 
 ClusterHead = Literal["per_query", "joint"]

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from labelwise.components.choose import select_rows
+from labelwise.components.batches import select_rows
 from labelwise.losses.partial import full_precision, masked_mean, over_space
 from labelwise.types import IGNORE
 

@@ -27,10 +27,16 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelwise.components.choose import select_rows, sum_over_ranks
-from labelwise.components.ramps import Consistency, Part
-from labelwise.components.teachers import Decay
-from labelwise.components.two_networks import CLASSIFIERS, Classifier, TwoNetworks, start_differently
+from labelwise.components.batches import select_rows, sum_over_ranks
+from labelwise.components.teachers import (
+    CLASSIFIERS,
+    Classifier,
+    Consistency,
+    Decay,
+    Part,
+    TwoNetworks,
+    start_differently,
+)
 from labelwise.errors import ConfigError
 from labelwise.losses.agreement import hard_labels, pseudo_cross_entropy
 from labelwise.losses.partial import (

@@ -24,10 +24,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelwise.components.choose import select_rows
-from labelwise.components.ramps import Part, sigmoid_ramp
-from labelwise.components.teachers import Decay, EmaTeacher, StudentAndTeacher
-from labelwise.components.views import Pairing, cut_boxes, mix, partners
+from labelwise.components.batches import Pairing, cut_boxes, mix, partners, select_rows
+from labelwise.components.teachers import Decay, EmaTeacher, Part, StudentAndTeacher, sigmoid_ramp
 from labelwise.errors import ConfigError
 from labelwise.losses.binary import structure_answers
 from labelwise.losses.partial import dice_loss, full_precision, members, over_space, overlap_sums, per_voxel

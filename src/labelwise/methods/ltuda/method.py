@@ -25,7 +25,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from labelwise.components.choose import as_pixels
+from labelwise.components.batches import as_pixels
 from labelwise.components.teachers import Decay, EmaTeacher
 from labelwise.methods.base import Card, IndependentMaps, Method, NetFactory, Presets, threshold_scores
 from labelwise.methods.ltuda.cda import (

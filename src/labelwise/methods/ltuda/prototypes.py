@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelwise.components.choose import as_pixels, sum_over_ranks
+from labelwise.components.batches import as_pixels, sum_over_ranks
 from labelwise.losses.partial import members
 from labelwise.types import IGNORE
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from labelwise.components.choose import labels_at
+from labelwise.components.batches import labels_at
 from labelwise.losses.partial import OverlapSums, dice_loss, full_precision, masked_mean, overlap_sums
 from labelwise.types import IGNORE
 

@@ -25,8 +25,8 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, Positiv
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.choose import labels_at, select_rows, sum_over_ranks
-from labelwise.components.ramps import sigmoid_ramp
+from labelwise.components.batches import labels_at, select_rows, sum_over_ranks
+from labelwise.components.teachers import sigmoid_ramp
 from labelwise.losses.partial import full_precision, marginal_cross_entropy
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.methods.pl_seg.losses import (

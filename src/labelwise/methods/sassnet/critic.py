@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from labelwise.components.choose import select_rows
+from labelwise.components.batches import select_rows
 from labelwise.errors import ConfigError
 from labelwise.nets.parts import brick
 

@@ -22,9 +22,9 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, Positiv
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.choose import select_rows
+from labelwise.components.batches import select_rows
 from labelwise.components.dual_task import DualTaskNet, distance_targets, supervise
-from labelwise.components.ramps import Ramp
+from labelwise.components.teachers import Ramp
 from labelwise.losses.partial import AbsentDice
 from labelwise.methods.base import Card, Method, NetFactory, Sigmoid, TargetFunction
 from labelwise.methods.sassnet.critic import Critic, two_kinds

@@ -28,10 +28,8 @@ from pydantic import ConfigDict, Field, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.choose import select_rows
-from labelwise.components.ramps import Part
-from labelwise.components.teachers import Decay, EmaTeacher, complete
-from labelwise.components.views import cut_boxes, mix
+from labelwise.components.batches import cut_boxes, mix, select_rows
+from labelwise.components.teachers import Decay, EmaTeacher, Part, complete
 from labelwise.losses.agreement import pseudo_cross_entropy, pseudo_dice
 from labelwise.losses.deep import at_all_scales
 from labelwise.losses.partial import DiceForm, open_voxels, per_voxel, supervised

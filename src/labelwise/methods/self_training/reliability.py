@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from labelwise.components.choose import sum_over_ranks
+from labelwise.components.batches import sum_over_ranks
 from labelwise.losses.partial import members, per_voxel
 from labelwise.types import IGNORE
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelwise.components.choose import of_all_ranks
+from labelwise.components.batches import of_all_ranks
 
 
 class Bank(NamedTuple):

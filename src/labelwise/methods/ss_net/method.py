@@ -29,10 +29,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelwise.components.choose import DrawnVoxels, as_pixels, draw_from_groups, select_rows
+from labelwise.components.batches import DrawnVoxels, as_pixels, draw_from_groups, select_rows
 from labelwise.components.masked_norm import MaskedBatchNorm
-from labelwise.components.ramps import Consistency, Part
-from labelwise.components.teachers import complete
+from labelwise.components.teachers import Consistency, Part, complete
 from labelwise.losses.partial import (
     AbsentDice,
     annotated_dice,

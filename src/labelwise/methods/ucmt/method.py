@@ -25,10 +25,8 @@ from pydantic import ConfigDict, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from labelwise.components.choose import select_rows
-from labelwise.components.ramps import Consistency, Part
-from labelwise.components.teachers import Averaged, Decay, EmaTeacher
-from labelwise.components.views import sometimes_blurred, strong_view
+from labelwise.components.batches import select_rows, sometimes_blurred, strong_view
+from labelwise.components.teachers import Averaged, Consistency, Decay, EmaTeacher, Part
 from labelwise.losses.agreement import hard_labels, pseudo_dice
 from labelwise.losses.partial import Absent, AbsentDice, dice_with_background, full_precision
 from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax

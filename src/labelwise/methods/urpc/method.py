@@ -23,8 +23,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelwise.components.choose import select_rows
-from labelwise.components.ramps import Consistency, Part
+from labelwise.components.batches import select_rows
+from labelwise.components.teachers import Consistency, Part
 from labelwise.losses.agreement import mean_log_probability
 from labelwise.losses.partial import (
     AbsentDice,
