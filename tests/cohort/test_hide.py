@@ -91,6 +91,14 @@ def test_labelled_patients_or_labelled_cases_are_counted(unit: str, expected: in
     assert sum(bool(structures) for structures in kept(after).values()) == expected
 
 
+def test_half_of_guidednets_scans_of_flare22_are_labelled():
+    """50 labelled scans of the challenge and its first 34 unlabelled ones: 42 keep their labels, 42 have none."""
+    spare = [paper_case(number, id=f"case_{number}", annotated=frozenset()) for number in range(50, 84)]
+    labelled = [paper_case(number) for number in range(50)]
+    found = kept(hide(manifest_of(*labelled, *spare), "keep_labelled", n=42))
+    assert Counter(bool(organs) for organs in found.values()) == {True: 42, False: 42}
+
+
 def test_cases_that_were_unlabelled_before_do_not_count_as_labelled():
     manifest = manifest_of(paper_case(0, labels=None, annotated=frozenset()), paper_case(1), paper_case(2))
     assert [bool(structures) for structures in kept(hide(manifest, "keep_labelled", n=1)).values()] == [

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from labelwise.errors import ConfigError
 from labelwise.methods.dodnet.network import StandardisedConv2d, StandardisedConv3d, standardised
 from labelwise.nets.factory import NetFactory
+from labelwise.nets.parts import Interpolate
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "dodnet.npz", allow_pickle=False)
 
@@ -105,6 +106,16 @@ def test_every_upsampling_can_be_chosen(dims: int, upsampling: str):
     assert nets.network()(image(dims)).shape == (1, 2, *[32] * dims)
     scales = factory(dims).decoder(upsampling)(nets.encoder()(image(dims)))
     assert scales[-1].shape == (1, 4, *[32] * dims)
+
+
+@pytest.mark.parametrize(
+    "net", ["dodnet_unet", "plseg_unet", "film_unet", "pipofan", "ltuda_unet", "urpc_unet", "unet"]
+)
+def test_linear_upsampling_interpolates_and_nearest_repeats_voxels_in_every_network(net: str):
+    for upsampling, mode in (("trilinear", "bilinear"), ("nearest", "nearest"), ("transposed", None)):
+        nets = NetFactory(net, {"width": 4, "upsampling": upsampling}, dims=2, in_channels=1, num_classes=2)
+        modes = {part.mode for part in nets.decoder().modules() if isinstance(part, Interpolate)}
+        assert modes == ({mode} if mode else set())
 
 
 def test_cases_do_not_see_each_other_and_training_equals_evaluation():

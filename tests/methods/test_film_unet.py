@@ -191,3 +191,9 @@ def test_conditions_are_computed_in_full_precision():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         (film,) = generator(torch.eye(3))
     assert film.scale.dtype == torch.float32
+
+
+@pytest.mark.parametrize("depth", [2, 4])
+def test_sizes_must_be_divisible_by_as_many_halvings_as_there_are_scales_below_the_first(depth: int):
+    nets = NetFactory("film_unet", {"depth": depth}, dims=2, in_channels=1, num_classes=4)
+    assert nets.strides == (2 ** (depth - 1),) * 2
