@@ -335,9 +335,7 @@ def try_faults(
     verdicts, until = [], time.monotonic() + 60 * minutes
     for path, place in planned:
         fault = faults[path][place]
-        if known.get(fault.key, SURVIVED) == SURVIVED:
-            if time.monotonic() > until:
-                continue
+        if known.get(fault.key, SURVIVED) == SURVIVED and time.monotonic() < until:
             tree = changed(path.read_text(encoding="utf-8"), place)
             module = ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
             known[fault.key] = run_tests(tests_of(path), _Faulty(module, path, tree))
@@ -346,7 +344,8 @@ def try_faults(
                 file.write(json.dumps(entry) + "\n")
             word = {FOUND: "found", SURVIVED: "SURVIVED", HUNG: "found (hung)"}[known[fault.key]]
             print(f"{word:9} {fault.file}:{fault.line} {fault.what}: {fault.text}", flush=True)
-        verdicts.append({**asdict(fault), "verdict": known[fault.key]})
+        if fault.key in known:
+            verdicts.append({**asdict(fault), "verdict": known[fault.key]})
     return verdicts
 
 
