@@ -254,8 +254,8 @@ def test_an_interrupted_train_ends_with_130_and_repeating_it_resumes(
     fit = training.fit
 
     def interrupted(stage, config, fabric, report):
-        def stopping(done, total, message):
-            report(done, total, message)
+        def stopping(task, done, total, message=""):
+            report(task, done, total, message)
             if done == 2:
                 signal.raise_signal(signal.SIGINT)
 

@@ -225,7 +225,7 @@ def cost(
     ] = "masks",
     as_json: AsJson = False,
 ) -> None:
-    """Dice against the number of masks or scans annotated, and how many more are needed."""
+    """Dice against the number of masks or scans drawn, and how many more are needed."""
     try:
         wanted = [float(word) for word in words(dice) or ()]
     except ValueError as error:
