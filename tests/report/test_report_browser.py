@@ -111,7 +111,7 @@ def worth():
     of_case = np.random.default_rng(0).normal(0, 0.05, (1, 32, 2))
     rows = {
         run: [
-            Budget(f"n{n}", {"liver": n, "spleen": n}, 0.9 - 0.1 * place - 0.6 / np.sqrt(n) + of_case)
+            Budget(f"n{n}", {"liver": n, "spleen": n}, n, 0.9 - 0.1 * place - 0.6 / np.sqrt(n) + of_case)
             for n in (4, 8, 16)
         ]
         for place, run in enumerate(RUNS)
