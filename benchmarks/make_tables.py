@@ -525,6 +525,25 @@ def quality() -> str:
     return table(head, rows) + source("quality", loaded["metadata"])
 
 
+def mutation() -> str:
+    """How many of the faults that were put into the methods the tests find, and which not."""
+    loaded = result("mutation")
+    told = (
+        f"{loaded['tried']} of {loaded['planned']} planned faults were tried, and {loaded['found']} found: "
+        f"**{100 * loaded['share']:.1f} %**."
+    )
+    rows = [
+        [f"`{each['file']}`", f"`{each['text']}`", each["what"], each["reason"] or "not found"]
+        for each in loaded["survivors"]
+    ]
+    return (
+        told
+        + "\n\n"
+        + table(["not found in", "line", "fault", "why"], rows)
+        + source("mutation", loaded["metadata"])
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "demo": demo,
     "la2018": lambda: sweep("la2018_half_resolution", "scores", ("dice", "jaccard", "hd95", "asd"), "mm"),
@@ -562,6 +581,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "added_class": added_class,
     "coverage": coverage,
     "false_positives": false_positives,
+    "mutation": mutation,
     "speed": speed,
     "steps": steps,
     "added_steps": added_steps,
