@@ -5,7 +5,8 @@
 1. A V-Net step in bf16 with the channels last (what precision "auto" gives on this hardware) against the same
    network in float32 and the default layout. Goal: 3 times faster where the CPU has bf16.
 2. `train.loop.fit` with the loader, augmentation, log and checkpoints against the bare forward, loss, backward
-   and optimiser step of the same network on batches in memory. Goal: at most 5 % more.
+   and optimiser step of the same network on batches in memory. Goal: at most 5 % more. Both compute the coarsest
+   scale as `SafeConvolutions` does; what that costs is the difference to the third row.
 
 Processor seconds of one thread, so that other work on the machine does not count; variants take turns.
 """
@@ -17,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from metadata import write_result
 
 from labelwise.cohort.manifest import read_manifest
 from labelwise.console import silent
-from labelwise.devices import has_bf16, use_fast_layout
+from labelwise.devices import SafeConvolutions, has_bf16, use_fast_layout
 from labelwise.loading.augment import AugmentConfig
 from labelwise.loading.loader import batches
 from labelwise.loading.prepare import prepare
@@ -112,7 +114,7 @@ def precision() -> dict[str, Any]:
 
 def overhead() -> dict[str, Any]:
     """Part 2."""
-    steps, patch = 40, (48, 48, 32)  # a checkpoint after a quarter of a minute; the default is one a minute
+    steps, patch = 30, (48, 48, 32)  # a checkpoint after a quarter of a minute; the default is one a minute
     with tempfile.TemporaryDirectory() as folder:
         manifest = make_cohort(folder, SyntheticConfig(cases_per_site=2, unlabelled=0, validation=0, test=0))
         store = prepare(read_manifest(folder), Path(folder) / "store", workers=1).store
@@ -137,23 +139,26 @@ def overhead() -> dict[str, Any]:
             )
             fit(stage, LoopConfig(steps=(steps,), log_every=5), fabric, silent)
 
-        def bare() -> None:
+        def bare(convolutions: Callable[[], AbstractContextManager[object]]) -> None:
             network = factory("vnet", 16).network()
             use_fast_layout(network)
             optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
             for _ in range(steps):
-                with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16("cpu")):
-                    loss = supervised(network(ready.images), ready.labels, ready.annotated)
-                torch.autograd.backward(loss)
+                with convolutions():
+                    with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16("cpu")):
+                        loss = supervised(network(ready.images), ready.labels, ready.annotated)
+                    torch.autograd.backward(loss)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
 
         variants = {
-            "bare": bare,
+            "bare": lambda: bare(SafeConvolutions),
+            # Its coarsest scale is thinner than the kernels: bf16 is quicker there, and the gradients are wrong.
+            "bare, gradients of the coarsest scale wrong": lambda: bare(nullcontext),
             "loop, batches in memory": lambda: loop(from_store=False),
             "loop, batches from the store": lambda: loop(from_store=True),
         }
-        times = taking_turns(variants, rounds=3)
+        times = taking_turns(variants, rounds=2)
     base = times["bare"]["median_s"]
     return {
         "network": f"V-Net, width 16, 4 patches of {'x'.join(map(str, patch))}, {steps} steps with one checkpoint",
@@ -161,7 +166,7 @@ def overhead() -> dict[str, Any]:
         "overhead_percent": {
             name: round(100 * (row["median_s"] / base - 1), 1)
             for name, row in times.items()
-            if name != "bare"
+            if name.startswith("loop")
         },
         "goal_percent": 5,
     }

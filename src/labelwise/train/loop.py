@@ -117,6 +117,9 @@ class _Training:
         self.last, self.best = stage.folder / LAST, stage.folder / BEST
         self.optimizers = build_optimizers(stage.method.parameter_groups(), config.optimizer)
         self.wrapped, self.steppers = set_up(fabric, stage.method, self.optimizers)
+        # Every call of torch passes through SafeConvolutions: only where they are needed.
+        needed = fabric.device.type == "cpu" and fabric.strategy.precision.precision == "bf16-mixed"
+        self.convolutions = SafeConvolutions if needed else nullcontext
         self.average: AveragedWeights | None = None
         if config.average:
             self.average = AveragedWeights(stage.method, stage.method.predictor(), half_life=config.average)
@@ -191,7 +194,7 @@ class _Training:
     def _step(self, batch: Batch, progress: Progress) -> None:
         """One step of the optimisers."""
         # Also in the backward pass, which may compute again what the forward pass did not keep.
-        with SafeConvolutions():
+        with self.convolutions():
             terms: dict[str, Tensor] = self.wrapped(batch, progress)
             self.fabric.backward(torch.stack(list(terms.values())).sum())
         if self.config.clip_gradient is not None:
