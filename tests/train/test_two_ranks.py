@@ -6,7 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
 from conftest import SMALL_NETS, net_of, tiny_config
@@ -150,3 +152,27 @@ def test_the_run_folder_is_written_once_and_complete(trained, method):
         events = [(event["event"], event["step"]) for event in read_log(stage / "log.jsonl")]
         assert events == [("train", 1), ("train", 2), ("validation", 2)]
     assert load_model(folder).info.method == method
+
+
+def test_a_process_that_is_lost_ends_the_training_with_a_sentence_and_the_checkpoint(tiny_cohort, tmp_path):
+    steps = {"train.steps": [100_000], "train.checkpoint_minutes": 1e-6, "device.processes": 2}
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(tiny_config(tiny_cohort, **steps).to_toml(), encoding="utf-8")
+    output = tmp_path / "run"
+    training = subprocess.Popen(
+        [sys.executable, "-m", "labelwise", "train", recipe, "-o", output, "--quiet"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (output / "last.safetensors").exists():
+        assert training.poll() is None, training.communicate()[1]
+        time.sleep(0.1)
+    others = psutil.Process(training.pid).children()
+    (second,) = [each for each in others if "labelwise" in " ".join(each.cmdline())]
+    second.kill()
+    told = training.communicate(timeout=HANGS)[1]
+    assert training.returncode == 1
+    assert "another process of this training has ended" in told
+    assert str(output / "last.safetensors") in told
+    assert "Traceback" not in told
+    assert load_header(output / "last.safetensors")["facts"]["step"] >= 1

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import signature
+from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import torch
@@ -130,6 +131,36 @@ class Agreement:
         votes = torch.tensor(here, dtype=torch.uint8)
         torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX, group=self.group)
         return tuple(bool(vote) for vote in votes)
+
+
+# How gloo and NCCL say that another process is gone: only the text tells it from a defect.
+LOST = (
+    *("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed"),
+    *("Connection refused", "remote process exited", "communicator was aborted", "NCCL watchdog"),
+)
+
+
+@contextmanager
+def lost_rank_explained(fabric: Fabric, checkpoint: Path) -> Iterator[None]:
+    """Turn the errors of a rank that waits for one that has ended into one that says how to go on.
+
+    Errors
+        ResourceError   another rank is gone
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if fabric.world_size == 1 or not any(sign in str(error) for sign in LOST):
+            raise
+        kept = checkpoint if checkpoint.exists() else None
+        raise ResourceError(
+            "another process of this training has ended, most often because memory ran out",
+            found=f"noticed by process {fabric.global_rank + 1} of {fabric.world_size}",
+            file=kept,
+            do="repeat the command"
+            + ("; it goes on from this checkpoint, also with another number of processes" if kept else ""),
+            code="process-lost",
+        ) from error
 
 
 def mean_over_ranks(fabric: Fabric, value: Tensor) -> Tensor:

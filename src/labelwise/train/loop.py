@@ -37,7 +37,7 @@ from labelwise.errors import TrainingError
 from labelwise.methods.base import Method
 from labelwise.train.average import AveragedWeights
 from labelwise.train.checkpoint import check_continues, load_checkpoint, save_checkpoint
-from labelwise.train.distributed import Agreement, mean_over_ranks, set_up
+from labelwise.train.distributed import Agreement, lost_rank_explained, mean_over_ranks, set_up
 from labelwise.train.loggers import open_loggers
 from labelwise.train.record import PICTURES, Record
 from labelwise.train.schedule import OptimizerConfig, ScheduleConfig, build_optimizers, set_rate
@@ -149,7 +149,8 @@ class _Training:
         """Train; loggers are told how it ended."""
         status = "failed"
         try:
-            result = self._run()
+            with lost_rank_explained(self.fabric, self.last):
+                result = self._run()
             status = "interrupted" if result.interrupted else "success"
             return result
         finally:
