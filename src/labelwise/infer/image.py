@@ -85,7 +85,8 @@ def as_image(
     if isinstance(scan, np.ndarray):
         return _of_array(scan, _affine(affine, spacing_mm))
     parts = scan if isinstance(scan, list | tuple) else () if isinstance(scan, Volume) else (scan,)
-    if wrong := [part for part in parts if not isinstance(part, Path | str | None)]:
+    kinds = Path | str | None if len(parts) > 1 else Path | str  # one of several channels may be missing
+    if wrong := [part for part in parts if not isinstance(part, kinds)]:
         raise ConfigError(
             "this is no scan",
             found=f"an object of the type {type(wrong[0]).__module__}.{type(wrong[0]).__qualname__}",
