@@ -32,6 +32,7 @@ ONE_SCAN = (
     ("rib_left_1", "rib_left_2", "rib_right_1"),
     ("kidney_left", "kidney_right", "tumour_1"),
     ("gtv", "ctv", "liver"),
+    ("0_lesion", "1_Liver", "2_gtv"),
 )
 
 

@@ -258,7 +258,8 @@ def _refuse_scans_as_structures(folder: Path, one_scan: bool) -> None:
     for name in strange:
         alike.setdefault(re.sub(r"\d+", "0", name), []).append(name)
     several = next((names for names in alike.values() if len(names) > 1), [])
-    if len(found) > 1 and len(strange) == len(found) and not one_scan:
+    bare = [re.sub(r"^[\d\W_]+|[\d\W_]+$", "", name) for name in strange]  # 1_Liver is a liver, too
+    if len(found) > 1 and len(strange) == len(found) and not (one_scan or any(map(anatomy.find, bare))):
         several = several or strange
     if several:
         raise DataError(

@@ -218,7 +218,8 @@ def _check_drawn(manifest: Manifest, prepared: Prepared, config: RunConfig) -> N
     absent = []
     for index, structure in enumerate(manifest.label_space.structures, start=1):
         cases = [case for case in manifest.split("train") if structure in case.annotated]
-        shown = any(len(prepared.store.case(case.id).points.get(index, ())) for case in cases)
+        # What proposals say of a case stands in other files than its labels.
+        shown = any(case.parts or len(prepared.store.case(case.id).points.get(index, ())) for case in cases)
         learnt += shown
         absent += [structure] if cases and not shown else []
     if absent and not learnt:
