@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,7 @@ def test_the_page_of_documentation_is_complete(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_the_defaults_of_the_settings_are_documented(name):
     page = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
-    for setting in find_method(name).Config.__dataclass_fields__:
+    for setting in (field.name for field in fields(find_method(name).Config)):
         assert f"`{setting}`" in page, f"docs/methods/{name}.md does not explain '{setting}'"
 
 
