@@ -31,6 +31,8 @@ OLDER_NAMES: Mapping[str, str] = {
     "sources": "data_sets",
     "tidy": "postprocess",
 }
+# Settings that files of before do not have, and the value that does what was done then.
+ADDED: Mapping[str, str] = {"slices": "all"}
 # Settings whose values were called otherwise: setting -> older value -> the present one.
 OLDER_VALUES: Mapping[str, Mapping[str, str]] = {
     "cut_among": {"incomplete": "unlabelled"},

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from labelwise.errors import CheckpointError
 from labelwise.formats.tensors import load_header, load_tensors, load_weights, save_tensors
-from labelwise.settings import OLDER_NAMES, OLDER_VALUES, flat
+from labelwise.settings import ADDED, OLDER_NAMES, OLDER_VALUES, flat
 from labelwise.train.average import PREFIX, AveragedWeights
 
 FORMAT = 1
@@ -98,7 +98,7 @@ def check_continues(path: Path, settings: Mapping[str, Any]) -> None:
     different = [
         key
         for key in {**before, **now}
-        if before.get(key) != now.get(key) and (key in before or bool(now[key]))
+        if before.get(key) != now.get(key) and (key in before or _changes(key, now[key]))
     ]
     if different:
         raise CheckpointError(
@@ -109,6 +109,11 @@ def check_continues(path: Path, settings: Mapping[str, Any]) -> None:
             do="choose another output folder, or --overwrite to begin anew",
             code="settings-changed",
         )
+
+
+def _changes(key: str, value: Any) -> bool:
+    """Whether a setting that an older version did not have makes another training of it."""
+    return bool(value) and ADDED.get(key.rpartition(".")[2]) != value
 
 
 def _by_the_names_of(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
