@@ -106,7 +106,7 @@ def test_a_structure_that_looks_like_one_before_it_is_tinted_in_pictures_and_the
 
 
 def test_the_structures_of_an_abdomen_have_colours_of_their_own():
-    structures = (
+    names = (
         "liver",
         "spleen",
         "pancreas",
@@ -118,7 +118,7 @@ def test_the_structures_of_an_abdomen_have_colours_of_their_own():
         "lungs",
         "heart",
     )
-    assert len({structures()[name].colour for name in structures}) == len(structures)
+    assert len({structures()[name].colour for name in names}) == len(names)
 
 
 def test_codes_are_those_of_snomed_ct():

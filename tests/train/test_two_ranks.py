@@ -7,15 +7,18 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
 
 from conftest import SMALL_NETS, net_of, tiny_config
-from labelwise import load_config, load_model, run
+from labelwise import load_config, load_model, read_manifest, run
+from labelwise.cohort.manifest import Manifest, write_manifest
 from labelwise.formats.tensors import load_header
 from labelwise.methods import METHODS, find_method
 from labelwise.train.record import read_log
+from labelwise.types import LabelSpace
 
 HANGS = 3600  # seconds; a rank that waits for the other waits for ever, and no machine is so slow
 LONGER = {"train.steps": [6], "train.log_every": 1000}
@@ -93,15 +96,38 @@ def stages_of(method):
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_cohort, tiny_run, tmp_path_factory):
+def with_a_new_structure(tiny_cohort, tmp_path_factory):
+    """The tiny cohort with another name for the pancreas: a structure that no model of it knows."""
+    cohort = read_manifest(tiny_cohort)
+
+    def renamed(names):
+        return ["aorta" if name == "pancreas" else name for name in names]
+
+    data_sets = {
+        name: replace(
+            one,
+            values=dict(zip(one.values, renamed(one.values.values()), strict=True)),
+            layout=replace(one.layout, file_names="ignored"),
+        )
+        for name, one in cohort.data_sets.items()
+    }
+    cases = tuple(replace(case, annotated=frozenset(renamed(case.annotated))) for case in cohort.cases)
+    folder = tmp_path_factory.mktemp("new_structure")
+    write_manifest(Manifest(LabelSpace(tuple(renamed(cohort.label_space.names))), data_sets, cases), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_cohort, tiny_run, with_a_new_structure, tmp_path_factory):
     """The runs of all methods, trained by torchrun, and what each rank says of them."""
     folder = tmp_path_factory.mktemp("ranks")
     for method in METHODS:
         net = net_of(find_method(method))
         changes = {"net.name": net, "net.settings": SMALL_NETS[net], "train.steps": [2] * stages_of(method)}
+        data = tiny_cohort
         if find_method(method).keeps_classes:
-            changes = {"warm_start": str(tiny_run), "train.steps": [2]}
-        text = tiny_config(tiny_cohort, method, **changes).to_toml()
+            data, changes = with_a_new_structure, {"warm_start": str(tiny_run), "train.steps": [2]}
+        text = tiny_config(data, method, **changes).to_toml()
         (folder / f"{method}.toml").write_text(text, encoding="utf-8")
     (folder / "driver.py").write_text(DRIVER)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
