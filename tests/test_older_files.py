@@ -109,10 +109,14 @@ def test_a_checkpoint_of_before_goes_on_where_nothing_but_names_changed(tmp_path
     def settings(**changes):
         method = {"cut_among": "unlabelled", "structure_prior": 0.1}
         sampling = {"unlabelled_cases": 2, "slices": changes.pop("slices", "all")}
-        return {"run": {"sampling": sampling, "method": {"settings": method | changes}}}
+        schedule = {"patience": changes.pop("patience", 4), "floor": 0.01}
+        tables = {"sampling": sampling, "train": {"schedule": schedule}}
+        return {"run": {**tables, "method": {"settings": method | changes}}}
 
     check_continues(tmp_path / "last.safetensors", settings())
     with pytest.raises(CheckpointError, match="structure_prior"):
         check_continues(tmp_path / "last.safetensors", settings(structure_prior=0.2))
+    with pytest.raises(CheckpointError, match="patience"):
+        check_continues(tmp_path / "last.safetensors", settings(patience=2))
     with pytest.raises(CheckpointError, match="slices"):
         check_continues(tmp_path / "last.safetensors", settings(slices="annotated"))
