@@ -134,6 +134,7 @@ assert sum(weight.numel() for weight in network.parameters()) > 0
 def test_a_bundle_is_found_sound_and_run_by_monai_without_this_package(exported, scan, labels, tmp_path):
     pytest.importorskip("ignite", reason="pytorch-ignite is not installed")
     bundle = exported["bundle"].file
+    assert "Licence of the weights" in (bundle / "LICENSE").read_text()
     subprocess.run(
         [sys.executable, "-c", ALONE + MONAI, bundle, scan.parent, tmp_path], check=True, timeout=600
     )

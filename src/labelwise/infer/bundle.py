@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from labelwise.atomic import atomic_path, write_json, write_text
-from labelwise.infer.card import card_text
+from labelwise.infer.card import card_text, licence_of_weights
 from labelwise.infer.model import Model
 from labelwise.infer.portable import (
     Difference,
@@ -37,10 +37,7 @@ __all__ = ["METADATA", "inferer_of", "write_bundle"]
 METADATA = "configs/metadata.json"
 LEAST_IGNITE = "0.5.0"  # of the evaluator of MONAI; this package does not need it
 
-_LICENSE = """The weights: decided by whoever trained them, within the terms of the data (docs/README.md).
-State it here.
-scripts/steps.py is a part of labelwise, under the Apache License 2.0: https://www.apache.org/licenses/LICENSE-2.0
-"""
+_OF_STEPS = "scripts/steps.py is a part of labelwise, under the Apache License 2.0: https://www.apache.org/licenses/LICENSE-2.0"
 
 
 def write_bundle(model: Model, folder: Path) -> Difference:
@@ -64,7 +61,7 @@ def write_bundle(model: Model, folder: Path) -> Difference:
         write_text(temporary / "scripts" / "__init__.py", "")
         write_text(temporary / "scripts" / "steps.py", steps_source())
         write_text(temporary / "docs" / "README.md", card_text(vars(model.info)))
-        write_text(temporary / "LICENSE", _LICENSE)
+        write_text(temporary / "LICENSE", f"{licence_of_weights(model.info.training)}\n{_OF_STEPS}\n")
         return compare(model, answer_of_program(temporary / "models" / "model.pt2"))
 
 

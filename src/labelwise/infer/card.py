@@ -47,7 +47,7 @@ def card_text(info: Mapping[str, Any]) -> str:
         ),
         "## Training",
         _training(info, training),
-        _licence(training),
+        licence_of_weights(training),
         "## Scores",
         f"{_BEGIN}\n{_validation(training)}\nNot evaluated on test cases yet.\n{_END}",
         "## Limits",
@@ -60,7 +60,9 @@ def with_licence(text: str, training: Mapping[str, Any]) -> str:
     """A card with the licence of the weights that its training states; if it states none, as it is."""
     if not training.get("licence"):
         return text
-    return re.sub("^Licence of the weights: .*$", lambda _: _licence(training), text, flags=re.MULTILINE)
+    return re.sub(
+        "^Licence of the weights: .*$", lambda _: licence_of_weights(training), text, flags=re.MULTILINE
+    )
 
 
 def add_scores(model: Path, scores: Iterable[Score], split: str) -> bool:
@@ -137,7 +139,7 @@ def _licences(training: Mapping[str, Any]) -> list[str]:
     return told if licences else told[1:]
 
 
-def _licence(training: Mapping[str, Any]) -> str:
+def licence_of_weights(training: Mapping[str, Any]) -> str:
     """The terms of the weights, as whoever trained them stated them."""
     terms = training.get("licence")
     return (
