@@ -1,6 +1,6 @@
 # make demo    set up, train three methods on synthetic scans, write a report        (about 6 minutes on 2 cores, once installed)
-# make test    set up, lint, check types, run the tests                              (about 2 minutes on 2 cores, once installed)
-# make check   lint, types and the fast tests                                        (about a minute)
+# make test    set up, lint, check types, run the tests                              (about 9 minutes on 2 cores, once installed)
+# make check   lint, types and the fast tests                                        (about 8 minutes)
 # make docs    set up, build the site of the documentation in build/site; a broken link is an error
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
