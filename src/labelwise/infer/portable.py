@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from labelwise.errors import CheckpointError, ConfigError
 from labelwise.infer import steps
 from labelwise.infer.model import Model
-from labelwise.infer.sliding_window import mirror_images
+from labelwise.infer.sliding_window import mean_over_views, mirror_images
 from labelwise.types import Array
 
 __all__ = [
@@ -62,10 +62,7 @@ class _Answer(nn.Module):
         self.flips = mirror_images(model.config, model.info.patch_size)
 
     def forward(self, windows: Tensor) -> Tensor:
-        scores: Tensor = self.predictor(windows)
-        for flip in self.flips:
-            scores = scores + self.predictor(windows.flip(flip)).flip(flip)
-        return scores / (len(self.flips) + 1) if self.flips else scores
+        return mean_over_views(self.predictor, windows, self.flips)
 
 
 def make_program(model: Model) -> torch.export.ExportedProgram:

@@ -187,10 +187,7 @@ class _Scorer:
 
     def __call__(self, windows: Tensor) -> Tensor:
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.bf16):
-            scores = self._one_view(windows)
-            for flip in self.flips:
-                scores = scores + self._one_view(windows.flip(flip)).flip(flip)
-        return scores / (len(self.flips) + 1) if self.flips else scores
+            return mean_over_views(self._one_view, windows, self.flips)
 
     def _one_view(self, windows: Tensor) -> Tensor:
         is_slice = windows.shape[-1] == 1
@@ -217,6 +214,16 @@ def _scorer(
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device_type))
     flips = mirror_images(config, grid.patch)
     return _Scorer(predictor, (num_classes, *grid.patch), flips, device_type, bf16)
+
+
+def mean_over_views(
+    scores_of: Callable[[Tensor], Tensor], windows: Tensor, flips: Sequence[tuple[int, ...]]
+) -> Tensor:
+    """Scores of windows, averaged over these and their mirror images `flips`."""
+    scores = scores_of(windows)
+    for flip in flips:
+        scores = scores + scores_of(windows.flip(flip)).flip(flip)
+    return scores / (len(flips) + 1) if flips else scores
 
 
 def mirror_images(config: InferenceConfig, patch_size: Size) -> tuple[tuple[int, ...], ...]:

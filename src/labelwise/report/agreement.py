@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from labelwise.documents import cells
-from labelwise.report.measures import UNDEFINED
+from labelwise.report.measures import UNDEFINED, or_none
 from labelwise.report.statistics import FEWEST_PATIENTS, Clusters, defined_mean, draw_patients, estimate
 from labelwise.report.tables import Entry, Table
 
@@ -185,10 +185,10 @@ class DataSets:
                 "structure": structure,
                 "trained_without": list(row),
                 "data_set": name,
-                "dice": _or_none(cell.dice),
-                "volume": _or_none(cell.volume),
-                "low": _or_none(cell.low),
-                "high": _or_none(cell.high),
+                "dice": or_none(cell.dice),
+                "volume": or_none(cell.volume),
+                "low": or_none(cell.low),
+                "high": or_none(cell.high),
                 "cases": cell.cases,
                 "patients": cell.patients,
             }
@@ -198,7 +198,7 @@ class DataSets:
     def facts(self, cases: int) -> dict[str, Any]:
         """Everything as plain values."""
         worst = [
-            {**one._asdict(), "left_out": list(one.left_out), "volume": _or_none(one.volume)}
+            {**one._asdict(), "left_out": list(one.left_out), "volume": or_none(one.volume)}
             for one in self.worst[:cases]
         ]
         about = {"run": self.run, "data_sets": list(self.data_sets), "sentences": list(self.sentences())}
@@ -280,7 +280,3 @@ def _cell(found: Sequence[Reading], seed: int) -> Cell:
 def _change(volume: float) -> str:
     """A ratio of volumes as a difference."""
     return f"{100 * (volume - 1):+.0f} %"
-
-
-def _or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None

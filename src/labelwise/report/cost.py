@@ -29,7 +29,7 @@ from labelwise.documents import cells
 from labelwise.errors import DataError
 from labelwise.report.comparison import MEAN, SEEN_MARK
 from labelwise.report.figures import COLOURS, Picture, finished_svg, svg_panels
-from labelwise.report.measures import UNDEFINED
+from labelwise.report.measures import UNDEFINED, or_none
 from labelwise.report.statistics import FEWEST_PATIENTS, draw_patients
 from labelwise.report.tables import Entry, Table
 from labelwise.types import Array
@@ -216,7 +216,7 @@ class Cost:
                     "dice": list(course.dice),
                     "curve": None if course.curve is None else dict(zip("abc", course.curve, strict=True)),
                     "needs": [
-                        {key: _finite(value) for key, value in vars(need).items()} for need in course.needs
+                        {key: or_none(value) for key, value in vars(need).items()} for need in course.needs
                     ],
                 }
                 for course in self.courses
@@ -392,7 +392,3 @@ def _means(dice: Array, patients: Array, draws: Array, chance: np.random.Generat
 
 def _masks(value: float, far: float) -> str:
     return f"> {far:.0f}" if value > far else str(math.ceil(value))
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

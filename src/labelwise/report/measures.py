@@ -148,6 +148,11 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     return (*known, *sorted(found - set(known)))
 
 
+def or_none(value: float) -> float | None:
+    """A number as JSON has it, which knows no NaN and no infinity."""
+    return value if math.isfinite(value) else None
+
+
 def p_text(p: float) -> str:
     """A p value as it is printed."""
     if not math.isfinite(p):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from labelwise.documents import cells
+from labelwise.report.measures import or_none
 
 if TYPE_CHECKING:
     from labelwise.report.comparison import Comparison
@@ -50,7 +50,7 @@ def json_text(comparison: Comparison) -> str:
         ],
         "volumes": [
             {"run": run, "class": name, "unit": comparison.volume_measure.unit}
-            | {key: _or_none(value) for key, value in found._asdict().items()}
+            | {key: or_none(value) for key, value in found._asdict().items()}
             for (run, name), found in comparison.volumes.items()
         ],
     }
@@ -66,21 +66,21 @@ def _rows(comparison: Comparison) -> Iterator[Record]:
             "class": row,
             "metric": name,
             "unit": "" if unit == "%" else unit,
-            "mean": _or_none(cell.mean),
-            "sd": _or_none(cell.sd),
+            "mean": or_none(cell.mean),
+            "sd": or_none(cell.sd),
             "n": cell.n,
-            "seed_means": [_or_none(value) for value in cell.seed_means],
-            "seed_sd": _or_none(cell.seed_sd),
-            "low": _or_none(cell.low),
-            "high": _or_none(cell.high),
+            "seed_means": [or_none(value) for value in cell.seed_means],
+            "seed_sd": or_none(cell.seed_sd),
+            "low": or_none(cell.low),
+            "high": or_none(cell.high),
             "patients": cell.patients,
             "best": (run, row, name) in comparison.best,
             "excluded": dict(cell.excluded),
-            "difference": None if found is None else _or_none(found.mean),
-            "difference_low": None if found is None else _or_none(found.low),
-            "difference_high": None if found is None else _or_none(found.high),
-            "p": None if found is None else _or_none(found.p),
-            "p_holm": None if found is None else _or_none(found.p_holm),
+            "difference": None if found is None else or_none(found.mean),
+            "difference_low": None if found is None else or_none(found.low),
+            "difference_high": None if found is None else or_none(found.high),
+            "p": None if found is None else or_none(found.p),
+            "p_holm": None if found is None else or_none(found.p_holm),
             "n_paired": 0 if found is None else found.n,
             "patients_paired": 0 if found is None else found.patients,
             "split": ",".join(comparison.splits[run]),
@@ -102,18 +102,14 @@ def _sizes(comparison: Comparison) -> Iterator[Record]:
                 "size": f"{one.name}, {one.low:.6g} to {one.high:.6g} {comparison.sizes.unit}",
                 "metric": m.name,
                 "unit": "" if m.unit == "%" else m.unit,
-                "mean": _or_none(cell.mean),
+                "mean": or_none(cell.mean),
                 "n": cell.n,
-                "low": _or_none(cell.low),
-                "high": _or_none(cell.high),
+                "low": or_none(cell.low),
+                "high": or_none(cell.high),
                 "patients": cell.patients,
                 "split": ",".join(comparison.splits[run]),
                 "saw_test_patients": len(comparison.seen.get(run, ())),
             }
-
-
-def _or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _csv_field(value: object) -> object:
