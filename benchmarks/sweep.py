@@ -19,7 +19,7 @@ from metadata import RESULTS, metadata, write_result
 from labelwise import console, load_config, run
 from labelwise.atomic import write_json
 from labelwise.cohort.hide import Mode
-from labelwise.cohort.manifest import MANIFEST_NAME
+from labelwise.cohort.manifest import MANIFEST_NAME, Manifest
 from labelwise.console import ShowProgress
 from labelwise.evaluate.scores import Score, summarise
 from labelwise.run.train import replace_tuples
@@ -155,14 +155,15 @@ class Sweep:
             raise SystemExit("\n".join(f"failed: {name}\n{text}" for name, text in failed.items()))
 
     def _make_manifests(self, work: Path, options: argparse.Namespace) -> None:
-        complete = work / "complete"
+        held_out = options.held_out if options.tune else 0
+        complete = work / ("all_patients" if held_out else "complete")
         if not (complete / MANIFEST_NAME).exists():
             if self.make_complete:
                 self.make_complete(complete)
             else:
                 run.import_data([options.source], complete, **self.import_options)
-        held_out = options.held_out if options.tune else 0
-        for name, (mode, settings) in self.scarce.items():
+        scarce = {**self.scarce, **({"complete": (HideNothing(), {})} if held_out else {})}
+        for name, (mode, settings) in scarce.items():
             if not (work / name / MANIFEST_NAME).exists():
                 run.simulate(complete, work / name, mode, held_out=held_out, **settings)
 
@@ -194,6 +195,14 @@ class Sweep:
         if options.set and not options.tune:
             parser.error("--set needs --tune: what the result file holds is decided by the script")
         return options
+
+
+class HideNothing:
+    """The mode of `simulate` that leaves all labels."""
+
+    def apply(self, manifest: Manifest) -> Manifest:
+        """The manifest itself."""
+        return manifest
 
 
 def settings_of(words: Sequence[str]) -> dict[str, Any]:
