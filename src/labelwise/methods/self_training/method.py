@@ -32,7 +32,7 @@ from labelwise.components.batches import cut_boxes, mix, select_rows
 from labelwise.components.teachers import Decay, EmaTeacher, Part, complete
 from labelwise.losses.agreement import pseudo_cross_entropy, pseudo_dice
 from labelwise.losses.deep import at_all_scales
-from labelwise.losses.partial import DiceForm, marginal_cross_entropy, open_voxels, per_voxel, supervised
+from labelwise.losses.partial import DiceForm, open_voxels, per_voxel, supervised
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.methods.self_training.reliability import Reliability
 from labelwise.types import Batch, Progress
@@ -63,7 +63,6 @@ class SelfTrainingConfig(DiceForm):
     pseudo_dice: bool = True
     # learn the teacher's probabilities, not its strongest class
     soft: bool = False
-    supervised_dice: bool = True
 
 
 class Targets(NamedTuple):
@@ -171,8 +170,6 @@ def spliced_loss(
     _, labels, annotated, classes, trust, inside = spliced
 
     def labelled_loss(logits: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
-        if not config.supervised_dice:
-            return marginal_cross_entropy(logits, labels, annotated)
         return supervised(logits, labels, annotated, squared=config.squared_dice, pooling=config.dice_pooling)
 
     def completed_loss(logits: Tensor, classes: Tensor, trust: Tensor) -> Tensor:
