@@ -61,8 +61,6 @@ class SelfTrainingConfig(DiceForm):
     cut_among: Among = "all"
     # Dice of the pseudo-labels beside their cross-entropy
     pseudo_dice: bool = True
-    # learn the teacher's probabilities, not its strongest class
-    soft: bool = False
 
 
 class Targets(NamedTuple):
@@ -127,8 +125,6 @@ def complete_labels(
     classes, trust = torch.zeros_like(batch.labels), torch.zeros_like(batch.images[:, 0])
     rows = batch.unlabelled_rows
     if not rows:
-        if config.soft:
-            classes = torch.zeros_like(batch.annotated, dtype=trust.dtype).view(*batch.annotated.shape[:2], *(1 for _ in batch.labels.shape[1:])).expand(-1, -1, *batch.labels.shape[1:])
         return Targets(classes, trust)
     images = batch.images if batch.weak_images is None else batch.weak_images
     labels, annotated = select_rows(batch.labels, rows), select_rows(batch.annotated, rows)
@@ -140,9 +136,6 @@ def complete_labels(
     if config.reliability:
         counts = counts * reliability.of(best, labels, annotated)
     index = _on(torch.tensor(rows), classes)
-    if config.soft:
-        maps = torch.zeros(len(trust), *probabilities.shape[1:], device=trust.device)
-        return Targets(maps.index_copy(0, index, probabilities.float()), trust.index_copy(0, index, (counts * 0 + is_open).to(trust.dtype)))
     return Targets(classes.index_copy(0, index, best), trust.index_copy(0, index, counts.to(trust.dtype)))
 
 
@@ -193,9 +186,6 @@ def partners(batch: Batch, rows: list[int], among: Among) -> list[int]:
 
 def pseudo_loss(logits: Tensor, target: Tensor, trust: Tensor, config: SelfTrainingConfig) -> Tensor:
     """Cross-entropy, and Dice, against what a teacher takes each voxel for."""
-    if config.soft:
-        nll = -(target * logits.float().log_softmax(dim=1)).sum(dim=1)
-        return (trust * nll).sum() / trust.sum().clamp_min(1)
     loss = pseudo_cross_entropy(logits, target, voxel_weights=trust)
     if not config.pseudo_dice:
         return loss
