@@ -212,7 +212,7 @@ def _facts(config: RunConfig, manifest: Manifest, jobs: Jobs) -> Facts:
 
 def _cohort(config: RunConfig, manifest: Manifest, facts: Facts) -> Cohort:
     """What a forecast has to know of the data."""
-    scored = sum(bool(case.annotated) for case in manifest.split("validation"))
+    scored = sum(bool(manifest.label_space.told_apart(c.annotated)) for c in manifest.split("validation"))
     return Cohort(facts, manifest.label_space, scored, _cases_to_prepare(manifest, config))
 
 

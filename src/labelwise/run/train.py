@@ -317,7 +317,8 @@ def _check_trainable(manifest: Manifest, config: RunConfig) -> None:
 
 
 def _scored(manifest: Manifest) -> tuple[Case, ...]:
-    return tuple(case for case in manifest.split("validation") if case.annotated)
+    told_apart = manifest.label_space.told_apart
+    return tuple(case for case in manifest.split("validation") if told_apart(case.annotated))
 
 
 class _Trainer:
