@@ -17,9 +17,21 @@ from labelwise.devices import (
     choose_devices,
     has_bf16,
     keep_freed_memory,
+    use_allowed_cpus,
     use_fast_layout,
 )
 from labelwise.errors import ResourceError
+
+
+def test_no_more_threads_compute_than_a_container_allows(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    for cpus in (2, 8, 64):
+        monkeypatch.setattr("labelwise.devices.available_cpus", lambda cpus=cpus: cpus)
+        use_allowed_cpus()
+    assert asked == [2]
+
 
 CONVOLUTIONS = {
     "torch": lambda x, w: torch.conv3d(x, w, None, 1, 1),

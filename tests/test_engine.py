@@ -11,11 +11,13 @@ import sys
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
+from math import ceil, inf
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from labelwise import engine
 from labelwise.engine import InThisProcess, OnSlurm, Outcome, _Again, available_cpus, executor, run_jobs
 from labelwise.errors import ConfigError, DataError, LabelwiseError, ResourceError, naming
 
@@ -117,6 +119,48 @@ def test_an_unknown_engine_is_refused():
 
 def test_cpus_are_counted():
     assert 1 <= available_cpus() <= (os.cpu_count() or 1)
+
+
+GROUPS = {
+    "none": ({}, inf),
+    "container of version 2": ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "150000 100000"}, 1.5),
+    "no limit": ({"proc/self/cgroup": "0::/job", "sys/fs/cgroup/job/cpu.max": "max 100000"}, inf),
+    "the group above is limited": (
+        {
+            "proc/self/cgroup": "0::/slice/job",
+            "sys/fs/cgroup/slice/job/cpu.max": "400000 100000",
+            "sys/fs/cgroup/slice/cpu.max": "200000 100000",
+        },
+        2.0,
+    ),
+    "container of version 1, whose group is the root": (
+        {
+            "proc/self/cgroup": "5:memory:/docker/7\n4:cpu,cpuacct:/docker/7\n0::/",
+            "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "50000",
+            "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000",
+        },
+        0.5,
+    ),
+    "no limit in version 1": (
+        {
+            "proc/self/cgroup": "4:cpu:/job",
+            "sys/fs/cgroup/cpu/job/cpu.cfs_quota_us": "-1",
+            "sys/fs/cgroup/cpu/job/cpu.cfs_period_us": "100000",
+        },
+        inf,
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "expected"), GROUPS.values(), ids=GROUPS)
+def test_a_container_allows_as_many_cpus_as_its_control_groups_say(tmp_path, monkeypatch, files, expected):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n", encoding="utf-8")
+    assert engine._allowed_cpus(tmp_path) == expected
+    monkeypatch.setattr(engine, "_allowed_cpus", lambda: expected)
+    monkeypatch.setattr(engine.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert available_cpus() == min(64, max(1, ceil(expected) if expected < inf else 64))
 
 
 # errors

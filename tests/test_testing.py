@@ -11,7 +11,7 @@ from torch import nn
 
 from labelwise import Card, ConfigError, Method, Softmax
 from labelwise.components import Decay, EmaTeacher
-from labelwise.losses import masked_mean, open_voxels, supervised
+from labelwise.losses import masked_mean, open_voxels, possible_classes, supervised
 from labelwise.nets import NetFactory, find_net
 from labelwise.testing import METHOD_CHECKS, NETWORK_CHECKS, SMALL_NETS, check_method, check_network
 from labelwise.types import IGNORE
@@ -91,6 +91,14 @@ class KnowsCasesOnly(Good):
     def forward(self, batch, progress):
         annotated = batch.annotated.flatten(2).any(dim=2) if batch.annotated.ndim > 2 else batch.annotated
         return self.terms(batch._replace(annotated=annotated))
+
+
+class CountsOnTheBackground(Good):
+    def forward(self, batch, progress):
+        terms = self.terms(batch)
+        possible = possible_classes(batch.labels, batch.annotated)
+        open_to_it = possible[:, 0] | ~self.where(batch)  # everywhere, it seems
+        return terms | {"open": terms["open"] + open_to_it.float().log().mean()}
 
 
 class AsksInPadding(Good):
@@ -185,6 +193,7 @@ BROKEN = {
     "every_term_teaches": TeachesNothing,
     "labels_of_unlabelled_cases_are_never_read": ReadsUnlabelled,
     "cases_annotated_in_parts_are_learnt_from": ForgetsGaps,
+    "cases_annotated_for_a_region_are_learnt_from": CountsOnTheBackground,
     "a_class_is_learnt_only_where_it_is_annotated": KnowsCasesOnly,
     "what_lies_beyond_the_scan_is_not_learnt_from": AsksInPadding,
     "without_supervision_the_supervised_term_is_silent": SupervisesWithoutLabels,

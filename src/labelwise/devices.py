@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from labelwise.engine import available_cpus
 from labelwise.errors import ResourceError
 
 
@@ -67,6 +68,15 @@ def has_bf16(device_type: str) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # oneDNN itself says yes to every AVX-512, although without avx512_bf16 it emulates.
     return device_type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def use_allowed_cpus() -> None:
+    """Compute on no more threads than this process has CPUs.
+
+    torch counts those of its affinity; where a container allows it less time than that, threads wait for each other.
+    """
+    if torch.get_num_threads() > available_cpus():
+        torch.set_num_threads(available_cpus())
 
 
 def use_fast_layout(module: nn.Module) -> None:

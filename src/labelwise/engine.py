@@ -23,11 +23,13 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     wait,
 )
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import product
+from math import ceil, inf
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
 from labelwise.atomic import explained
@@ -81,8 +83,39 @@ class InThisProcess(Executor):
 
 
 def available_cpus() -> int:
-    """CPUs this process may use (affinity, not the host's count)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPUs this process may use: by its affinity and by the time that its container or job allows, not the host's."""
+    given = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, ceil(min(given, _allowed_cpus())))
+
+
+def _allowed_cpus(root: Path = Path("/")) -> float:
+    """CPUs that the time of this process's control groups allows, which Docker and Kubernetes limit; inf: all.
+
+    A group is limited by those above it, too. See "cgroup-v2" and "sched-bwc" of the kernel's documentation.
+    """
+    try:
+        groups = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return inf
+    allowed = inf
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        if "cpu" in controllers.split(","):
+            mounts = [f"sys/fs/cgroup/{controllers}", "sys/fs/cgroup/cpu"]
+            names = ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+        elif not controllers:  # version 2
+            mounts, names = ["sys/fs/cgroup", "sys/fs/cgroup/unified"], ["cpu.max"]
+        else:
+            continue
+        for mount, above in product(mounts, (PurePosixPath(path), *PurePosixPath(path).parents)):
+            # In a container the group may be mounted as the root: what is not there limits nothing.
+            folder = root / mount / above.relative_to("/")
+            with suppress(OSError, ValueError):  # "max", or a limit of -1: none
+                quota, period = " ".join(
+                    (folder / name).read_text(encoding="utf-8") for name in names
+                ).split()
+                allowed = min(allowed, int(quota) / int(period) if int(quota) > 0 else inf)
+    return allowed
 
 
 def default_workers() -> int:

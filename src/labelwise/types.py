@@ -8,7 +8,9 @@ What a label voxel says (checked where batches are made, by `check_batch`):
 
     c > 0     this voxel is structure c; occurs only where structure c is annotated in that case
     0         none of the case's annotated structures; background only if *all* structures are annotated
-    IGNORE    nothing is known: unlabelled case, scribble gap, padding (which `Batch.valid` tells apart)
+    IGNORE    nothing is known: unlabelled case, scribble gap, padding (which `Batch.valid` tells apart). But where
+              `Batch.annotated` holds the background and not all structures, it is one of those that it does not hold:
+              the voxel lies in a region that is annotated as one
 """
 
 from __future__ import annotations
@@ -52,12 +54,21 @@ Box = tuple[Range, Range, Range]
 class LabelSpace:
     """The classes of a project, in order; class 0 is the background, and the only one where nothing is annotated.
 
+    Classes do not overlap. What overlaps is a region: a name for several classes together, which may lie in other
+    regions. A case can be annotated for a region without telling its classes apart.
+
     Example
         >>> LabelSpace(("background", "liver", "spleen")).annotated(["spleen"])
         tensor([False, False,  True])
+        >>> space = LabelSpace(("background", "tumour", "rest"), (("liver", ("rest", "tumour")),))
+        >>> sorted(space.classes_of("liver"))
+        ['rest', 'tumour']
     """
 
     names: tuple[str, ...]
+    regions: tuple[
+        tuple[str, tuple[str, ...]], ...
+    ] = ()  # name, and the classes and regions that it consists of
 
     def __post_init__(self) -> None:
         names = tuple(self.names)
@@ -66,18 +77,52 @@ class LabelSpace:
             raise ConfigError("a label space starts with 'background'", found=list(names))
         if len(set(names)) != len(names):
             raise ConfigError("a class name stands twice in the label space", found=list(names))
-        if len(names) > IGNORE:
-            raise ConfigError(f"a label space has at most {IGNORE} classes", found=len(names))
-        for name in names:
+        if len(names) + len(self.regions) > IGNORE:
+            raise ConfigError(
+                f"a label space has at most {IGNORE} classes and regions",
+                found=len(names) + len(self.regions),
+            )
+        for name in (*names, *self.region_names):
             if not name or name != name.strip() or any(sign in name for sign in ";,=\n\t"):
                 raise ConfigError(
                     f"'{name}' cannot be a class name", expected="a word without ; , = or line breaks"
                 )
+        self._check_regions()
+
+    def _check_regions(self) -> None:
+        known = {*self.structures, *self.region_names}
+        for name, members in self.regions:
+            if name in self.names or self.region_names.count(name) > 1:
+                raise ConfigError(f"the region '{name}' has the name of a class or of another region")
+            if not members:
+                raise ConfigError(f"the region '{name}' has no class", expected=", ".join(self.structures))
+            for member in members:
+                if member not in known:
+                    raise ConfigError(
+                        f"the region '{name}' holds the unknown class '{member}'{did_you_mean(member, known)}",
+                        expected=", ".join(sorted(known - {name})),
+                        code="unknown-name",
+                    )
+            self._refuse_circle((name,))
+
+    def _refuse_circle(self, path: tuple[str, ...]) -> None:
+        for member in dict(self.regions).get(path[-1], ()):
+            if member in path:
+                circle = " > ".join((*path[path.index(member) :], member))
+                raise ConfigError(
+                    f"regions go round in a circle: {circle}", do="take one of them out of another"
+                )
+            self._refuse_circle((*path, member))
 
     @property
     def structures(self) -> tuple[str, ...]:
         """All classes but the background."""
         return self.names[1:]
+
+    @property
+    def region_names(self) -> tuple[str, ...]:
+        """The names of the regions, in order."""
+        return tuple(name for name, _ in self.regions)
 
     @property
     def num_classes(self) -> int:
@@ -94,10 +139,30 @@ class LabelSpace:
             )
         return self.names.index(name)
 
+    def classes_of(self, name: str) -> frozenset[str]:
+        """The classes of a region; of a class, itself."""
+        members = dict(self.regions).get(name)
+        if members is None:
+            return frozenset({self.names[self.index(name)]})
+        return frozenset().union(*map(self.classes_of, members))
+
+    def covers(self, names: Iterable[str], structure: str) -> bool:
+        """Whether classes and regions make up a class or region: it is one of them, or they hold all of its classes."""
+        classes = self.classes_of(structure)
+        parts = map(self.classes_of, names)
+        return classes == frozenset[str]().union(*(part for part in parts if part <= classes))
+
+    def told_apart(self, structures: Iterable[str]) -> frozenset[str]:
+        """Those of the names of annotated classes and regions that are classes."""
+        return frozenset(structures).difference(self.region_names)
+
     def annotated_row(self, structures: Iterable[str]) -> NDArray[np.bool_]:
-        """(C,) bool: which classes are annotated; the background only if every structure is."""
+        """(C,) bool: which classes are annotated; the background only if every structure is.
+
+        A region says nothing of its classes one by one.
+        """
         row = np.zeros(self.num_classes, dtype=np.bool_)
-        row[[self.index(structure) for structure in structures]] = True
+        row[[self.index(structure) for structure in self.told_apart(structures)]] = True
         row[0] = bool(self.structures) and row[1:].all()
         return row
 
@@ -132,7 +197,9 @@ class Case:
     id: str
     images: tuple[Path, ...]  # one file per modality that was taken
     labels: Path | None = None
-    annotated: frozenset[str] = frozenset()  # structures delineated in this case, present or not
+    annotated: frozenset[str] = (
+        frozenset()
+    )  # classes, and regions as one, delineated in this case, present or not
     group: str = ""  # patient or centre: splits never cut through it
     data_set: str = ""  # data set, key of Manifest.data_sets
     split: str = ""  # one of SPLITS; "" takes no part

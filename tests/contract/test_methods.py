@@ -10,15 +10,20 @@ import torch
 
 from conftest import make_batch, make_method
 from labelwise import testing
+from labelwise.losses.partial import per_voxel
 from labelwise.methods import METHODS, find_method
 from labelwise.nets.parts import SegmentationNet
 from labelwise.settings import build_settings
 from labelwise.testing import HALFWAY, METHOD_CHECKS, annotated_in_parts, check_method, terms_of
-from labelwise.types import Progress
+from labelwise.types import IGNORE, Progress
 
 # A random network is sure of nothing and finds nothing, and these learn only from what is sure and found elsewhere.
 BELIEVING = {"confidence": 0.0, "reliability": False}
 SURE_OF_ANYTHING = {"self_training": BELIEVING, "noisy_student": BELIEVING}
+# Which of its classes a voxel of a region has, these do not ask: docs/how-to/classes-that-overlap.md.
+DEAF_TO_REGIONS = {
+    "conemos", "dodnet", "dtc", "ltuda", "ltuda_cda", "multi_talent", "naive", "pl_seg", "sassnet", "ss_net", "ucmt",
+}  # fmt: skip
 NEED_A_CASE_WITHOUT_GAPS = ("sassnet",)  # to compare the others with
 ROOT = Path(__file__).parents[2]
 HEADINGS = (
@@ -102,3 +107,26 @@ def test_every_preset_changes_settings_and_is_documented(name):
         defaults, published = kind.Config(), build_settings(kind.Config, settings, preset)
         assert all(getattr(published, key) != getattr(defaults, key) for key in settings)
         assert f'`preset = "{preset}"`' in page
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_inside_of_a_region_supervises_the_methods_that_say_so(name):
+    """Against the same voxels of which nothing is known."""
+    dims = min(find_method(name).card.dims)
+    batch = make_batch("full", "full", "none", dims=dims)._replace(sparse=(True, True, False))
+    labels, annotated = batch.labels.clone(), per_voxel(batch.annotated, batch.labels).clone()
+    within = (labels[1] == 1) | (labels[1] == 2)
+    labels[1][within] = IGNORE
+    told = annotated.clone()
+    told[1, 1:3] &= ~within
+    with_region, without = (
+        terms_of(make_method(name, dims=dims), batch._replace(labels=labels, annotated=known))[
+            "supervised"
+        ].item()
+        for known in (told, annotated)
+    )
+    assert (with_region == pytest.approx(without, abs=1e-7)) == (name in DEAF_TO_REGIONS)
+    page = (ROOT / "docs/how-to/classes-that-overlap.md").read_text()
+    assert (
+        name in DEAF_TO_REGIONS or name.endswith("_pretraining") or f"`{name}`" in page.split("The others")[0]
+    )

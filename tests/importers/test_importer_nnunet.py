@@ -32,6 +32,10 @@ def test_regions_that_lie_in_each_other_become_disjoint_classes_by_their_differe
     assert manifest.label_space.structures == ("whole without core", "core without enhancing", "enhancing")
     assert read_case_labels(manifest.cases[0], manifest).data.ravel()[:5].tolist() == [1, 2, 3, IGNORE, 0]
     assert "whole without core = [1]; core without enhancing = [2]; enhancing = [3]" in caplog.text
+    assert manifest.label_space.regions == (
+        ("whole", ("whole without core", "core without enhancing", "enhancing")),
+        ("core", ("core without enhancing", "enhancing")),
+    )
     assert read_manifest(write_manifest(manifest, tmp_path / "out")) == manifest
 
 
@@ -48,6 +52,7 @@ def test_classes_with_names_of_their_own_stay_and_their_unions_are_reported(tmp_
     assert manifest.label_space.structures == ("kidney without masses", "tumour", "cyst", "spleen")
     assert read_case_labels(manifest.cases[0], manifest).data.ravel()[:5].tolist() == [1, 2, 3, 4, 4]
     assert "no classes of their own: 1 (masses)" in caplog.text
+    assert manifest.label_space.classes_of("masses") == {"tumour", "cyst"}
 
 
 def test_regions_side_by_side_in_one_are_both_taken_out_of_it(tmp_path: Path):

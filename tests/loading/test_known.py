@@ -19,7 +19,7 @@ from labelwise.loading.sampling import SamplingConfig
 from labelwise.loading.store import Store
 from labelwise.losses.partial import possible_classes
 from labelwise.preprocess.pipeline import IntensityRule, Plan
-from labelwise.types import IGNORE, Batch, Part
+from labelwise.types import IGNORE, Batch, LabelSpace, Part
 from stored_cohort import DATA_SETS, SPACE, UNCHANGED, label_map, make_case, make_manifest
 
 LIVER, SPLEEN, PANCREAS = (frozenset([structure]) for structure in SPACE.structures)
@@ -165,3 +165,56 @@ def test_too_many_different_parts_are_refused(cohort, monkeypatch):
     monkeypatch.setattr("labelwise.loading.known.IGNORE", 7)
     with pytest.raises(DataError, match="too many different parts"):
         KnownLabels(manifest.cases[0], SPACE, store)
+
+
+# regions that are annotated as one
+
+
+REGIONS = LabelSpace(SPACE.names, (("abdomen", ("liver", "spleen")),))
+
+
+@pytest.fixture(scope="module")
+def with_region(tmp_path_factory) -> tuple[Manifest, Store]:
+    """Of the first case, liver and spleen are known as one; what its file says of each is not."""
+    folder = tmp_path_factory.mktemp("region")
+    manifest = make_manifest(folder / "files")
+    first, *others = manifest.cases
+    cases = (replace(first, annotated=frozenset({"abdomen", "pancreas"})), *others)
+    manifest = replace(manifest, label_space=REGIONS, cases=cases)
+    return manifest, prepare(manifest, folder / "store", UNCHANGED, workers=1).store
+
+
+@pytest.mark.parametrize("slices", ["all", "annotated"])
+def test_a_voxel_of_a_region_can_be_one_of_its_classes_and_no_other_voxel_can(with_region, slices):
+    manifest, store = with_region
+    sampling = SamplingConfig(
+        (24, 20, 18), labelled_cases=2, unlabelled_cases=1, foreground=0.5, slices=slices
+    )
+    labels = label_map(0)
+    wanted = np.stack([labels == structure for structure in range(4)])
+    wanted[1] = wanted[2] = (labels == 1) | (labels == 2)
+    seen = 0
+    for batch in batches(store, manifest.cases, REGIONS, sampling, PLAIN, seed=0, total=4):
+        for row, name in enumerate(batch.case_ids):
+            if name == "full_1":
+                one = slice(row, row + 1)
+                found = possible_classes(batch.labels[one], batch.annotated[one])[0]
+                assert torch.equal(found[:, batch.inside[row]], torch.from_numpy(wanted).flatten(1))
+                assert not bool(batch.complete[row])
+                assert row in batch.unlabelled_rows
+                seen += 1
+    assert seen
+
+
+def test_patches_are_centred_on_voxels_of_a_region_too(with_region):
+    manifest, store = with_region
+    points = KnownLabels(manifest.cases[0], REGIONS, store).points(store.case("full_1"))
+    places = {tuple(place) for place in points[1].tolist()}
+    assert places == {tuple(place) for place in np.argwhere(np.isin(label_map(0), (1, 2))).tolist()}
+
+
+def test_a_region_is_no_class_to_validation(with_region):
+    manifest, store = with_region
+    ((annotated, labels),) = references(manifest.cases[0], REGIONS, store.case("full_1"))
+    assert annotated.tolist() == [False, False, False, True]
+    assert np.array_equal(labels, np.where(label_map(0) == 3, 3, 0))

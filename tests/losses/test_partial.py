@@ -347,3 +347,40 @@ def test_agrees_with_the_supervised_loss_of_the_left_atrium_benchmark():
     torch.testing.assert_close(dice, golden["loss_dice"])
     torch.testing.assert_close(loss, golden["loss_sup"])
     torch.testing.assert_close(logits.grad, golden["grad_sup_wrt_student"], rtol=1e-4, atol=1e-7)
+
+
+# regions that are annotated as one
+
+
+def region_case() -> tuple[Tensor, Tensor, Tensor]:
+    """Three voxels with p = 0.2, 0.5, 0.3: a liver, one of liver and spleen, one of which nothing is known."""
+    logits = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64).log().view(1, 3, 1).repeat(1, 1, 3)
+    labels = torch.tensor([[1, IGNORE, IGNORE]])
+    annotated = torch.tensor([[[True, True, False], [True, False, False], [True, False, False]]])
+    annotated[0, 0, 2] = False
+    return logits.requires_grad_(), labels, annotated
+
+
+def test_a_voxel_of_a_region_costs_what_its_classes_have_together():
+    logits, labels, annotated = region_case()
+    loss = marginal_cross_entropy(logits, labels, annotated)
+    assert loss.item() == pytest.approx((-math.log(0.5) - math.log(0.8)) / 2, rel=1e-12)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert gradient[0, :, 1].tolist() == pytest.approx([0.1, -0.0625, -0.0375])  # (p - p / 0.8 inside) / 2
+    assert gradient[0, :, 2].abs().max() == 0
+
+
+def test_a_voxel_of_a_region_can_be_its_classes_only_and_stays_open():
+    _, labels, annotated = region_case()
+    assert possible_classes(labels, annotated)[0].T.tolist() == [
+        [False, True, False],
+        [False, True, True],
+        [True, True, True],
+    ]
+    assert open_voxels(labels, annotated).tolist() == [[False, True, True]]
+
+
+def test_the_dice_of_the_classes_of_a_region_leaves_its_voxels_out():
+    logits, labels, annotated = region_case()
+    shorter = annotated_dice(logits[..., :1], labels[..., :1], annotated[..., :1])
+    assert annotated_dice(logits, labels, annotated).item() == pytest.approx(shorter.item(), rel=1e-12)

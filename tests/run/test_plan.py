@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +17,12 @@ from conftest import TINY_SETTINGS
 from labelwise import CheckpointError, ConfigError, ResourceError, load_config, read_manifest, run
 from labelwise.cli.options import minutes
 from labelwise.config import RunConfig
+from labelwise.formats.tensors import load_header
 from labelwise.loading.prepare import Jobs, training_statistics
 from labelwise.run import forecast as forecasting
 from labelwise.run import planning
 from labelwise.run.forecast import Forecast, steps_within
+from labelwise.train.distributed import connect
 
 pytestmark = pytest.mark.usefixtures("one_process")
 
@@ -196,8 +199,95 @@ def test_a_fingerprint_is_made_anew_where_the_annotation_changed(tiny_cohort, tm
     assert not any(one.structures_mm for one in after)
 
 
+def precision_in(folder: Path) -> str:
+    return tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))["device"]["precision"]
+
+
+@pytest.fixture
+def times(monkeypatch) -> dict[str, float]:
+    """A processor with native bf16 on which a step takes these seconds; how often it was measured is counted."""
+    seconds = {"float32": 0.4, "bf16": 0.3, "asked": 0}
+
+    def measured(config, cohort, fabric):
+        seconds["asked"] += 1
+        return {name: seconds[name] for name in ("float32", "bf16")}
+
+    monkeypatch.setattr(planning, "precision_seconds", measured)
+    monkeypatch.setattr("labelwise.train.distributed.has_bf16", lambda kind: True)
+    monkeypatch.setattr(planning, "WORTH_MEASURING", 3)
+    return seconds
+
+
+AUTOMATIC = {"device.precision": "auto", "train.steps": [3]}
+
+
+@pytest.mark.parametrize(("bf16", "chosen"), [(0.3, "bf16"), (0.39, "float32"), (0.9, "float32")])
+def test_a_processor_computes_in_bf16_only_where_a_step_is_measured_to_be_faster(
+    tiny_cohort, tmp_path, times, caplog, bf16, chosen
+):
+    times["bf16"] = bf16
+    caplog.set_level("INFO", "labelwise")
+    config = load_config(None, TINY_SETTINGS | AUTOMATIC, data=str(tiny_cohort))
+    run.train(config, tmp_path)
+    assert precision_in(tmp_path) == chosen
+    told = f"device.precision = {chosen}: a step takes 400 ms in float32 and {1000 * bf16:.0f} ms in bf16"
+    assert told in caplog.text
+    header = load_header(tmp_path / "last.safetensors")
+    assert header["facts"]["settings"]["device"]["precision"] == chosen
+
+
+def test_a_resumed_run_goes_on_in_the_precision_with_which_it_began(tiny_cohort, tmp_path, times):
+    straight = load_config(None, TINY_SETTINGS | AUTOMATIC, data=str(tiny_cohort))
+    run.train(straight, tmp_path)
+    times["bf16"] = 0.9  # as on another machine, or on a busy one
+    assert run.train(straight, tmp_path).steps == 3
+    assert precision_in(tmp_path) == "bf16"
+    assert times["asked"] == 1
+
+
+def test_a_run_of_a_version_that_did_not_measure_goes_on_as_it_began(
+    tiny_cohort, tmp_path, times, monkeypatch
+):
+    config = load_config(None, TINY_SETTINGS | AUTOMATIC, data=str(tiny_cohort))
+    module = import_module("labelwise.run.train")
+    with monkeypatch.context() as older:
+        older.setattr(module, "settle_run", lambda config, *_: planning.Settled(config))
+        run.train(config, tmp_path)
+    assert precision_in(tmp_path) == "auto"
+    assert run.train(config, tmp_path).steps == 3
+    assert times["asked"] == 0
+
+
+def test_what_was_planned_has_a_line_for_the_precision(tiny_cohort, times, quick_trials):
+    settings = {name: value for name, value in SMALL.items() if name != "device.precision"}
+    planned = run.plan(load_config(None, settings | {"train.steps": [3]}, data=str(tiny_cohort)))
+    assert planned.plan.settings["device.precision"] == planned.config.device.precision == "bf16"
+
+
+def test_a_short_training_is_not_worth_a_measurement(tiny_cohort, tmp_path, times, monkeypatch):
+    monkeypatch.setattr(planning, "WORTH_MEASURING", 4)
+    run.train(load_config(None, TINY_SETTINGS | AUTOMATIC, data=str(tiny_cohort)), tmp_path)
+    assert (precision_in(tmp_path), times["asked"]) == ("float32", 0)
+
+
+@pytest.mark.parametrize("method", ["mean_teacher", "dtc", "ltuda", "ucmt", "multi_talent"])
+def test_a_step_of_every_kind_of_method_is_timed_in_both_precisions(tiny_cohort, method, monkeypatch):
+    monkeypatch.setattr(forecasting, "PRECISION_ROUNDS", 1)
+    settings = {key: value for key, value in TINY_SETTINGS.items() if key != "train.steps"}
+    config = load_config(None, settings, data=str(tiny_cohort), method={"name": method})
+    manifest = read_manifest(tiny_cohort)
+    cohort = planning._cohort(config, manifest, planning._facts(config, manifest, Jobs()))
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    seconds = forecasting.precision_seconds(config, cohort, connect(config.device))
+    assert torch.equal(torch.rand(3), expected)
+    assert set(seconds) == {"float32", "bf16"}
+    assert min(seconds.values()) > 0
+
+
 def test_a_training_of_several_processes_has_no_budget(tiny_cohort):
-    fabric = SimpleNamespace(world_size=2)
+    fabric = SimpleNamespace(world_size=2, is_global_zero=False)
     config, manifest = open_config(tiny_cohort), read_manifest(tiny_cohort)
     assert planning.settle(config, manifest, fabric, budget_minutes=None, jobs=Jobs()).forecast is None
     with pytest.raises(ConfigError, match="measured by one process"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from labelwise.errors import ConfigError, ResourceError
-from labelwise.train.distributed import DeviceConfig, connect, mean_over_ranks
+from labelwise.train.distributed import DeviceConfig, connect, mean_over_ranks, precision_of, use_precision
 
 # What srun and torchrun set for four processes on two machines.
 SLURM = {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train", "SLURM_NNODES": "2"}
@@ -84,6 +84,27 @@ def test_more_processes_than_gpus_are_refused(asked, monkeypatch):
 def test_a_device_that_is_not_there_is_refused(asked):
     with pytest.raises(ResourceError, match="device 'npu' is not available"):
         connect(DeviceConfig(device="npu"))
+
+
+def test_the_precision_can_follow_from_what_was_measured_after_the_start():
+    fabric = connect(DeviceConfig(device="cpu", precision="float32"))
+    layer = torch.nn.Linear(3, 3)
+    for precision, inside in (("bf16", torch.bfloat16), ("float32", torch.float32)):
+        use_precision(fabric, precision)
+        assert precision_of(fabric) == precision
+        with fabric.autocast():
+            assert layer(torch.ones(1, 3)).dtype == inside
+        told = Told()
+        fabric.setup(torch.nn.Sequential(layer, told))(torch.ones(1, 3))
+        assert told.dtype == inside
+
+
+class Told(torch.nn.Module):
+    """Remembers in which type it was given something."""
+
+    def forward(self, images):
+        self.dtype = images.dtype
+        return images
 
 
 def test_the_mean_over_one_rank_is_the_value():

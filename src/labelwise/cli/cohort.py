@@ -33,7 +33,7 @@ ANOTHER_OPTION = {
         name: f"--{name.replace('_', '-')}"
         for name in (
             "output", "importer", "annotated", "sides", "find_duplicates", "test_data_set", "validation", "test",
-            "seed", "workers", "engine", "quiet", "others", "overlap", "undrawn", "file_names",
+            "seed", "workers", "engine", "quiet", "others", "overlap", "undrawn", "file_names", "licence", "region",
         )
     },
     "progress": "--quiet",
@@ -132,6 +132,10 @@ def import_(
             help="Terms of the data: 'CC BY 4.0' or DATA_SET='CC BY 4.0'; default: as known. Repeatable."
         ),
     ] = None,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(help="A name for several classes together: 'whole tumour=edema,core'. Repeatable."),
+    ] = None,
     workers: Workers = None,
     engine: Engine = "local",
     quiet: Quiet = False,
@@ -164,16 +168,20 @@ def import_(
     terms: Any = None
     if licence:
         terms = pairs(licence, "--licence") if _named(licence, "--licence") else "; ".join(licence)
+    regions = {name: words(classes) or () for name, classes in pairs(region, "--region").items()}
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         manifest = run.import_data(
             found, output, importer=importer, annotated=known, sides=_sides(sides), licence=terms, **reading,
             find_duplicates=find_duplicates, test_data_set=test_data_set, validation=_share(validation),
-            test=_share(test), seed=seed, workers=workers, engine=engine, progress=progress, **options,
+            test=_share(test), seed=seed, region=regions, workers=workers, engine=engine, progress=progress, **options,
         )  # fmt: skip
     splits = {name or "none": len(manifest.split(name)) for name in ("train", "validation", "test", "")}
     facts = {"manifest": str(output), "classes": list(manifest.label_space.names), "cases": splits}
     counts = ", ".join(f"{count} {name}" for name, count in splits.items() if count)
     named = ", ".join(manifest.label_space.structures) or "none, because nothing is labelled"
+    if manifest.label_space.regions:
+        facts["regions"] = dict(manifest.label_space.regions)
+        named += "".join(f"; {name} = {', '.join(parts)}" for name, parts in manifest.label_space.regions)
     show(f"{output}/manifest.csv: {counts}; classes {named}", facts, as_json)
 
 

@@ -60,8 +60,8 @@ class Coverage:
 
 
 def coverage(manifest: Manifest, split: str | None = None) -> Coverage:
-    """Count the cases in which each class is annotated, by data set; in one split, or in all cases."""
-    structures = manifest.label_space.structures
+    """Count the cases in which each class or region is annotated, by data set; in one split, or in all cases."""
+    structures = _structures(manifest)
     rows = []
     for data_set in manifest.data_sets:
         cases = [case for case in manifest.cases if case.data_set == data_set and split in (None, case.split)]
@@ -70,6 +70,13 @@ def coverage(manifest: Manifest, split: str | None = None) -> Coverage:
         counts = {structure: sum(structure in case.annotated for case in cases) for structure in structures}
         rows.append(CoverageRow(data_set, len(cases), sum(not case.annotated for case in cases), counts))
     return Coverage(structures, tuple(rows))
+
+
+def _structures(manifest: Manifest) -> tuple[str, ...]:
+    """The classes, and the regions that some case annotates as one."""
+    annotated = frozenset[str]().union(*(case.annotated for case in manifest.cases))
+    space = manifest.label_space
+    return (*space.structures, *(name for name in space.region_names if name in annotated))
 
 
 def annotation_cost(manifest: Manifest) -> int:
@@ -142,4 +149,4 @@ def case_coverage(manifest: Manifest, voxels: Mapping[str, Mapping[str, int]]) -
         CoveredCase(case.id, case.data_set, case.split, case.annotated, voxels.get(case.id, {}))
         for case in manifest.cases
     )
-    return CaseCoverage(manifest.label_space.structures, tuple(cases))
+    return CaseCoverage(_structures(manifest), tuple(cases))

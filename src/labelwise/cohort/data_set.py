@@ -3,6 +3,8 @@
 dataset.toml                              read by people, by tomllib and by nobody else
     schema = 1
     classes = ["background", "liver", "spleen"]
+    [regions]                             names for several classes together; without this table there are none
+    abdomen = ["liver", "spleen"]
     [data_sets.lits]
     modality = "ct"
     licence = "CC BY-NC-ND 4.0"           what its terms are; without this line nobody stated them
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -52,7 +54,7 @@ class DataSet:
     """One data set: how its files are to be read and what their integers mean."""
 
     name: str
-    values: Mapping[int, str]  # label value in the files -> class name, "background" or "ignore"
+    values: Mapping[int, str]  # label value in the files -> class or region, "background" or "ignore"
     modality: Modality
     layout: Layout = _PLAIN
     others: Others = ""  # what values without a class are: an error, background, or unknown
@@ -62,6 +64,18 @@ class DataSet:
     def structures(self) -> frozenset[str]:
         """The structures that a label file of this data set can show; none if nothing of it is labelled."""
         return frozenset(self.values.values()) - {BACKGROUND, IGNORE_NAME}
+
+
+def region_index(label_space: LabelSpace, name: str) -> int:
+    """The number of a region in stored labels: from the last below IGNORE downwards, so that classes keep theirs."""
+    return IGNORE - 1 - label_space.region_names.index(name)
+
+
+def numbers_in(label_space: LabelSpace, region: str) -> list[int]:
+    """The numbers in stored labels of all that lies in a region: its classes, itself, and the regions in it."""
+    classes = label_space.classes_of(region)
+    regions = [name for name in label_space.region_names if label_space.classes_of(name) <= classes]
+    return [*map(label_space.index, classes), *(region_index(label_space, name) for name in regions)]
 
 
 def forbids_commercial_use(licence: str) -> bool:
@@ -83,9 +97,24 @@ class LookupTable:
     high: int
 
     @classmethod
-    def of(cls, data_set: DataSet, label_space: LabelSpace, annotated: Iterable[str]) -> LookupTable:
-        """Structures that are not annotated become 0: what the file says about them must not be believed."""
-        index = {IGNORE_NAME: IGNORE} | {name: label_space.index(name) for name in annotated}
+    def of(
+        cls,
+        data_set: DataSet,
+        label_space: LabelSpace,
+        annotated: Iterable[str],
+        *,
+        with_regions: bool = False,
+    ) -> LookupTable:
+        """Structures that are not annotated become 0: what the file says about them must not be believed.
+
+        So do regions, in which no class is annotated by itself; or, `with_regions`, their `region_index`.
+        """
+        named = frozenset(annotated)
+        index = {IGNORE_NAME: IGNORE} | {
+            name: label_space.index(name) for name in label_space.told_apart(named)
+        }
+        if with_regions:
+            index |= {name: region_index(label_space, name) for name in named & {*label_space.region_names}}
         low, high = min(0, *data_set.values), max(0, *data_set.values)
         rest = {BACKGROUND: 0, IGNORE_NAME: IGNORE}.get(data_set.others, -1)
         codes = np.full(high - low + 2, rest, dtype=np.int16)
@@ -156,6 +185,7 @@ class _Document:
     schema: int
     classes: list[str]
     data_sets: dict[str, _DataSetTable]
+    regions: dict[str, list[str]] = field(default_factory=dict)
 
 
 def read_class_table(file: Path) -> tuple[LabelSpace, dict[str, DataSet]]:
@@ -163,7 +193,8 @@ def read_class_table(file: Path) -> tuple[LabelSpace, dict[str, DataSet]]:
 
     Errors
         DataError   the file is missing or garbled, a key is unknown, a class of a data set is not in `classes`,
-                    a value means two things, or the file was written by a newer labelwise
+                    a value means two things, regions go round in a circle, or the file was written by a newer
+                    labelwise
     """
     document = _read_toml(file)
     schema = document.get("schema")
@@ -178,9 +209,12 @@ def read_class_table(file: Path) -> tuple[LabelSpace, dict[str, DataSet]]:
         )
     try:
         checked = build_settings(_Document, document, FILE_NAME)
-        label_space = LabelSpace(tuple(checked.classes))
+        regions = tuple((name, tuple(members)) for name, members in checked.regions.items())
+        label_space = LabelSpace(tuple(checked.classes), regions)
     except ConfigError as error:
-        raise DataError(error.what, file=file, found=error.found, expected=error.expected) from error
+        raise DataError(
+            error.what, file=file, found=error.found, expected=error.expected, do=error.do
+        ) from error
     return label_space, {
         name: _data_set(name, table, label_space, file) for name, table in checked.data_sets.items()
     }
@@ -194,6 +228,7 @@ def write_class_table(file: Path, label_space: LabelSpace, data_sets: Mapping[st
             {
                 "schema": SCHEMA,
                 "classes": label_space.names,
+                **({"regions": dict(label_space.regions)} if label_space.regions else {}),
                 "data_sets": {data_set.name: _table(data_set) for data_set in data_sets.values()},
             }
         ),
@@ -202,9 +237,9 @@ def write_class_table(file: Path, label_space: LabelSpace, data_sets: Mapping[st
 
 def _table(data_set: DataSet) -> dict[str, Any]:
     layout = {
-        field.name: getattr(data_set.layout, field.name)
-        for field in fields(data_set.layout)
-        if getattr(data_set.layout, field.name) != field.default
+        each.name: getattr(data_set.layout, each.name)
+        for each in fields(data_set.layout)
+        if getattr(data_set.layout, each.name) != each.default
     }
     table: dict[str, Any] = {"modality": data_set.modality}
     table |= {"licence": data_set.licence} if data_set.licence else {}
@@ -215,14 +250,14 @@ def _table(data_set: DataSet) -> dict[str, Any]:
 
 def check_data_set(data_set: DataSet, label_space: LabelSpace, file: Path | None = None) -> None:
     """Raise a DataError unless every value of a data set means a class of the label space."""
-    known = {*label_space.names, IGNORE_NAME}
+    known = {*label_space.names, *label_space.region_names, IGNORE_NAME}
     for value, name in data_set.values.items():
         if name not in known:
             raise DataError(
                 f"data set '{data_set.name}': value {value} stands for the unknown class '{name}'"
                 f"{did_you_mean(name, known)}",
                 file=file,
-                expected=", ".join([*label_space.names, IGNORE_NAME]),
+                expected=", ".join([*label_space.names, *label_space.region_names, IGNORE_NAME]),
                 do=f"correct the name, or add '{name}' to classes",
             )
         if not -(2**15) <= value < 2**16:

@@ -116,7 +116,8 @@ def with_classes(manifest: Manifest, names: Sequence[str]) -> Manifest:
         bare,
         classes,
         lambda _, name: meaning.get(name, name),
-        lambda structures: frozenset(meaning[name] for name in structures),
+        lambda structures: frozenset(meaning.get(name, name) for name in structures),
+        meaning,
     )
 
 
@@ -140,7 +141,8 @@ def _with_canonical_names(manifest: Manifest) -> Manifest:
         manifest,
         [name_of.get(name, name) for name in manifest.label_space.names],
         lambda _, name: name_of.get(name, name),
-        lambda names: frozenset(name_of[name] for name in names),
+        lambda names: frozenset(name_of.get(name, name) for name in names),
+        name_of,
     )
 
 
@@ -220,7 +222,7 @@ def _joined(manifest: Manifest, whole: str) -> Manifest:
         return structures - joint - apart | ({whole} if complete else frozenset())
 
     names = dict.fromkeys(whole if name in joint | apart else name for name in manifest.label_space.names)
-    after = _mapped(manifest, names, meaning, annotated)
+    after = _mapped(manifest, names, meaning, annotated, dict.fromkeys(joint | apart, whole))
     one_side = [
         before.id
         for before, case in zip(manifest.cases, after.cases, strict=True)
@@ -275,24 +277,48 @@ def _mapped(
     names: Iterable[str],
     meaning: Callable[[DataSet, str], str],
     annotated: Callable[[frozenset[str]], frozenset[str]],
+    renamed: Mapping[str, str] | None = None,
 ) -> Manifest:
-    """The manifest with other classes, with `meaning` in the place of each name in the value tables."""
+    """The manifest with other classes, with `meaning` in the place of each name in the value tables.
+
+    `renamed` says what became of the classes of regions. A region of which a class is gone goes too, and what was
+    annotated as that region is unknown.
+    """
+    names = tuple(names)
+    regions = _renamed_regions(manifest.label_space, names, renamed or {})
+    gone = {*manifest.label_space.region_names}.difference(names, dict(regions))
     data_sets = {
         data_set.name: replace(
-            data_set, values={value: meaning(data_set, name) for value, name in data_set.values.items()}
+            data_set,
+            values={
+                value: IGNORE_NAME if name in gone else meaning(data_set, name)
+                for value, name in data_set.values.items()
+            },
         )
         for data_set in manifest.data_sets.values()
     }
 
     def mapped(case: Case) -> Case:
         # By part: left and right make a whole only where both are known.
-        known = [(annotated(structures), part) for structures, part in by_part(case)]
+        known = [(annotated(structures - gone), part) for structures, part in by_part(case)]
         parts = tuple(replace(part, structures=structures) for structures, part in known if part)
         return replace(
             case, annotated=frozenset().union(*(structures for structures, _ in known)), parts=parts
         )
 
-    return Manifest(LabelSpace(tuple(names)), data_sets, tuple(map(mapped, manifest.cases)))
+    return Manifest(LabelSpace(names, regions), data_sets, tuple(map(mapped, manifest.cases)))
+
+
+def _renamed_regions(
+    space: LabelSpace, names: Sequence[str], renamed: Mapping[str, str]
+) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The regions of a label space over its classes after a change, without those that lost one or became a class."""
+    found = []
+    for region in space.region_names:
+        classes = {renamed.get(name, name) for name in space.classes_of(region)}
+        if region not in names and classes <= {*names}:
+            found.append((region, tuple(name for name in names if name in classes)))
+    return tuple(found)
 
 
 def without_structures(manifest: Manifest, gone: Collection[str]) -> Manifest:

@@ -6,8 +6,8 @@
     dataset.toml    the classes in order, and what each data set's integers mean (see `labelwise.cohort.data_set`)
 
 Several files or class names in one cell are joined by ';', and '-' is an image that was not taken. `annotated` is
-``all``, a list of structures, or empty. Paths are relative to the folder of the manifest where the files lie inside it,
-else absolute.
+``all``, a list of classes and regions, or empty. Paths are relative to the folder of the manifest where the files lie
+inside it, else absolute.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Manifest:
     def __post_init__(self) -> None:
         object.__setattr__(self, "data_sets", dict(self.data_sets))
         object.__setattr__(self, "cases", tuple(self.cases))
-        if reserved := {ALL, IGNORE_NAME} & set(self.label_space.names):
+        if reserved := {ALL, IGNORE_NAME} & {*self.label_space.names, *self.label_space.region_names}:
             raise DataError(f"'{reserved.pop()}' cannot be the name of a class: it has a meaning of its own")
         for data_set in self.data_sets.values():
             check_data_set(data_set, self.label_space)
@@ -121,12 +121,18 @@ def _check_case(case: Case, manifest: Manifest) -> None:
             expected=", ".join(manifest.data_sets),
             code="unknown-name",
         )
-    if unknown := case.annotated - manifest.data_set_of(case).structures:
+    space, data_set = manifest.label_space, manifest.data_set_of(case)
+    named = {*space.structures, *space.region_names}
+    if strange := [
+        each for each in case.annotated if each not in named or not space.covers(data_set.structures, each)
+    ]:
         raise DataError(
-            f"the label files of data set '{case.data_set}' cannot show {', '.join(sorted(unknown))}",
+            f"the label files of data set '{case.data_set}' cannot show {', '.join(sorted(strange))}",
             case=case.id,
-            expected=", ".join(sorted(manifest.data_set_of(case).structures)),
+            expected=", ".join(sorted(data_set.structures)),
         )
+    if problem := twice_annotated(case.annotated, space):
+        raise DataError(problem, case=case.id, do=_ONE_NAME)
     for proposal in case.proposals:
         if unknown := proposal.structures - set(manifest.label_space.structures):
             raise DataError(
@@ -135,6 +141,19 @@ def _check_case(case: Case, manifest: Manifest) -> None:
                 file=proposal.file,
                 expected=", ".join(manifest.label_space.structures),
             )
+
+
+def twice_annotated(structures: Iterable[str], label_space: LabelSpace) -> str:
+    """What is wrong with annotated classes and regions of which two hold the same class; empty if none do."""
+    owner: dict[str, str] = {}
+    for structure in sorted(structures):
+        for name in label_space.classes_of(structure):
+            if (other := owner.setdefault(name, structure)) != structure:
+                return f"'{other}' and '{structure}' are annotated in one case, but both hold '{name}'"
+    return ""
+
+
+_ONE_NAME = "name either the region or its classes: what is left of a region beside a class of it is a class of its own"
 
 
 def _id_problem(name: str) -> str:
@@ -161,11 +180,12 @@ def read_case_labels(case: Case, manifest: Manifest, *, erase: bool = True) -> V
     """(X, Y, Z) uint8 class indices of a case: 0..C-1, or IGNORE where nothing is known.
 
     Values of the file are mapped by the names that it gives to them, else through the table of the case's data set
-    (`labelwise.cohort.meaning`). Structures that are not annotated are erased to 0, whatever the file says of them; a
-    case without any annotation is IGNORE everywhere and its label file is not even opened. Where a class is annotated
-    in a part of the scan only, what is background elsewhere is IGNORE (`parts.by_part` names the classes of each
-    part). With `erase` False the whole file is believed instead: for the store, which hides structures when a patch is
-    read.
+    (`labelwise.cohort.meaning`). Structures that are not annotated are erased to 0, whatever the file says of them,
+    and so are regions, whose classes are not told apart (`labelwise.cohort.regions` reads one). A case without any
+    annotation is IGNORE everywhere and its label file is not even opened. Where a class is annotated in a part of the
+    scan only, what is background elsewhere is IGNORE (`parts.by_part` names the classes of each part). With `erase`
+    False the whole file is believed instead, and regions have their `region_index`: for the store, which hides
+    structures when a patch is read.
 
     Errors
         DataError   the file is missing or unreadable, it holds a value without a meaning, its names contradict the
@@ -181,7 +201,7 @@ def read_case_labels(case: Case, manifest: Manifest, *, erase: bool = True) -> V
         tally = Tally()
         stored = read_labels(case.labels, data_set.layout, case.images[0], tally)
         refuse_hidden(data_set, tally, case.annotated)
-    indices = LookupTable.of(data_set, manifest.label_space, believed)(stored.data)
+    indices = LookupTable.of(data_set, manifest.label_space, believed, with_regions=not erase)(stored.data)
     if indices is None:
         raise unknown_values(data_set, stored.data, case.id, case.labels)
     return Volume(known_parts(indices, case, manifest.label_space) if erase else indices, stored.affine)
@@ -190,14 +210,23 @@ def read_case_labels(case: Case, manifest: Manifest, *, erase: bool = True) -> V
 def resolved(single: Manifest) -> Manifest:
     """A manifest of one case, in which its data set has the value table that holds for its label file.
 
+    What lies in a region that is annotated as one is that region there.
+
     Errors
         DataError   the names in the file contradict the table
     """
     case = single.cases[0]
     if case.labels is None:
         return single
-    data_set = data_set_of_file(single.data_set_of(case), case.labels)
-    return replace(single, data_sets={**single.data_sets, data_set.name: data_set})
+    space, data_set = single.label_space, data_set_of_file(single.data_set_of(case), case.labels)
+    whole = {
+        name: region
+        for region in case.annotated.intersection(space.region_names)
+        for name in data_set.structures
+        if space.classes_of(name) <= space.classes_of(region)
+    }
+    values = {value: whole.get(name, name) for value, name in data_set.values.items()}
+    return replace(single, data_sets={**single.data_sets, data_set.name: replace(data_set, values=values)})
 
 
 def check_same_grid(case: Case, image: Volume, labels: Volume) -> None:
@@ -229,12 +258,21 @@ def merge(manifests: Sequence[Manifest]) -> Manifest:
 
     Classes keep the order in which they first appear. Case ids that occur twice are prefixed by their data set;
     a group of its own moves with its id, a group that was given is kept, so that a patient who is in two data
-    sets stays one patient.
+    sets stays one patient. A region of one of them is a region of all: where it was a class, it is annotated as one.
 
     Errors
-        DataError   two different data sets have the same name
+        DataError   two different data sets, or two different regions, have the same name
     """
+    regions: dict[str, tuple[str, ...]] = {}
+    for name, members in (each for manifest in manifests for each in manifest.label_space.regions):
+        if set(regions.setdefault(name, members)) != set(members):
+            raise DataError(
+                f"the region '{name}' means two things",
+                found=f"{', '.join(regions[name])}; {', '.join(members)}",
+                do="give one of them another name",
+            )
     names = dict.fromkeys(name for manifest in manifests for name in manifest.label_space.names)
+    classes = tuple(name for name in names if name not in regions)
     data_sets: dict[str, DataSet] = {}
     for manifest in manifests:
         for name, data_set in manifest.data_sets.items():
@@ -248,7 +286,7 @@ def merge(manifests: Sequence[Manifest]) -> Manifest:
     for case in all_cases:
         count[case.id.lower()] = count.get(case.id.lower(), 0) + 1
     cases = tuple(case if count[case.id.lower()] == 1 else _prefixed(case) for case in all_cases)
-    return Manifest(LabelSpace(tuple(names)), data_sets, cases)
+    return Manifest(LabelSpace(classes, tuple(regions.items())), data_sets, cases)
 
 
 def _prefixed(case: Case) -> Case:
@@ -351,22 +389,23 @@ def _case(row: Row, first: int, label_space: LabelSpace, data_sets: Mapping[str,
 def _annotated(row: Row, label_space: LabelSpace, data_set: DataSet) -> frozenset[str]:
     names = row.items("annotated")
     structures = frozenset(label_space.structures if names == [ALL] else names)
+    known = (*label_space.structures, *label_space.region_names)
     for name in names:
-        if name != ALL and name not in label_space.structures:
+        if name != ALL and name not in known:
             row.refuse(
                 "annotated",
-                f"unknown class '{name}'{did_you_mean(name, label_space.structures)}",
-                expected=f"all, or names joined by ';' out of {', '.join(label_space.structures)}",
+                f"unknown class '{name}'{did_you_mean(name, known)}",
+                expected=f"all, or names joined by ';' out of {', '.join(known)}",
             )
     if ALL in names and len(names) > 1:
         row.refuse("annotated", "'all' stands beside other names", do="keep one of them")
-    if missing := structures - data_set.structures:
+    if problem := twice_annotated(structures, label_space):
+        row.refuse("annotated", problem, do=_ONE_NAME)
+    if missing := {name for name in structures if not label_space.covers(data_set.structures, name)}:
         row.refuse(
             "annotated",
             f"the label files of data set '{data_set.name}' cannot show {', '.join(sorted(missing))}",
-            expected=";".join(
-                structure for structure in label_space.structures if structure in data_set.structures
-            ),
+            expected=";".join(structure for structure in known if structure in data_set.structures),
             do=f"name the annotated structures, or complete [data_sets.{data_set.name}.values] in {FILE_NAME}",
         )
     return structures
@@ -386,10 +425,9 @@ def write_manifest(manifest: Manifest, folder: Path | str) -> Path:
     in_parts = any(case.parts for case in manifest.cases)
     writer.writerow((*COLUMNS, *REVIEW_COLUMNS * reviewed, *[PARTS_COLUMN] * in_parts))
     for case in manifest.cases:
-        annotated = [
-            structure for structure in manifest.label_space.structures if structure in case.annotated
-        ]
-        complete = bool(annotated) and len(annotated) == len(manifest.label_space.structures)
+        space = manifest.label_space
+        annotated = [name for name in (*space.structures, *space.region_names) if name in case.annotated]
+        complete = bool(annotated) and annotated == list(space.structures)
         taken = iter(case.images)
         images = ";".join(
             MISSING if number in case.missing else _path_cell(next(taken), folder, case)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,10 @@ def read_json(file: Path, looks_for: str) -> Any:
         ) from error
 
 
-def label_space(classes: Iterable[str], file: Path) -> LabelSpace:
-    """The label space of classes as a file names them.
+def label_space(
+    classes: Iterable[str], file: Path, regions: Mapping[str, Sequence[str]] | None = None
+) -> LabelSpace:
+    """The label space of classes as a file names them, and of its regions, which are made of classes.
 
     Errors
         DataError   a name cannot be one of a class, or none is a structure
@@ -62,7 +64,7 @@ def label_space(classes: Iterable[str], file: Path) -> LabelSpace:
                 "a class name holds characters that cannot be printed", file=file, found=ascii(name)
             )
     try:
-        return LabelSpace(names)
+        return LabelSpace(names, tuple((name, tuple(parts)) for name, parts in (regions or {}).items()))
     except LabelwiseError as error:
         raise DataError(error.what, file=file, found=error.found, expected=error.expected) from error
 

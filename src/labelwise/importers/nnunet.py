@@ -12,7 +12,8 @@ dataset.json, or where nnU-Net keeps it: nnUNet_preprocessed/<data set>/ beside 
 The label ``ignore`` marks voxels about which nothing is known. Regions (lists of several integers) overlap, classes
 of a label space do not. They are passed over: voxels that only a region names are none of the other classes, and
 count as background. Or, as an option, they become disjoint classes by their differences: of whole [1, 2, 3] and
-core [2, 3] there remain "whole without core" = 1 and core = 2, 3. The order in which nnU-Net draws regions
+core [2, 3] there remain "whole without core" = 1 and core = 2, 3, and whole is a region of the label space: both of
+them. The order in which nnU-Net draws regions
 (regions_class_order) is about its predictions, and so are the names of its readers: label files do not depend on
 them.
 
@@ -77,7 +78,8 @@ def scan(
     Parameters
         fold        fold of splits_final.json whose "val" cases validate; labelled cases it does not name take
                     no part
-        regions     "differences" makes disjoint classes of regions that lie in each other; "skip" passes them over
+        regions     "differences" makes disjoint classes of regions that lie in each other, and keeps the regions as
+                    names for several of them; "skip" passes them over
         annotated   the classes that labelled cases are annotated for, if not all
         group       regular expression whose match in a case id names the patient, for example ``patient\\d+``
         modality    instead of the one read from channel_names (CT -> ct, noNorm -> normalised, else mr)
@@ -91,7 +93,9 @@ def scan(
     file = folder / "dataset.json"
     dataset = read_json(file, LOOKS_FOR)
     channels, classes = _channel_names(dataset, file), _classes(dataset, file, regions)
-    space = label_space(classes, file)
+    space = label_space(
+        classes, file, _named_regions(dataset, classes, file) if regions == "differences" else None
+    )
     name = data_set or folder.name
     with about(file):
         kind = modality or modality_of(channels)
@@ -242,6 +246,22 @@ def _differences(labels: Mapping[str, list[int]], file: Path) -> dict[str, int |
     )
     warn_about("regions that are the union of others are no classes of their own", empty)
     return classes
+
+
+def _named_regions(
+    dataset: Mapping[str, Any], classes: Mapping[str, int | Sequence[int]], file: Path
+) -> dict[str, list[str]]:
+    """The regions that are no class themselves -> the classes that lie in them."""
+    values = {
+        name: {numbers} if isinstance(numbers, int) else {*numbers}
+        for name, numbers in classes.items()
+        if name not in (BACKGROUND, IGNORE_NAME)
+    }
+    return {
+        region: [name for name, numbers in values.items() if numbers <= {*inside}]
+        for region, inside in classes_by_name(dataset.get("labels"), file).items()
+        if region not in classes
+    }
 
 
 def _ending(dataset: Mapping[str, Any], file: Path) -> str:

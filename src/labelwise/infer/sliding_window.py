@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from labelwise.anatomy import named_side
 from labelwise.console import ShowProgress, silent
-from labelwise.devices import has_bf16, memory_explained
+from labelwise.devices import has_bf16, memory_explained, use_allowed_cpus
 from labelwise.errors import CheckpointError, ConfigError
 from labelwise.infer.doubt import Doubt
 from labelwise.infer.postprocess import PostprocessConfig
@@ -210,6 +210,7 @@ def _scorer(
     config: InferenceConfig,
     device: torch.device | str,
 ) -> _Scorer:
+    use_allowed_cpus()
     device_type = torch.device(device).type
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device_type))
     flips = mirror_images(config, grid.patch)

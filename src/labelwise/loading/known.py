@@ -1,8 +1,9 @@
 """What the labels of a stored case say to someone who knows only some classes, and some of them in a part of the scan.
 
 While patches are read and moved, a voxel is one number: a class, IGNORE, or a *code* behind the classes. A code is a
-background voxel at which fewer classes are known than elsewhere in its case. When a batch is made, codes become
-`Batch.labels`, and `Batch.annotated` for each voxel.
+background voxel at which other classes are known than elsewhere in its case, or a voxel of a region that is annotated
+as one: its class is one of those that are not known there. When a batch is made, codes become `Batch.labels`, and
+`Batch.annotated` for each voxel.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from labelwise.cohort.data_set import numbers_in
 from labelwise.cohort.parts import by_part, inside, known_in, require_within
 from labelwise.errors import DataError
 from labelwise.loading.store import AS_STORED, POINTS_PER_CLASS, Corner, Store, StoredCase, annotated_table
@@ -49,10 +51,19 @@ class KnownLabels:
     """
 
     def __init__(self, case: Case, label_space: LabelSpace, store: Store):
-        self.annotated = label_space.annotated_row(case.annotated)
-        self.codes: dict[int, Array] = {}  # code -> (C,) bool, the classes that are known there
+        named = [name for name in label_space.region_names if name in case.annotated]
+        # Of the regions that are annotated as one: their classes (C,) bool, and the stored numbers that lie in them.
+        self.regions = [
+            (np.isin(label_space.names, [*label_space.classes_of(name)]), numbers_in(label_space, name))
+            for name in named
+        ]
+        self._annotated = label_space.told_apart(case.annotated)
+        self._denied = frozenset[str]().union(*map(label_space.classes_of, named))  # beyond the regions
+        self.annotated = label_space.annotated_row(self._annotated | self._denied)
+        # Code -> label, and (C,) bool, the classes that are known there.
+        self.codes: dict[int, tuple[int, Array]] = {}
         self._boxes = [part for part in case.parts if part.boxes]
-        if label_space.num_classes + 2 ** len(self._boxes) > IGNORE:
+        if label_space.num_classes + 2 ** len(self._boxes) + len(self.regions) > IGNORE:
             raise DataError(
                 "the classes of a case are annotated in too many different parts",
                 case=case.id,
@@ -85,7 +96,10 @@ class KnownLabels:
         out[...] = self._tables[tables, out]
 
     def points(self, stored: StoredCase) -> dict[int, Array]:
-        """`StoredCase.points` where they are known; 0 names known voxels of a case that is annotated in parts only."""
+        """`StoredCase.points` where they are known; 0 names known voxels of a case that is annotated in parts only.
+
+        The voxels of a region stand under its first class.
+        """
         whole = np.empty(stored.shape, np.uint8)
         self.read(stored, (0, 0, 0), whole)
         found = {
@@ -93,10 +107,22 @@ class KnownLabels:
             for index, voxels in stored.points.items()
             if index and len(known := voxels[whole[tuple(voxels.T)] == index])
         }
+        for classes, numbers in self.regions:
+            if shown := [stored.points[number] for number in numbers if number in stored.points]:
+                found[int(classes.argmax())] = np.concatenate(shown)
         known = np.flatnonzero(whole != IGNORE)
         if len(known) < whole.size and len(known):
             chosen = np.random.default_rng(0).choice(known, min(POINTS_PER_CLASS, len(known)), replace=False)
             found[0] = np.stack(np.unravel_index(chosen, whole.shape), axis=1).astype(np.int32)
+        return found
+
+    def slices(self, stored: StoredCase) -> dict[int, tuple[int, int]]:
+        """`StoredCase.slices` of the classes; those of a region stand under its first class."""
+        found = {index: ends for index, ends in stored.slices.items() if index < len(self.annotated)}
+        for classes, numbers in self.regions:
+            if shown := [stored.slices[number] for number in numbers if number in stored.slices]:
+                firsts, lasts = zip(*shown, strict=True)
+                found[int(classes.argmax())] = min(firsts), max(lasts)
         return found
 
     def _table(self, case: Case, label_space: LabelSpace, drawn: set[str], inside: int) -> Array:
@@ -107,20 +133,24 @@ class KnownLabels:
             if not inside >> bit & 1
             for structure in part.structures
         }
-        known = case.annotated - outside
-        table = annotated_table(label_space.annotated_row(known))
-        table[table == 0] = self._background(label_space.annotated_row(known - drawn))
+        known = self._annotated - outside
+        table = annotated_table(label_space.annotated_row(known | self._denied))
+        table[table == 0] = self._background(label_space.annotated_row(known - drawn | self._denied))
+        for classes, numbers in self.regions:
+            table[numbers] = self._code(IGNORE, ~classes)
         return table
 
     def _background(self, known: Array) -> int:
         """The number of a background voxel at which these classes (C,) are known."""
         if (known == self.annotated).all():
             return 0
-        if not known.any():
-            return IGNORE
-        same = (code for code, row in self.codes.items() if (row == known).all())
+        return self._code(0, known) if known.any() else IGNORE
+
+    def _code(self, label: int, known: Array) -> int:
+        """The number of voxels of this label at which these classes (C,) are known."""
+        same = (code for code, (other, row) in self.codes.items() if other == label and (row == known).all())
         code = next(same, len(known) + len(self.codes))
-        self.codes[code] = known
+        self.codes[code] = label, known
         return code
 
 
@@ -151,6 +181,6 @@ def meaning_of(known: Sequence[KnownLabels]) -> Meaning | None:
     labels = np.tile(AS_STORED, (len(known), 1))
     annotated = np.repeat(np.stack([each.annotated for each in known])[:, None], 256, axis=1)
     for row, each in enumerate(known):
-        for code, there in each.codes.items():
-            labels[row, code], annotated[row, code] = 0, there
+        for code, (label, there) in each.codes.items():
+            labels[row, code], annotated[row, code] = label, there
     return Meaning(torch.from_numpy(labels), torch.from_numpy(annotated))

@@ -172,8 +172,14 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
         augmentation.check(sampling.patch_size)
         self.store = store
         self.cases = tuple(cases)
+        self.known = [KnownLabels(case, label_space, store) for case in self.cases]
+        in_parts = {
+            case.id for case, known in zip(self.cases, self.known, strict=True) if case.parts or known.regions
+        }
         self.sparse = frozenset(
-            case.id for case in self.cases if case.annotated and (case.parts or store.case(case.id).is_sparse)
+            case.id
+            for case in self.cases
+            if case.annotated and (case.id in in_parts or store.case(case.id).is_sparse)
         )
         self.sampler = Sampler(self.cases, label_space, sampling, seed, self.sparse)
         self.sampling = sampling
@@ -189,13 +195,12 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
                 do="take 0 out of augment.mirror_axes, or choose another method",
             )
         self.augments = augments
-        rows = [label_space.annotated_row(case.annotated) for case in self.cases]
+        rows = [known.annotated for known in self.known]
         self.annotated = np.stack(rows) if rows else np.zeros((0, label_space.num_classes), bool)
-        self.known = [KnownLabels(case, label_space, store) for case in self.cases]
-        self.points = {  # of cases that are annotated in parts; of the others as they are stored
+        self.points = {  # of cases that are annotated in parts, or for regions; of the others as they are stored
             number: self.known[number].points(store.case(case.id))
             for number, case in enumerate(self.cases)
-            if case.parts
+            if case.id in in_parts
         }
 
     def __getitem__(self, step: int) -> Reading | LabelwiseError:
@@ -277,7 +282,7 @@ class StepDataset(Dataset[Reading | LabelwiseError]):
         """Where reading begins: the corner of the patch, and the margin before it."""
         patch_size = self.sampling.patch_size
         annotated = self.annotated[draw.case]
-        slices = case.slices if self.sampling.slices == "annotated" else None
+        slices = self.known[draw.case].slices(case) if self.sampling.slices == "annotated" else None
         points = self.points.get(draw.case, case.points)
         corner = patch_corner(draw, case.shape, points, annotated, self.sampling, slices)
         x, y, z = (c - (n - m) // 2 for c, n, m in zip(corner, size, patch_size, strict=True))

@@ -180,6 +180,7 @@ def content_key(
         "values": sorted(data_set_of_file(data_set, case.labels).values.items() if case.labels else ()),
         "others": data_set.others,
         "classes": manifest.label_space.names,
+        **_regions(manifest),
         "plan": plan.to_json(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
@@ -245,8 +246,14 @@ def _statistics_key(case: Case, manifest: Manifest) -> str:
         "layout": asdict(data_set.layout),
         "values": sorted(data_set.values.items()),
         "classes": manifest.label_space.names,
+        **_regions(manifest),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _regions(manifest: Manifest) -> dict[str, Any]:
+    """The regions, if there are some: stores and fingerprints of before are found again."""
+    return {"regions": manifest.label_space.regions} if manifest.label_space.regions else {}
 
 
 def _hash_files(

@@ -141,7 +141,8 @@ def patch_corner(
         first, last = min(low for low, _ in ends), max(high for _, high in ends)
         between = sorted((first, last + 1 - config.patch_size[2]))
         lowest[2], highest[2] = np.clip(between, 0, highest[2])
-    present = [index for index in sorted(points) if index and annotated[index]]
+    # Stored regions have numbers behind the classes.
+    present = [index for index in sorted(points) if 0 < index < len(annotated) and annotated[index]]
     centre: Array | None = None
     if draw.labelled and present and random.random() < config.foreground:
         voxels = points[present[random.integers(len(present))]]

@@ -72,10 +72,12 @@ Corner = tuple[int, int, int]
 def annotated_table(annotated: Array) -> Array:
     """(256,) uint8: what a stored label says to someone who knows only the `annotated` (C,) classes.
 
-    Structures that are not annotated become 0; without any annotated structure everything becomes IGNORE.
+    Structures that are not annotated become 0, and so do regions, whose classes are not told apart; without any
+    annotated structure everything becomes IGNORE.
     """
     table = AS_STORED.copy()
     table[1 : len(annotated)][~annotated[1:]] = 0
+    table[len(annotated) : IGNORE] = 0
     return table if annotated.any() else np.full_like(table, IGNORE)
 
 

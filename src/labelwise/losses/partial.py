@@ -4,7 +4,9 @@ What a voxel's label leaves possible is a set of classes: {c} for a structure c 
 that nobody annotated} for 0, all classes for IGNORE. Everything here follows from that set.
 
 `annotated` is (B, C), one row per case; or (B, C, *S), one row per voxel, where voxels of several cases were
-mixed into one image. Its column 0 is never read: it says no more than the others.
+mixed into one image, or classes are known in a part of the scan only. Its column 0 says no more than the others but for
+one thing: an IGNORE voxel where the background is annotated, and not every structure, is one of those that are not. So
+speak regions that are annotated as one.
 """
 
 from __future__ import annotations
@@ -187,8 +189,20 @@ def possible_classes(labels: Tensor, annotated: Tensor) -> Tensor:
     given = labels.unsqueeze(1)
     possible = members(labels, annotated.shape[1])
     possible |= (given == 0) & ~_known_structures(labels, annotated)
-    possible |= given == IGNORE
+    within = in_regions(labels, annotated)
+    possible |= (given == IGNORE) & ~(within.unsqueeze(1) & over_space(annotated, labels.ndim - 1))
     return possible
+
+
+def in_regions(labels: Tensor, annotated: Tensor) -> Tensor:
+    """(B, *S) bool: voxels of a region that is annotated as one; their class is one that is not annotated there.
+
+    Shapes
+        labels      (B, *S)     int64 in [0, C) or IGNORE
+        annotated   (B, C) or (B, C, *S) bool
+    """
+    row = over_space(annotated, labels.ndim - 1)
+    return (labels == IGNORE) & row[:, 0] & ~row[:, 1:].all(dim=1)
 
 
 def open_voxels(labels: Tensor, annotated: Tensor, inside: Tensor | None = None) -> Tensor:
@@ -208,9 +222,9 @@ def open_voxels(labels: Tensor, annotated: Tensor, inside: Tensor | None = None)
 def marginal_cross_entropy(logits: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
     """Cross-entropy that lets every un-annotated structure hide in the background.
 
-    A voxel gives ``-log p(y)`` if its label y is a structure, and ``-log (p(background) + sum of p(c) over the
-    structures c that are not annotated)`` if its label is 0. With everything annotated this is the ordinary
-    cross-entropy.
+    A voxel gives ``-log p(y)`` if its label y is a structure, ``-log (p(background) + sum of p(c) over the
+    structures c that are not annotated)`` if its label is 0, and ``-log sum of p(c) over its classes`` within a region
+    that is annotated as one. With everything annotated this is the ordinary cross-entropy.
 
     Shapes
         logits      (B, C, *S)  float, before softmax
@@ -302,7 +316,13 @@ def _cross_entropy(logits: Tensor, log_probabilities: Tensor, labels: Tensor, an
     possible = torch.zeros_like(structures, dtype=logits.dtype).masked_fill(structures, -torch.inf)
     share = (logits + possible).log_softmax(dim=1)[:, 0]
     log_likelihood = label_log_probability(log_probabilities, labels) - torch.where(labels == 0, share, 0)
-    return mean_over_cases(-log_likelihood, (labels != IGNORE) & structures.any(dim=1))
+    told = (labels != IGNORE) & structures.any(dim=1)
+    if annotated.ndim > 2:  # only single voxels lie in regions
+        within = in_regions(labels, annotated)
+        beyond = within.unsqueeze(1) & annotated
+        of_region = log_probabilities.masked_fill(beyond, -torch.inf).logsumexp(dim=1)
+        log_likelihood, told = torch.where(within, of_region, log_likelihood), told | within
+    return mean_over_cases(-log_likelihood, told)
 
 
 def _dice(

@@ -25,6 +25,7 @@ from labelwise.losses.deep import at_all_scales
 from labelwise.losses.partial import (
     DiceForm,
     full_precision,
+    in_regions,
     mean_over_cases,
     open_voxels,
     possible_classes,
@@ -108,7 +109,8 @@ class AddClass(Method):
         self.old.eval()  # the loop turns everything to training mode again, before each part of the training
         with torch.no_grad():
             old = self.old(images)
-        where = open_voxels(labels, annotated, inside)
+        # Where the background is possible: the new classes hide in that of the old model.
+        where = open_voxels(labels, annotated, inside) & ~in_regions(labels, annotated)
         possible = possible_classes(labels, annotated) | ~where.unsqueeze(1)
         return mean_over_cases(divergence(old, select_rows(logits, rows), possible, self.known), where)
 

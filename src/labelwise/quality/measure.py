@@ -59,7 +59,7 @@ class Measures:
 
 
 def measure_case(single: Manifest, *, with_image: bool = True) -> list[Measures]:
-    """Measure every annotated structure of a manifest's only case, in the order of the label space.
+    """Measure every annotated structure of a manifest's only case, in the order of the label space, regions last.
 
     Errors
         DataError   a file is missing or damaged, or image and labels lie on different grids
@@ -80,7 +80,8 @@ def measure_case(single: Manifest, *, with_image: bool = True) -> list[Measures]
                 code="grids-differ",
             )
         values = resolved(single).data_set_of(case).values
-        structures = [name for name in single.label_space.structures if name in case.annotated]
+        space = single.label_space
+        structures = [name for name in (*space.structures, *space.region_names) if name in case.annotated]
         regions = {
             name: [region for value, region in labels.regions.items() if values.get(value) == name]
             for name in structures

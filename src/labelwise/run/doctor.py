@@ -54,7 +54,7 @@ def doctor() -> dict[str, Any]:
         "patch_reading_ms": read,
         "training_step_ms": step,
         "bf16_native": native,
-        "precision_auto": "bf16" if native else "float32",
+        "precision_auto": _automatic(device, native),
         "limit": _limit(device, step, PATCHES * read),
         "advice": _advice(native, times),
     }
@@ -83,6 +83,13 @@ def _is_installed(package: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
+
+
+def _automatic(device: torch.device, native: bool) -> str:
+    """What a training takes where its recipe leaves the precision to the hardware."""
+    if native and device.type == "cpu":
+        return "measured when a training begins"
+    return "bf16" if native else "float32"
 
 
 def _advice(native: bool, times: dict[str, float]) -> str:

@@ -9,9 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from labelwise import anatomy
 from labelwise.cohort.manifest import Manifest, read_case_labels
 from labelwise.cohort.parts import by_part, known_in, parts_cell, require_within
+from labelwise.cohort.regions import as_one
 from labelwise.console import ShowProgress, silent
 from labelwise.engine import Outcome, run_jobs
 from labelwise.errors import ConfigError, DataError, did_you_mean
@@ -33,39 +36,47 @@ from labelwise.infer.card import add_scores
 from labelwise.infer.record import NOTICED, PROBABILITIES, map_paths, told_beside
 from labelwise.report.compare import compare
 from labelwise.report.measures import SHOWN
-from labelwise.run.pairing import PREDICTIONS, SCORES, Pair, find_pairs, in_space
+from labelwise.run.pairing import PREDICTIONS, SCORES, Pair, find_pairs, in_space, region_values
 from labelwise.run.patients import patients_of
 from labelwise.run.provenance import check_predictions, record_scores
-from labelwise.types import IGNORE, Array, LabelSpace, Part, Volume
+from labelwise.types import BACKGROUND, IGNORE, Array, LabelSpace, Part, Volume
 
 __all__ = ["EvaluationResult", "evaluate"]
 
 CALIBRATION = "calibration_error"
+REGIONS = "region_"  # how the name of the table of regions begins
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Scores per case and class, and their summary."""
+    """Scores per case and class, and their summary; and those of the regions that the manifest names."""
 
     scores: tuple[Score, ...]
     summary: Summary
     file: Path
     parts: Mapping[str, str]  # case -> the parts of its scan to which scores of some classes are confined
+    regions: tuple[Score, ...] = ()
 
     def to_text(self) -> str:
         """Means per class and metric, with their n; of further metrics too."""
         further = dict.fromkeys(score.metric for score in self.scores if score.metric not in METRICS)
         shown = [*SHOWN["default"], *further] if further else None
-        tables = compare({self.file.parent.resolve().name: self.scores}, shown).to_text()
+        name = self.file.parent.resolve().name
+        tables = compare({name: self.scores}, shown).to_text()
         confined = [
             f"\n{case}: scored only where it is annotated: {', '.join(text.split(';'))}"
             for case, text in self.parts.items()
         ]
-        return f"{tables}{''.join(confined)}\nscores: {self.file}"
+        of_regions = ""
+        if self.regions:
+            of_regions = f"\n\nregions\n{compare({name: self.regions}, shown).to_text()}"
+            of_regions += f"\nregions: {_region_file(self.file)}"
+        return f"{tables}{''.join(confined)}\nscores: {self.file}{of_regions}"
 
     def facts(self) -> dict[str, Any]:
         """The same as plain values."""
-        return {"file": str(self.file), "summary": self.summary.to_json(), "parts": dict(self.parts)}
+        facts = {"file": str(self.file), "summary": self.summary.to_json(), "parts": dict(self.parts)}
+        return facts | ({"regions": summarise(self.regions).to_json()} if self.regions else {})
 
 
 def evaluate(
@@ -86,6 +97,9 @@ def evaluate(
 
     Classes are joined by name: a model may have learnt them in another order, or more of them. Label files that do
     not name their values (of other programs) are read by `classes`, else by the manifest's value tables.
+
+    Regions of the manifest are scored as one in the cases that know them, into a table of their own beside the output,
+    ``region_scores.csv``: no mean counts a voxel twice.
 
     Every score says in which split its case is, and whether the model was trained on its patient or chosen by him.
 
@@ -141,12 +155,22 @@ def evaluate(
     if errors := [str(outcome.error) for outcome in outcomes if outcome.error]:
         raise DataError(f"{len(errors)} of {len(pairs)} cases cannot be scored\n" + "\n".join(errors))
     by_case = {outcome.item.case: outcome.result or [] for outcome in outcomes}
-    scores = tuple(score for pair in pairs for score in by_case[pair.case])
+    names = manifest.label_space.region_names if manifest else ()
+    every = [score for pair in pairs for score in by_case[pair.case]]
+    scores = tuple(score for score in every if score.class_name not in names)
+    regions = tuple(score for score in every if score.class_name in names)
     write_scores(target, scores)
     record_scores(target, files, split, model)
+    if regions:
+        write_scores(_region_file(target), regions)
     if model is not None and target == folder.parent / SCORES:  # of a run, by its own model
         add_scores(folder.parent / "model", scores, split)
-    return EvaluationResult(scores, summarise(scores), target, _parts(pairs, manifest))
+    return EvaluationResult(scores, summarise(scores), target, _parts(pairs, manifest), regions)
+
+
+def _region_file(scores: Path) -> Path:
+    """Where the scores of regions stand, beside those of classes."""
+    return scores.with_name(f"{REGIONS}{scores.name}")
 
 
 def _parts(pairs: Sequence[Pair], manifest: Manifest | None) -> dict[str, str]:
@@ -184,6 +208,7 @@ def _score(
     calibration: bool,
 ) -> list[Score]:
     prediction = read_labels(pair.prediction.file, pair.prediction.layout, pair.image)
+    single: Manifest | None = None
     known: list[tuple[Sequence[str], Part | None]]
     if pair.reference is not None:
         stored = read_labels(pair.reference.file, pair.reference.layout)
@@ -192,6 +217,7 @@ def _score(
     else:
         assert manifest is not None
         case = next(case for case in manifest.cases if case.id == pair.case)
+        single = manifest.replace_cases([case])
         reference = read_case_labels(replace(case, parts=()), manifest)
         known = [(tuple(structures), part) for structures, part in by_part(case)]
         for confined in case.parts:
@@ -225,6 +251,18 @@ def _score(
     # Each part gives the same rows, and scores the classes that are annotated there.
     rows = zip(*of_parts, strict=True)
     scores = [next((one for one in row if one.status != "not_annotated"), row[0]) for row in rows]
+    for region in single.label_space.region_names if single else ():
+        assert single is not None
+        whole = as_one(single, region)
+        truth = (
+            np.zeros_like(reference.data) if whole is None else read_case_labels(whole.cases[0], whole).data
+        )
+        shown = region_values(pair.prediction, region, single.label_space)
+        scores += evaluate_case(
+            pair.case, truth, np.isin(prediction.data, shown).astype(np.uint8),
+            label_space=LabelSpace((BACKGROUND, region)), annotated=() if whole is None else (region,),
+            spacing_mm=spacing, variant=variant, group=pair.group, further=further,
+        )  # fmt: skip
     return [replace(score, split=pair.split, seen=pair.seen) for score in scores]
 
 

@@ -23,6 +23,7 @@ from torch import Generator, Tensor
 
 from labelwise.config import RunConfig
 from labelwise.console import duration
+from labelwise.devices import SafeConvolutions, use_fast_layout
 from labelwise.errors import ResourceError, TrainingError
 from labelwise.infer.sliding_window import predict_labels
 from labelwise.infer.windows import WindowGrid
@@ -32,7 +33,7 @@ from labelwise.methods.base import Method
 from labelwise.plan.facts import Facts
 from labelwise.run.stages import settings_of
 from labelwise.train.loop import Stage, fit
-from labelwise.types import IGNORE, Batch, LabelSpace
+from labelwise.types import IGNORE, Batch, LabelSpace, Progress
 
 if sys.platform != "win32":
     import resource
@@ -41,6 +42,8 @@ WARM_UP = 2  # steps that are not timed: memory is allowed for, kernels are chos
 MOST_STEPS, MOST_SECONDS = 12, 15.0  # of a trial
 STORED = 0.8  # size of a prepared scan after compression, as a part of its voxels
 VOXEL_BYTES = 3  # float16 and a label
+PRECISION_SECONDS = 10.0  # in which both precisions take turns, after a step of each that is not timed
+PRECISION_ROUNDS = 5  # at most
 GIB = 2**30
 
 
@@ -119,6 +122,44 @@ def measure(config: RunConfig, cohort: Cohort, fabric: Fabric) -> Forecast | Non
         disk_gib=(_run_bytes(state, weights, cohort) + _store_bytes(cohort)) / GIB,
         store_gib=_store_bytes(cohort) / GIB,
     )
+
+
+def precision_seconds(config: RunConfig, cohort: Cohort, fabric: Fabric) -> dict[str, float]:
+    """Precision -> the shortest time of a step, forward and backward, of the last stage of a training.
+
+    Both take turns on the same network and batch, so that other work on the machine disturbs both.
+
+    Errors
+        ResourceError   a step does not fit into the memory
+    """
+    nets = config.nets(in_channels=cohort.facts.channels, num_classes=cohort.label_space.num_classes)
+    kind = find_method(config.method.name)
+    seconds: dict[str, list[float]] = {"float32": [], "bf16": []}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        method = kind(nets, settings_of(kind, config)).to(fabric.device)
+        use_fast_layout(method)
+        batch = next(_batches(method, config, cohort, fabric.device, []))
+        started = time.perf_counter()
+        for turn in range(1 + PRECISION_ROUNDS):
+            if turn > 1 and time.perf_counter() - started > PRECISION_SECONDS:
+                break
+            for name, times in seconds.items():
+                start = time.perf_counter()
+                _bare_step(method, batch, config.train.steps[-1], bf16=name == "bf16")
+                times.append(time.perf_counter() - start)
+    return {name: min(times[1:]) for name, times in seconds.items()}
+
+
+def _bare_step(method: Method, batch: Batch, total: int, *, bf16: bool) -> None:
+    """What of a step depends on the precision; weights stay as they are."""
+    kind = batch.images.device.type
+    with SafeConvolutions():
+        for part in range(method.steps_per_batch):
+            with torch.autocast(kind, torch.bfloat16, enabled=bf16):
+                terms = method(batch, Progress(0, total, part))
+            torch.autograd.backward(torch.stack(list(terms.values())).sum())
+            method.zero_grad(set_to_none=True)
 
 
 def with_steps(forecast: Forecast, config: RunConfig) -> Forecast:

@@ -12,6 +12,7 @@ from labelwise.cohort.data_set import FILE_NAME as TABLE_NAME
 from labelwise.cohort.data_set import Others, not_commercial
 from labelwise.cohort.join import Sides, join
 from labelwise.cohort.manifest import MANIFEST_NAME, Manifest, write_new_manifest
+from labelwise.cohort.regions import with_regions
 from labelwise.cohort.split import cut_groups, leave_data_set_out, split_cases
 from labelwise.console import ShowProgress, silent
 from labelwise.errors import ConfigError, did_you_mean, warn_about
@@ -43,6 +44,7 @@ def import_data(
     undrawn: Undrawn = "unknown",
     file_names: FileNames | None = None,
     licence: Mapping[str, str] | str | None = None,
+    region: Mapping[str, Sequence[str]] | None = None,
     workers: int | None = None,
     engine: str = "local",
     progress: ShowProgress = silent,
@@ -70,6 +72,8 @@ def import_data(
         licence         terms of the scans and labels (per data set, or of all), for the card of every model that learns
                         from them; default: what a description beside the scans says, or what is known of a public
                         data set
+        region          names for several classes together, {"whole tumour": ["edema", "core"]}; where a data set has a
+                        class of such a name, it is annotated for the region as one
         workers, engine     where images are read, for `find_duplicates`
         options         of the importers, e.g. classes={"liver": 1}, modality="ct", group=r"patient\\d+"; for one
                         data set of several: {"kits.tumour": "class"}
@@ -99,6 +103,8 @@ def import_data(
         if job.folder.is_dir():
             warn_about(NOT_READ, [file.name for file in files_below(job.folder, UNREAD) if is_unread(file)])
     manifest = join(_distinct(parts), sides)
+    if region:
+        manifest = with_regions(manifest, region)
     if find_duplicates:
         duplicates, unread = duplicated.find_duplicates(
             manifest, engine=engine, workers=workers, progress=progress

@@ -107,6 +107,14 @@ def in_space(labels: Array, values: Mapping[int, str], space: LabelSpace) -> Arr
     return np.asarray(table[np.where(known, labels, highest + 1)])
 
 
+def region_values(labels: Labels, region: str, space: LabelSpace) -> list[int]:
+    """The values of a label file that lie in a region: those of its classes, and its own."""
+    inside = (region, *space.classes_of(region))
+    return [
+        value for value, name in labels.values.items() if any(anatomy.same(name, each) for each in inside)
+    ]
+
+
 def _in_manifest(
     folder: Path, found: Mapping[str, Path], file: Path, split: str, classes: Mapping[int, str] | None
 ) -> tuple[Manifest, LabelSpace, list[Pair]]:
@@ -123,7 +131,7 @@ def _in_manifest(
         structures = tuple(sorted(case.annotated))
         pairs.append(Pair(case.id, prediction, None, structures, case.images[0], case.group, case.split))
     for pair in pairs:
-        _check_known(pair)
+        _check_known(pair, manifest.label_space)
     return manifest, manifest.label_space, pairs
 
 
@@ -194,8 +202,14 @@ def _labels(file: Path, classes: Mapping[int, str] | None, case: str) -> Labels 
     return Labels(file, {0: BACKGROUND, **values}, Layout(segments=segments)) if values else None
 
 
-def _check_known(pair: Pair) -> None:
-    if unknown := [structure for structure in pair.annotated if not pair.prediction.knows(structure)]:
+def _check_known(pair: Pair, space: LabelSpace | None = None) -> None:
+    """Refuse a prediction that does not know a class that is annotated, or a region neither by name nor by classes."""
+
+    def knows(structure: str) -> bool:
+        names = space.classes_of(structure) if space else {structure}
+        return pair.prediction.knows(structure) or all(map(pair.prediction.knows, names))
+
+    if unknown := [structure for structure in pair.annotated if not knows(structure)]:
         raise DataError(
             f"the model of this prediction does not know {', '.join(unknown)}",
             case=pair.case,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,7 @@ from lightning_fabric import Fabric
 
 from labelwise.atomic import write_json
 from labelwise.cohort.manifest import Manifest
-from labelwise.config import RunConfig, load_config, setting, with_settings
+from labelwise.config import AUTO, RunConfig, load_config, setting, with_settings
 from labelwise.console import ShowProgress
 from labelwise.devices import choose_device
 from labelwise.engine import available_cpus
@@ -26,10 +27,23 @@ from labelwise.plan.choose import PLANNED, Line, Plan, make_plan
 from labelwise.plan.facts import Facts, Hardware, gather
 from labelwise.preprocess import fingerprint
 from labelwise.run.circumstances import PLAN
-from labelwise.run.forecast import GIB, Cohort, Forecast, measure, peak_memory_bytes, steps_within, with_steps
+from labelwise.run.forecast import (
+    GIB,
+    Cohort,
+    Forecast,
+    measure,
+    peak_memory_bytes,
+    precision_seconds,
+    steps_within,
+    with_steps,
+)
 from labelwise.run.prepare import fingerprint_file, store_folder
 from labelwise.run.warm_start import find_source, kept_model
 from labelwise.settings import build_settings
+from labelwise.train.distributed import precision_of, use_precision
+
+WORTH_MEASURING = 100  # steps of a training; about ten are measured
+FASTER = 0.95  # of the time in float32: less of a gain is not worth the coarser numbers
 
 logger = logging.getLogger("labelwise")
 
@@ -118,16 +132,22 @@ def settle_run(
     Errors
         ConfigError, DataError      as `settle`
     """
-    if not config.planned and budget_minutes is None:
+    is_planned = bool(config.planned) or budget_minutes is not None
+    if not is_planned and config.device.precision != AUTO:
         return Settled(config)
     if begun is not None and begun.exists():
         known = resumed(config, load_config(begun), with_budget=budget_minutes is not None)
         if known is not None:
             return Settled(known)
-    planned = settle(
-        config, manifest, fabric, budget_minutes=budget_minutes,
-        jobs=Jobs(progress=progress),
-    )  # fmt: skip
+    jobs = Jobs(progress=progress)
+    if not is_planned:
+        config, lines = _with_precision(
+            config, lambda: _cohort(config, manifest, _facts(config, manifest, jobs)), fabric
+        )
+        for made in lines:
+            logger.info("%s = %s: %s", made.setting, made.value, made.why)
+        return Settled(config)
+    planned = settle(config, manifest, fabric, budget_minutes=budget_minutes, jobs=jobs)
     if fabric.is_global_zero:
         for line in planned.to_text().splitlines():
             logger.info("%s", line)
@@ -151,13 +171,7 @@ def settle(
         ConfigError     the budget is too short for a step; a budget for several processes
         DataError       no training scan can be read
     """
-    statistics = training_statistics(manifest, jobs, memo=fingerprint_file(config))
-    fixed = config.prepare.shape
-    typical = fingerprint.make_plan(statistics, spacing_mm=config.prepare.spacing_mm, shape=_per_axis(fixed))
-    cases = manifest.split("train")
-    facts = gather(
-        statistics, cases, manifest.label_space, spacing_mm=typical.spacing_mm, shape=typical.shape
-    )
+    facts = _facts(config, manifest, jobs)
     hardware = hardware_of(config.device.device)
     config, taken = _of_source(config)
     made = make_plan(facts, hardware, current(config), config.planned)
@@ -167,15 +181,12 @@ def settle(
     chosen = with_settings(config, made.settings)
     if chosen.prepare.spacing_mm:
         facts = facts.at_spacing(chosen.prepare.spacing_mm)
+    cohort = _cohort(chosen, manifest, facts)
+    chosen, lines = _with_precision(chosen, lambda: cohort, fabric)
+    made = Plan([*made.lines, *lines])
     if fabric.world_size > 1:
         _refuse_budget(budget_minutes)
         return Planned(chosen, made, facts, None)
-    cohort = Cohort(
-        facts,
-        manifest.label_space,
-        sum(bool(case.annotated) for case in manifest.split("validation")),
-        _cases_to_prepare(manifest, chosen),
-    )
     expected = measure(chosen, cohort, fabric)
     if budget_minutes is not None:
         if expected is None:
@@ -186,6 +197,47 @@ def settle(
         chosen, made = _within(budget_minutes, config, chosen, facts, hardware, made, expected)
         expected = with_steps(expected, chosen)
     return Planned(chosen, made, facts, expected)
+
+
+def _facts(config: RunConfig, manifest: Manifest, jobs: Jobs) -> Facts:
+    """What the training scans say, at the spacing of the recipe or at that of their fingerprint."""
+    statistics = training_statistics(manifest, jobs, memo=fingerprint_file(config))
+    shape = _per_axis(config.prepare.shape)
+    typical = fingerprint.make_plan(statistics, spacing_mm=config.prepare.spacing_mm, shape=shape)
+    return gather(
+        statistics, manifest.split("train"), manifest.label_space,
+        spacing_mm=typical.spacing_mm, shape=typical.shape,
+    )  # fmt: skip
+
+
+def _cohort(config: RunConfig, manifest: Manifest, facts: Facts) -> Cohort:
+    """What a forecast has to know of the data."""
+    scored = sum(bool(manifest.label_space.told_apart(c.annotated)) for c in manifest.split("validation"))
+    return Cohort(facts, manifest.label_space, scored, _cases_to_prepare(manifest, config))
+
+
+def _with_precision(
+    config: RunConfig, cohort: Callable[[], Cohort], fabric: Fabric
+) -> tuple[RunConfig, list[Line]]:
+    """The recipe with its precision, if it was left to the hardware, and why; `fabric` computes in it from now on.
+
+    Of several processes the first one decides.
+    """
+    if config.device.precision != AUTO or not fabric.is_global_zero:
+        return config, []
+    precision, why = precision_of(fabric), "what this device computes natively"
+    if fabric.device.type == "cpu" and precision == "bf16":
+        precision = "float32"
+        if (steps := sum(config.train.steps)) < WORTH_MEASURING:
+            why = f"{steps} steps are too few to measure whether bf16 is faster here"
+        else:
+            seconds = precision_seconds(config, cohort(), fabric)
+            precision = "bf16" if seconds["bf16"] < FASTER * seconds["float32"] else "float32"
+            told = " and ".join(f"{1000 * value:.0f} ms in {name}" for name, value in seconds.items())
+            why = f"a step takes {told} on this processor, measured"
+    use_precision(fabric, precision)
+    line = Line("device.precision", precision, why)
+    return with_settings(config, {line.setting: line.value}), [line]
 
 
 def _of_source(config: RunConfig) -> tuple[RunConfig, list[Line]]:
@@ -264,7 +316,10 @@ def resumed(config: RunConfig, earlier: RunConfig, *, with_budget: bool) -> RunC
     if "method.name" not in config.planned and earlier.method.name != config.method.name:
         return None
     names = {*config.planned, *(("train.steps",) if with_budget else ())}
-    return with_settings(config, {name: setting(earlier, name) for name in PLANNED if name in names})
+    values = {name: setting(earlier, name) for name in PLANNED if name in names}
+    if config.device.precision == AUTO:
+        values["device.precision"] = earlier.device.precision
+    return with_settings(config, values)
 
 
 def current(config: RunConfig) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from labelwise.cohort.data_set import not_commercial
 from labelwise.cohort.manifest import Manifest
 from labelwise.cohort.parts import part_key
 from labelwise.cohort.split import cut_groups
-from labelwise.config import RunConfig
+from labelwise.config import AUTO, RunConfig
 from labelwise.console import ShowProgress, silent
-from labelwise.devices import keep_freed_memory, memory_explained
+from labelwise.devices import keep_freed_memory, memory_explained, use_allowed_cpus
 from labelwise.errors import ConfigError, DataError, ResourceError, TrainingError, warn_about
 from labelwise.infer.model import save_model
 from labelwise.infer.sliding_window import check_mirroring
@@ -46,7 +46,7 @@ from labelwise.run.stages import RECORD, Stages, plan_stages, settings_of
 from labelwise.run.thresholds import Thresholds
 from labelwise.run.validation import Validation
 from labelwise.train.checkpoint import check_continues, load_method
-from labelwise.train.distributed import connect
+from labelwise.train.distributed import connect, use_precision
 from labelwise.train.loggers import MLFLOW, TENSORBOARD, TRACKIO, check_loggers
 from labelwise.train.loop import BEST, LAST, Result, Stage, fit
 from labelwise.train.record import PICTURES
@@ -142,13 +142,18 @@ def train(
     folder = Path(output)
     fabric = connect(config.device)
     if fabric.device.type == "cpu":
+        use_allowed_cpus()
         keep_freed_memory()
     speaking = progress if fabric.is_global_zero else silent
     with fabric.rank_zero_first():  # the other ranks find labels and fingerprint
         manifest = read_data(config)
         begun = None if overwrite else folder / RECORD
         settled = settle_run(config, manifest, fabric, begun, budget_minutes, speaking)
-    config = settled.config
+    # The first process decides what depends on a measurement.
+    precision = fabric.broadcast(settled.config.device.precision)
+    config = replace(settled.config, device=replace(settled.config.device, precision=precision))
+    if precision != AUTO:  # as in runs that an older version began
+        use_precision(fabric, precision)
     warm_start.check_alone(config.warm_start, config.start_from)
     stages = plan_stages(config)
     check_loggers(config.train.loggers)
@@ -312,7 +317,8 @@ def _check_trainable(manifest: Manifest, config: RunConfig) -> None:
 
 
 def _scored(manifest: Manifest) -> tuple[Case, ...]:
-    return tuple(case for case in manifest.split("validation") if case.annotated)
+    told_apart = manifest.label_space.told_apart
+    return tuple(case for case in manifest.split("validation") if told_apart(case.annotated))
 
 
 class _Trainer:

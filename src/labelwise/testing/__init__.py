@@ -292,6 +292,30 @@ def a_class_is_learnt_only_where_it_is_annotated(candidate: Candidate) -> None:
             require(close, f"term '{name}' is {value} with IGNORE, {other} with annotated {told}")
 
 
+def cases_annotated_for_a_region_are_learnt_from(candidate: Candidate) -> None:
+    """A voxel may be known to be one of two structures, nobody knows which: terms stay finite, the others supervise."""
+    dims = candidate.dims[0]
+    batch = candidate.batch("full", "full", "full", "none", dims=dims)._replace(
+        sparse=(True, True, True, False)
+    )
+    labels, annotated = batch.labels.clone(), per_voxel(batch.annotated, batch.labels).clone()
+    within = (labels[1] == 1) | (labels[1] == 2)
+    annotated[1, 1:3] &= ~within
+    labels[1][within] = IGNORE
+    method = candidate.make(dims=dims)
+    told = batch._replace(labels=labels, annotated=annotated)
+    terms_of(method, told)  # memories are filled by the first step
+    method.after_step(HALFWAY)
+    terms = terms_of(method, told)
+    torch.autograd.backward(torch.stack(list(terms.values())).sum())
+    for name, term in terms.items():
+        require(bool(term.isfinite()), f"term '{name}' is {term.item()}")
+    for name, value in method.named_parameters():
+        finite = value.grad is None or bool(value.grad.isfinite().all())
+        require(finite, f"the gradient of {name} is not finite")
+    require(terms["supervised"].item() > 0, "the labelled voxels do not supervise")
+
+
 def what_lies_beyond_the_scan_is_not_learnt_from(candidate: Candidate) -> None:
     """Padding asks no voxel for an answer: no term has a gradient there in the logits of a network."""
     if "none" not in candidate.kind.card.learns_from:
@@ -498,6 +522,7 @@ METHOD_CHECKS: Mapping[str, Callable[[Candidate], None]] = by_name(
     every_term_teaches,
     labels_of_unlabelled_cases_are_never_read,
     cases_annotated_in_parts_are_learnt_from,
+    cases_annotated_for_a_region_are_learnt_from,
     a_class_is_learnt_only_where_it_is_annotated,
     what_lies_beyond_the_scan_is_not_learnt_from,
     without_supervision_the_supervised_term_is_silent,

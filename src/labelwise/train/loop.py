@@ -37,7 +37,7 @@ from labelwise.errors import TrainingError
 from labelwise.methods.base import Method
 from labelwise.train.average import AveragedWeights
 from labelwise.train.checkpoint import check_continues, load_checkpoint, save_checkpoint
-from labelwise.train.distributed import Agreement, lost_rank_explained, mean_over_ranks, set_up
+from labelwise.train.distributed import Agreement, lost_rank_explained, mean_over_ranks, precision_of, set_up
 from labelwise.train.loggers import open_loggers
 from labelwise.train.record import PICTURES, Record
 from labelwise.train.schedule import OptimizerConfig, ScheduleConfig, build_optimizers, set_rate
@@ -118,7 +118,7 @@ class _Training:
         self.optimizers = build_optimizers(stage.method.parameter_groups(), config.optimizer)
         self.wrapped, self.steppers = set_up(fabric, stage.method, self.optimizers)
         # Every call of torch passes through SafeConvolutions: only where they are needed.
-        needed = fabric.device.type == "cpu" and fabric.strategy.precision.precision == "bf16-mixed"
+        needed = fabric.device.type == "cpu" and precision_of(fabric) == "bf16"
         self.convolutions = SafeConvolutions if needed else nullcontext
         self.average: AveragedWeights | None = None
         if config.average:

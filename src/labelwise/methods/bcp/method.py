@@ -73,12 +73,15 @@ class Bcp(Method):
         mixed = mix(select_rows(batch.images, anchors), select_rows(batch.images, guests), of_anchor)
         logits = in_parts(self.student, mixed, len(mixed) if self.config.joint_forward else inward)
         truth = select_rows(batch.labels, anchors).where(of_anchor, IGNORE)
+        known = select_rows(batch.annotated, anchors)
+        if known.ndim > 2:  # the regions of an anchor say nothing of its guest
+            known = known & of_anchor.unsqueeze(1)
         if on_host is not None:  # not earlier: the host works while the device computes the student's logits
             guesses = on_host.largest_parts(self.structures_in_one_part(batch.annotated_rows, guests))
         guessed = guesses.masked_fill(of_anchor | ~select_rows(batch.inside, guests), IGNORE)
         everything = batch.annotated.new_ones(len(guests), batch.annotated.shape[1])
         return {
-            "supervised": region_loss(logits, truth, select_rows(batch.annotated, anchors), self.config),
+            "supervised": region_loss(logits, truth, known, self.config),
             "pseudo": self.config.pseudo_weight * region_loss(logits, guessed, everything, self.config),
         }
 
