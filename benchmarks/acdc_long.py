@@ -25,6 +25,11 @@ SWEEP = Sweep(
             for number in (3, 7)
             for name, one in few_rows(RECIPE, f"labelled_{number}", STEPS, labelled_only=ALL_LABELLED).items()
         },
+        # Seven other patients, drawn at random, whose structures are about as large as those of the others.
+        "supervised_of_7_alike": row(
+            RECIPE, "supervised", "labelled_7_alike", STEPS, **ALL_LABELLED, **THEIR_DICE
+        ),
+        "self_training_of_7_alike": row(RECIPE, "self_training", "labelled_7_alike", STEPS),
         # What it costs to believe that every patient lies like the three that are labelled.
         "supervised_of_3_not_turned": row(
             RECIPE, "supervised", "labelled_3", STEPS, **ALL_LABELLED, **THEIR_DICE, **NOT_TURNED
@@ -56,6 +61,7 @@ SWEEP = Sweep(
     },
     scarce={
         **{f"labelled_{number}": ("keep_labelled", {"n": number}) for number in (3, 7)},
+        "labelled_7_alike": ("keep_labelled", {"n": 7, "order": "random", "seed": 3}),
         "one_structure": ("one_structure_per_case", {"seed": 0}),
     },
     import_options={"split": "ssl4mis"},

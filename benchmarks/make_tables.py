@@ -162,10 +162,11 @@ def organs(name: str, variant: str, metric: str = "dice", unit: str = "") -> str
     return table([heading, *first, "mean over organs", "seeds"], rows)
 
 
-def tries(name: str, *names: str) -> str:
+def tries(name: str, *names: str, volume: str = "") -> str:
     """What was tried for some rows on validation patients, worst first; only settings in which tries differ.
 
-    Tries that were scored on other numbers of held-out patients stand in other columns.
+    Tries that were scored on other numbers of held-out patients stand in other columns. `volume` names a structure
+    whose volume, prediction minus reference, stands beside the Dice.
     """
     loaded = result(f"{name}_tuning")
     found = [one for one in loaded["tries"] if one["name"] in names and "curve" not in one]
@@ -185,8 +186,12 @@ def tries(name: str, *names: str) -> str:
         told = ", ".join(settings) or "none of these"
         told = f"{words(one['name'])}: {told}" if len(names) > 1 else told
         columns = [", ".join(scores) if one.get("held_out", 0) == number else "" for number in held_out]
+        if volume:
+            columns.append(", ".join(f"{each[volume]:+.0f}" for each in one["volume_difference"].values()))
         rows.append([told, str(one["seed"]), *columns])
     headings = [f"Dice [%], {number} patients" for number in held_out] if len(held_out) > 1 else ["Dice [%]"]
+    if volume:
+        headings.append(f"volume of the {volume}, prediction minus reference [voxels]")
     return table([" and ".join(names), "seed", *headings], rows) + source(
         f"{name}_tuning", loaded["metadata"]
     )
@@ -363,6 +368,25 @@ def apart() -> str:
                 cells = [found[f"{row}{way}{suffix}"]["scores"]["dice"] for way in ("", "_apart")]
                 rows.append([f"{heading}: {words(row)}", *map(with_seeds, cells)])
     return table(["Dice [%], mean ± spread (seeds)", "together", "apart"], rows)
+
+
+def drawn_volumes() -> str:
+    """How large structures are drawn in scans that were learnt from without labels."""
+    loaded = result("drawn_volumes")
+    kinds = {
+        "size": "labelled patients, of the others",
+        "drawn": "drawn, of the truth",
+        "scored": "scored, of the truth",
+    }
+    lines = [
+        [words(name), kinds[kind], *(f"{number:.2f}" for number in row[kind])]
+        for name, row in loaded["rows"].items()
+        for kind in kinds
+        if kind in row
+    ]
+    return table(["", "volume as a part", *loaded["structures"]], lines) + source(
+        "drawn_volumes", loaded["metadata"]
+    )
 
 
 def labelled_or_not() -> str:
@@ -563,10 +587,17 @@ TABLES: dict[str, Callable[[], str]] = {
     "tries_supervised": lambda: tries("synthetic_few_labels", "supervised"),
     "tries_long_supervised": lambda: tries("acdc_long", "supervised_of_3", "supervised_of_one"),
     "tries_long_self_training": lambda: tries("acdc_long", "self_training_of_3", "self_training_of_one"),
+    "tries_long_of_7": lambda: tries(
+        "acdc_long", "self_training_of_7", "supervised_of_7", volume="myocardium"
+    ),
     "tries_ltuda": lambda: tries("acdc_one_structure", "ltuda"),
     "long": long,
     "versus": versus,
-    "long_curves": lambda: curves("acdc_long", "full_supervision", "supervised_of_3", "self_training_of_3"),
+    "long_curves": lambda: curves(
+        "acdc_long",
+        "full_supervision",
+        *(f"{method}_of_{number}" for number in (3, 7) for method in ("supervised", "self_training")),
+    ),
     "long_sides": lambda: long(LONG_SIDES, full=False),
     "networks": networks,
     "few_labels": few_labels,
@@ -574,6 +605,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "batch_norm": batch_norm,
     "apart": apart,
     "labelled_or_not": labelled_or_not,
+    "drawn_volumes": drawn_volumes,
     "semi_costs": semi_costs,
     "shortcut": shortcut,
     "consistency_share": consistency_share,

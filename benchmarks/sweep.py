@@ -369,6 +369,10 @@ def collect_tries(name: str, work: Path) -> None:
         }
         tries[json.dumps(one)] = one | {
             "dice": {each["name"]: each["scores"]["scores"]["dice"][MEAN] for each in by_classifier(run)},
+            "volume_difference": {
+                each["name"]: each["scores"]["scores"].get("volume_difference", {})
+                for each in by_classifier(run)
+            },
             **curve_of(file.parent),
             "commit": run["metadata"]["commit"],
         }
