@@ -15,7 +15,7 @@ from metadata import write_result
 from torch import Tensor
 from torch.nn import functional as F
 
-from labelwise.losses.agreement import squared_difference
+from labelwise.losses.partial import squared_difference
 from labelwise.methods.dkuxnet.view_contrast import channel_contrast
 
 SIDE, CASES = 24, 2

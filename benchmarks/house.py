@@ -59,7 +59,7 @@ SLICES = 20
 SETTLED_SECONDS = 2.5  # files that changed a moment ago are read again
 WALKED = ("train", "predict", "evaluate")
 IMPORTED = (*WALKED, "check", "measure", "import_data", "convert", "compare", "methods")
-READ = ("arco", "ltuda", "guidednet", "dkuxnet", "mean_teacher")
+READ = ("ltuda", "guidednet", "dkuxnet", "pl_seg", "arco", "mean_teacher")
 
 
 def main() -> None:

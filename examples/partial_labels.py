@@ -10,8 +10,7 @@ from __future__ import annotations
 import torch
 
 from labelwise import IGNORE, LabelSpace
-from labelwise.components import complete
-from labelwise.losses import marginal_cross_entropy, open_voxels, possible_classes
+from labelwise.losses import complete, marginal_cross_entropy, open_voxels, possible_classes
 
 SPACE = LabelSpace(("background", "liver", "spleen"))
 

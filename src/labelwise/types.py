@@ -16,6 +16,7 @@ What a label voxel says (checked where batches are made, by `check_batch`):
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -377,6 +378,25 @@ class Progress(NamedTuple):
     def fraction(self) -> float:
         """Part of the training that is over, in [0, 1)."""
         return self.step / max(self.total, 1)
+
+    def ramp(self, over: float, *, after: float = 0.0) -> float:
+        """exp(-5 (1 - t)^2), where t rises from 0 to 1: the weight of a term that shall come slowly.
+
+        Arguments
+            over    part of the training in which it rises; 0: it is 1 from the first step on
+            after   part of the training before which it is 0
+
+        Source
+            Laine & Aila, ICLR 2017; G(t; T) of the LA benchmark.
+
+        Example
+            >>> [round(Progress(step, 40).ramp(1.0), 4) for step in (0, 20, 40, 100)]
+            [0.0067, 0.2865, 1.0, 1.0]
+        """
+        since, length = self.step - after * self.total, over * self.total
+        if since < 0:
+            return 0.0
+        return math.exp(-5 * (1 - min(since, length) / length) ** 2) if length else 1.0
 
 
 def check_batch(batch: Batch) -> None:

@@ -7,15 +7,17 @@ import torch
 
 from conftest import make_batch
 from labelwise.components.batches import add_noise, select_rows, strong_view
-from labelwise.components.teachers import complete, sigmoid_ramp
-from labelwise.types import IGNORE
+from labelwise.losses.partial import complete
+from labelwise.types import IGNORE, Progress
 
 
 def test_the_ramp_agrees_with_the_official_code(golden):
     arrays = golden("mean_teacher")
     for step, expected in zip(arrays["ramp_t"], arrays["ramp_sigmoid_len40"], strict=True):
-        assert sigmoid_ramp(float(step), 40) == pytest.approx(float(expected), rel=1e-6)
-    assert sigmoid_ramp(3, 0) == 1.0
+        assert Progress(float(step), 40).ramp(1.0) == pytest.approx(float(expected), rel=1e-6)
+    assert Progress(3, 40).ramp(0.0) == 1.0
+    assert Progress(9, 40).ramp(0.5, after=0.25) == 0.0
+    assert Progress(20, 40).ramp(0.5, after=0.25) == Progress(20, 40).ramp(1.0)
 
 
 def test_chosen_rows_are_those_of_an_index_and_pass_the_gradient_on():

@@ -10,7 +10,7 @@ import torch
 
 from labelwise.components.signed_distance import SignedDistance, relative_distance
 from labelwise.loading.augment import AugmentConfig, Chance, Views, augment
-from labelwise.losses.binary import structure_answers
+from labelwise.losses.partial import structure_answers
 from labelwise.types import IGNORE
 
 

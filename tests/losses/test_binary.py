@@ -12,9 +12,8 @@ from labelwise.losses.binary import (
     known_negatives,
     present_dice,
     region_answers,
-    structure_answers,
 )
-from labelwise.losses.partial import OverlapSums
+from labelwise.losses.partial import OverlapSums, structure_answers
 from labelwise.types import IGNORE
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from labelwise.losses.agreement import mean_log_probability, squared_difference, voxel_entropy
-from labelwise.losses.partial import cross_entropy, mean_over_cases
+from labelwise.losses.agreement import mean_log_probability, voxel_entropy
+from labelwise.losses.partial import cross_entropy, mean_over_cases, squared_difference
 from labelwise.types import IGNORE
 
 with np.load(Path(__file__).parents[1] / "golden" / "mean_teacher.npz", allow_pickle=False) as file:

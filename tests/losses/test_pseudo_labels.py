@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from labelwise.losses.agreement import hard_labels, pseudo_cross_entropy, pseudo_dice
-from labelwise.losses.partial import annotated_dice, dice_with_background
+from labelwise.losses.agreement import pseudo_dice
+from labelwise.losses.partial import annotated_dice, dice_with_background, hard_labels, pseudo_cross_entropy
 from labelwise.types import IGNORE
 
 FULL = torch.tensor([[True, True, True]])

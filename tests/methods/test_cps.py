@@ -9,8 +9,7 @@ from torch import nn
 
 from conftest import make_batch, make_method
 from labelwise.components.batches import mix
-from labelwise.losses.agreement import hard_labels, pseudo_cross_entropy
-from labelwise.losses.partial import per_voxel
+from labelwise.losses.partial import hard_labels, per_voxel, pseudo_cross_entropy
 from labelwise.methods import cps
 from labelwise.types import IGNORE, Batch, Progress
 

@@ -181,7 +181,7 @@ def test_looking_at_fewer_voxels_gives_the_same_mixture_on_average():
 def test_a_coarser_scale_of_the_decoder_can_be_compared():
     method = make_method("guidednet", settings={"feature_level": 1})
     batch = make_batch("full", "none")
-    view = method.view(method.first, batch.images)
+    view = method.views(batch.images)[0]
     assert view.features.shape == (2, 8, 32, 32, 32)
     assert method(batch, HALFWAY)["mixture_label"].item() > 0
     with pytest.raises(ConfigError, match="no such scale"):

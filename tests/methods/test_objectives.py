@@ -13,7 +13,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from conftest import SPACE, make_batch, make_method
-from labelwise.components.teachers import sigmoid_ramp
 from labelwise.methods import METHODS
 from labelwise.methods.dkuxnet.view_contrast import channel_contrast
 from labelwise.methods.ltuda import cda
@@ -108,8 +107,8 @@ def test_pl_seg_has_no_upper_bound_on_the_weight_of_a_hard_class():
 def test_guidednet_weighs_its_mixture_by_three_tenths_and_sums_both_networks():
     method = make_method("guidednet", settings={"voxel_step": 1})
     batch = make_batch("full", "partial", "none")
-    views = [method.view(network, batch.images) for network in (method.first, method.second)]
-    ramp = 0.1 * sigmoid_ramp(50, 150)
+    views = method.views(batch.images)
+    ramp = 0.1 * HALFWAY.ramp(1.5)
     mixture = method.mixture(views, batch, ramp)
     terms = method(batch, HALFWAY)
     for name, term in mixture.items():

@@ -19,8 +19,7 @@ from labelwise.components.teachers import Decay, EmaTeacher, renew_statistics
 from labelwise.devices import choose_device, memory_explained
 from labelwise.errors import CheckpointError, ResourceError, TrainingError
 from labelwise.formats.tensors import load_tensors
-from labelwise.losses.agreement import squared_difference
-from labelwise.losses.partial import supervised
+from labelwise.losses.partial import squared_difference, supervised
 from labelwise.methods.base import Card, Method, Softmax
 from labelwise.train.checkpoint import load_method
 from labelwise.train.distributed import DeviceConfig, connect

@@ -14,5 +14,3 @@ from .teachers import Decay as Decay
 from .teachers import EmaTeacher as EmaTeacher
 from .teachers import Ramp as Ramp
 from .teachers import StudentAndTeacher as StudentAndTeacher
-from .teachers import complete as complete
-from .teachers import sigmoid_ramp as sigmoid_ramp

@@ -17,8 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from labelwise.components.signed_distance import AbsentDistance, SignedDistance, Unit, relative_distance
-from labelwise.losses.binary import binary_cross_entropy, known_negatives, structure_answers
-from labelwise.losses.partial import Absent, OverlapSums, dice_loss, full_precision, masked_mean, overlap_sums
+from labelwise.losses.binary import binary_cross_entropy, known_negatives
+from labelwise.losses.partial import (
+    Absent,
+    OverlapSums,
+    dice_loss,
+    full_precision,
+    masked_mean,
+    overlap_sums,
+    structure_answers,
+)
 from labelwise.nets.factory import NetFactory
 from labelwise.types import Batch
 

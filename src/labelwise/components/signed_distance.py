@@ -71,7 +71,7 @@ def relative_distance(
 
     Shapes
         distances   (B, K, *S)  float, of `SignedDistance` after the augmentation; NaN where not known
-        truth       (B, K, *S)  bool, where each structure is (losses.binary.structure_answers)
+        truth       (B, K, *S)  bool, where each structure is (losses.partial.structure_answers)
         known       (B, K, *S)  bool, where that is known
         absent      a structure without a voxel in the patch is +1 everywhere ("far"), gets no target ("skip"), or is 0
                     everywhere ("zero", the official code: surface everywhere). One that fills the patch is -1.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from labelwise.errors import ConfigError
-from labelwise.losses.partial import possible_classes
 from labelwise.types import Progress
 
 Part = Annotated[float, Field(ge=0, le=1)]
@@ -48,22 +46,6 @@ class Consistency(Ramp):
         return self.consistency_weight * self.ramp(progress)
 
 
-def sigmoid_ramp(step: float, length: float) -> float:
-    """exp(-5 (1 - t)^2) with t = step / length clipped to [0, 1]; 1 if the length is 0.
-
-    Source
-        Laine & Aila, ICLR 2017; G(t; T) of the LA benchmark.
-
-    Example
-        >>> [round(sigmoid_ramp(step, 40), 4) for step in (0, 20, 40, 100)]
-        [0.0067, 0.2865, 1.0, 1.0]
-    """
-    if length == 0:
-        return 1.0
-    remaining = 1 - min(max(step, 0), length) / length
-    return math.exp(-5 * remaining**2)
-
-
 def stair_ramp(progress: Progress, fraction: float, interval: float, *, from_one: bool = False) -> float:
     """The sigmoid ramp over a part of the training, in stairs: the codes of the LA benchmark change it every 150 steps.
 
@@ -77,7 +59,7 @@ def stair_ramp(progress: Progress, fraction: float, interval: float, *, from_one
         [0.007, 0.009, 0.324, 0.997]
     """
     length = max(round(interval * progress.total), 1)
-    return sigmoid_ramp((progress.step + from_one) // length * length, fraction * progress.total)
+    return progress._replace(step=(progress.step + from_one) // length * length).ramp(fraction)
 
 
 LARGEST_START = 0.05  # of a running average at the end of the training
@@ -275,31 +257,6 @@ def renew_teachers(method: nn.Module, batches: Callable[[], Iterable[Tensor]]) -
     for teacher in method.modules():
         if isinstance(teacher, EmaTeacher) and batch_norms(teacher.network):
             renew_statistics(teacher.network, batches())
-
-
-def complete(
-    probabilities: Tensor, labels: Tensor, annotated: Tensor, *, smallest_mass: float = 1e-3
-) -> Tensor:
-    """Teacher probabilities restricted to the classes that a voxel can still have, and renormalised.
-
-    A fully annotated voxel becomes its one-hot label; a voxel of a partly labelled case with label 0 keeps
-    background and the un-annotated structures; an unlabelled voxel is unchanged. Where the teacher gives less than
-    `smallest_mass` to all possible classes together its opinion there is noise, so they share evenly instead.
-
-    Shapes
-        probabilities   (B, C, *S)  after softmax
-        labels          (B, *S)     int64 in [0, C) or IGNORE
-        annotated       (B, C) or (B, C, *S) bool
-        returns         (B, C, *S)  sums to one over C, detached
-
-    Source
-        docs/explanation/partial-labels.md, rule R2.
-    """
-    possible = possible_classes(labels, annotated)
-    restricted = probabilities.detach() * possible
-    mass = restricted.sum(dim=1, keepdim=True)
-    even = possible / possible.sum(dim=1, keepdim=True)
-    return (restricted / mass.clamp_min(smallest_mass)).where(mass >= smallest_mass, even)
 
 
 Classifier = Literal["first", "second", "both"]

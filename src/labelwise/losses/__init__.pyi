@@ -1,16 +1,15 @@
-from .agreement import hard_labels as hard_labels
-from .agreement import pseudo_cross_entropy as pseudo_cross_entropy
 from .agreement import pseudo_dice as pseudo_dice
-from .agreement import squared_difference as squared_difference
 from .agreement import voxel_entropy as voxel_entropy
 from .binary import binary_cross_entropy as binary_cross_entropy
 from .partial import AbsentDice as AbsentDice
 from .partial import DiceForm as DiceForm
 from .partial import OverlapSums as OverlapSums
 from .partial import annotated_dice as annotated_dice
+from .partial import complete as complete
 from .partial import dice_loss as dice_loss
 from .partial import dice_with_background as dice_with_background
 from .partial import full_precision as full_precision
+from .partial import hard_labels as hard_labels
 from .partial import label_log_probability as label_log_probability
 from .partial import marginal_cross_entropy as marginal_cross_entropy
 from .partial import masked_mean as masked_mean
@@ -19,4 +18,6 @@ from .partial import members as members
 from .partial import open_voxels as open_voxels
 from .partial import overlap_sums as overlap_sums
 from .partial import possible_classes as possible_classes
+from .partial import pseudo_cross_entropy as pseudo_cross_entropy
+from .partial import squared_difference as squared_difference
 from .partial import supervised as supervised

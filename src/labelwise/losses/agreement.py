@@ -27,15 +27,14 @@ from labelwise.losses.partial import (
     annotated_dice,
     dice_loss,
     full_precision,
-    label_log_probability,
     marginal_cross_entropy,
-    masked_mean,
     mean_over_cases,
     members,
     open_voxels,
     over_space,
     overlap_sums,
     possible_classes,
+    squared_difference,
 )
 from labelwise.types import IGNORE
 
@@ -69,80 +68,6 @@ def mean_log_probability(passes: Iterable[Tensor]) -> Tensor:
         count += 1
     assert total is not None, "a mean needs at least one pass"
     return total - math.log(count)
-
-
-def squared_difference(p: Tensor, q: Tensor, where: Tensor | None = None) -> Tensor:
-    """Mean squared difference over classes and over the voxels of `where` of the whole batch.
-
-    ``sum over where of (p - q)^2 / (C * number of voxels in where)``; exactly 0 if `where` is empty.
-
-    Shapes
-        p, q        (B, C, *S)  float, usually probabilities
-        where       (B, *S)     bool; None means everywhere
-        returns     ()
-
-    Source
-        Yu et al., MICCAI 2019 (UA-MT), official code: the sum is divided by C, unlike in the paper's formula.
-    """
-    per_voxel = (full_precision(p) - full_precision(q)).square().sum(dim=1)
-    mean = per_voxel.mean() if where is None else masked_mean(per_voxel, where)
-    return mean / p.shape[1]
-
-
-SMALLEST_WEIGHT = 1e-8  # a sum of weights below this counts as nothing
-
-
-def hard_labels(logits: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
-    """The likeliest class of each voxel among those that its label leaves possible.
-
-    A voxel with a known class gets that class; a voxel of a partly labelled case with label 0 the likeliest of
-    background and the un-annotated structures; a voxel of an unlabelled case the plain argmax.
-
-    Shapes
-        logits      (B, C, *S)  float, or probabilities
-        labels      (B, *S)     int64 in [0, C) or IGNORE
-        annotated   (B, C) or (B, C, *S) bool
-        returns     (B, *S)     int64 in [0, C), never IGNORE
-
-    Example
-        >>> logits = torch.tensor([[[1.0, 1.0], [3.0, 3.0], [2.0, 2.0]]])
-        >>> liver_only = torch.tensor([[False, True, False]])
-        >>> hard_labels(logits, torch.tensor([[0, IGNORE]]), liver_only)  # no liver where the label says so
-        tensor([[2, 1]])
-    """
-    return logits.detach().masked_fill(~possible_classes(labels, annotated), -torch.inf).max(dim=1).indices
-
-
-def pseudo_cross_entropy(
-    logits: Tensor,
-    target: Tensor,
-    where: Tensor | None = None,
-    *,
-    class_weights: Tensor | None = None,
-    voxel_weights: Tensor | None = None,
-) -> Tensor:
-    """Cross-entropy as a weighted mean over the voxels of the whole batch: ``sum of w nll / sum of w``.
-
-    Shapes
-        logits          (B, C, *S)  float, before softmax
-        target          (B, *S)     int64 in [0, C) or IGNORE; IGNORE counts as outside `where`
-        where           (B, *S)     bool; None means everywhere
-        class_weights   (C,)        float, at least 0; a voxel takes that of its target
-        voxel_weights   (B, *S)     float, at least 0, such as a confidence
-        returns         ()          0 with a zero gradient if there is no weight
-
-    Source
-        Chen et al., CVPR 2021 (CPS), https://arxiv.org/abs/2106.01226, eq. 2
-    """
-    inside = target != IGNORE
-    weights = (inside if where is None else inside & where).float()
-    if class_weights is not None:
-        weights = weights * class_weights.detach().float()[target.masked_fill(~inside, 0)]
-    if voxel_weights is not None:
-        weights = weights * voxel_weights.detach().float()
-    log_probabilities = full_precision(logits).log_softmax(dim=1)
-    per_voxel = -label_log_probability(log_probabilities, target)
-    return (weights * per_voxel).sum() / weights.sum().clamp_min(SMALLEST_WEIGHT)
 
 
 def pseudo_dice(

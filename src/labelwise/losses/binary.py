@@ -17,21 +17,8 @@ from labelwise.losses.partial import OverlapSums, dice_loss, full_precision, mem
 from labelwise.types import IGNORE
 
 
-def structure_answers(labels: Tensor, annotated: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each structure is, and where that is known: everywhere in the labelled part of a case that annotates it.
-
-    Shapes
-        labels      (B, *S)     int64 in [0, C) or IGNORE
-        annotated   (B, C) or (B, C, *S) bool; column 0 is not read
-        returns     truth (B, K, *S) bool, known (B, K, *S) bool; truth is false outside known
-    """
-    structures = over_space(annotated, labels.ndim - 1)[:, 1:]
-    known = structures & (labels != IGNORE).unsqueeze(1)
-    return members(labels, annotated.shape[1])[:, 1:] & known, known
-
-
 def region_answers(labels: Tensor, annotated: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
-    """As `structure_answers` for regions: known where all classes of the region are annotated.
+    """As `partial.structure_answers` for regions: known where all classes of the region are annotated.
 
     Shapes
         labels      (B, *S)     int64 in [0, C) or IGNORE

@@ -39,6 +39,8 @@ class AbsentDice:
     absent_dice: Absent = "skip"  # Dice of annotated structures without a voxel: left out, or not
 
 
+SMALLEST_WEIGHT = 1e-8  # a sum of weights below this counts as nothing
+
 # Means over what is valid: always a number, always part of the graph, exactly 0 if nothing is valid.
 
 
@@ -67,6 +69,24 @@ def mean_over_cases(values: Tensor, where: Tensor) -> Tensor:
     counts = where.flatten(1).sum(dim=1)
     sums = torch.where(where, values, 0).flatten(1).sum(dim=1)
     return masked_mean(sums / counts.clamp_min(1), counts > 0)
+
+
+def squared_difference(p: Tensor, q: Tensor, where: Tensor | None = None) -> Tensor:
+    """Mean squared difference over classes and over the voxels of `where` of the whole batch.
+
+    ``sum over where of (p - q)^2 / (C * number of voxels in where)``; exactly 0 if `where` is empty.
+
+    Shapes
+        p, q        (B, C, *S)  float, usually probabilities
+        where       (B, *S)     bool; None means everywhere
+        returns     ()
+
+    Source
+        Yu et al., MICCAI 2019 (UA-MT), official code: the sum is divided by C, unlike in the paper's formula.
+    """
+    per_voxel = (full_precision(p) - full_precision(q)).square().sum(dim=1)
+    mean = per_voxel.mean() if where is None else masked_mean(per_voxel, where)
+    return mean / p.shape[1]
 
 
 # Soft Dice in three steps, so that others can recombine them: members, sums over voxels, loss per class.
@@ -153,6 +173,38 @@ def cross_entropy(logits: Tensor, labels: Tensor, where: Tensor | None = None) -
     return mean_over_cases(-label_log_probability(log_probabilities, labels), labelled)
 
 
+def pseudo_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    where: Tensor | None = None,
+    *,
+    class_weights: Tensor | None = None,
+    voxel_weights: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy as a weighted mean over the voxels of the whole batch: ``sum of w nll / sum of w``.
+
+    Shapes
+        logits          (B, C, *S)  float, before softmax
+        target          (B, *S)     int64 in [0, C) or IGNORE; IGNORE counts as outside `where`
+        where           (B, *S)     bool; None means everywhere
+        class_weights   (C,)        float, at least 0; a voxel takes that of its target
+        voxel_weights   (B, *S)     float, at least 0, such as a confidence
+        returns         ()          0 with a zero gradient if there is no weight
+
+    Source
+        Chen et al., CVPR 2021 (CPS), https://arxiv.org/abs/2106.01226, eq. 2
+    """
+    inside = target != IGNORE
+    weights = (inside if where is None else inside & where).float()
+    if class_weights is not None:
+        weights = weights * class_weights.detach().float()[target.masked_fill(~inside, 0)]
+    if voxel_weights is not None:
+        weights = weights * voxel_weights.detach().float()
+    log_probabilities = full_precision(logits).log_softmax(dim=1)
+    per_voxel = -label_log_probability(log_probabilities, target)
+    return (weights * per_voxel).sum() / weights.sum().clamp_min(SMALLEST_WEIGHT)
+
+
 # Labels that name some of the structures.
 
 
@@ -203,6 +255,65 @@ def in_regions(labels: Tensor, annotated: Tensor) -> Tensor:
     """
     row = over_space(annotated, labels.ndim - 1)
     return (labels == IGNORE) & row[:, 0] & ~row[:, 1:].all(dim=1)
+
+
+def complete(
+    probabilities: Tensor, labels: Tensor, annotated: Tensor, *, smallest_mass: float = 1e-3
+) -> Tensor:
+    """Teacher probabilities restricted to the classes that a voxel can still have, and renormalised.
+
+    A fully annotated voxel becomes its one-hot label; a voxel of a partly labelled case with label 0 keeps
+    background and the un-annotated structures; an unlabelled voxel is unchanged. Where the teacher gives less than
+    `smallest_mass` to all possible classes together its opinion there is noise, so they share evenly instead.
+
+    Shapes
+        probabilities   (B, C, *S)  after softmax
+        labels          (B, *S)     int64 in [0, C) or IGNORE
+        annotated       (B, C) or (B, C, *S) bool
+        returns         (B, C, *S)  sums to one over C, detached
+
+    Source
+        docs/explanation/partial-labels.md, rule R2.
+    """
+    possible = possible_classes(labels, annotated)
+    restricted = probabilities.detach() * possible
+    mass = restricted.sum(dim=1, keepdim=True)
+    even = possible / possible.sum(dim=1, keepdim=True)
+    return (restricted / mass.clamp_min(smallest_mass)).where(mass >= smallest_mass, even)
+
+
+def hard_labels(logits: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
+    """The likeliest class of each voxel among those that its label leaves possible.
+
+    A voxel with a known class gets that class; a voxel of a partly labelled case with label 0 the likeliest of
+    background and the un-annotated structures; a voxel of an unlabelled case the plain argmax.
+
+    Shapes
+        logits      (B, C, *S)  float, or probabilities
+        labels      (B, *S)     int64 in [0, C) or IGNORE
+        annotated   (B, C) or (B, C, *S) bool
+        returns     (B, *S)     int64 in [0, C), never IGNORE
+
+    Example
+        >>> logits = torch.tensor([[[1.0, 1.0], [3.0, 3.0], [2.0, 2.0]]])
+        >>> liver_only = torch.tensor([[False, True, False]])
+        >>> hard_labels(logits, torch.tensor([[0, IGNORE]]), liver_only)  # no liver where the label says so
+        tensor([[2, 1]])
+    """
+    return logits.detach().masked_fill(~possible_classes(labels, annotated), -torch.inf).max(dim=1).indices
+
+
+def structure_answers(labels: Tensor, annotated: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each structure is, and where that is known: everywhere in the labelled part of a case that annotates it.
+
+    Shapes
+        labels      (B, *S)     int64 in [0, C) or IGNORE
+        annotated   (B, C) or (B, C, *S) bool; column 0 is not read
+        returns     truth (B, K, *S) bool, known (B, K, *S) bool; truth is false outside known
+    """
+    structures = over_space(annotated, labels.ndim - 1)[:, 1:]
+    known = structures & (labels != IGNORE).unsqueeze(1)
+    return members(labels, annotated.shape[1])[:, 1:] & known, known
 
 
 def open_voxels(labels: Tensor, annotated: Tensor, inside: Tensor | None = None) -> Tensor:

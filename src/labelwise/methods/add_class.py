@@ -20,7 +20,6 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.batches import select_rows
-from labelwise.errors import CheckpointError
 from labelwise.losses.deep import at_all_scales
 from labelwise.losses.partial import (
     DiceForm,
@@ -31,7 +30,7 @@ from labelwise.losses.partial import (
     possible_classes,
     supervised,
 )
-from labelwise.methods.base import Card, Method, NetFactory, Softmax
+from labelwise.methods.base import Card, CheckpointError, Method, NetFactory, Softmax
 from labelwise.nets.transfer import Transfer
 from labelwise.types import Batch, Progress
 

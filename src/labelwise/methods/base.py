@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from labelwise.components.teachers import Decay
-from labelwise.errors import CheckpointError
+from labelwise.errors import CheckpointError, ConfigError
 from labelwise.methods.card import Card, LearnsFrom
 from labelwise.nets.factory import NetFactory
 from labelwise.nets.transfer import Transfer
@@ -24,6 +24,8 @@ from labelwise.types import Array, Batch, Progress
 
 __all__ = [
     "Card",
+    "CheckpointError",
+    "ConfigError",
     "IndependentMaps",
     "LearnsFrom",
     "Method",

@@ -35,14 +35,15 @@ from labelwise.components.teachers import (
     TwoNetworks,
     start_differently,
 )
-from labelwise.losses.agreement import hard_labels, pseudo_cross_entropy
 from labelwise.losses.partial import (
     AbsentDice,
     DiceForm,
     dice_with_background,
+    hard_labels,
     marginal_cross_entropy,
     open_voxels,
     per_voxel,
+    pseudo_cross_entropy,
 )
 from labelwise.methods.base import Card, Method, NetFactory
 from labelwise.types import Batch, Progress

@@ -23,8 +23,7 @@ from torch import Tensor, nn
 
 from labelwise.components.dual_task import Answers, DualTaskNet, distance_targets, supervise
 from labelwise.components.teachers import Consistency
-from labelwise.losses.binary import structure_answers
-from labelwise.losses.partial import AbsentDice, full_precision, masked_mean
+from labelwise.losses.partial import AbsentDice, full_precision, masked_mean, structure_answers
 from labelwise.methods.base import Card, Method, NetFactory, Sigmoid, TargetFunction
 from labelwise.types import Batch, Progress
 

@@ -21,9 +21,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.batches import add_noise, select_rows
-from labelwise.components.teachers import Consistency, Decay, EmaTeacher, StudentAndTeacher, complete
-from labelwise.losses.agreement import squared_difference
-from labelwise.losses.partial import DiceForm, open_voxels, supervised
+from labelwise.components.teachers import Consistency, Decay, EmaTeacher, StudentAndTeacher
+from labelwise.losses.partial import DiceForm, complete, open_voxels, squared_difference, supervised
 from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.types import Batch, Progress
 

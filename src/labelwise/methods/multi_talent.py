@@ -25,7 +25,6 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.batches import as_if_one_batch, labels_at, select_rows
-from labelwise.errors import ConfigError
 from labelwise.losses.binary import (
     binary_cross_entropy,
     excluding_classes,
@@ -34,7 +33,7 @@ from labelwise.losses.binary import (
     region_answers,
 )
 from labelwise.losses.partial import OverlapSums, over_space, overlap_sums
-from labelwise.methods.base import Card, Method, NetFactory, Sigmoid
+from labelwise.methods.base import Card, ConfigError, Method, NetFactory, Sigmoid
 from labelwise.types import Batch, Progress
 
 Region = Annotated[tuple[int, ...], Field(min_length=1)]  # class indices

@@ -24,16 +24,16 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.batches import add_noise, select_rows
-from labelwise.components.teachers import (
-    Consistency,
-    Decay,
-    EmaTeacher,
-    StudentAndTeacher,
+from labelwise.components.teachers import Consistency, Decay, EmaTeacher, StudentAndTeacher
+from labelwise.losses.agreement import mean_log_probability, voxel_entropy
+from labelwise.losses.partial import (
+    DiceForm,
     complete,
-    sigmoid_ramp,
+    open_voxels,
+    possible_classes,
+    squared_difference,
+    supervised,
 )
-from labelwise.losses.agreement import mean_log_probability, squared_difference, voxel_entropy
-from labelwise.losses.partial import DiceForm, open_voxels, possible_classes, supervised
 from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.types import Batch, Progress
 
@@ -107,7 +107,7 @@ class UncertaintyAwareMeanTeacher(Method):
     def threshold(self, progress: Progress) -> float:
         """Part of the largest possible entropy up to which the teacher counts as certain."""
         start, end = self.config.threshold_start, self.config.threshold_end
-        return start + (end - start) * sigmoid_ramp(progress.step, progress.total)
+        return start + (end - start) * progress.ramp(1.0)
 
     def after_step(self, progress: Progress) -> None:
         self.teacher.follow(self.student, progress)

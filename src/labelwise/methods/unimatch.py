@@ -23,10 +23,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.batches import cut_boxes, mix, select_rows, strong_view
-from labelwise.components.teachers import Part, complete
+from labelwise.components.teachers import Part
 from labelwise.losses.partial import (
     DiceForm,
     annotated_dice,
+    complete,
     full_precision,
     label_log_probability,
     mean_over_cases,

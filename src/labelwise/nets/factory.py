@@ -26,10 +26,10 @@ NETS: Mapping[str, str] = {
     "dodnet_unet": "labelwise.methods.dodnet.network:DodnetUNet",
     "film_unet": "labelwise.methods.conemos.network:FilmUNet",
     "pipofan": "labelwise.methods.pipo_fan.network:PipoFan",
-    "plseg_unet": "labelwise.methods.pl_seg.network:PLSegUNet",
-    "ltuda_unet": "labelwise.methods.ltuda.network:LtudaUNet",
+    "plseg_unet": "labelwise.nets.unet:PLSegUNet",
+    "ltuda_unet": "labelwise.nets.unet:LtudaUNet",
     "urpc_unet": "labelwise.methods.urpc.network:UrpcUNet",
-    "uxnet": "labelwise.nets.uxnet:UXNet",
+    "uxnet": "labelwise.methods.dkuxnet.uxnet:UXNet",
 }
 
 Part = TypeVar("Part", bound=nn.Module)

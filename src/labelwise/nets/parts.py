@@ -182,6 +182,15 @@ class SegmentationNet(nn.Module):
         """Images (B, M, *S) -> logits (B, C, *S), float32."""
         return cast(Tensor, self.head(self.decoder(self.encoder(images))[-1]))
 
+    def with_features(self, images: Tensor, level: int = 0) -> tuple[Tensor, Tensor]:
+        """Images (B, M, *S) -> logits (B, C, *S), and the decoder's map `level` scales above its last: (B, F, *S)."""
+        scales = self.decoder(self.encoder(images))
+        features: Tensor = scales[-1 - level]
+        if features.shape[2:] != images.shape[2:]:
+            mode = {4: "bilinear", 5: "trilinear"}[features.ndim]
+            features = F.interpolate(features, images.shape[2:], mode=mode, align_corners=False)
+        return self.head(scales[-1]), features
+
     def at_all_scales(self, images: Tensor) -> list[Tensor]:
         """Images (B, M, *S) -> logits (B, C, *S), then those of coarser scales, finest first, if it has such heads."""
         scales = self.decoder(self.encoder(images))

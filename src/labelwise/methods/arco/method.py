@@ -31,9 +31,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labelwise.components.batches import cut_boxes, mix, select_rows
-from labelwise.components.teachers import Decay, EmaTeacher, complete
+from labelwise.components.teachers import Decay, EmaTeacher
 from labelwise.losses.agreement import voxel_entropy
 from labelwise.losses.partial import (
+    complete,
     dice_with_background,
     full_precision,
     label_log_probability,

@@ -27,11 +27,10 @@ from torch import Tensor, nn
 
 from labelwise.components.batches import labels_at, sometimes_blurred
 from labelwise.components.teachers import Decay, EmaTeacher, Part, StudentAndTeacher
-from labelwise.errors import ConfigError
 from labelwise.losses.partial import AbsentDice, DiceForm, supervised
 from labelwise.methods.arco.contrastive import relation_divergence, unit
 from labelwise.methods.arco.ring_memory import RingMemory
-from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
+from labelwise.methods.base import Card, ConfigError, Method, NetFactory, Presets, Softmax
 from labelwise.nets.parts import brick
 from labelwise.types import Batch, Progress
 

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from labelwise.components.batches import mix, select_rows
-from labelwise.components.teachers import Decay, EmaTeacher, complete
+from labelwise.components.teachers import Decay, EmaTeacher
+from labelwise.losses.partial import complete
 from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.methods.bcp.largest import LabelsOnHost
 from labelwise.methods.bcp.pretraining import (

@@ -28,9 +28,9 @@ from torch.nn import functional as F
 
 from labelwise.components.batches import as_pixels
 from labelwise.components.masked_norm import MaskedBatchNorm
-from labelwise.components.teachers import Consistency, Part, complete
+from labelwise.components.teachers import Consistency, Part
 from labelwise.losses.agreement import mutual_consistency, mutual_region, summed_supervision
-from labelwise.losses.partial import AbsentDice, anywhere, members, open_voxels
+from labelwise.losses.partial import AbsentDice, anywhere, complete, members, open_voxels
 from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.methods.caml.attention import CrossSampleAttention, Followed
 from labelwise.methods.caml.case_memory import CaseMemory, Entries, case_numbers

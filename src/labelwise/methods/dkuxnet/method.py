@@ -26,19 +26,18 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d
 
 from labelwise.components.batches import draw_from_groups, select_rows, strong_view
-from labelwise.components.teachers import Part, complete, sigmoid_ramp
-from labelwise.errors import ConfigError
-from labelwise.losses.agreement import squared_difference
 from labelwise.losses.partial import (
     Absent,
     AbsentDice,
     anywhere,
+    complete,
     dice_with_background,
     marginal_cross_entropy,
     open_voxels,
     over_space,
+    squared_difference,
 )
-from labelwise.methods.base import Card, Method, NetFactory, Softmax
+from labelwise.methods.base import Card, ConfigError, Method, NetFactory, Softmax
 from labelwise.methods.dkuxnet.decoder import KMaxNorm, Update
 from labelwise.methods.dkuxnet.group_likelihood import (
     group_cross_entropy,
@@ -51,6 +50,8 @@ from labelwise.methods.dkuxnet.view_contrast import channel_contrast, voxel_cont
 from labelwise.types import IGNORE, Batch, Progress
 
 CERTAIN = 0.9  # an unlabelled voxel has a pseudo-group where both views agree and are that sure
+Part = Annotated[float, Field(ge=0, le=1)]
+
 POOLED = 4  # queries are compared on maps this much smaller
 
 
@@ -260,8 +261,7 @@ class DKUXNet(Method):
 
     def ramp(self, progress: Progress) -> float:
         """r(t): 0 before `ramp_start`, then the sigmoid ramp."""
-        since = progress.step - self.config.ramp_start * progress.total
-        return sigmoid_ramp(since, self.config.ramp_fraction * progress.total) if since >= 0 else 0.0
+        return progress.ramp(self.config.ramp_fraction, after=self.config.ramp_start)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Norms, biases, the scales of the blocks and the queries do not decay."""

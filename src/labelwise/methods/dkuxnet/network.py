@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from labelwise.methods.base import NetFactory
 from labelwise.methods.dkuxnet.decoder import WIDTH_MULTIPLE, KMaxDecoder, KMaxNorm, Update
-from labelwise.nets.uxnet import UXDecoder
+from labelwise.methods.dkuxnet.uxnet import UXDecoder
 
 ClusterHead = Literal["per_query", "joint"]
 SegmentationHead = Literal["query", "cnn", "both"]

@@ -37,18 +37,18 @@ from labelwise.components.teachers import (
     TwoNetworks,
     start_differently,
 )
-from labelwise.errors import ConfigError
-from labelwise.losses.agreement import hard_labels, pseudo_cross_entropy
 from labelwise.losses.partial import (
     AbsentDice,
     anywhere,
     dice_with_background,
+    hard_labels,
     marginal_cross_entropy,
     members,
     open_voxels,
     over_space,
+    pseudo_cross_entropy,
 )
-from labelwise.methods.base import Card, Method, NetFactory
+from labelwise.methods.base import Card, ConfigError, Method, NetFactory
 from labelwise.methods.guidednet.gaussian_mixture import (
     Means,
     Place,
@@ -67,7 +67,6 @@ from labelwise.methods.guidednet.gaussian_mixture import (
     shared_overlap,
     voxels_at,
 )
-from labelwise.nets.parts import SegmentationNet
 from labelwise.types import IGNORE, Batch, Progress
 
 MixtureTerm = Literal["label", "self", "rectify", "apart", "agree"]
@@ -147,7 +146,7 @@ class GuidedNet(Method):
         return {"class_weight_decay": Decay(config.class_weight_half_life, config.class_weight_decay)}
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        views = [self.view(network, batch.images) for network in (self.first, self.second)]
+        views = self.views(batch.images)
         ramp = self.config.weight(progress)
         supervised = self.supervised(views[0].logits, batch) + self.supervised(views[1].logits, batch)
         mixture = self.mixture(views, batch, ramp)
@@ -157,14 +156,10 @@ class GuidedNet(Method):
             "cross_pseudo": self.config.cross_weight * ramp * self.cross_pseudo(views, batch, progress),
         }
 
-    def view(self, network: SegmentationNet, images: Tensor) -> View:
-        """Logits of a network, and the map whose voxels the mixture compares."""
-        scales = network.decoder(network.encoder(images))
-        features = scales[-1 - self.config.feature_level]
-        if features.shape[2:] != images.shape[2:]:
-            mode = {4: "bilinear", 5: "trilinear"}[features.ndim]
-            features = F.interpolate(features, images.shape[2:], mode=mode, align_corners=False)
-        return View(network.head(scales[-1]), features)
+    def views(self, images: Tensor) -> list[View]:
+        """Logits of both networks, and the maps whose voxels the mixture compares."""
+        level = self.config.feature_level
+        return [View(*network.with_features(images, level)) for network in (self.first, self.second)]
 
     def supervised(self, logits: Tensor, batch: Batch) -> Tensor:
         """Half of cross-entropy and Dice, background included."""

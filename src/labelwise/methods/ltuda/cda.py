@@ -25,11 +25,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labelwise.components.batches import Pairing, cut_boxes, mix, partners, select_rows
-from labelwise.components.teachers import Decay, EmaTeacher, Part, StudentAndTeacher, sigmoid_ramp
-from labelwise.errors import ConfigError
-from labelwise.losses.binary import structure_answers
-from labelwise.losses.partial import dice_loss, full_precision, members, over_space, overlap_sums, per_voxel
-from labelwise.methods.base import Card, Method, NetFactory, Presets, Sigmoid
+from labelwise.components.teachers import Decay, EmaTeacher, Part, StudentAndTeacher
+from labelwise.losses.partial import (
+    dice_loss,
+    full_precision,
+    members,
+    over_space,
+    overlap_sums,
+    per_voxel,
+    structure_answers,
+)
+from labelwise.methods.base import Card, ConfigError, Method, NetFactory, Presets, Sigmoid
 from labelwise.methods.ltuda.prototypes import Assign
 from labelwise.types import IGNORE, Batch, Progress
 
@@ -131,8 +137,7 @@ class LtudaCda(Method):
 
     def pseudo_weight(self, progress: Progress) -> float:
         """Constant as published, or rising: an untrained teacher says background, and its pupils would believe it."""
-        ramp = sigmoid_ramp(progress.step, self.config.pseudo_ramp * progress.total)
-        return self.config.pseudo_weight * ramp
+        return self.config.pseudo_weight * progress.ramp(self.config.pseudo_ramp)
 
     def after_step(self, progress: Progress) -> None:
         self.teacher.follow(self.student, progress)

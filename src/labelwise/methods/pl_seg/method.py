@@ -26,7 +26,6 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.batches import labels_at, select_rows, sum_over_ranks
-from labelwise.components.teachers import sigmoid_ramp
 from labelwise.losses.partial import full_precision, marginal_cross_entropy
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.methods.pl_seg.losses import (
@@ -117,7 +116,7 @@ class PLSeg(Method):
 
     def distillation_weight(self, progress: Progress) -> float:
         """lambda(t): rises during the whole training."""
-        return self.config.distillation_weight * sigmoid_ramp(progress.step, progress.total)
+        return self.config.distillation_weight * progress.ramp(1.0)
 
     def predictor(self) -> nn.Module:
         return Softmax(self.network)

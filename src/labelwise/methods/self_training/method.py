@@ -29,10 +29,17 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from labelwise.components.batches import cut_boxes, mix, select_rows
-from labelwise.components.teachers import Decay, EmaTeacher, Part, complete
-from labelwise.losses.agreement import pseudo_cross_entropy, pseudo_dice
+from labelwise.components.teachers import Decay, EmaTeacher, Part
+from labelwise.losses.agreement import pseudo_dice
 from labelwise.losses.deep import at_all_scales
-from labelwise.losses.partial import DiceForm, open_voxels, per_voxel, supervised
+from labelwise.losses.partial import (
+    DiceForm,
+    complete,
+    open_voxels,
+    per_voxel,
+    pseudo_cross_entropy,
+    supervised,
+)
 from labelwise.methods.base import Card, Method, NetFactory, Softmax
 from labelwise.methods.self_training.reliability import Reliability
 from labelwise.types import Batch, Progress

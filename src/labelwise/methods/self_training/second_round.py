@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from labelwise.components.teachers import Decay, EmaTeacher
-from labelwise.errors import CheckpointError
-from labelwise.methods.base import Card, Method, NetFactory, Softmax
+from labelwise.methods.base import Card, CheckpointError, Method, NetFactory, Softmax
 from labelwise.methods.self_training.method import (
     SelfTraining,
     SelfTrainingConfig,

@@ -31,10 +31,11 @@ from torch.nn import functional as F
 
 from labelwise.components.batches import DrawnVoxels, as_pixels, draw_from_groups, select_rows
 from labelwise.components.masked_norm import MaskedBatchNorm
-from labelwise.components.teachers import Consistency, Part, complete
+from labelwise.components.teachers import Consistency, Part
 from labelwise.losses.partial import (
     AbsentDice,
     annotated_dice,
+    complete,
     full_precision,
     marginal_cross_entropy,
     masked_mean,

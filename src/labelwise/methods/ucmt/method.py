@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from labelwise.components.batches import select_rows, sometimes_blurred, strong_view
 from labelwise.components.teachers import Averaged, Consistency, Decay, EmaTeacher, Part
-from labelwise.losses.agreement import hard_labels, pseudo_dice
-from labelwise.losses.partial import Absent, AbsentDice, dice_with_background, full_precision
+from labelwise.losses.agreement import pseudo_dice
+from labelwise.losses.partial import Absent, AbsentDice, dice_with_background, full_precision, hard_labels
 from labelwise.methods.base import Card, Method, NetFactory, Presets, Softmax
 from labelwise.methods.ucmt.u_mix import certain_over_uncertain, patch_means, patch_shape, rearrange
 from labelwise.types import Batch, Progress

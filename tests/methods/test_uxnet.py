@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from labelwise.errors import ConfigError
+from labelwise.methods.dkuxnet.uxnet import ResidualBlock, UXBlock, UXUpStage, VolumetricConvNeXt
 from labelwise.nets.factory import NetFactory
-from labelwise.nets.uxnet import ResidualBlock, UXBlock, UXUpStage, VolumetricConvNeXt
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 BLOCK = {
