@@ -66,7 +66,7 @@ def answers(
 ) -> Iterable[tuple[float, float]]:
     """(Dice with the organ asked for, Dice with the organ of the site), for each other organ of the scan."""
     labels = read_case_labels(case, complete)
-    prepared = apply(read_case_image(case, complete), model.plan, modality="ct", labels=labels)
+    prepared = apply(read_case_image(case, complete), model.plan, intensity="ct", labels=labels)
     assert prepared.labels is not None
     names = model.label_space.names
     scores = predict_scores(

@@ -14,7 +14,9 @@ from labelwise.types import Array, Case, LabelSpace, Volume
 
 SPACE = LabelSpace(("background", "liver", "spleen", "pancreas"))
 DATA_SETS = {
-    "site": DataSet("site", {0: "background", 10: "liver", 20: "spleen", 30: "pancreas"}, "normalised")
+    "site": DataSet(
+        "site", {0: "background", 10: "liver", 20: "spleen", 30: "pancreas"}, "mr", normalised=True
+    )
 }
 UNCHANGED = Plan(intensity={"normalised": IntensityRule("none")})
 ANNOTATED = {  # case id -> structures that are annotated; "bare" has no label file, "hidden" has one

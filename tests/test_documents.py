@@ -47,7 +47,7 @@ def test_lists_plans_and_manifests_are_read_in_any_encoding(tmp_path, encoding, 
         (tmp_path / name).write_bytes(data)
         return tmp_path / name
 
-    scans = find_scans(write("scans.txt", "a.nii.gz\nÜbung.nii.gz\n"), modality="ct")
+    scans = find_scans(write("scans.txt", "a.nii.gz\nÜbung.nii.gz\n"), intensity="ct")
     assert [scan.id for scan in scans] == ["a", "Übung"]
     plan = write("plan.toml", 'data = "data"\nmethods = ["supervised"]\nseeds = [0]  # für alle\n')
     assert read_plan(plan).methods == ("supervised",)
@@ -63,7 +63,7 @@ def test_what_holds_a_sign_that_no_text_has_is_refused(tmp_path, data):
         decode(data)
     (tmp_path / "scans.txt").write_bytes(data)
     with pytest.raises(DataError, match="list of scans cannot be read"):
-        find_scans(tmp_path / "scans.txt", modality="ct")
+        find_scans(tmp_path / "scans.txt", intensity="ct")
     (tmp_path / "recipe.toml").write_bytes(data)
     with pytest.raises(ConfigError):
         load_config(tmp_path / "recipe.toml")

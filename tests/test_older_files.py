@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from labelwise.cohort.hide import hide
 from labelwise.cohort.manifest import read_manifest, write_manifest
 from labelwise.config import load_config, with_settings
 from labelwise.errors import CheckpointError
-from labelwise.infer.model import ModelInfo
+from labelwise.infer.model import ModelInfo, model_info
 from labelwise.train.checkpoint import check_continues, save_checkpoint
 from tiny_cohort import make_case, manifest_of
 
@@ -57,9 +59,31 @@ def test_ways_to_hide_labels_keep_their_older_names(tmp_path: Path, older, prese
     assert hide(manifest, older, **settings) == hide(manifest, present, **settings)
 
 
+def test_a_manifest_of_before_whose_modality_is_normalised_is_of_no_known_modality_and_normalised(
+    tmp_path: Path,
+):
+    manifest = manifest_of(make_case(tmp_path, "a", 1))
+    write_manifest(manifest, tmp_path / "m")
+    table = tmp_path / "m" / "dataset.toml"
+    table.write_text(table.read_text().replace('"ct"', '"normalised"'))
+    (data_set,) = read_manifest(tmp_path / "m").data_sets.values()
+    assert (data_set.modality, data_set.normalised, data_set.intensity) == ("other", True, "normalised")
+    write_manifest(read_manifest(tmp_path / "m"), tmp_path / "again")
+    assert read_manifest(tmp_path / "again").data_sets == {data_set.name: data_set}
+
+
+def test_a_model_whose_intensities_are_called_modalities_is_read(tiny_run: Path, tmp_path: Path):
+    shutil.copytree(tiny_run / "model", tmp_path / "model")
+    file = tmp_path / "model" / "model.json"
+    values = json.loads(file.read_text(encoding="utf-8"))
+    values["modalities"] = values.pop("intensities")
+    file.write_text(json.dumps(values), encoding="utf-8")
+    assert model_info(tmp_path / "model") == model_info(tiny_run)
+
+
 def test_a_model_whose_data_sets_are_called_sources_names_them():
     info = ModelInfo(
-        name="first", classes=("background", "liver"), modalities=("ct",), plan={}, net={}, method="supervised",
+        name="first", classes=("background", "liver"), intensities=("ct",), plan={}, net={}, method="supervised",
         method_settings={}, predictor="softmax", patch_size=(8, 8, 8), inference={}, training={"sources": {"north": 3}},
     )  # fmt: skip
     assert info.training == {"data_sets": {"north": 3}}

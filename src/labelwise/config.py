@@ -61,7 +61,7 @@ class PrepareConfig:
     spacing_mm: tuple[float, float, float] | None = None  # of the prepared scans, along x, y, z
     shape: tuple[int, int, int] | None = None  # fixed number of voxels per axis instead; 0 keeps an axis
     crop: Literal["none", "nonzero", "body"] | None = None
-    # By modality (ct, mr, normalised): clip, mean and std of a protocol, in place of those of the training scans.
+    # By what they are (ct, mr, normalised): clip, mean and std of a protocol, in place of those of the training scans.
     intensity: dict[str, IntensityRule] | None = None
     store: str | None = None  # folder of prepared scans; default: "store" beside the manifest
 

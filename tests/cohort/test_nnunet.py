@@ -160,7 +160,7 @@ def test_what_nnunet_cannot_hold_is_refused(tmp_path):
         (*manifest.cases[:1], replace(manifest.cases[1], data_set="other")),
     )
     write_manifest(mixed, tmp_path / "mixed")
-    with pytest.raises(DataError, match="export each modality by itself"):
+    with pytest.raises(DataError, match="export each kind of intensities by itself"):
         run.export(tmp_path / "mixed", tmp_path / "raw")
 
 

@@ -96,6 +96,19 @@ def test_a_layout_is_set_by_a_table(command, tmp_path: Path):
     assert (answer.code, "did you mean 'label_grid'" in answer.err) == (2, True)
 
 
+def test_data_sets_are_said_to_be_normalised_all_or_by_name(command, tmp_path: Path):
+    folders = [plain(tmp_path / name, name) for name in ("site", "ward")]
+    words = ("import", *folders, "--classes", "liver=1,spleen=2", "--modality", "mr")
+    for said, expected in (("site", {"site": True, "ward": False}), ("all", {"site": True, "ward": True})):
+        assert command(*words, "--normalised", said, "-o", tmp_path / said).code == 0
+        data_sets = read_manifest(tmp_path / said).data_sets
+        assert {name: one.normalised for name, one in data_sets.items()} == expected
+    answer = command(*words, "--normalised", "sit", "-o", tmp_path / "out")
+    assert (answer.code, "did you mean 'site'" in answer.err) == (2, True)
+    answer = command(*words[:-1], "normalised", "-o", tmp_path / "out")
+    assert (answer.code, "--normalised all" in answer.err) == (2, True)
+
+
 def test_the_help_names_every_importer(command):
     text = " ".join(command("import", "--help").out.replace("│", " ").split())
     assert [name for name in IMPORTERS if name not in text] == []

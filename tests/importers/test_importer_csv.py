@@ -138,7 +138,7 @@ def test_a_file_that_is_not_utf8_is_refused_with_the_row(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"classes": None}, "classes are missing"), ({"modality": "us"}, "state the modality")],
+    [({"classes": None}, "classes are missing"), ({"modality": "us"}, "unknown modality")],
 )
 def test_without_the_necessary_words_a_table_is_refused(
     tmp_path: Path, options: dict[str, object], message: str

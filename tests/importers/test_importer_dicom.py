@@ -143,7 +143,7 @@ def test_ct_and_mr_become_two_data_sets_and_other_modalities_are_left_out(tmp_pa
         "dicom_mr": "mr",
     }
     assert "series that are neither CT nor MR are left out: 1 (3: PT)" in warnings_of()
-    assert len(dicom.scan(tmp_path, classes={"liver": 1}, modality="normalised").cases) == 3
+    assert len(dicom.scan(tmp_path, classes={"liver": 1}, modality="other").cases) == 3
 
 
 def test_nifti_label_maps_beside_belong_to_the_series_on_whose_grid_they_lie(tmp_path, warnings_of):
@@ -195,27 +195,27 @@ def test_dicom_without_images_is_no_series(tmp_path):
 
 
 def test_of_each_study_the_longest_series_is_predicted(tree):
-    scans = find_scans(tree, modality="ct")
+    scans = find_scans(tree, intensity="ct")
     assert {scan.id: scan.images[0].relative_to(tree).as_posix() for scan in scans} == {
         "a_thin": "a/thin",
         "b": "b",
         "c": "c/IM0001",
     }
-    (scan,) = find_scans(tree / "a" / "ct", modality="ct")
+    (scan,) = find_scans(tree / "a" / "ct", intensity="ct")
     assert (scan.id, scan.images) == ("ct", (tree / "a" / "ct",))
-    (scan,) = find_scans(tree / "c" / "short1", modality="ct")
+    (scan,) = find_scans(tree / "c" / "short1", intensity="ct")
     assert scan.id == "short1"
 
 
 def test_series_of_another_modality_are_no_scans(tree):
     with pytest.raises(DataError, match="no DICOM series here is a scan of modality mr"):
-        find_scans(tree, modality="mr")
+        find_scans(tree, intensity="mr")
 
 
 def test_series_of_equal_length_are_all_predicted(tmp_path):
     for seed, name in enumerate(("soft", "bone")):
         write_scan(tmp_path, seed, names=name + "{}")
-    scans = find_scans(tmp_path, modality="ct")
+    scans = find_scans(tmp_path, intensity="ct")
     assert [scan.images[0].name for scan in scans] == ["bone1", "soft1"]
     assert [scan.id for scan in scans] == [f"{tmp_path.name}_1", f"{tmp_path.name}_2"]
 
@@ -249,7 +249,7 @@ def test_no_word_about_the_patient_leaves_the_dicom_files_and_nothing_the_machin
     messages += [result.to_text(), str(result.facts())]
     assert len(result.written) == 2
     assert read_geometry(result.written["a"]).matches(read_geometry(scans / "a" / "IM0001"))
-    for wrong in (lambda: dicom.scan(scans, series="list"), lambda: find_scans(scans, modality="mr")):
+    for wrong in (lambda: dicom.scan(scans, series="list"), lambda: find_scans(scans, intensity="mr")):
         with pytest.raises(LabelwiseError) as caught:
             wrong()
         messages.append(str(caught.value))

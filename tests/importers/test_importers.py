@@ -190,14 +190,21 @@ def test_nnunet_channels_are_the_images_of_a_case_in_order(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("names", "modality"),
-    [({"0": "CT"}, "ct"), ({"0": "MRI"}, "mr"), ({"0": "T1"}, "mr"), ({"0": "noNorm"}, "normalised")],
+    ("name", "expected"),
+    [
+        ("CT", ("ct", False)),
+        ("MRI", ("mr", False)),
+        ("T1", ("mr", False)),
+        ("PET", ("other", False)),
+        ("noNorm", ("other", True)),
+    ],
 )
 def test_nnunet_modality_follows_the_name_of_the_channel(
-    tmp_path: Path, names: dict[str, str], modality: str
+    tmp_path: Path, name: str, expected: tuple[str, bool]
 ):
-    manifest = nnunet.scan(make_nnunet(tmp_path, channel_names=names), data_set="x")
-    assert manifest.data_sets["x"].modality == modality
+    manifest = nnunet.scan(make_nnunet(tmp_path, channel_names={"0": name}), data_set="x")
+    data_set = manifest.data_sets["x"]
+    assert (data_set.modality, data_set.normalised) == expected
 
 
 def test_nnunet_ignore_label_and_regions(tmp_path: Path, warnings_of):
@@ -300,7 +307,7 @@ def test_la2018_image_labels_and_spacing(tmp_path: Path):
     assert image.data.shape == (1, 4, 5, 6)
     assert image.spacing_mm == (0.625, 0.625, 0.625)
     assert read_case_labels(manifest.cases[0], manifest).data[:, 0, 0].tolist() == [1, 0, 0, 0]
-    assert manifest.data_sets["la2018"].modality == "normalised"
+    assert manifest.data_sets["la2018"].normalised
 
 
 def test_la2018_lists_may_lie_beside_or_one_level_above_the_scans(tmp_path: Path):

@@ -14,7 +14,7 @@ from labelwise.infer.card import CARD, add_scores, card_text
 INFO = {
     "name": "first",
     "classes": ("background", "liver", "tumour"),
-    "modalities": ("ct",),
+    "intensities": ("ct",),
     "patch_size": (64, 64, 32),
     "method": "self_training",
     "net": {"name": "residual_unet"},

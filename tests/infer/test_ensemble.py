@@ -33,7 +33,7 @@ def saved(folder, *, seed=0, rule=CT, spacing=(2.0, 2.0, 3.0), patch=(32, 16, 16
     nets = NetFactory("unet", {"width": width}, dims=3, in_channels=1, num_classes=SPACE.num_classes)
     kind = find_method("supervised")
     described = {
-        "name": folder.name, "classes": SPACE.names, "modalities": ("ct",),
+        "name": folder.name, "classes": SPACE.names, "intensities": ("ct",),
         "plan": Plan(spacing_mm=spacing, intensity={"ct": rule}).to_json(), "method": "supervised",
         "method_settings": asdict(kind.Config()), "patch_size": patch, "inference": asdict(InferenceConfig()),
         "training": {"scans": {
@@ -146,10 +146,10 @@ def test_scores_of_different_scales_have_no_mean(tmp_path):
         ),
         (
             {
-                "modalities": ("ct", "mr"),
+                "intensities": ("ct", "mr"),
                 "plan": Plan(spacing_mm=(2.0, 2.0, 3.0), intensity={"ct": CT, "mr": IntensityRule("mr")}).to_json(),
             },
-            "differ in the modalities",
+            "differ in the intensity rules",
         ),
     ],
 )  # fmt: skip

@@ -75,7 +75,7 @@ def test_the_scores_of_a_loaded_model_are_those_of_the_trained_one(tmp_path, mon
     info = {
         "name": "answer",
         "classes": SPACE.names,
-        "modalities": ("normalised",),
+        "intensities": ("normalised",),
         "plan": plan.to_json(),
         "method": "answer",
         "method_settings": {"answer": answer},

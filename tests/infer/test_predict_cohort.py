@@ -122,7 +122,7 @@ def test_a_read_only_image_is_predicted_without_complaint() -> None:
 def test_every_scan_gets_labels_on_its_own_grid_and_a_record(tmp_path: Path, model: Model) -> None:
     expected = cohort(tmp_path / "in")
     outcomes = predict_cohort(
-        model, find_scans(tmp_path / "in", modality="mr"), tmp_path / "out", versions={"torch": "2"}
+        model, find_scans(tmp_path / "in", intensity="mr"), tmp_path / "out", versions={"torch": "2"}
     )
     assert [outcome.result for outcome in outcomes] == [
         tmp_path / "out" / f"{name}.nii.gz" for name in ("large", "middle", "small")
@@ -146,7 +146,7 @@ def test_every_scan_gets_labels_on_its_own_grid_and_a_record(tmp_path: Path, mod
 
 def test_a_repetition_predicts_only_what_is_missing(tmp_path: Path, model: Model) -> None:
     cohort(tmp_path / "in")
-    scans = find_scans(tmp_path / "in", modality="mr")
+    scans = find_scans(tmp_path / "in", intensity="mr")
     predict_cohort(model, scans, tmp_path / "out")
     (tmp_path / "out" / "middle.nii.gz").unlink()
     before = (tmp_path / "out" / "large.nii.gz").stat().st_mtime_ns
@@ -166,7 +166,7 @@ def test_results_of_another_model_are_neither_kept_nor_replaced_silently(
     tmp_path: Path, model: Model
 ) -> None:
     write_scan(tmp_path / "in" / "a.nii.gz", (8, 8, 8))
-    scans = find_scans(tmp_path / "in", modality="mr")
+    scans = find_scans(tmp_path / "in", intensity="mr")
     predict_cohort(model, scans, tmp_path / "out")
     before = (tmp_path / "out" / "a.nii.gz").read_bytes()
     (outcome,) = predict_cohort(replace(model, id="model-2"), scans, tmp_path / "out")
@@ -187,7 +187,7 @@ def test_an_old_result_is_never_taken_for_the_one_that_a_killed_process_was_to_w
         raise KeyboardInterrupt
 
     labels = write_scan(tmp_path / "in" / "a.nii.gz", (8, 8, 8))
-    scans = find_scans(tmp_path / "in", modality="mr")
+    scans = find_scans(tmp_path / "in", intensity="mr")
     predict_cohort(replace(model, predictor=Inverse(), id="old"), scans, tmp_path / "out")
     monkeypatch.setattr(module, "write_labels", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -201,7 +201,7 @@ def test_an_old_result_is_never_taken_for_the_one_that_a_killed_process_was_to_w
 
 def test_results_of_other_settings_are_not_kept_silently(tmp_path: Path, model: Model) -> None:
     write_scan(tmp_path / "in" / "a.nii.gz", (8, 8, 8))
-    scans = find_scans(tmp_path / "in", modality="mr")
+    scans = find_scans(tmp_path / "in", intensity="mr")
     predict_cohort(model, scans, tmp_path / "out")
     faster = replace(model, config=replace(FLOAT32, batch_size=4))
     assert predict_cohort(faster, scans, tmp_path / "out")[0].error is None
@@ -218,7 +218,7 @@ def test_another_scan_of_the_same_name_is_not_taken_for_finished(tmp_path: Path,
     """Two hospitals both have a patient 001."""
     write_scan(tmp_path / "north" / "001.nii.gz", (8, 8, 8))
     write_scan(tmp_path / "south" / "001.nii.gz", (8, 8, 9))
-    north, south = (find_scans(tmp_path / side, modality="mr") for side in ("north", "south"))
+    north, south = (find_scans(tmp_path / side, intensity="mr") for side in ("north", "south"))
     predict_cohort(model, north, tmp_path / "out")
     (outcome,) = predict_cohort(model, south, tmp_path / "out")
     assert "grid of this scan" in str(outcome.error)
@@ -235,8 +235,8 @@ def test_a_failing_scan_costs_only_itself(tmp_path: Path, model: Model) -> None:
     damaged.write_bytes(damaged.read_bytes()[:400])
     (tmp_path / "in" / "gone.txt").write_text("nowhere.nii.gz")
     scans = [
-        *find_scans(tmp_path / "in", modality="mr"),
-        *find_scans(tmp_path / "in" / "gone.txt", modality="mr"),
+        *find_scans(tmp_path / "in", intensity="mr"),
+        *find_scans(tmp_path / "in" / "gone.txt", intensity="mr"),
     ]
     outcomes = predict_cohort(model, scans, tmp_path / "out")
     errors = {outcome.item.id: outcome.error for outcome in outcomes}
@@ -267,7 +267,7 @@ def test_failures_of_the_network_are_outcomes_too(
 
     write_scan(tmp_path / "in" / "a.nii.gz", (8, 8, 8))
     model.predictor.register_forward_pre_hook(fail)
-    (outcome,) = predict_cohort(model, find_scans(tmp_path / "in", modality="mr"), tmp_path / "out")
+    (outcome,) = predict_cohort(model, find_scans(tmp_path / "in", intensity="mr"), tmp_path / "out")
     assert isinstance(outcome.error, kind)
     assert not (tmp_path / "out" / "a.nii.gz").exists()
 
@@ -279,12 +279,12 @@ def test_a_defect_of_the_program_is_not_swallowed(tmp_path: Path, model: Model) 
     cohort(tmp_path / "in")
     model.predictor.register_forward_pre_hook(fail)
     with pytest.raises(ZeroDivisionError):
-        predict_cohort(model, find_scans(tmp_path / "in", modality="mr"), tmp_path / "out")
+        predict_cohort(model, find_scans(tmp_path / "in", intensity="mr"), tmp_path / "out")
 
 
 def test_progress_counts_scans(tmp_path: Path, model: Model) -> None:
     cohort(tmp_path / "in")
-    scans = find_scans(tmp_path / "in", modality="mr")
+    scans = find_scans(tmp_path / "in", intensity="mr")
     predict_cohort(model, scans[:1], tmp_path / "out")
     calls: list[tuple[str, int, int]] = []
     predict_cohort(model, scans, tmp_path / "out", progress=lambda *call: calls.append(call))
@@ -295,7 +295,7 @@ def test_inputs_are_never_replaced(tmp_path: Path, model: Model) -> None:
     write_scan(tmp_path / "a.nii.gz", (8, 8, 8))
     before = (tmp_path / "a.nii.gz").read_bytes()
     with pytest.raises(ConfigError, match="replace an input"):
-        predict_cohort(model, find_scans(tmp_path, modality="mr"), tmp_path / "x" / "..", overwrite=True)
+        predict_cohort(model, find_scans(tmp_path, intensity="mr"), tmp_path / "x" / "..", overwrite=True)
     assert (tmp_path / "a.nii.gz").read_bytes() == before
 
 
@@ -311,7 +311,7 @@ def test_an_output_folder_that_is_a_file_is_found_before_the_network_runs(
     write_scan(tmp_path / "in" / "a.nii.gz", (8, 8, 8))
     (tmp_path / "out").write_text("a file where the folder should be")
     with pytest.raises(ConfigError, match="is a file"):
-        predict_cohort(model, find_scans(tmp_path / "in", modality="mr"), tmp_path / "out")
+        predict_cohort(model, find_scans(tmp_path / "in", intensity="mr"), tmp_path / "out")
     assert model.predictor.shapes == []
 
 
@@ -331,7 +331,7 @@ def test_at_most_one_scan_is_read_ahead(
     ahead: list[int] = []
     predict_cohort(
         model,
-        find_scans(tmp_path / "in", modality="mr"),
+        find_scans(tmp_path / "in", intensity="mr"),
         tmp_path / "out",
         progress=lambda task, done, total: ahead.append(len(read) - done),
     )
@@ -348,7 +348,7 @@ def test_a_result_of_a_scan_that_was_replaced_is_not_kept(
     tmp_path: Path, model: Model, same_time: bool
 ) -> None:
     write_scan(tmp_path / "in" / "a.nii.gz", (9, 8, 7))
-    scans = find_scans(tmp_path / "in", modality="mr")
+    scans = find_scans(tmp_path / "in", intensity="mr")
     predict_cohort(model, scans, tmp_path / "out")
     assert predict_cohort(model, scans, tmp_path / "out")[0].error is None
     before = (tmp_path / "in" / "a.nii.gz").stat()
@@ -376,7 +376,7 @@ def test_labels_have_as_many_axes_as_their_scan(tmp_path: Path, suffix: str, dep
     else:
         SimpleITK.WriteImage(SimpleITK.GetImageFromArray(image.T), str(file))
     flat = thresholding(patch_size=(8, 8, 1))
-    predict_cohort(flat, find_scans(tmp_path / "in", modality="mr"), tmp_path / "out")
+    predict_cohort(flat, find_scans(tmp_path / "in", intensity="mr"), tmp_path / "out")
     written = nibabel.load(tmp_path / "out" / "a.nii.gz")
     assert written.shape == shape
     np.testing.assert_array_equal(np.asanyarray(written.dataobj), image > 0)

@@ -21,10 +21,10 @@ from labelwise.types import Volume
 CT = {"scheme": "ct", "clip": (-200.0, 250.0), "mean": 12.0, "std": 90.0}
 
 
-def told_of(plan: Plan, modality: str, **windows):
+def told_of(plan: Plan, intensity: str, **windows):
     size = {"size": [8, 8, 8], "stride": None, "overlap": 0.5, "blending": "gaussian", "mirror_axes": []}
     classes = ["background", "liver", "spleen"]
-    return {"plan": plan.to_json(), "modalities": [modality], "windows": size | windows,
+    return {"plan": plan.to_json(), "intensities": [intensity], "windows": size | windows,
             "postprocess": {}, "output": {"classes": classes}}  # fmt: skip
 
 
@@ -46,14 +46,14 @@ PLANS = {
 
 @pytest.mark.parametrize("name", PLANS)
 def test_a_scan_is_prepared_and_its_labels_are_restored_alike(name):
-    plan, modality = PLANS[name]
+    plan, intensity = PLANS[name]
     scan = body(channels=2)
     scan.data[1] = scan.data[1] > 0  # a mask, which has no intensities
-    ours = apply(scan, plan, modality=modality)
-    theirs, back = steps.prepare(scan.data, scan.affine, told_of(plan, modality))
+    ours = apply(scan, plan, intensity=intensity)
+    theirs, back = steps.prepare(scan.data, scan.affine, told_of(plan, intensity))
     np.testing.assert_allclose(theirs, ours.image.data, atol=2e-4)
     labels = np.random.default_rng(0).integers(0, 3, ours.image.shape).astype(np.uint8)
-    restored = steps.restore(labels, back, told_of(plan, modality))
+    restored = steps.restore(labels, back, told_of(plan, intensity))
     assert (restored != undo(labels, ours.undo).data).mean() < 1e-4
 
 

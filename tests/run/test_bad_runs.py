@@ -463,8 +463,8 @@ def test_unknown_settings_devices_and_modalities_are_refused(tiny_run, tiny_coho
         )
     with pytest.raises(ResourceError, match="device 'tpu' is not available"):
         run.predict(tiny_run, scan, tmp_path / "out", device="tpu")
-    with pytest.raises(ConfigError, match=r"does not know the modality 'mr'(.|\n)*ct"):
-        run.predict(tiny_run, scan, tmp_path / "out", device="cpu", modality="mr")
+    with pytest.raises(ConfigError, match=r"does not know intensities of the kind 'mr'(.|\n)*ct"):
+        run.predict(tiny_run, scan, tmp_path / "out", device="cpu", intensity="mr")
 
 
 def test_results_of_a_model_that_was_changed_are_another_models(finished, tiny_cohort):
@@ -478,11 +478,11 @@ def test_results_of_a_model_that_was_changed_are_another_models(finished, tiny_c
 def test_a_model_of_several_modalities_asks_which(finished, tiny_cohort, tmp_path):
     plan = json.loads((finished / "model" / "model.json").read_text())["plan"]
     rules = plan["intensity"] | {"normalised": {"scheme": "none", "clip": None, "mean": None, "std": None}}
-    edit(finished / "model", modalities=["ct", "normalised"], plan=plan | {"intensity": rules})
+    edit(finished / "model", intensities=["ct", "normalised"], plan=plan | {"intensity": rules})
     scan = tiny_cohort / "images" / "test_000.nii.gz"
-    with pytest.raises(ConfigError, match="the model knows several modalities"):
+    with pytest.raises(ConfigError, match="the model knows several kinds of intensities"):
         run.predict(finished, scan, tmp_path / "out", device="cpu")
-    assert run.predict(finished, scan, tmp_path / "out", device="cpu", modality="ct").written
+    assert run.predict(finished, scan, tmp_path / "out", device="cpu", intensity="ct").written
 
 
 # evaluating

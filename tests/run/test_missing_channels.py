@@ -80,10 +80,10 @@ def test_missing_channels_are_the_mean_in_their_place():
     image = Volume(np.stack([np.full((3, 3, 3), value, np.float32) for value in (1, 2)]), np.eye(4))
     plan = Plan(intensity={"normalised": IntensityRule("none")})
     for missing, values in (((0,), [0, 1, 2]), ((1,), [1, 0, 2]), ((0, 3), [0, 1, 2, 0])):
-        found = apply(image, plan, modality="normalised", missing=missing).image.data
+        found = apply(image, plan, intensity="normalised", missing=missing).image.data
         assert found[:, 0, 0, 0].tolist() == values
     with pytest.raises(DataError, match="do not fit the scan"):
-        apply(image, plan, modality="normalised", missing=(3,))
+        apply(image, plan, intensity="normalised", missing=(3,))
 
 
 def test_what_is_missing_stays_0_in_every_view(two_channels, tmp_path):
@@ -123,13 +123,13 @@ def test_a_model_predicts_without_a_channel_that_it_saw_missing_and_says_so(trai
     assert not result.failed
     record = json.loads((tmp_path / "out" / f"{case.id}.json").read_text())
     assert record["missing_channels"] == [2]
-    modality = manifest.data_set_of(case).modality
-    mine = model.predict([case.images[0], None], modality=modality)
+    intensity = manifest.data_set_of(case).intensity
+    mine = model.predict([case.images[0], None], intensity=intensity)
     listed = tmp_path / "scans.txt"
     listed.write_text(f"{case.images[0]};-\n")
-    (scan,) = find_scans(listed, modality=modality, channels=2)
+    (scan,) = find_scans(listed, intensity=intensity, channels=2)
     assert scan.given == (case.images[0], None)
-    assert np.array_equal(mine.data, model.predict(scan.given, modality=modality).data)
+    assert np.array_equal(mine.data, model.predict(scan.given, intensity=intensity).data)
 
 
 def test_a_channel_that_no_scan_of_the_training_lacked_is_refused(trained, two_channels, tmp_path):

@@ -15,7 +15,7 @@ from labelwise import run
 from labelwise.cohort.manifest import read_case_labels, read_manifest
 from labelwise.errors import DataError
 from labelwise.formats import read_geometry, read_labels, write_labels
-from labelwise.importers.described import channel_names, modality_of
+from labelwise.importers.described import channel_names, kind_of
 from labelwise.infer.image import as_image
 from labelwise.infer.scans import find_scans
 from labelwise.types import Volume
@@ -137,13 +137,13 @@ MR = ("MR", "MRI", "T1", "T1w", "T2-FLAIR", "FLAIR", "ADC", "DWI", "cine MR", "L
 
 @pytest.mark.parametrize("name", CT)
 def test_a_name_with_a_word_for_ct_is_a_ct(name, heard):
-    assert modality_of([name]) == "ct"
+    assert kind_of([name]).modality == "ct"
     assert not heard.text
 
 
 @pytest.mark.parametrize("name", [*MR, "octopus", "factor", "Picture"])
 def test_other_names_are_mr_and_unknown_ones_are_said(name, heard):
-    assert modality_of([name]) == "mr"
+    assert kind_of([name]).modality == "mr"
     assert ("not known" in heard.text) == (name not in MR)
 
 
@@ -167,11 +167,11 @@ def test_predict_uses_dicom_series_beside_other_scans(tmp_path, heard, loose):
     write_scan(tmp_path / "in" / "a.nii.gz")
     place = tmp_path / "in" if loose else tmp_path / "in" / "series"
     write_series(place, np.arange(120, dtype=np.int16).reshape(6, 5, 4), np.diag((-1.0, -1, 2, 1)))
-    found = find_scans(tmp_path / "in", modality="ct")
+    found = find_scans(tmp_path / "in", intensity="ct")
     assert [scan.id for scan in found] == ["a", "in" if loose else "series"]
     assert [as_image(scan.images).volume.shape for scan in found] == [SHAPE, (6, 5, 4)]
     assert "passed over" not in heard.text
-    assert [scan.id for scan in find_scans(tmp_path / "in", modality="mr")] == ["a"]
+    assert [scan.id for scan in find_scans(tmp_path / "in", intensity="mr")] == ["a"]
     assert "passed over" in heard.text
 
 
@@ -180,16 +180,16 @@ def test_predict_names_what_it_passes_over_and_finds_a_folder_for_each_patient(t
     write_segments(tmp_path / "in" / "a.seg.nrrd", [label_map(VALUES)], [("Liver", 1, 0)])
     write_series(tmp_path / "in" / "series", np.zeros((6, 5, 4), np.int16), np.diag((-1.0, -1, 2, 1)))
     write_scan(tmp_path / "in" / "more" / "b.nii.gz")
-    assert [scan.id for scan in find_scans(tmp_path / "in", modality="ct")] == ["a", "series"]
+    assert [scan.id for scan in find_scans(tmp_path / "in", intensity="ct")] == ["a", "series"]
     for word in ("more/", "a.seg.nrrd"):
         assert word in heard.text
     for name in ("anna", "berta"):
         write_scan(tmp_path / "patients" / name / "ct.nii.gz")
     write_scan(tmp_path / "patients" / "berta" / "late.nii.gz")
-    found = [scan.id for scan in find_scans(tmp_path / "patients", modality="ct")]
+    found = [scan.id for scan in find_scans(tmp_path / "patients", intensity="ct")]
     assert found == ["anna", "berta_ct", "berta_late"]
     with pytest.raises(DataError, match="no such file or folder"):
-        find_scans(tmp_path / "nowhere", modality="ct")
+        find_scans(tmp_path / "nowhere", intensity="ct")
 
 
 # remedies

@@ -51,7 +51,7 @@ def model(tmp_path_factory) -> Path:
     info = {
         "name": "structures",
         "classes": SPACE.names,
-        "modalities": ("ct",),
+        "intensities": ("ct",),
         "plan": Plan(intensity={"ct": IntensityRule("ct", (-200, 300), 50.0, 100.0)}).to_json(),
         "method": "supervised",
         "method_settings": {},

@@ -200,7 +200,7 @@ def test_a_bare_body_is_told_how_to_send_a_form(server, kind, body):
 def test_a_part_that_nobody_reads_is_refused_and_the_right_ones_are_named(server, scans, name):
     answer = send(server, scans / "scan.nii.gz", **{name: "structures"})
     assert (answer.status_code, answer.json()["code"]) == (400, "unknown-part")
-    assert "scan, model, modality, page" in answer.json()["message"]
+    assert "scan, model, intensity, page" in answer.json()["message"]
 
 
 @pytest.mark.parametrize(("said", "status"), [("yes", 404), ("2", 404), ("false", 202), ("True", 202)])

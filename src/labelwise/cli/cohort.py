@@ -82,7 +82,13 @@ def import_(
         typer.Option(help="Structures annotated: liver,spleen or DATA_SET=liver,spleen. Repeatable."),
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Values in label files: liver=1,tumour=2.")] = None,
-    modality: Annotated[str | None, typer.Option(help="ct, mr or normalised.")] = None,
+    modality: Annotated[str | None, typer.Option(help="ct, mr or other.")] = None,
+    normalised: Annotated[
+        str | None,
+        typer.Option(
+            help="Data sets whose makers normalised the intensities, which then stay as they are: all, or names."
+        ),
+    ] = None,
     images: Annotated[str | None, typer.Option(help="Folder of the images, for plain folders.")] = None,
     labels: Annotated[
         str | None, typer.Option(help="Folder of the labels; for acdc: dense or scribble.")
@@ -165,6 +171,7 @@ def import_(
         )
     reading: Any = {"others": others, "overlap": overlap, "undrawn": undrawn}
     reading["file_names"] = None if file_names == "believed" else file_names
+    reading["normalised"] = normalised == "all" or words(normalised or "")
     terms: Any = None
     if licence:
         terms = pairs(licence, "--licence") if _named(licence, "--licence") else "; ".join(licence)

@@ -65,8 +65,11 @@ def predict(
     split: Annotated[
         str | None, typer.Option(help="Of a manifest: which cases; default: test, with --into train.")
     ] = None,
-    modality: Annotated[
-        str | None, typer.Option(help="ct, mr or normalised, if the model knows several.")
+    intensity: Annotated[
+        str | None,
+        typer.Option(
+            help="What the intensities are, if the model knows several kinds: ct, mr or normalised."
+        ),
     ] = None,
     classifier: Annotated[
         str | None, typer.Option(help="Which classifier decides, if the model has several.")
@@ -105,7 +108,7 @@ def predict(
             do="leave out SCANS, --output, --overwrite, --format, --binary and --maps; choose cases by --split",
         )
     shared: dict[str, Any] = {
-        "modality": modality, "classifier": classifier, "device": device, "engine": engine,
+        "intensity": intensity, "classifier": classifier, "device": device, "engine": engine,
         "settings": overrides(settings),
     }  # fmt: skip
     with console.watch(quiet=quiet, as_json=as_json) as progress:

@@ -6,7 +6,8 @@ dataset.toml                              read by people, by tomllib and by nobo
     [regions]                             names for several classes together; without this table there are none
     abdomen = ["liver", "spleen"]
     [data_sets.lits]
-    modality = "ct"
+    modality = "ct"                       ct, mr or other
+    normalised = true                     whoever made the files has normalised the intensities; else left out
     licence = "CC BY-NC-ND 4.0"           what its terms are; without this line nobody stated them
     others = "ignore"                     what values without a class are; without this line they are an error
     [data_sets.lits.values]
@@ -33,6 +34,7 @@ from labelwise.cohort.text import read_text
 from labelwise.documents import parse_toml
 from labelwise.errors import ConfigError, DataError, did_you_mean
 from labelwise.formats import Layout
+from labelwise.preprocess.intensity import Intensity
 from labelwise.settings import build_settings, to_toml
 from labelwise.types import BACKGROUND, IGNORE, Array, LabelSpace
 
@@ -40,7 +42,7 @@ SCHEMA = 1
 FILE_NAME = "dataset.toml"
 IGNORE_NAME = "ignore"
 
-Modality = Literal["ct", "mr", "normalised"]
+Modality = Literal["ct", "mr", "other"]
 Others = Literal["", "background", "ignore"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 _PLAIN = Layout()
@@ -59,6 +61,23 @@ class DataSet:
     layout: Layout = _PLAIN
     others: Others = ""  # what values without a class are: an error, background, or unknown
     licence: str = ""  # terms of the scans and labels; "" if nobody stated them
+    normalised: bool = (
+        False  # whoever made the files has normalised the intensities: they are taken as they are
+    )
+
+    def __post_init__(self) -> None:
+        if self.modality not in MODALITIES:
+            raise ConfigError(
+                f"unknown modality '{self.modality}'{did_you_mean(self.modality, MODALITIES)}",
+                expected=", ".join(MODALITIES),
+                do="for intensities that must stay as they are: --normalised all",
+                code="unknown-name",
+            )
+
+    @property
+    def intensity(self) -> Intensity:
+        """What its intensities are: each kind has a rule in the plan; what is no CT has numbers of its own, like MR."""
+        return "normalised" if self.normalised else "ct" if self.modality == "ct" else "mr"
 
     @property
     def structures(self) -> frozenset[str]:
@@ -173,11 +192,12 @@ def _voxels(count: int, value: int, total: int) -> str:
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class _DataSetTable:
-    modality: Modality
+    modality: Modality | Literal["normalised"]  # the last as older versions wrote it: nobody said of what
     values: dict[str, list[int]]
     layout: Layout = _PLAIN
     others: Others = ""
     licence: str = ""
+    normalised: bool = False
 
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -242,6 +262,7 @@ def _table(data_set: DataSet) -> dict[str, Any]:
         if getattr(data_set.layout, each.name) != each.default
     }
     table: dict[str, Any] = {"modality": data_set.modality}
+    table |= {"normalised": True} if data_set.normalised else {}
     table |= {"licence": data_set.licence} if data_set.licence else {}
     table |= {"others": data_set.others} if data_set.others else {}
     table |= {"values": _by_name(data_set)}
@@ -298,7 +319,9 @@ def _data_set(name: str, table: _DataSetTable, label_space: LabelSpace, file: Pa
                     found=f"{values[number]}, {class_name}",
                     do="keep one of them",
                 )
-    data_set = DataSet(name, values, table.modality, table.layout, table.others, table.licence)
+    modality: Modality = "other" if table.modality == "normalised" else table.modality
+    normalised = table.normalised or table.modality == "normalised"
+    data_set = DataSet(name, values, modality, table.layout, table.others, table.licence, normalised)
     check_data_set(data_set, label_space, file)
     return data_set
 

@@ -18,7 +18,7 @@ Source
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +30,13 @@ from labelwise.cohort.data_set import IGNORE_NAME
 from labelwise.cohort.manifest import Manifest, check_same_grid, read_case_image, read_case_labels
 from labelwise.errors import ConfigError, DataError, naming
 from labelwise.formats import write_image, write_labels
+from labelwise.preprocess.intensity import Intensity
 from labelwise.types import IGNORE, Case, Volume
 
 Unknown = Literal["ignore", "background"]
 ENDING = ".nii.gz"
-CHANNELS = {"ct": "CT", "mr": "MR", "normalised": "noNorm"}  # by which nnU-Net chooses how it normalises
+# By the name of a channel nnU-Net chooses how it normalises.
+CHANNELS: Mapping[Intensity, str] = {"ct": "CT", "mr": "MR", "normalised": "noNorm"}
 FOLDERS = {
     "train": ("imagesTr", "labelsTr"),
     "validation": ("imagesTr", "labelsTr"),
@@ -56,12 +58,12 @@ class Layout:
             raise ConfigError(
                 "unknown voxels cannot become this", found=self.unknown, expected="ignore or background"
             )
-        kinds = sorted({self.manifest.data_set_of(case).modality for case in self.cases})
+        kinds = sorted({self.manifest.data_set_of(case).intensity for case in self.cases})
         if len(kinds) > 1:
             raise DataError(
                 "nnU-Net normalises every case of a data set alike",
                 found=f"cases of {', '.join(kinds)}",
-                do="export each modality by itself",
+                do="export each kind of intensities by itself",
             )
         if not self.manifest.split("train") or not any(
             case.annotated for case in self.manifest.split("train")
@@ -108,7 +110,7 @@ class Layout:
     def dataset(self, *, ignores: bool) -> dict[str, Any]:
         """The content of dataset.json; with the label ``ignore`` if some label file holds it."""
         first = self.cases[0]
-        channel = CHANNELS[self.manifest.data_set_of(first).modality]
+        channel = CHANNELS[self.manifest.data_set_of(first).intensity]
         labels = {name: index for index, name in enumerate(self.manifest.label_space.names)}
         number = sum(case.split != "test" for case in self.cases)
         return {

@@ -202,7 +202,7 @@ def reviewed_data_set(manifest: Manifest, case: Case) -> DataSet:
         if structure not in values.values():
             values[next(free)] = structure
     layout = replace(data_set.layout, segments=(), label_grid="own", label_flip="")
-    return DataSet(name, values, data_set.modality, layout, licence=data_set.licence)
+    return replace(data_set, name=name, values=values, layout=layout, others="")
 
 
 def write_reviewed(

@@ -53,9 +53,10 @@ def case_of(path: Path) -> str:
     return re.sub(r"(?i)(\.seg|\.rtstruct)?\.dcm$", "", stored.stem(path))
 
 
-def recorded_modality(path: Path) -> str:
-    """The modality of the scan that a label file was predicted from, as its record says; empty if it says nothing."""
-    return str(_read(record_of(path)).get("modality") or "")
+def recorded_intensity(path: Path) -> str:
+    """What the intensities of the scan were that labels were predicted from, as their record says; else empty."""
+    record = _read(record_of(path))
+    return str(record.get("intensity") or record.get("modality") or "")  # its name in older records
 
 
 def _recorded(file: Path) -> Mapping[int, str]:

@@ -124,7 +124,7 @@ def _from_volumes(
     volumes: Mapping[str, Path], split_of: Mapping[str, str], labels: str, data_set: str
 ) -> Manifest:
     logger.info("ACDC h5 files store no spacing: a voxel counts as 1 mm, distances are in voxels")
-    dense = DataSet(data_set, VALUES, "normalised", Layout(axes="zyx"))
+    dense = DataSet(data_set, VALUES, "mr", Layout(axes="zyx"), normalised=True)
     train = _scribbles(data_set) if labels == "scribble" else dense
     cases = [
         Case(
@@ -183,7 +183,7 @@ def _ssl4mis(names: Iterable[str]) -> dict[str, str]:
 
 def _scribbles(data_set: str) -> DataSet:
     layout = Layout(axes="zyx", label_key="scribble")
-    return DataSet(f"{data_set}_scribble", {**VALUES, 4: IGNORE_NAME}, "normalised", layout)
+    return DataSet(f"{data_set}_scribble", {**VALUES, 4: IGNORE_NAME}, "mr", layout, normalised=True)
 
 
 def _volumes(folder: Path) -> dict[str, Path]:

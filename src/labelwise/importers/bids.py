@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from labelwise.cohort.data_set import MODALITIES, Modality, value_table
+from labelwise.cohort.data_set import Modality, value_table
 from labelwise.cohort.manifest import DataSet, Manifest
 from labelwise.cohort.text import read_text
 from labelwise.errors import ConfigError, DataError, warn_about
@@ -71,7 +71,7 @@ def scan(
         desc        take segmentations with this desc- entity only
         space       take scans and segmentations of this space from the derivatives
         classes     class name -> value or values, instead of the table dseg.tsv
-        modality    ct, mr or normalised; by default ct for the suffix CT, else mr
+        modality    ct, mr or other; by default ct for the suffix CT, other for pet, else mr
         annotated   the classes that segmented cases are annotated for, if not all
         data_set      name of the data set; the folder's if not given
 
@@ -90,7 +90,7 @@ def scan(
         "scans without a segmentation are unlabelled cases", [name for name in scans if name not in pairs]
     )
     name = data_set or folder.name
-    kind_of_scan = _modality(modality, suffixes, folder)
+    kind_of_scan = modality or _modality(suffixes)
     if kind == "mask":
         tables, structures_of = _mask_data_set(name, kind_of_scan, pairs)
     else:
@@ -339,12 +339,10 @@ def _dseg_data_sets(
     return data_sets, known
 
 
-def _modality(stated: Modality | None, suffixes: Sequence[str], folder: Path) -> Modality:
-    if stated is not None and stated not in MODALITIES:
-        raise ConfigError(
-            "unknown modality", file=folder, found=stated, expected=", ".join(MODALITIES), code="unknown-name"
-        )
-    return stated or ("ct" if all(name.lower() == "ct" for name in suffixes) else "mr")
+def _modality(suffixes: Sequence[str]) -> Modality:
+    """ct and pet are suffixes of their own; all others are sequences of MR."""
+    names = {name.lower() for name in suffixes}
+    return "ct" if names == {"ct"} else "other" if "pet" in names else "mr"
 
 
 # files: the entities in their names, and the tables that say what label values mean

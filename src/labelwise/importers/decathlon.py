@@ -25,11 +25,12 @@ from labelwise.cohort.manifest import DataSet, Manifest, absolute
 from labelwise.errors import ConfigError, DataError, LabelwiseError, warn_about
 from labelwise.formats import Layout, stem
 from labelwise.importers.described import (
+    Kind,
     about,
     channel_names,
     classes_by_name,
+    kind_of,
     label_space,
-    modality_of,
     read_json,
 )
 from labelwise.importers.licences import licence_in
@@ -83,7 +84,7 @@ def scan(
     Parameters
         folder      the JSON file, or the folder that holds it and no other list
         classes     class name -> value or values in the label files, instead of "labels"
-        modality    ct, mr or normalised, instead of the one read from "modality"
+        modality    ct, mr or other, instead of the one read from "modality"
         fold        entries of "training" with this "fold" validate
         annotated   the classes that labelled cases are annotated for, if not all
         group       regular expression whose match in a case id names the patient
@@ -105,7 +106,7 @@ def scan(
         logger.info("%s has folds: without --fold all of them train", file.name)
     named = _stated_classes(classes, document, file)
     space = label_space(named, file)
-    channels, kind = _modality(modality, document, file)
+    channels, kind = _kind(modality, document, file)
     several = channels > 1 and all(len(entry.images) == 1 for entry in there)
     structures = annotated_structures(annotated, space.structures)
     name = data_set or file.parent.name
@@ -124,7 +125,10 @@ def scan(
             for case_id, entry in zip(ids, there, strict=True)
         ]
         layout = Layout(channels=True) if several else Layout()
-        table = DataSet(name, value_table(named), kind, layout, licence=licence_in(document))
+        table = DataSet(
+            name, value_table(named), kind.modality, layout,
+            licence=licence_in(document), normalised=kind.normalised,
+        )  # fmt: skip
         return Manifest(space, {name: table}, tuple(cases))
 
 
@@ -262,14 +266,10 @@ def _stated_classes(
     return classes_by_name(document["labels"], file)
 
 
-def _modality(stated: Modality | None, document: Mapping[str, Any], file: Path) -> tuple[int, Modality]:
-    """Number of channels that the file names (0 if it names none), and the modality."""
+def _kind(stated: Modality | None, document: Mapping[str, Any], file: Path) -> tuple[int, Kind]:
+    """Number of channels that the file names (0 if it names none), and what they are."""
     named = document.get("modality", document.get("channel_names"))
     names = channel_names(named) if isinstance(named, dict) else []
-    if stated is not None and stated not in MODALITIES:
-        raise ConfigError(
-            "unknown modality", file=file, found=stated, expected=", ".join(MODALITIES), code="unknown-name"
-        )
     if stated is None and not names and not isinstance(named, str):
         raise ConfigError(
             'the modality is missing: the file has no "modality"',
@@ -277,7 +277,7 @@ def _modality(stated: Modality | None, document: Mapping[str, Any], file: Path) 
             expected=", ".join(MODALITIES),
             do="--modality ct, for example",
         )
-    return len(names), stated or modality_of(names or [str(named)])
+    return len(names), Kind(stated) if stated else kind_of(names or [str(named)])
 
 
 def _ids(images: Sequence[Path]) -> list[str]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from labelwise.cohort.data_set import Modality
 from labelwise.cohort.text import read_text
@@ -114,27 +114,36 @@ def channel_names(named: Any) -> list[str]:
     return [str(name) for name in named.values()]
 
 
-def modality_of(channels: Sequence[str]) -> Modality:
-    """CT -> ct, noNorm -> normalised, everything else -> mr, which scales each channel of each scan by itself.
+class Kind(NamedTuple):
+    """What the names of its channels say of a scan."""
+
+    modality: Modality
+    normalised: bool = False
+
+
+def kind_of(channels: Sequence[str]) -> Kind:
+    """CT -> ct; T1, LGE and the like -> mr; noNorm -> normalised; everything else -> other.
+
+    What is no CT is scaled channel by channel and scan by scan, unless it is normalised.
 
     A channel is a CT if a word of its name says so: "CTA", "CT_arterial". What is neither known as CT nor as MR is
-    taken as MR with a warning.
+    reported.
     """
     kinds = [_kind(name) for name in channels]
     if set(kinds) == {"ct"}:
-        return "ct"
+        return Kind("ct")
     if set(kinds) == {"nonorm"}:
-        return "normalised"
+        return Kind("other", normalised=True)
     if "ct" in kinds:
         logger.warning("the channels %s are not all CT: each is normalised by itself", ", ".join(channels))
     elif "" in kinds:
         logger.warning(
-            "the modality is not known from the channel name%s %s: mr is taken, which scales each scan by itself "
+            "the modality is not known from the channel name%s %s: each scan is scaled by itself "
             "(--modality ct, for example, says otherwise)",
             "s" if len(channels) > 1 else "",
             ", ".join(f"'{name}'" for name in channels),
         )
-    return "mr"
+    return Kind("mr" if set(kinds) == {"mr"} else "other")
 
 
 _CT = re.compile(r"(?:c?e?|ld|hr|nc|cb|pet|spect)?cta?|cect|ncct|computed|tomography|hu")

@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from labelwise.anatomy import canonical
-from labelwise.cohort.data_set import MODALITIES, Modality, value_table
+from labelwise.cohort.data_set import Modality, value_table
 from labelwise.cohort.manifest import DataSet, Manifest
 from labelwise.errors import ConfigError, DataError, warn_about
 from labelwise.formats import (
@@ -112,10 +112,6 @@ def find(
 ) -> Found:
     """The manifest as `scan` gives it, and what lies beside."""
     folder = existing_folder(folder)
-    if modality not in (None, *MODALITIES):
-        raise ConfigError(
-            "unknown modality", found=modality, expected=", ".join(MODALITIES), code="unknown-name"
-        )
     dicom = _format("dicom.image")
     found = dicom.series_in(folder)
     if not found:

@@ -17,14 +17,15 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 from labelwise.anatomy import canonical
-from labelwise.cohort.data_set import MODALITIES, Modality, value_table
+from labelwise.cohort.data_set import Modality, value_table
 from labelwise.cohort.manifest import DataSet, Manifest
 from labelwise.errors import DataError, warn_about
 from labelwise.formats import Layout, case_of, suffix, value_names
 from labelwise.formats.label_maps import LABEL_FOLDERS, label_maps_among, label_words, within
-from labelwise.formats.naming import recorded_modality
+from labelwise.formats.naming import recorded_intensity
 from labelwise.formats.stored import SEGMENTATION
 from labelwise.importers.described import about
 from labelwise.importers.listing import (
@@ -36,6 +37,7 @@ from labelwise.importers.listing import (
     group_of,
     stated,
 )
+from labelwise.preprocess.intensity import Intensity
 from labelwise.types import Case, LabelSpace
 
 LOOKS_FOR = (
@@ -68,7 +70,7 @@ def scan(
     Parameters
         classes     class name -> value or values in the label files; "background" and "ignore" may be among
                     them. Default: the names in the label files; none where there are no label files
-        modality    ct, mr, or normalised for intensities that must not be changed. Default: that of the records beside
+        modality    ct, mr or other. Default: that of the records beside
                     predictions
         images      folder of the images, if its name is not a usual one; relative to `folder` or absolute
         labels      folder of the labels, likewise
@@ -86,9 +88,11 @@ def scan(
     folder = existing_folder(folder)
     image_groups, label_files = _files(folder, images, labels, without)
     _refuse_label_maps([file for files in image_groups.values() for file in files])
+    recorded = _recorded(label_files)
+    known: Modality | None = "other" if recorded == "normalised" else recorded
     classes, modality = stated(
         classes or _named(label_files),
-        modality or _recorded(label_files),
+        modality or known,
         folder,
         labelled=bool(label_files),
     )
@@ -107,7 +111,8 @@ def scan(
         for key, files in image_groups.items()
     ]
     with about(folder):
-        table = DataSet(name, value_table(classes), modality, layout or Layout())
+        normalised = recorded == "normalised"
+        table = DataSet(name, value_table(classes), modality, layout or Layout(), normalised=normalised)
         return Manifest(LabelSpace(names), {name: table}, tuple(cases))
 
 
@@ -136,10 +141,10 @@ def _named(label_files: Mapping[str, Path]) -> Values | None:
     return found or None
 
 
-def _recorded(label_files: Mapping[str, Path]) -> Modality | None:
-    """The one modality that the records beside predictions name."""
-    found = {recorded_modality(file) for file in label_files.values()}
-    return next((known for known in MODALITIES if found == {known}), None)
+def _recorded(label_files: Mapping[str, Path]) -> Intensity | None:
+    """What the intensities were of all scans that the records beside predictions name."""
+    found = {recorded_intensity(file) for file in label_files.values()}
+    return next((known for known in get_args(Intensity) if found == {known}), None)
 
 
 # files

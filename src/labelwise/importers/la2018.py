@@ -100,7 +100,7 @@ def scan(
         Case(name, (files[name],), files[name], frozenset({STRUCTURE}), data_set=data_set, split=split)
         for name, split in split_of.items()
     ]
-    return Manifest(SPACE, {data_set: DataSet(data_set, VALUES, "normalised", LAYOUT)}, tuple(cases))
+    return Manifest(SPACE, {data_set: DataSet(data_set, VALUES, "mr", LAYOUT, normalised=True)}, tuple(cases))
 
 
 def _raw(folder: Path) -> dict[str, Pairs]:

@@ -147,7 +147,7 @@ def stated(
     A data set in which nothing is labelled needs no classes.
 
     Errors
-        ConfigError   the classes or the modality are missing, or there is no such modality
+        ConfigError   the classes or the modality are missing
     """
     if not classes and labelled:
         raise ConfigError(
@@ -155,11 +155,10 @@ def stated(
             file=file,
             do="state them: --classes liver=1,spleen=2",
         )
-    if modality not in MODALITIES:
+    if modality is None:
         raise ConfigError(
             "state the modality: no file says it",
             file=file,
-            found=modality,
             expected=", ".join(MODALITIES),
             do="--modality ct, for example",
         )

@@ -48,7 +48,7 @@ def scan(
 
     Parameters
         series, structures      of DICOM, as `labelwise.importers.dicom.scan`
-        modality    ct, mr or normalised: of the other scans; DICOM series say it themselves
+        modality    ct, mr or other: of the other scans; DICOM series say it themselves
         classes, images, labels, group, layout      of the other scans, as `labelwise.importers.folders.scan`; the
                     values hold for label maps beside DICOM series, too
         data_set      name of the data set; that of the other scans ends in _files

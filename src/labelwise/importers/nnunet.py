@@ -33,11 +33,12 @@ from labelwise.cohort.manifest import DataSet, Manifest, absolute
 from labelwise.errors import ConfigError, DataError, warn_about
 from labelwise.formats import SUFFIXES, stem
 from labelwise.importers.described import (
+    Kind,
     about,
     channel_names,
     classes_by_name,
+    kind_of,
     label_space,
-    modality_of,
     read_json,
 )
 from labelwise.importers.licences import licence_in
@@ -82,7 +83,7 @@ def scan(
                     names for several of them; "skip" passes them over
         annotated   the classes that labelled cases are annotated for, if not all
         group       regular expression whose match in a case id names the patient, for example ``patient\\d+``
-        modality    instead of the one read from channel_names (CT -> ct, noNorm -> normalised, else mr)
+        modality    instead of the one read from channel_names; see `described.kind_of`
         data_set      name of the data set; the folder's if not given
 
     Errors
@@ -98,8 +99,10 @@ def scan(
     )
     name = data_set or folder.name
     with about(file):
-        kind = modality or modality_of(channels)
-        table = DataSet(name, value_table(classes), kind, licence=licence_in(dataset))
+        kind = Kind(modality) if modality else kind_of(channels)
+        table = DataSet(
+            name, value_table(classes), kind.modality, licence=licence_in(dataset), normalised=kind.normalised
+        )
     structures = annotated_structures(annotated, space.structures)
     cases = [
         Case(

@@ -80,7 +80,7 @@ def scan(
     Parameters
         folder      the table, or the folder that holds it and no other
         classes     class name -> value or values in the label files; "background" and "ignore" may be among them
-        modality    ct, mr, or normalised for intensities that must not be changed
+        modality    ct, mr or other
         images      the columns of the images, if they have other names; several are channels: t1,flair
         labels      the column of the label files, likewise
         annotated   the classes that labelled rows are annotated for where they do not say it, if not all

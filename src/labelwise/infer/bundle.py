@@ -88,7 +88,7 @@ def _metadata(model: Model, told: dict[str, Any]) -> dict[str, Any]:
                 "image": {
                     "type": "image",
                     "format": "magnitude",
-                    "modality": ", ".join(told["modalities"]),
+                    "modality": ", ".join(told["intensities"]),
                     "num_channels": model.channels,
                     "spatial_shape": shape,
                     "dtype": "float32",

@@ -35,7 +35,7 @@ def card_text(info: Mapping[str, Any]) -> str:
         f"# Model card: {info['name']}",
         "## Intended use",
         f"Segments {_listed(structures)} in scans of the kind "
-        f"{_listed(_modality(name) for name in info['modalities'])}, "
+        f"{_listed(_scans(name) for name in info['intensities'])}, "
         f"{'slice by slice (2D)' if dims == 2 else 'in 3D'}. Made by labelwise, for research; not a medical device. A "
         "person looks at every result before anything follows from it.",
         "## Data",
@@ -196,7 +196,7 @@ def _range(values: Mapping[str, Any]) -> str:
     return " x ".join(f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}" for low, high in pairs)
 
 
-def _modality(name: str) -> str:
+def _scans(name: str) -> str:
     return {"ct": "CT", "mr": "MR", "normalised": "the training, normalised alike"}.get(name, name)
 
 

@@ -215,7 +215,7 @@ def _predict(task: _Task, model: Model, scan: Scan, prepared: Future[_Ready], wi
         "contents": contents,
         **({"seen": known} if known else {}),
         **({"missing_channels": [number + 1 for number in scan.missing]} if scan.missing else {}),
-        "modality": scan.modality,
+        "intensity": scan.intensity,
         "model": model.id,
         **({"models": {member.id: member.name for member in model.members}} if model.members else {}),
         **({"thresholds": model.info.thresholds} if model.info.thresholds else {}),
@@ -262,7 +262,7 @@ def _read_ahead(
     def prepare(scan: Scan) -> _Ready:
         image = as_image(scan.given, layout=scan.layout)
         warnings = warn(scan, image.volume) if warn else []
-        return _Ready(model.prepare_image(image, scan.modality), warnings)
+        return _Ready(model.prepare_image(image, scan.intensity), warnings)
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         following = pool.submit(prepare, scans[0])

@@ -4,8 +4,9 @@ Each window passes through one network after the other, and only the mean is kep
 memory of one model, and the weights of all. The scan is prepared once. Only where models of CT have learnt other
 intensities (the folds of a cross-validation have) it is normalised for each of them.
 
-The models must speak of the same classes and modalities, and see scans alike. Voxel sizes and patches that were planned
-from parts of one cohort differ a little: then all models see voxels of the mean size, in windows of the largest patch.
+The models must speak of the same classes and intensity rules, and see scans alike. Voxel sizes and patches that were
+planned from parts of one cohort differ a little: then all models see voxels of the mean size, in windows of the largest
+patch.
 """
 
 from __future__ import annotations

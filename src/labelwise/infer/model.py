@@ -81,7 +81,7 @@ class ModelInfo:
 
     name: str
     classes: tuple[str, ...]  # names in order, background first
-    modalities: tuple[str, ...]  # intensity rules that the plan knows: ct, mr, normalised
+    intensities: tuple[str, ...]  # the intensity rules that the plan knows: ct, mr, normalised
     plan: dict[str, Any]  # preprocess.Plan as JSON
     net: dict[str, Any]  # NetFactory.description()
     method: str
@@ -102,7 +102,7 @@ class ModelInfo:
 
 
 Judge: TypeAlias = Callable[[Image, str, Layout], Sequence[str]]
-"""What is wrong with a scan of a modality, as sentences; a DataError if it must not be segmented."""
+"""What is wrong with a scan of such intensities, as sentences; a DataError if it must not be segmented."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Model:
         *,
         affine: Array | None = None,
         spacing_mm: tuple[float, float, float] | None = None,
-        modality: str | None = None,
+        intensity: str | None = None,
         layout: Layout | None = None,
         progress: ShowProgress = silent,
     ) -> Volume:
@@ -170,7 +170,7 @@ class Model:
                         `spacing_mm`. Intensities as in the files of the training: HU for CT
             affine      (4, 4) of an array: voxel index -> mm in RAS+, as nibabel has it
             spacing_mm  of an array whose axes run to the right, the front and the top of the patient
-            modality    rule for the intensities (`info.modalities`); needed only if the model knows several
+            intensity   what its intensities are (`info.intensities`); needed only if the model knows several
             layout      how files of formats without a header are read
             progress    told after each batch of windows: ``progress("windows", done, total, "")``
 
@@ -180,7 +180,7 @@ class Model:
             ``like=scan`` stores them in the order of the file.
 
         Errors
-            ConfigError     an array without a place, an unknown modality, a stride that leaves gaps
+            ConfigError     an array without a place, unknown intensities, a stride that leaves gaps
             DataError       a file that cannot be read, another number of channels, voxels that are not numbers; an
                             empty scan, or a DICOM series of another modality
             CheckpointError, ResourceError      scores that are not finite; not enough memory
@@ -188,8 +188,8 @@ class Model:
         A ScanWarning says what ``labelwise predict`` would: a scan not in HU, or unlike those of the training.
         """
         image = as_image(scan, affine=affine, spacing_mm=spacing_mm, layout=layout)
-        self._warn_of(image, modality, layout)
-        return image.back(self._cleaned(self._restored(self.prepare_image(image, modality), progress)))
+        self._warn_of(image, intensity, layout)
+        return image.back(self._cleaned(self._restored(self.prepare_image(image, intensity), progress)))
 
     def predict_scores(
         self,
@@ -197,7 +197,7 @@ class Model:
         *,
         affine: Array | None = None,
         spacing_mm: tuple[float, float, float] | None = None,
-        modality: str | None = None,
+        intensity: str | None = None,
         layout: Layout | None = None,
     ) -> Volume:
         """The scores behind the labels of `predict`, with the same arguments, errors and warnings.
@@ -209,15 +209,17 @@ class Model:
             C times the memory of a float32 scan.
         """
         image = as_image(scan, affine=affine, spacing_mm=spacing_mm, layout=layout)
-        self._warn_of(image, modality, layout)
-        prepared = self.prepare_image(image, modality)
+        self._warn_of(image, intensity, layout)
+        prepared = self.prepare_image(image, intensity)
         return image.back(undo_scores(self.scores_of(prepared).cpu().numpy(), prepared.undo))
 
-    def _warn_of(self, image: Image, modality: str | None, layout: Layout | None) -> None:
+    def _warn_of(self, image: Image, intensity: str | None, layout: Layout | None) -> None:
         """Say where `predict` was called what the judge of scans says."""
         image.check_channels(self.channels, self.info.may_lack)
         name = f"{image.files[0].name}: " if image.files else ""
-        for sentence in self.judge(image, self.modality(modality), layout or Layout()) if self.judge else ():
+        for sentence in (
+            self.judge(image, self.intensity(intensity), layout or Layout()) if self.judge else ()
+        ):
             warnings.warn(name + sentence, ScanWarning, stacklevel=3)
 
     def scores_of(self, prepared: Prepared) -> torch.Tensor:
@@ -232,14 +234,14 @@ class Model:
                 device=self.device,
             )
 
-    def prepare(self, scan: Given, *, modality: str | None = None, layout: Layout | None = None) -> Prepared:
+    def prepare(self, scan: Given, *, intensity: str | None = None, layout: Layout | None = None) -> Prepared:
         """A scan as the network sees it: the first half of `predict`, which needs no device and no turn."""
-        return self.prepare_image(as_image(scan, layout=layout), modality)
+        return self.prepare_image(as_image(scan, layout=layout), intensity)
 
-    def prepare_image(self, image: Image, modality: str | None = None) -> Prepared:
+    def prepare_image(self, image: Image, intensity: str | None = None) -> Prepared:
         """The same for a scan that is in memory."""
         image.check_channels(self.channels, self.info.may_lack)
-        scan = partial(apply, image.volume, modality=self.modality(modality), missing=image.missing)
+        scan = partial(apply, image.volume, intensity=self.intensity(intensity), missing=image.missing)
         prepared = scan(self.plan)
         if not self.own_images:
             return prepared
@@ -264,7 +266,7 @@ class Model:
         *,
         affine: Array | None = None,
         spacing_mm: tuple[float, float, float] | None = None,
-        modality: str | None = None,
+        intensity: str | None = None,
         layout: Layout | None = None,
     ) -> Examined:
         """The labels of `predict`, with the same arguments, errors and warnings, and what is to be said about them.
@@ -272,8 +274,8 @@ class Model:
         What is unusual is known of a model that `labelwise calibrate` has measured; else nothing is flagged.
         """
         image = as_image(scan, affine=affine, spacing_mm=spacing_mm, layout=layout)
-        self._warn_of(image, modality, layout)
-        found = self.examine_prepared(self.prepare_image(image, modality))
+        self._warn_of(image, intensity, layout)
+        found = self.examine_prepared(self.prepare_image(image, intensity))
         return found._replace(labels=image.back(found.labels))
 
     def examine_prepared(self, prepared: Prepared, progress: ShowProgress = silent) -> Examined:
@@ -311,19 +313,23 @@ class Model:
             )
         return undo(labels, prepared.undo)
 
-    def modality(self, asked: str | None) -> str:
+    def intensity(self, asked: str | None) -> str:
         """The rule for the intensities of a scan: the one that is asked for, or the only one.
 
         Errors
             ConfigError     unknown, or not said although the model knows several
         """
-        known = self.info.modalities
+        known = self.info.intensities
         if asked is None and len(known) != 1:
             raise ConfigError(
-                "the model knows several modalities", expected=", ".join(known), do="choose one by --modality"
+                "the model knows several kinds of intensities",
+                expected=", ".join(known),
+                do="choose one by --intensity",
             )
         if asked is not None and asked not in known:
-            raise ConfigError(f"the model does not know the modality '{asked}'", expected=", ".join(known))
+            raise ConfigError(
+                f"the model does not know intensities of the kind '{asked}'", expected=", ".join(known)
+            )
         return asked if asked is not None else known[0]
 
 
@@ -409,7 +415,7 @@ def _ensemble(models: Sequence[Model]) -> Model:
         raise ConfigError("a model is named twice", found=", ".join(f"'{m.info.name}'" for m in models))
     alike: dict[str, dict[str, Any]] = {
         "their classes": {name: model.label_space.names for name, model in named.items()},
-        "the modalities that they know": {name: model.info.modalities for name, model in named.items()},
+        "the intensity rules that they know": {name: model.info.intensities for name, model in named.items()},
         "the number of channels of a scan": {name: model.channels for name, model in named.items()},
         "how they score": {name: _scoring(model) for name, model in named.items()},
         "the settings of their prediction": {name: _deciding(model) for name, model in named.items()},
@@ -594,6 +600,8 @@ def _read_description(file: Path) -> ModelInfo:
         raise CheckpointError(
             "written by a newer version of labelwise", file=file, do="update labelwise", code="newer-version"
         )
+    if isinstance(values, dict) and "modalities" in values:  # their name in older models
+        values["intensities"] = values.pop("modalities")
     info: ModelInfo = build_settings(ModelInfo, values, str(file))
     if tuple(info.classes) == (BACKGROUND,):
         raise CheckpointError("the model knows no structure", file=file)

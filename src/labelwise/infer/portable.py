@@ -154,7 +154,7 @@ def describe(model: Model) -> dict[str, Any]:
             "bring the axes of the scan to RAS+: x grows to the right, y to the front, z to the head of the patient",
             f"crop by the rule '{model.plan.crop}': none, the box of voxels that are neither 0 nor the minimum "
             "(nonzero), or the box of the body in a CT (body)",
-            "normalise the intensities by the rule of the modality: ct clips, then subtracts mean and divides by std; "
+            "normalise the intensities by their rule: ct clips, then subtracts mean and divides by std; "
             "mr does so with percentiles 0.5 and 99.5, mean and deviation of the nonzero voxels of each channel",
             "resample by cubic convolution (a = -1/2, wider where voxels become larger, edges of the grid stay, no "
             "value leaves its range) to spacing_mm, or to shape where it names a number of voxels",
@@ -173,7 +173,7 @@ def describe(model: Model) -> dict[str, Any]:
         "windows": {"size": list(config.window_for(info.patch_size)), "stride": config.stride,
                     "overlap": config.overlap, "blending": config.blending, "mirror_axes": list(config.mirror_axes)},
         "postprocess": info.inference.get("postprocess", {}),
-        "modalities": list(info.modalities),
+        "intensities": list(info.intensities),
         "method": info.method,
         "training": info.training,
     }  # fmt: skip

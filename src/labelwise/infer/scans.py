@@ -28,7 +28,7 @@ class Scan:
 
     id: str  # name of the result, without suffix
     images: tuple[Path, ...]  # one file per channel that was taken
-    modality: str  # a key of the plan's intensity rules
+    intensity: str  # a key of the plan's intensity rules
     layout: Layout = field(default_factory=Layout)
     missing: tuple[int, ...] = ()  # channels that were not taken, counted from 0: `images` leaves them out
 
@@ -51,7 +51,7 @@ class Scan:
 def find_scans(
     path: Path | str,
     *,
-    modality: str,
+    intensity: str,
     channels: int = 1,
     layout: Layout | None = None,
     results: Path | None = None,
@@ -79,7 +79,7 @@ def find_scans(
         raise DataError("there is no such file or folder", file=path, do="correct its path")
     if path.is_dir():
         named = _in_folder(path, channels)
-        named += _dicom_beside(path, modality, channels) if named else _in_dicom(path, modality)
+        named += _dicom_beside(path, intensity, channels) if named else _in_dicom(path, intensity)
         named = named or _in_subfolders(path, channels, results)
         _report_passed_over(path, named)
     elif path.suffix.lower() in (".txt", ".csv"):
@@ -106,7 +106,7 @@ def find_scans(
     for id, images in sorted(named):
         missing = tuple(number for number, image in enumerate(images) if image == _NOT_TAKEN)
         taken = tuple(image for image in images if image != _NOT_TAKEN)
-        scans.append(Scan(id, taken, modality, layout or Layout(), missing))
+        scans.append(Scan(id, taken, intensity, layout or Layout(), missing))
     return scans
 
 
@@ -184,18 +184,18 @@ def _has_scans(folder: Path, taken: Collection[Path]) -> bool:
     return not inside and any(_is_scan(file) or (not suffix(file) and is_dicom(file)) for file in files)
 
 
-def _dicom_beside(folder: Path, modality: str, channels: int) -> list[_Named]:
+def _dicom_beside(folder: Path, intensity: str, channels: int) -> list[_Named]:
     """DICOM series beside other scans: used if they are of the model's kind, else passed over, which is reported."""
     if channels > 1:  # a series is one channel
         return []
     try:
-        return _in_dicom(folder, modality)
+        return _in_dicom(folder, intensity)
     except LabelwiseError as error:  # of another modality, or the extra is not installed
         warn_about("DICOM beside the scans is passed over", [error.what])
         return []
 
 
-def _in_dicom(folder: Path, modality: str) -> list[_Named]:
+def _in_dicom(folder: Path, intensity: str) -> list[_Named]:
     """Of each study below a folder the series with most slices; all that have as many, if several do."""
     if not any(is_dicom(file) for file in folder.rglob("*") if not suffix(file)):
         return []
@@ -203,7 +203,7 @@ def _in_dicom(folder: Path, modality: str) -> list[_Named]:
     found = dicom.series_in(folder)
     studies = defaultdict(list)
     for series in found:
-        if series.modality == _DICOM_MODALITY.get(modality, series.modality):
+        if series.modality == _DICOM_MODALITY.get(intensity, series.modality):
             studies[series.patient, series.study or str(series.files[0].parent)].append(series)
     places: list[Path] = []
     for study in studies.values():
@@ -212,7 +212,7 @@ def _in_dicom(folder: Path, modality: str) -> list[_Named]:
         places += [dicom.path_of(series, found) for series in best]
     if found and not places:
         listing = dicom.listing(found, folder.absolute())
-        raise DataError(f"no DICOM series here is a scan of modality {modality}", file=folder, found=listing)
+        raise DataError(f"no DICOM series here is a scan of modality {intensity}", file=folder, found=listing)
     return _named_by_folder(places, folder.absolute())
 
 

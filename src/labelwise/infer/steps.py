@@ -30,13 +30,13 @@ class Undo(NamedTuple):
     stop: tuple[int, ...]
 
 
-def prepare(scan: Array, affine: Array, told: Mapping[str, Any], modality: str = "") -> tuple[Array, Undo]:
+def prepare(scan: Array, affine: Array, told: Mapping[str, Any], intensity: str = "") -> tuple[Array, Undo]:
     """Crop, normalise and resample a scan.
 
     Arguments
         scan        (M, X, Y, Z) in RAS+ order: x grows to the right, y to the front, z to the head of the patient
         affine      (4, 4) voxel index -> mm, of which the voxel size counts
-        modality    rule for the intensities; needed only if the model knows several
+        intensity   what the intensities are; needed only if the model knows several
 
     Returns the image (M, X', Y', Z') float32, and what brings its labels back.
     """
@@ -50,7 +50,7 @@ def prepare(scan: Array, affine: Array, told: Mapping[str, Any], modality: str =
         number or max(1, round(size * old / new))
         for number, size, old, new in zip(fixed, cut.shape[1:], spacing, wanted, strict=True)
     )
-    rule = plan["intensity"][modality or told["modalities"][0]]
+    rule = plan["intensity"][intensity or told["intensities"][0]]
     image = np.stack([_resampled(_normalised(channel, rule), shape) for channel in cut])
     return image, Undo(scan.shape[1:], start, stop)
 

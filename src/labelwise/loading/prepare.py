@@ -154,8 +154,8 @@ def prepare_case(job: tuple[str, Case], manifest: Manifest, plan: Plan, store: S
         labels = read_case_labels(case, manifest, erase=False) if case.labels else None
         if labels is not None:
             check_same_grid(case, image, labels)
-        modality = manifest.data_set_of(case).modality
-        prepared = pipeline.apply(image, plan, modality=modality, labels=labels, missing=case.missing)
+        intensity = manifest.data_set_of(case).intensity
+        prepared = pipeline.apply(image, plan, intensity=intensity, labels=labels, missing=case.missing)
     if not store.has(key):
         write_case(store.case_folder(key), prepared.image, prepared.labels, prepared.undo, case.missing)
 
@@ -175,7 +175,7 @@ def content_key(
         "images": [file_hash(path) for path in case.images],
         **({"missing": case.missing} if case.missing else {}),
         "labels": file_hash(case.labels) if case.labels else None,
-        "modality": data_set.modality,
+        "modality": data_set.intensity,  # its name in stores of before
         "layout": asdict(data_set.layout),
         "values": sorted(data_set_of_file(data_set, case.labels).values.items() if case.labels else ()),
         "others": data_set.others,
@@ -238,11 +238,11 @@ def _statistics_key(case: Case, manifest: Manifest) -> str:
     """What the fingerprint of a scan depends on: its files, how they are read, and what is annotated."""
     data_set = manifest.data_set_of(case)
     content = {
-        "format": 4,
+        "format": 5,
         "files": [[_name(path), *_stamp(path)] for path in _paths(case)],
         "annotated": [*sorted(case.annotated), *map(part_key, case.parts)],
         **({"missing": case.missing} if case.missing else {}),
-        "modality": data_set.modality,
+        "intensity": data_set.intensity,
         "layout": asdict(data_set.layout),
         "values": sorted(data_set.values.items()),
         "classes": manifest.label_space.names,
@@ -323,7 +323,7 @@ def _scan_statistics(case: Case, manifest: Manifest) -> ScanStatistics:
         labels = read_case_labels(case, manifest) if case.annotated else None
         if labels is not None:
             check_same_grid(case, image, labels)
-        found = scan_statistics(image, manifest.data_set_of(case).modality, labels)
+        found = scan_statistics(image, manifest.data_set_of(case).intensity, labels)
         return replace(found, channels=found.channels + len(case.missing))
 
 

@@ -33,7 +33,7 @@ class Hardware:
 class Facts:
     """The fingerprint of a training set, at one spacing."""
 
-    modalities: tuple[str, ...]
+    intensities: tuple[str, ...]
     channels: int
     structures: tuple[str, ...]
     cases: int
@@ -92,7 +92,7 @@ def gather(
     structures = frozenset(label_space.structures)
     sparse = sum(scan.is_sparse for scan in statistics)  # annotated, but in parts of the scan only
     return Facts(
-        modalities=tuple(sorted({scan.modality for scan in statistics})),
+        intensities=tuple(sorted({scan.intensity for scan in statistics})),
         channels=statistics[0].channels,
         structures=label_space.structures,
         cases=len(cases),

@@ -97,7 +97,7 @@ def body_mask(image: Volume) -> tuple[Array, tuple[int, int, int]]:
             f"no body in this CT: no voxel is above {_BODY_ABOVE_HU:g} HU",
             found=f"maximum {float(image.data[0].max()):g}",
             expected="intensities in Hounsfield units",
-            do="correct the intensities or the modality of the data set; a normalised CT is 'normalised'",
+            do="correct the intensities or the modality of the data set; for a normalised CT, normalised = true",
         )
     return (sizes >= _PART_OF_BODY * sizes.max())[parts], (x, y, z)
 

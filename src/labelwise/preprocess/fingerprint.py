@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import field, replace
-from typing import Any, Literal, cast, get_args
+from typing import Any
 
 import numpy as np
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from scipy import ndimage
 
-from labelwise.errors import ConfigError, DataError
+from labelwise.errors import DataError
 from labelwise.preprocess.crop import Crop, body_mask, find_box
-from labelwise.preprocess.intensity import PERCENTILES, IntensityRule, is_mask
+from labelwise.preprocess.intensity import PERCENTILES, Intensity, IntensityRule, is_mask
 from labelwise.preprocess.pipeline import Plan, Undo
 from labelwise.types import IGNORE, SPARSE_FROM, Array, Volume
-
-Modality = Literal["ct", "mr", "normalised"]
 
 NUM_QUANTILES = 1000
 """A scan is described by so many evenly spaced quantiles: the same in every run, equal weight per scan."""
@@ -30,11 +28,11 @@ _ANISOTROPIC = 3  # one axis this much coarser than the others
 class ScanStatistics:
     """The fingerprint of one scan."""
 
-    modality: Modality
+    intensity: Intensity
     shape: tuple[int, int, int]  # voxels along x, y, z
     spacing_mm: tuple[float, float, float]  # along x, y, z
-    intensities: tuple[float, ...] = ()  # quantiles of the voxels that count, see `scan_statistics`; ct only
-    cropped: tuple[int, int, int] | None = None  # voxels that the crop of this modality leaves
+    quantiles: tuple[float, ...] = ()  # of the voxels that count, see `scan_statistics`; ct only
+    cropped: tuple[int, int, int] | None = None  # voxels that the crop of such scans leaves
     channels: int = 1
     # class index -> size along x, y, z in mm of the box around its voxels; annotated structures that are there
     structures_mm: dict[int, tuple[float, float, float]] = field(default_factory=dict)
@@ -50,7 +48,7 @@ class ScanStatistics:
         return self.known <= 1 - SPARSE_FROM
 
 
-def scan_statistics(image: Volume, modality: str, labels: Volume | None = None) -> ScanStatistics:
+def scan_statistics(image: Volume, intensity: Intensity, labels: Volume | None = None) -> ScanStatistics:
     """Measure one scan.
 
     The intensities of a CT are those of its annotated structures. A scan without any (unlabelled, or the structures
@@ -63,16 +61,9 @@ def scan_statistics(image: Volume, modality: str, labels: Volume | None = None) 
     Errors
         DataError   a CT without a body
     """
-    if modality not in get_args(Modality):
-        raise ConfigError(
-            f"unknown modality '{modality}'", expected="ct, mr or normalised", code="unknown-name"
-        )
-    intensities: tuple[float, ...] = ()
-    if modality == "ct":
-        intensities = _quantiles(_values_that_count(image, labels))
-    kind = cast(Modality, modality)
-    box = find_box(image, _typical_crop({kind}))
-    measured = ScanStatistics(kind, image.shape, image.spacing_mm, intensities, box.shape, len(image.data))
+    quantiles = _quantiles(_values_that_count(image, labels)) if intensity == "ct" else ()
+    box = find_box(image, _typical_crop({intensity}))
+    measured = ScanStatistics(intensity, image.shape, image.spacing_mm, quantiles, box.shape, len(image.data))
     return measured if labels is None else replace(measured, **_of_labels(labels))
 
 
@@ -124,17 +115,17 @@ def make_plan(
     """
     if not statistics:
         raise DataError("a preprocessing plan needs at least one training scan")
-    modalities = {scan.modality for scan in statistics}
+    intensities = {scan.intensity for scan in statistics}
     if spacing_mm is None and shape is None:
         spacing_mm = _typical_spacing(statistics)
     rules = {"mr": IntensityRule("mr"), "normalised": IntensityRule("none")}
-    if "ct" in modalities:
+    if "ct" in intensities:
         rules["ct"] = _ct_rule(statistics)
     return Plan(
         spacing_mm=spacing_mm,
         shape=shape,
-        crop=crop or _typical_crop(modalities),
-        intensity={modality: rules[modality] for modality in sorted(modalities)},
+        crop=crop or _typical_crop(intensities),
+        intensity={name: rules[name] for name in sorted(intensities)},
     )
 
 
@@ -158,7 +149,7 @@ def _quantiles(values: Array) -> tuple[float, ...]:
 
 
 def _ct_rule(statistics: Sequence[ScanStatistics]) -> IntensityRule:
-    values = np.concatenate([scan.intensities for scan in statistics if scan.modality == "ct"])
+    values = np.concatenate([scan.quantiles for scan in statistics if scan.intensity == "ct"])
     low, high = (float(limit) for limit in np.percentile(values, PERCENTILES))
     clipped = values.clip(low, high)
     return IntensityRule("ct", (low, high), float(clipped.mean()), float(clipped.std()) or 1.0)
@@ -177,10 +168,10 @@ def _typical_spacing(statistics: Sequence[ScanStatistics]) -> tuple[float, float
     return x, y, z
 
 
-def _typical_crop(modalities: set[Modality]) -> Crop:
-    if "normalised" in modalities:
+def _typical_crop(intensities: set[Intensity]) -> Crop:
+    if "normalised" in intensities:
         return "none"
-    return "body" if modalities == {"ct"} else "nonzero"
+    return "body" if intensities == {"ct"} else "nonzero"
 
 
 def scan_ranges(scans: Sequence[Undo]) -> dict[str, dict[str, list[float]]]:

@@ -17,6 +17,9 @@ PERCENTILES = (0.5, 99.5)
 
 Source: nnU-Net (Isensee et al., Nature Methods 2021)."""
 
+Intensity = Literal["ct", "mr", "normalised"]
+"""What the intensities of a scan are: Hounsfield units, numbers of its own, or normalised by whoever made the files."""
+
 FEW_VALUES = 32  # a scan has more; a mask, a label map or a binarised scan has fewer
 LARGEST_LABEL = 10  # masks with larger values (0 and 255) are scaled to 0..1
 LARGEST_NORMALISED = 1e6  # beyond it float32 cannot hold the squares of a scan's sums
@@ -27,7 +30,7 @@ _VOXELS_PER_VALUE = 50  # fewer say nothing about how many values there are
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class IntensityRule:
-    """How the intensities of one modality are normalised.
+    """How intensities of one kind are normalised.
 
     ct      (clip(x) - mean) / std with the numbers below, the same for every scan
     mr      each channel of each scan by its own numbers: clip to the 0.5 and 99.5 percentiles of its nonzero
@@ -99,8 +102,8 @@ def _check_normalised(image: Array) -> None:
             "the intensities of this scan are not normalised",
             found=f"{int((np.abs(image) > LARGEST_NORMALISED).sum()):,} voxels beyond {LARGEST_NORMALISED:g}, "
             f"the farthest {far:g}",
-            expected="values near 0, as the modality 'normalised' says",
-            do="correct these voxels, or name the modality (ct, mr), whose rules clip what is far off",
+            expected="values near 0, because the data set is said to be normalised",
+            do="correct these voxels, or take the line 'normalised' out: the rules of ct and mr clip what is far off",
         )
 
 

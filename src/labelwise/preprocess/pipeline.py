@@ -48,7 +48,9 @@ class Plan:
         None  # voxels per axis; overrides spacing_mm there
     )
     crop: Crop = "none"  # none, nonzero (MR) or body (CT)
-    intensity: dict[str, IntensityRule] = field(default_factory=dict)  # by modality: ct, mr, normalised
+    intensity: dict[str, IntensityRule] = field(
+        default_factory=dict
+    )  # by what the intensities are: ct, mr, normalised
 
     def __post_init__(self) -> None:
         if self.spacing_mm is not None and not all(0 < size < float("inf") for size in self.spacing_mm):
@@ -69,15 +71,15 @@ class Plan:
         """
         return build_settings(cls, values, "preprocessing plan")
 
-    def rule(self, modality: str) -> IntensityRule:
-        """The intensity rule of a modality; ConfigError if the plan was made without such scans."""
-        if modality not in self.intensity:
+    def rule(self, intensity: str) -> IntensityRule:
+        """The rule for such intensities; ConfigError if the plan was made without such scans."""
+        if intensity not in self.intensity:
             raise ConfigError(
-                f"the preprocessing plan knows no scans of modality '{modality}'",
+                f"the preprocessing plan knows no intensities of the kind '{intensity}'",
                 expected=", ".join(self.intensity) or "a plan with intensity rules",
-                do="correct the modality of the data set, or make the plan anew from scans of this modality",
+                do="correct the modality of the data set, or its line 'normalised'; or make the plan from such scans",
             )
-        return self.intensity[modality]
+        return self.intensity[intensity]
 
     def target_shape(self, scan: Volume) -> _Sizes:
         """Number of voxels that a (cropped) scan gets.
@@ -128,7 +130,7 @@ def apply(
     image: Volume,
     plan: Plan,
     *,
-    modality: str,
+    intensity: str,
     labels: Volume | None = None,
     missing: Sequence[int] = (),
 ) -> Prepared:
@@ -139,14 +141,14 @@ def apply(
         labels      (X, Y, Z) on the same grid; resampled by nearest neighbour
 
     Errors
-        ConfigError     the plan does not fit the modality
+        ConfigError     the plan does not fit the intensities
         DataError       labels on another grid; nothing is left by the crop; absurd voxel size
     """
-    rule = plan.rule(modality)
-    if plan.crop == "body" and modality != "ct":
+    rule = plan.rule(intensity)
+    if plan.crop == "body" and intensity != "ct":
         raise ConfigError(
             "crop 'body' reads Hounsfield units",
-            found=f"modality '{modality}'",
+            found=f"intensities of the kind '{intensity}'",
             expected="crop 'nonzero' or 'none'",
         )
     if labels is not None and labels.shape != image.shape:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from labelwise.cohort.coverage import never_annotated
-from labelwise.cohort.data_set import Modality
 from labelwise.cohort.manifest import Manifest
 from labelwise.cohort.split import groups_of
+from labelwise.preprocess.intensity import Intensity
 from labelwise.quality.check_case import CaseFacts
 from labelwise.quality.check_scan import size_text
 from labelwise.quality.problem import Problem, of_cohort, of_image, some
@@ -115,7 +115,7 @@ def _intensities(manifest: Manifest, facts: Sequence[CaseFacts]) -> Iterator[Pro
         )
         usual = np.median(values, axis=0)
         spread = _TO_STANDARD_DEVIATION * np.median(np.abs(values - usual), axis=0)
-        allowed = np.maximum(FAR * spread, _tolerance(manifest.data_sets[data_set].modality, usual))
+        allowed = np.maximum(FAR * spread, _tolerance(manifest.data_sets[data_set].intensity, usual))
         for (case, _), found in zip(members, values, strict=True):
             if bool((np.abs(found - usual) > allowed).any()):
                 what = (
@@ -126,9 +126,9 @@ def _intensities(manifest: Manifest, facts: Sequence[CaseFacts]) -> Iterator[Pro
                 yield of_image("warning", "unusual-intensities", case, what, remedy)
 
 
-def _tolerance(modality: Modality, usual: Iterable[float]) -> float:
+def _tolerance(intensity: Intensity, usual: Iterable[float]) -> float:
     low, _, high = usual
-    return CT_TOLERANCE_HU if modality == "ct" else TOLERANCE * (high - low)
+    return CT_TOLERANCE_HU if intensity == "ct" else TOLERANCE * (high - low)
 
 
 def _quantiles(values: Iterable[float]) -> str:

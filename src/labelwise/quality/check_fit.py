@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from labelwise.cohort.data_set import DataSet
+from labelwise.cohort.data_set import DataSet, Modality
 from labelwise.formats import Geometry, Layout, is_dicom, stored, suffix
 from labelwise.quality.check_cohort import SPACING_RATIO
 from labelwise.quality.check_scan import inspect_scan, size_text
@@ -25,7 +25,7 @@ def inspect_for_model(
     case: Case,
     image: Volume,
     *,
-    modality: str,
+    intensity: str,
     layout: Layout,
     training: Mapping[str, Any],
     as_given: Geometry | None = None,
@@ -34,14 +34,15 @@ def inspect_for_model(
 
     Parameters
         image       (M, X, Y, Z) as it was read, RAS+
-        modality    the rule for its intensities: ct, mr or normalised
+        intensity   what its intensities are: ct, mr or normalised
         training    what the model says of its training; ``scans`` holds the ranges of its voxel sizes and extents
         as_given    grid of a scan that lies in memory and in no file
     """
     as_stored = as_given or stored.geometry(case.images[0], layout)
     grid = Geometry(image.shape, image.affine)
     whole = StoredImage(image.data[0], as_stored, tuple(image.data), grid)
-    data_set = DataSet(case.data_set, {}, modality, layout)  # type: ignore[arg-type]
+    modality: Modality = "ct" if intensity == "ct" else "mr" if intensity == "mr" else "other"
+    data_set = DataSet(case.data_set, {}, modality, layout, normalised=intensity == "normalised")
     return [
         *_other_modality(case, modality),
         *inspect_scan(case, whole, data_set).problems,
@@ -49,15 +50,15 @@ def inspect_for_model(
     ]
 
 
-def _other_modality(case: Case, modality: str) -> Iterator[Problem]:
+def _other_modality(case: Case, intensity: str) -> Iterator[Problem]:
     """A DICOM series says itself what it is."""
     for path in case.images:
         first = next((file for file in _files(path) if is_dicom(file)), None)
         if first is None:
             continue
         said = importlib.import_module("labelwise.formats.dicom.image").modality(first)
-        if modality in _DICOM.values() and _DICOM.get(said, modality) != modality:
-            what = f"the series is of modality {said}, the model was trained on {modality.upper()}"
+        if intensity in _DICOM.values() and _DICOM.get(said, intensity) != intensity:
+            what = f"the series is of modality {said}, the model was trained on {intensity.upper()}"
             yield of_image("error", "other-modality", case, what, "choose a series that fits the model")
 
 

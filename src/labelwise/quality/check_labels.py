@@ -53,7 +53,7 @@ def inspect_labels(
     if labels.stored.size < ENOUGH_VOXELS:
         return
     in_hu = not any(problem.code in NO_HU for problem in scan.problems)
-    if same_place and in_hu and manifest.data_set_of(case).modality == "ct":
+    if same_place and in_hu and manifest.data_set_of(case).intensity == "ct":
         yield from _hu_beneath(case, image, structures)
     if same_place and has_sides(case, image):
         yield from _sides(case, labels, structures, scan)
@@ -98,7 +98,7 @@ def _solid_hu_as_stored(
 ) -> Array | None:
     data_set = manifest.data_set_of(case)
     solid = [value for value, name in data_set.values.items() if name in case.annotated and is_solid(name)]
-    if data_set.modality != "ct" or not solid:
+    if data_set.intensity != "ct" or not solid:
         return None
     steps = tuple(slice(None, None, max(1, size // 128)) for size in labels.stored.shape)
     hu = image.stored[steps][np.isin(labels.stored[steps], solid)]

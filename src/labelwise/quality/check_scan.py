@@ -63,7 +63,7 @@ def inspect_scan(case: Case, image: StoredImage, data_set: DataSet) -> ScanFacts
     sample = _sample(image.channels[0])
     shape, affine = image.grid.shape, image.grid.affine
     first, last = 0.0, shape[0] - 1.0
-    if data_set.modality == "ct":
+    if data_set.intensity == "ct":
         try:
             body, steps = body_mask(image.volume())
         except DataError as error:
@@ -125,7 +125,7 @@ def _outliers(case: Case, image: StoredImage, data_set: DataSet) -> Iterator[Pro
         low, high = float(channel.min()), float(channel.max())
         usual_low, usual_high = np.percentile(_sample(channel), (0.1, 99.9))
         room = OUTLIERS_FROM * max(float(usual_high - usual_low), 1e-6)
-        too_far = data_set.modality == "normalised" and max(-low, high) > LARGEST_NORMALISED
+        too_far = data_set.normalised and max(-low, high) > LARGEST_NORMALISED
         if not too_far and (low >= usual_low - room and high <= usual_high + room):
             continue
         what = f"voxels far from all others: {low:g} to {high:g}, while most lie in {usual_low:g} to {usual_high:g}"
@@ -158,7 +158,7 @@ def _hounsfield(case: Case, sample: Array) -> Iterator[Problem]:
     low, high = float(sample.min()), float(sample.max())
     if high - low < NARROW_HU:
         what = f"the intensities reach from {low:g} to {high:g} only: these are no Hounsfield units"
-        remedy = "use the scan before it was rescaled, or give its data set the modality 'normalised'"
+        remedy = "use the scan before it was rescaled, or say of its data set: normalised = true"
         yield of_image("warning", "rescaled-intensities", case, what, remedy)
         return
     if low > ALMOST_AIR_HU:
@@ -184,10 +184,10 @@ def _hounsfield(case: Case, sample: Array) -> Iterator[Problem]:
 
 
 def _not_hounsfield(case: Case, sample: Array, data_set: DataSet) -> Iterator[Problem]:
-    """Whether what is called MR, or normalised, looks like a CT: a good part of it is air at -1000."""
+    """Whether what is called no CT, or normalised, looks like a CT: a good part of it is air at -1000."""
     air = (sample >= AIR_HU[0]) & (sample <= AIR_HU[1])
     if float(air.mean()) >= AIR_SHARE and float(sample.max()) > TISSUE_HU:
-        called = "MR" if data_set.modality == "mr" else "normalised"
+        called = "normalised" if data_set.normalised else data_set.modality
         what = (
             f"this looks like a CT, but is called {called}: {air.mean():.0%} of the voxels have the HU of air"
         )

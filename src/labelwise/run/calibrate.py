@@ -197,8 +197,8 @@ def _habits(
     for done, case in enumerate(chosen, start=1):
         features = Features()
         with naming(case.id, case.images[0]), features.watch(model.predictor):
-            modality = model.modality(manifest.data_set_of(case).modality)
-            model.scores_of(apply(read_case_image(case, manifest), model.plan, modality=modality))
+            intensity = model.intensity(manifest.data_set_of(case).intensity)
+            model.scores_of(apply(read_case_image(case, manifest), model.plan, intensity=intensity))
         scans.append(features.vector())
         progress("training scans", done, len(chosen))
     seen: dict[str, list[Sighting | None]] = {name: [] for name in model.label_space.structures}
@@ -238,8 +238,8 @@ def _prepared(case: Case, manifest: Manifest, model: Model) -> tuple[Prepared, A
     with naming(case.id, case.images[0]):
         image, labels = read_case_image(case, manifest), read_case_labels(case, manifest)
         check_same_grid(case, image, labels)
-        modality = model.modality(manifest.data_set_of(case).modality)
-        prepared = apply(image, model.plan, modality=modality, labels=labels, missing=case.missing)
+        intensity = model.intensity(manifest.data_set_of(case).intensity)
+        prepared = apply(image, model.plan, intensity=intensity, labels=labels, missing=case.missing)
     assert prepared.labels is not None
     table = np.full(IGNORE + 1, 0, np.uint8)
     table[IGNORE] = IGNORE

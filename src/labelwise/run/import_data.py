@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ def import_data(
     file_names: FileNames | None = None,
     licence: Mapping[str, str] | str | None = None,
     region: Mapping[str, Sequence[str]] | None = None,
+    normalised: Collection[str] | bool = False,
     workers: int | None = None,
     engine: str = "local",
     progress: ShowProgress = silent,
@@ -74,6 +75,8 @@ def import_data(
                         data set
         region          names for several classes together, {"whole tumour": ["edema", "core"]}; where a data set has a
                         class of such a name, it is annotated for the region as one
+        normalised      whoever made the files has normalised the intensities, so that they are taken as they are: of
+                        all data sets (True), or of those that are named
         workers, engine     where images are read, for `find_duplicates`
         options         of the importers, e.g. classes={"liver": 1}, modality="ct", group=r"patient\\d+"; for one
                         data set of several: {"kits.tumour": "class"}
@@ -82,8 +85,12 @@ def import_data(
         DataError, ConfigError      nothing is written if one data set cannot be imported
     """
     named = _named(folders)
-    for option, given in (("--annotated", annotated), ("--licence", licence)):
-        if isinstance(given, Mapping) and (unknown := set(given) - set(named)):
+    for option, given in (
+        ("--annotated", annotated if isinstance(annotated, Mapping) else ()),
+        ("--licence", licence if isinstance(licence, Mapping) else ()),
+        ("--normalised", () if isinstance(normalised, bool) else normalised),
+    ):
+        if unknown := set(given) - set(named):
             raise _unknown_data_set(option, sorted(unknown)[0], named)
     if test_data_set is not None and test_data_set not in named:
         raise _unknown_data_set("--test-data-set", test_data_set, named)
@@ -99,6 +106,8 @@ def import_data(
         known = annotated.get(job.name) if isinstance(annotated, Mapping) else annotated
         stated = licence.get(job.name) if isinstance(licence, Mapping) else licence
         found = [licensed(believed(part, reading), job.importer, stated) for part in job.scan()]
+        if normalised is True or (normalised and job.name in normalised):
+            found = [_normalised(part) for part in found]
         parts[job.name] = found if known is None else [_restricted(part, known) for part in found]
         if job.folder.is_dir():
             warn_about(NOT_READ, [file.name for file in files_below(job.folder, UNREAD) if is_unread(file)])
@@ -177,6 +186,11 @@ def _named(folders: Mapping[str, Path | str] | Sequence[Path | str]) -> Mapping[
             "two data sets have the same folder name", do="name them: first=FOLDER second=FOLDER"
         )
     return named
+
+
+def _normalised(manifest: Manifest) -> Manifest:
+    tables = {name: replace(table, normalised=True) for name, table in manifest.data_sets.items()}
+    return replace(manifest, data_sets=tables)
 
 
 def _restricted(manifest: Manifest, annotated: Iterable[str]) -> Manifest:

@@ -45,10 +45,10 @@ def load_model(
     return replace(model, judge=partial(_judge, training=model.info.training))
 
 
-def _judge(image: Image, modality: str, layout: Layout, *, training: Mapping[str, Any]) -> list[str]:
+def _judge(image: Image, intensity: str, layout: Layout, *, training: Mapping[str, Any]) -> list[str]:
     """What is wrong with a scan, and what to do. Of a scan in memory no header says where it lies: its owner does."""
     files = image.files or (Path(IN_MEMORY),)
-    scan = Scan(IN_MEMORY, files, modality, layout)
+    scan = Scan(IN_MEMORY, files, intensity, layout)
     return [
         f"{problem['what']}; {problem['do']}"
         for problem in problems_of(scan, image.volume, training, image.given)

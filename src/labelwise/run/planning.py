@@ -62,7 +62,7 @@ class Planned:
         data = self.facts_of_data
         size, spacing = " x ".join(map(str, data.shape)), " x ".join(f"{mm:.3g}" for mm in data.spacing_mm)
         found = (
-            f"{data.cases} training cases ({', '.join(data.modalities)}), {data.labelled} labelled, "
+            f"{data.cases} training cases ({', '.join(data.intensities)}), {data.labelled} labelled, "
             f"{data.complete} of them completely; a typical scan has {size} voxels of {spacing} mm"
         )
         cost = self.forecast.to_text() if self.forecast else "no step of this training could be measured"

@@ -66,7 +66,7 @@ def predict(
     output: Path | str,
     *,
     split: str = "test",
-    modality: str | None = None,
+    intensity: str | None = None,
     classifier: str | None = None,
     label_format: str = "nifti",
     binary: bool = False,
@@ -90,7 +90,7 @@ def predict(
                     (``ID.rtstruct.dcm``); the last two for DICOM series
         binary      DICOM-SEG of the type BINARY instead of LABELMAP
         maps        further files: "probabilities" of each class, "entropy" (see `labelwise.infer.maps`)
-        modality    intensity rule to use; needed only if the model knows several
+        intensity   what the intensities are: ct, mr or normalised; needed only if the model knows several
         classifier  which of several classifiers of the model decides, e.g. "linear"; default: the trained setting
         device      auto, cpu, cuda, cuda:1 or mps; "all" for a process on each GPU, or a list as "cuda:0,cuda:1"
         engine      local, or dask://host:port: the workers of a Dask cluster, each on the `device` that it sees
@@ -98,8 +98,8 @@ def predict(
 
     Errors
         CheckpointError     not a model
-        ConfigError         unknown modality, classifier, format or setting; DICOM labels of a scan that is not DICOM;
-                            models that cannot answer together; a model in the place of the scans
+        ConfigError         unknown intensities, classifier, format or setting; DICOM labels of a scan that is no
+                            DICOM; models that cannot answer together; a model in the place of the scans
         DataError           no scan found; a scan that cannot be read is a failure in the result instead
         ResourceError       no such device, no scheduler, a process that died; another program writes into the folder
     """
@@ -124,7 +124,7 @@ def predict(
     _refuse_model(Path(scans))
     loaded, elsewhere = load_for(model, device, classifier, engine)
     cases = _cases(Path(scans), split)
-    items = _scans(Path(scans), cases, loaded, modality, Path(output))
+    items = _scans(Path(scans), cases, loaded, intensity, Path(output))
     chosen = replace(loaded, config=changed_settings(loaded, settings or {}))
 
     with only_writer(output):
@@ -197,7 +197,7 @@ def problems_of(
     """
     case = Case(scan.id, scan.images)
     problems = inspect_for_model(
-        case, image, modality=scan.modality, layout=scan.layout, training=training, as_given=as_given
+        case, image, intensity=scan.intensity, layout=scan.layout, training=training, as_given=as_given
     )
     for problem in problems:
         if problem.severity == "error":
@@ -239,20 +239,24 @@ def no_case_in(split: str, manifest: Manifest, file: Path) -> DataError:
 
 
 def _scans(
-    path: Path, manifest: Manifest | None, model: Model, modality: str | None, results: Path
+    path: Path, manifest: Manifest | None, model: Model, intensity: str | None, results: Path
 ) -> list[Scan]:
-    if modality is not None:
-        model.modality(modality)  # refuses an unknown one
+    if intensity is not None:
+        model.intensity(intensity)  # refuses an unknown one
     if manifest is None:
-        return find_scans(path, modality=model.modality(modality), channels=model.channels, results=results)
+        return find_scans(
+            path, intensity=model.intensity(intensity), channels=model.channels, results=results
+        )
     check_channels(manifest.cases, model.channels)
     data_sets = manifest.data_sets
-    return [scan_of(case, manifest, modality or data_sets[case.data_set].modality) for case in manifest.cases]
+    return [
+        scan_of(case, manifest, intensity or data_sets[case.data_set].intensity) for case in manifest.cases
+    ]
 
 
-def scan_of(case: Case, manifest: Manifest, modality: str) -> Scan:
+def scan_of(case: Case, manifest: Manifest, intensity: str) -> Scan:
     """A case as a scan to predict."""
-    return Scan(case.id, case.images, modality, manifest.data_set_of(case).layout, case.missing)
+    return Scan(case.id, case.images, intensity, manifest.data_set_of(case).layout, case.missing)
 
 
 @dataclass(frozen=True)

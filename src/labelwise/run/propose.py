@@ -51,7 +51,7 @@ def propose(
     data: Path | str,
     *,
     split: str = "train",
-    modality: str | None = None,
+    intensity: str | None = None,
     classifier: str | None = None,
     device: str = "auto",
     engine: str = "local",
@@ -68,11 +68,11 @@ def propose(
         model       model folder, or the folder of a run; of several the mean of their scores decides
         data        folder of the manifest
         split       which cases
-        modality, classifier, device, engine, settings      as in `labelwise.run.predict`
+        intensity, classifier, device, engine, settings      as in `labelwise.run.predict`
 
     Errors
         CheckpointError     not a model
-        ConfigError         unknown modality, classifier or setting
+        ConfigError         unknown intensities, classifier or setting
         DataError           no such case, or none in which a class that the model knows is open. A scan that cannot be
                             read is a failure in the result instead
         ResourceError       another program is writing into the folder
@@ -86,7 +86,7 @@ def propose(
         wanted = _wanted(manifest, file, split, loaded)
         scans = [
             scan_of(
-                each.case, manifest, loaded.modality(modality or manifest.data_set_of(each.case).modality)
+                each.case, manifest, loaded.intensity(intensity or manifest.data_set_of(each.case).intensity)
             )
             for each in wanted
         ]

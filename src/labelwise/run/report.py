@@ -252,4 +252,4 @@ class Cases:
 
 
 def _window(case: Case, manifest: Manifest) -> tuple[float, float] | None:
-    return CT_WINDOW if manifest.data_set_of(case).modality == "ct" else None
+    return CT_WINDOW if manifest.data_set_of(case).intensity == "ct" else None

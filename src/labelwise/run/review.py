@@ -301,7 +301,7 @@ def _picture(row: _Row, manifest: Manifest, image: Volume, labels: Array) -> Cas
     people = drawn_by_people(row.case, manifest).data
     return case_picture(
         row.case.id, image, np.where(people == IGNORE, 0, people), labels, label_space=manifest.label_space, dice={},
-        window=CT_WINDOW if data_set.modality == "ct" else None,
+        window=CT_WINDOW if data_set.intensity == "ct" else None,
         oriented=tells_sides(row.case.images[0]), z=int(per_slice.argmax()),
         titles=("drawn", "proposed"),
     )  # fmt: skip

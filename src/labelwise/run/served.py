@@ -77,7 +77,7 @@ def _said_of(name: str, model: Model) -> Facts:
         "name": name,
         "id": model.id,
         "classes": list(model.label_space.structures),
-        "modalities": list(model.info.modalities),
+        "intensities": list(model.info.intensities),
         "channels": model.channels,
         "dimensions": 2 if model.info.patch_size[-1] == 1 else 3,
         "method": model.info.method,
@@ -99,7 +99,7 @@ def segment(
         and those of `predict`
     """
     folder = Path(request["folder"])
-    scan = _scan(folder / SCAN, model, request["modality"])
+    scan = _scan(folder / SCAN, model, request["intensity"])
     _check_size(scan, unpacked_bytes)
     (outcome,) = predict_cohort(
         model,
@@ -169,7 +169,7 @@ def check_correction(folder: Path, label: str, names: Mapping[str, str]) -> Fact
     return {"correction": target.name}
 
 
-def _scan(folder: Path, model: Model, modality: str) -> Scan:
+def _scan(folder: Path, model: Model, intensity: str) -> Scan:
     files = sorted(folder.iterdir())
     if all(suffix(file) for file in files):
         images = tuple(files)
@@ -179,8 +179,8 @@ def _scan(folder: Path, model: Model, modality: str) -> Scan:
                 found=len(images),
                 expected=f"{model.channels}, one file for each channel, in the order of the training",
             )
-        return Scan(SCAN, images, modality)
-    scans = find_scans(folder, modality=modality, channels=model.channels)
+        return Scan(SCAN, images, intensity)
+    scans = find_scans(folder, intensity=intensity, channels=model.channels)
     if len(scans) != 1:
         raise DataError(
             "the archive holds several scans", found=len(scans), expected="one series of one patient"

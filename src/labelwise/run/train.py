@@ -518,7 +518,7 @@ class _Trainer:
         info = {
             "name": folder.resolve().name,
             "classes": self.manifest.label_space.names,
-            "modalities": tuple(self.prepared.plan.intensity),
+            "intensities": tuple(self.prepared.plan.intensity),
             "plan": self.prepared.plan.to_json(),
             "method": self.config.method.name,
             "method_settings": self.config.method.settings,

@@ -83,11 +83,11 @@ def health() -> dict[str, str]:
 
 @router.get("/models")
 def models(jobs: AllJobs) -> list[Facts]:
-    """The models: name, id (a hash of all that decides their answers), classes, modalities, number of channels."""
+    """The models: name, id (a hash of all that decides their answers), classes, intensities, number of channels."""
     return list(jobs.models.values())
 
 
-_FIELDS = ("scan", "model", "modality", "page")
+_FIELDS = ("scan", "model", "intensity", "page")
 _SAID = {"1": True, "true": True, "on": True, "0": False, "false": False, "off": False, "": False}
 _FORM = {
     "requestBody": {
@@ -104,7 +104,7 @@ _FORM = {
                             "description": f"A file for each channel ({', '.join(SCANS)}), or a .zip of DICOM",
                         },
                         "model": {"type": "string", "description": "Which model; not needed if there is one"},
-                        "modality": {"type": "string", "description": "Needed if the model knows several"},
+                        "intensity": {"type": "string", "description": "Needed if the model knows several"},
                         "page": {"type": "boolean", "description": "Also draw a page with the viewer"},
                     },
                 }
@@ -125,7 +125,7 @@ async def begin(request: Request, response: Response, jobs: AllJobs, model: str 
             refuse_unknown(form, _FIELDS)
             drawn = _said(form, "page")
             wanted = chosen(jobs.models, _text(form, "model") or model)
-            modality = fitting(wanted, _text(form, "modality"))
+            intensity = fitting(wanted, _text(form, "intensity"))
             files = [each for each in form.getlist("scan") if isinstance(each, UploadFile)]
             named = [(each.filename or "", each.file) for each in files]
             passed_over = await run_in_threadpool(store_scan, named, job.folder / SCAN, jobs.limits)
@@ -134,7 +134,7 @@ async def begin(request: Request, response: Response, jobs: AllJobs, model: str 
         if isinstance(error, TimeoutError):
             raise ResourceError("the scan arrived too slowly", code="too-slow") from error
         raise
-    jobs.submit(job, wanted, modality=modality, page=drawn, passed_over=passed_over)
+    jobs.submit(job, wanted, intensity=intensity, page=drawn, passed_over=passed_over)
     response.headers["Location"] = f"/jobs/{job.id}"
     return job_facts(job, jobs)
 
@@ -215,19 +215,21 @@ def chosen(models: Mapping[str, Facts], name: str) -> Facts:
     return models[name]
 
 
-def fitting(model: Facts, modality: str) -> str:
+def fitting(model: Facts, intensity: str) -> str:
     """The rule for the intensities of a scan: the one that is asked for, or the only one of the model.
 
     Errors
         ConfigError     unknown, or not said although the model knows several
     """
-    known = model["modalities"]
-    if modality not in known and (modality or len(known) > 1):
+    known = model["intensities"]
+    if intensity not in known and (intensity or len(known) > 1):
         what = (
-            f"the model knows no modality '{modality}'" if modality else "the model knows several modalities"
+            f"the model knows no intensities of the kind '{intensity}'"
+            if intensity
+            else "the model knows several kinds of intensities"
         )
-        raise ConfigError(what, expected=f"the field 'modality': {', '.join(known)}", code="unknown-name")
-    return modality or str(known[0])
+        raise ConfigError(what, expected=f"the field 'intensity': {', '.join(known)}", code="unknown-name")
+    return intensity or str(known[0])
 
 
 def labels_file(job: Job, label_format: str) -> FileResponse:

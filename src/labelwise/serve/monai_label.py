@@ -187,13 +187,13 @@ async def infer(
             else:
                 await run_in_threadpool(scans.lend, session_id or image, job.folder / SCAN)
                 count = 0
-        modality = fitting(wanted, str(params.get("modality", "")))
+        intensity = fitting(wanted, str(params.get("intensity", "")))
     except BaseException as error:
         jobs.discard(job)
         if isinstance(error, TimeoutError):
             raise ResourceError("the scan arrived too slowly", code="too-slow") from error
         raise
-    jobs.submit(job, wanted, modality=modality, page=False, passed_over=count)
+    jobs.submit(job, wanted, intensity=intensity, page=False, passed_over=count)
     try:
         await _ended(request, jobs, job)
         return _answer(jobs, job, params, output)
