@@ -64,6 +64,9 @@ class Difference:
     p_holm: float = _NAN  # corrected within its family, see compare.compare
 
 
+NO_DIFFERENCE = Difference(_NAN, _NAN, _NAN, _NAN, n=0)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """What `compare` found. `rows` are the classes, then the mean over structures if there are several."""
@@ -108,6 +111,10 @@ class Comparison:
     def others(self) -> tuple[str, ...]:
         """All runs but the reference."""
         return tuple(run for run in self.runs if run != self.reference)
+
+    def difference(self, key: Key) -> Difference:
+        """A run minus the reference; of the reference itself there is none."""
+        return self.differences.get(key, NO_DIFFERENCE)
 
     def answer(self) -> str:
         """The result of the first metric in one or two plain sentences."""

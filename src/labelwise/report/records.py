@@ -59,7 +59,7 @@ def json_text(comparison: Comparison) -> str:
 
 def _rows(comparison: Comparison) -> Iterator[Record]:
     for (run, row, name), cell in comparison.cells.items():
-        found = comparison.differences.get((run, row, name))
+        found = comparison.difference((run, row, name))
         unit = next(m.unit for m in comparison.measures if m.name == name)
         yield {
             "run": run,
@@ -76,13 +76,13 @@ def _rows(comparison: Comparison) -> Iterator[Record]:
             "patients": cell.patients,
             "best": (run, row, name) in comparison.best,
             "excluded": dict(cell.excluded),
-            "difference": None if found is None else or_none(found.mean),
-            "difference_low": None if found is None else or_none(found.low),
-            "difference_high": None if found is None else or_none(found.high),
-            "p": None if found is None else or_none(found.p),
-            "p_holm": None if found is None else or_none(found.p_holm),
-            "n_paired": 0 if found is None else found.n,
-            "patients_paired": 0 if found is None else found.patients,
+            "difference": or_none(found.mean),
+            "difference_low": or_none(found.low),
+            "difference_high": or_none(found.high),
+            "p": or_none(found.p),
+            "p_holm": or_none(found.p_holm),
+            "n_paired": found.n,
+            "patients_paired": found.patients,
             "split": ",".join(comparison.splits[run]),
             "saw_test_patients": len(comparison.seen.get(run, ())),
             "size": "",
