@@ -164,6 +164,28 @@ def test_one_slice_takes_its_thickness_as_spacing(tmp_path):
 # which files belong together
 
 
+def test_a_folder_is_understood_by_opening_each_file_once(tmp_path, monkeypatch):
+    files = write_series(tmp_path, scan(), np.eye(4))
+    (tmp_path / "notes").write_text("no scan")
+    opened: list[Path] = []
+    plain = Path.open
+
+    def counted(path: Path, *arguments, **named):
+        opened.append(path)
+        return plain(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", counted)
+    assert len(dicom.series_in(tmp_path)) == 1
+    assert sorted(opened) == sorted([*files, tmp_path / "notes"])
+
+
+def test_a_file_that_is_no_dicom_is_called_so(tmp_path):
+    (tmp_path / "notes").write_text("no scan")
+    with pytest.raises(DataError, match="this is no DICOM file") as refused:
+        dicom.modality(tmp_path / "notes")
+    assert refused.value.code == "no-dicom"
+
+
 def test_repeated_slices_are_kept_once_with_a_warning(tmp_path, warnings_of):
     files = write_series(tmp_path, scan(), AFFINE)
     shutil.copy(files[1], tmp_path / "copy")

@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -73,9 +73,15 @@ def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM by its first bytes, whatever its name; the preamble may be missing."""
     try:
         with path.open("rb") as file:
-            begin = file.read(_DICOM_PREAMBLE + 4)
+            return begins_as_dicom(file)
     except OSError:
         return False
+
+
+def begins_as_dicom(file: BinaryIO) -> bool:
+    """Whether the first bytes of an open file are those of DICOM; leaves it at its beginning."""
+    begin = file.read(_DICOM_PREAMBLE + 4)
+    file.seek(0)
     return begin[_DICOM_PREAMBLE:] == b"DICM" or _DICOM_ELEMENT.match(begin) is not None
 
 

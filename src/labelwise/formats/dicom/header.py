@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from labelwise.errors import DataError, ResourceError
+from labelwise.formats import stored
 from labelwise.formats.once import once_per_file
 
 try:
@@ -34,6 +35,7 @@ except ImportError as error:
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # it writes the values of tags
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # likewise
 
+NO_DICOM = "no-dicom"  # the code of that error
 UNREADABLE = (
     OSError,
     EOFError,
@@ -178,8 +180,10 @@ def read_header(file: Path) -> Header:
     """
     if not file.exists():
         raise DataError("there is no such file", file=file, do="correct its path", code="not-found")
-    with readable(file):
-        data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+    with readable(file), file.open("rb") as opened:
+        if not stored.begins_as_dicom(opened):
+            raise DataError("this is no DICOM file", file=file, do="name another file", code=NO_DICOM)
+        data = pydicom.dcmread(opened, stop_before_pixels=True, force=True, specific_tags=_TAGS)
         return _header(file, data)
 
 
