@@ -23,6 +23,7 @@ CHOICES = ("net", "method")  # tables that choose something by name, with the se
 OLDER_NAMES: Mapping[str, str] = {
     "by_source": "by_data_set",
     "incomplete_cases": "unlabelled_cases",
+    "modalities": "intensities",
     "one_organ_per_case": "one_structure_per_case",
     "organ_chunk": "structure_chunk",
     "organ_prior": "structure_prior",

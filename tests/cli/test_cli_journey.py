@@ -220,7 +220,7 @@ def test_prepare_takes_the_intensities_of_a_protocol(command, tiny_cohort, tmp_p
         assert 0 < values.max() <= 1
     answer = command("prepare", tiny_cohort, *where, "--set", "prepare.intensity.mr.scheme=mr")
     assert answer.code == 2
-    assert "no training scan has this modality" in answer.err
+    assert "no training scan has such intensities" in answer.err
     assert "prepare.intensity.mr" in answer.err
 
 

@@ -100,12 +100,12 @@ def test_data_sets_are_said_to_be_normalised_all_or_by_name(command, tmp_path: P
     folders = [plain(tmp_path / name, name) for name in ("site", "ward")]
     words = ("import", *folders, "--classes", "liver=1,spleen=2", "--modality", "mr")
     for said, expected in (("site", {"site": True, "ward": False}), ("all", {"site": True, "ward": True})):
-        assert command(*words, "--normalised", said, "-o", tmp_path / said).code == 0
-        data_sets = read_manifest(tmp_path / said).data_sets
+        assert command(*words, "--normalised", said, "-o", tmp_path / "out" / said).code == 0
+        data_sets = read_manifest(tmp_path / "out" / said).data_sets
         assert {name: one.normalised for name, one in data_sets.items()} == expected
-    answer = command(*words, "--normalised", "sit", "-o", tmp_path / "out")
+    answer = command(*words, "--normalised", "sit", "-o", tmp_path / "wrong")
     assert (answer.code, "did you mean 'site'" in answer.err) == (2, True)
-    answer = command(*words[:-1], "normalised", "-o", tmp_path / "out")
+    answer = command(*words[:-1], "normalised", "-o", tmp_path / "wrong")
     assert (answer.code, "--normalised all" in answer.err) == (2, True)
 
 

@@ -149,7 +149,7 @@ ARRAY = np.zeros((8, 8, 8), np.float32)
         ({"scan": ARRAY.astype(complex), "affine": np.eye(4)}, DataError, "not numbers"),
         ({"scan": np.stack([ARRAY, ARRAY]), "affine": np.eye(4)}, DataError, "number of channels"),
         ({"scan": Volume(ARRAY, np.eye(4)), "affine": np.eye(4)}, ConfigError, "belong to an array"),
-        ({"scan": ARRAY, "affine": np.eye(4), "intensity": "mr"}, ConfigError, "the kind 'mr'"),
+        ({"scan": ARRAY, "affine": np.eye(4), "intensity": "mr"}, ConfigError, "no intensities 'mr'"),
         ({"scan": "nowhere.nii.gz"}, DataError, "nowhere.nii.gz"),
         ({"scan": []}, DataError, "at least one image"),
         ({"scan": None}, ConfigError, "no scan"),

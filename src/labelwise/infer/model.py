@@ -188,8 +188,8 @@ class Model:
         A ScanWarning says what ``labelwise predict`` would: a scan not in HU, or unlike those of the training.
         """
         image = as_image(scan, affine=affine, spacing_mm=spacing_mm, layout=layout)
-        self._warn_of(image, intensity, layout)
-        return image.back(self._cleaned(self._restored(self.prepare_image(image, intensity), progress)))
+        prepared = self._judged(image, intensity, layout)
+        return image.back(self._cleaned(self._restored(prepared, progress)))
 
     def predict_scores(
         self,
@@ -209,18 +209,17 @@ class Model:
             C times the memory of a float32 scan.
         """
         image = as_image(scan, affine=affine, spacing_mm=spacing_mm, layout=layout)
-        self._warn_of(image, intensity, layout)
-        prepared = self.prepare_image(image, intensity)
+        prepared = self._judged(image, intensity, layout)
         return image.back(undo_scores(self.scores_of(prepared).cpu().numpy(), prepared.undo))
 
-    def _warn_of(self, image: Image, intensity: str | None, layout: Layout | None) -> None:
-        """Say where `predict` was called what the judge of scans says."""
+    def _judged(self, image: Image, intensity: str | None, layout: Layout | None) -> Prepared:
+        """Prepare a scan, and say where `predict` was called what the judge of scans says."""
         image.check_channels(self.channels, self.info.may_lack)
         name = f"{image.files[0].name}: " if image.files else ""
-        for sentence in (
-            self.judge(image, self.intensity(intensity), layout or Layout()) if self.judge else ()
-        ):
+        judge = self.judge or (lambda *_: ())
+        for sentence in judge(image, self.intensity(intensity), layout or Layout()):
             warnings.warn(name + sentence, ScanWarning, stacklevel=3)
+        return self.prepare_image(image, intensity)
 
     def scores_of(self, prepared: Prepared) -> torch.Tensor:
         """The scores (C, X, Y, Z) of a prepared scan, on its grid and on the device of the model."""
@@ -274,8 +273,7 @@ class Model:
         What is unusual is known of a model that `labelwise calibrate` has measured; else nothing is flagged.
         """
         image = as_image(scan, affine=affine, spacing_mm=spacing_mm, layout=layout)
-        self._warn_of(image, intensity, layout)
-        found = self.examine_prepared(self.prepare_image(image, intensity))
+        found = self.examine_prepared(self._judged(image, intensity, layout))
         return found._replace(labels=image.back(found.labels))
 
     def examine_prepared(self, prepared: Prepared, progress: ShowProgress = silent) -> Examined:
@@ -320,17 +318,12 @@ class Model:
             ConfigError     unknown, or not said although the model knows several
         """
         known = self.info.intensities
-        if asked is None and len(known) != 1:
-            raise ConfigError(
-                "the model knows several kinds of intensities",
-                expected=", ".join(known),
-                do="choose one by --intensity",
-            )
-        if asked is not None and asked not in known:
-            raise ConfigError(
-                f"the model does not know intensities of the kind '{asked}'", expected=", ".join(known)
-            )
-        return asked if asked is not None else known[0]
+        if asked is None and len(known) == 1:
+            return known[0]
+        if asked is not None and asked in known:
+            return asked
+        what = f"the model knows no intensities '{asked}'" if asked else "the model knows several kinds"
+        raise ConfigError(what, expected=", ".join(known), do="choose one by --intensity")
 
 
 def _tensor(prepared: Prepared) -> torch.Tensor:
@@ -600,8 +593,6 @@ def _read_description(file: Path) -> ModelInfo:
         raise CheckpointError(
             "written by a newer version of labelwise", file=file, do="update labelwise", code="newer-version"
         )
-    if isinstance(values, dict) and "modalities" in values:  # their name in older models
-        values["intensities"] = values.pop("modalities")
     info: ModelInfo = build_settings(ModelInfo, values, str(file))
     if tuple(info.classes) == (BACKGROUND,):
         raise CheckpointError("the model knows no structure", file=file)

@@ -136,7 +136,7 @@ def _plan(manifest: Manifest, config: RunConfig, jobs: Jobs) -> Plan:
     plan = make_plan(statistics, spacing_mm=settings.spacing_mm, shape=shape, crop=settings.crop)
     if unknown := sorted(set(given) - set(plan.intensity)):
         raise ConfigError(
-            "no training scan has this modality",
+            "no training scan has such intensities",
             found=f"prepare.intensity.{unknown[0]}",
             expected=", ".join(plan.intensity),
         )

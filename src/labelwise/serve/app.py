@@ -224,7 +224,7 @@ def fitting(model: Facts, intensity: str) -> str:
     known = model["intensities"]
     if intensity not in known and (intensity or len(known) > 1):
         what = (
-            f"the model knows no intensities of the kind '{intensity}'"
+            f"the model knows no intensities '{intensity}'"
             if intensity
             else "the model knows several kinds of intensities"
         )

@@ -42,8 +42,8 @@
     if (!model) return;
     const files = model.channels > 1 ? ` It needs ${model.channels} files of each scan.` : "";
     part("classes").textContent = `Finds ${model.classes.join(", ")}.${files}`;
-    part("modality").replaceChildren(...model.modalities.map((name) => new Option(name.toUpperCase(), name)));
-    part("modality-row").hidden = model.modalities.length < 2;
+    part("intensity").replaceChildren(...model.intensities.map((name) => new Option(name.toUpperCase(), name)));
+    part("intensity-row").hidden = model.intensities.length < 2;
   }
 
   // A folder of DICOM travels as one archive: entries that are stored as they are, under numbers.
@@ -136,7 +136,7 @@
       say("Being packed ...");
       const form = new FormData();
       form.append("model", part("model").value);
-      form.append("modality", part("modality").value);
+      form.append("intensity", part("intensity").value);
       form.append("page", "true");
       (await prepare()).forEach((file) => form.append("scan", file));
       let job = await upload(form, (request, done) => {
