@@ -33,7 +33,7 @@ OLDER_NAMES: Mapping[str, str] = {
     "tidy": "postprocess",
 }
 # Settings that files of before do not have, and the value that does what was done then.
-ADDED: Mapping[str, object] = {"floor": 0.01, "patience": 4, "slices": "all"}
+ADDED: Mapping[str, object] = {"accumulate": 1, "floor": 0.01, "patience": 4, "slices": "all"}
 # Settings whose values were called otherwise: setting -> older value -> the present one.
 OLDER_VALUES: Mapping[str, Mapping[str, str]] = {
     "cut_among": {"incomplete": "unlabelled"},

@@ -41,6 +41,17 @@ def test_a_method_keeps_the_contract(check, name):
     check_method(find_method(name), only=[check])
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"), [("sassnet", {}), ("caml", {}), ("dkuxnet", {"query_weight": 0.0})]
+)
+def test_ranks_look_for_weights_without_a_gradient_where_there_are_some(name, settings):
+    method = make_method(name, settings=settings)
+    terms = terms_of(method, make_batch("full", "full"))
+    torch.autograd.backward(torch.stack(list(terms.values())).sum())
+    assert any(weight.requires_grad and weight.grad is None for weight in method.parameters())
+    assert find_method(name).card.idle_weights
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_what_is_open_in_cases_annotated_in_parts_is_learnt_from_as_without_labels(name):
     card = find_method(name).card

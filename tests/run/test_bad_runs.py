@@ -198,6 +198,17 @@ def test_a_number_of_steps_for_each_stage_is_needed(tiny_cohort, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("method", ["ltuda", "ucmt"])
+def test_a_method_that_remembers_something_of_each_batch_takes_no_several_for_a_step(
+    tiny_cohort, tmp_path, method
+):
+    steps = {"ltuda": [4, 4]}.get(method, [4])
+    config = tiny_config(tiny_cohort, method, train__steps=steps, train__accumulate=2)
+    with pytest.raises(ConfigError, match=rf"{method} keeps something(?s:.*)train\.accumulate = 2"):
+        run.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_average_that_would_keep_its_random_start_is_refused_before_anything_is_written(
     tiny_cohort, tmp_path
 ):

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from labelwise.errors import ConfigError, ResourceError
-from labelwise.train.distributed import DeviceConfig, connect, mean_over_ranks, precision_of, use_precision
+from labelwise.errors import ConfigError, ResourceError, TrainingError
+from labelwise.train.distributed import (
+    DeviceConfig,
+    connect,
+    lost_rank_explained,
+    mean_over_ranks,
+    precision_of,
+    use_precision,
+)
 
 # What srun and torchrun set for four processes on two machines.
 SLURM = {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train", "SLURM_NNODES": "2"}
@@ -44,6 +52,21 @@ def test_several_processes_are_started(asked):
     connect(DeviceConfig(device="cpu", processes=3, precision="float32"))
     assert (asked["devices"], asked["num_nodes"], asked["precision"]) == (3, 1, "32-true")
     assert asked["strategy"] != "auto"
+
+
+@pytest.mark.parametrize("idle", [False, True])
+def test_ranks_look_for_weights_without_a_gradient_only_where_there_are_some(asked, idle):
+    connect(DeviceConfig(device="cpu", processes=2, precision="float32"), idle_weights=idle)
+    assert asked["strategy"]._ddp_kwargs["find_unused_parameters"] is idle
+
+
+def test_a_weight_without_a_gradient_that_nobody_declared_is_explained(tmp_path):
+    fabric = SimpleNamespace(world_size=2, global_rank=0)
+    with (
+        pytest.raises(TrainingError, match=r"some weights had no gradient(?s:.*)idle_weights=True"),
+        lost_rank_explained(fabric, tmp_path / "last.safetensors"),
+    ):
+        raise RuntimeError("Expected to have finished reduction in the prior iteration before ...")
 
 
 def test_torchrun_says_how_many(asked, monkeypatch):

@@ -131,6 +131,75 @@ def test_a_resumed_run_has_the_average_of_an_uninterrupted_one_and_gives_it_to_t
     assert not torch.equal(kept[0].network[0].weight, whole.method.network[0].weight)
 
 
+class Exact(Toy):
+    """Without dropout, in float64; its loss is a mean over cases."""
+
+    def __init__(self):
+        super().__init__()
+        self.network[1].p = 0.0
+        self.double()
+
+    def forward(self, batch, progress):
+        return super().forward(batch._replace(images=batch.images.double()), progress)
+
+
+def joined(batches):
+    """One batch of all their cases."""
+    images, labels, annotated = (
+        torch.cat([getattr(batch, name) for batch in batches]) for name in ("images", "labels", "annotated")
+    )
+    names = tuple(name for batch in batches for name in batch.case_ids)
+    rows = tuple(row for batch in batches for row in batch.annotated_on_host)
+    return batches[0]._replace(
+        images=images, labels=labels, annotated=annotated, case_ids=names, annotated_on_host=rows
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_batches_that_are_added_up_train_as_the_large_batch_of_their_cases(tmp_path, optimizer):
+    def small(start):
+        return (make_batch("full", "full", seed=number, size=8) for number in itertools.count(start))
+
+    def large(start):
+        numbers = itertools.count(3 * start, step=3)
+        return (joined(list(itertools.islice(small(number), 3))) for number in numbers)
+
+    config = replace(CONFIG, optimizer=OptimizerConfig(name=optimizer, rate=0.01), clip_gradient=0.1)
+    whole = stage(tmp_path / "whole", method=Exact(), batches=large)
+    fit(whole, config, connect(PRECISE), quiet)
+    parts = stage(tmp_path / "parts", method=Exact(), batches=small)
+    fit(parts, replace(config, accumulate=3), connect(PRECISE), quiet)
+    for name, tensor in state(whole.method).items():
+        torch.testing.assert_close(parts.method.state_dict()[name], tensor, rtol=1e-9, atol=1e-12)
+    losses = [
+        [event["loss"] for event in read_log(tmp_path / name / "log.jsonl")] for name in ("whole", "parts")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert parts.method.moved == 6
+
+
+def test_a_resumed_run_takes_the_batches_of_its_next_step(tmp_path):
+    asked = []
+
+    def batches(start):
+        asked.append(start)
+        return forever(start)
+
+    def stop_soon(task, done, total, message):
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = replace(CONFIG, accumulate=2)
+    whole = stage(tmp_path / "whole")
+    fit(whole, config, connect(PRECISE), quiet)
+    assert fit(stage(tmp_path / "parts", batches=batches), config, connect(PRECISE), stop_soon).interrupted
+    parts = stage(tmp_path / "parts", batches=batches)
+    fit(parts, config, connect(PRECISE), quiet)
+    assert_equal_states(state(whole.method), state(parts.method))
+    assert asked[0] == 0
+    assert 4 in asked[1:]
+
+
 class TwoSteps(Toy):
     """f(w) = w^2 / 2 in the first part of a step, and (w - what the first part left)^2 / 2 in the second."""
 

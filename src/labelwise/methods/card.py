@@ -25,6 +25,8 @@ class Card:
         False  # each structure is asked for by itself, from a threshold on that the training chooses
     )
     deep_supervision: bool = False  # trains the heads at coarser scales of a network that has them
+    accumulates: bool = True  # a step may take several batches: nothing of one waits for `after_step`
+    idle_weights: bool = False  # some weights have no gradient in some steps: several ranks must look which
 
 
 def read_card(place: str) -> Card:

@@ -234,7 +234,9 @@ def _step_seconds(method: Method, config: RunConfig, cohort: Cohort, fabric: Fab
     whole = float(statistics.median(steps))
     if not config.workers:
         return whole
-    batch = float(statistics.median(loading))  # other processes make batches while the device computes
+    batch = config.train.accumulate * float(
+        statistics.median(loading)
+    )  # other processes make batches while the device computes
     return max(whole - batch, batch / config.workers)
 
 

@@ -31,7 +31,7 @@ from labelwise.infer.sliding_window import check_mirroring
 from labelwise.loading.loader import batches
 from labelwise.loading.prepare import Prepared
 from labelwise.lock import only_writer
-from labelwise.methods import find_method
+from labelwise.methods import find_method, name_of, stages_of
 from labelwise.methods.base import Method
 from labelwise.preprocess.fingerprint import scan_ranges
 from labelwise.run import warm_start
@@ -109,8 +109,8 @@ class TrainingResult:
 
 @memory_explained(
     "the memory is too small for this training",
-    do="lower sampling.patch_size, sampling.labelled_cases and sampling.unlabelled_cases, or the width of the network "
-    "(net.settings); the last checkpoint is kept",
+    do="lower sampling.patch_size, sampling.labelled_cases and sampling.unlabelled_cases (train.accumulate takes "
+    "several batches for a step), or the width of the network (net.settings); the last checkpoint is kept",
 )
 def train(
     config: RunConfig,
@@ -140,7 +140,7 @@ def train(
         ResourceError       the folder cannot be written to, or another program is writing into it
     """
     folder = Path(output)
-    fabric = connect(config.device)
+    fabric = connect(config.device, idle_weights=_has_idle_weights(config))
     if fabric.device.type == "cpu":
         use_allowed_cpus()
         keep_freed_memory()
@@ -186,6 +186,13 @@ def train(
             trainer.save(method, result, folder)
         fabric.barrier()
     return TrainingResult(folder, result.step, result.interrupted, result.best_score)
+
+
+def _has_idle_weights(config: RunConfig) -> bool:
+    """Whether some trainable weights may have no gradient in a step."""
+    unasked = bool(config.net.settings.get("deep_supervision"))  # heads of coarser scales
+    kinds = stages_of(find_method(config.method.name))
+    return any(kind.card.idle_weights or (unasked and not kind.card.deep_supervision) for kind in kinds)
 
 
 def _peak_gpu_gib(fabric: Fabric) -> float | None:
@@ -304,6 +311,13 @@ def _check_trainable(manifest: Manifest, config: RunConfig) -> None:
             "the schedule 'plateau' follows the validations, and there is none",
             do="set cases aside (split 'validation' in manifest.csv) and set train.validate_every",
         )
+    for kind in plan_stages(config).kinds:
+        if config.train.accumulate > 1 and not kind.card.accumulates:
+            raise ConfigError(
+                f"{name_of(kind)} keeps something of the batch of each step, so a step cannot take several",
+                found=f"train.accumulate = {config.train.accumulate}",
+                do="set it to 1, and sampling.labelled_cases and unlabelled_cases to what the memory allows",
+            )
     learns_from = find_method(config.method.name).card.learns_from
     if "none" not in learns_from and not config.sampling.labelled_cases:
         raise ConfigError(
@@ -442,7 +456,7 @@ class _Trainer:
                 self.config.augment,
                 seed=self.config.seed + number,
                 start=start,
-                total=total,
+                total=total * self.config.train.accumulate,
                 rank=self.fabric.global_rank,
                 world=self.fabric.world_size,
                 workers=self.config.workers,

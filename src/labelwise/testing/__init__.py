@@ -504,6 +504,48 @@ def parameter_groups_cover_every_trainable_weight_once(candidate: Candidate) -> 
     require(sorted(grouped) == sorted(wanted), f"{len(grouped)} weights in groups, {len(wanted)} to train")
 
 
+def a_weight_without_a_gradient_is_declared(candidate: Candidate) -> None:
+    """Several ranks wait for the gradient of every weight, unless the card says that some may have none."""
+    idle = set()
+    for kinds in (("full", "full"), ("partial", "none")):
+        method = candidate.make()
+        for step in range(2):
+            for part in range(method.steps_per_batch):
+                progress = Progress(50 * step, 100, part)
+                method.zero_grad(set_to_none=True)
+                terms = terms_of(method, candidate.batch(*kinds), progress)
+                torch.autograd.backward(torch.stack(list(terms.values())).sum())
+                idle |= {name for name, w in method.named_parameters() if w.requires_grad and w.grad is None}
+                method.after_step(progress)
+    require(candidate.kind.card.idle_weights or not idle, f"without a gradient: {', '.join(sorted(idle))}")
+
+
+def what_a_batch_leaves_for_after_step_is_declared(candidate: Candidate) -> None:
+    """With ``accumulates`` a step takes several batches, and `after_step` would see what the last of them left."""
+    method = candidate.make()
+    before = _attributes(method)
+    for part in range(method.steps_per_batch):
+        terms_of(method, candidate.batch("full", "partial", "none"), HALFWAY._replace(part=part))
+    left = [
+        name for name, value in _attributes(method).items() if name not in before or before[name] is not value
+    ]
+    require(not candidate.kind.card.accumulates or not left, f"left by a batch: {', '.join(left)}")
+    parts = method.steps_per_batch
+    require(
+        not candidate.kind.card.accumulates or parts == 1, f"a batch takes {parts} steps of the optimiser"
+    )
+
+
+def _attributes(method: Method) -> dict[str, Any]:
+    """The plain attributes of a method and its parts, but for whether they train."""
+    return {
+        f"{place}.{name}": value
+        for place, module in method.named_modules()
+        for name, value in vars(module).items()
+        if name != "training" and not name.startswith("_")
+    }
+
+
 def the_card_says_what_the_method_is(candidate: Candidate) -> None:
     """A title, one sentence, known kinds of cases, 2 or 3 axes."""
     card = candidate.kind.card
@@ -536,5 +578,7 @@ METHOD_CHECKS: Mapping[str, Callable[[Candidate], None]] = by_name(
     averaged_networks_are_declared_and_their_statistics_can_be_renewed,
     the_defaults_suit_every_length_of_training,
     parameter_groups_cover_every_trainable_weight_once,
+    a_weight_without_a_gradient_is_declared,
+    what_a_batch_leaves_for_after_step_is_declared,
 )
 """What `check_method` checks, by name."""

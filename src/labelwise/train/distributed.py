@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 
 from labelwise.devices import choose_device, has_bf16, use_fast_layout
 from labelwise.engine import follow_parent
-from labelwise.errors import ConfigError, ResourceError
+from labelwise.errors import ConfigError, ResourceError, TrainingError
 
 # Fabric announces its precision at every start; the run's settings say it already.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -59,8 +59,10 @@ def _without_hint_at_srun() -> Iterator[None]:
 
 
 @_without_hint_at_srun()
-def connect(config: DeviceConfig) -> Fabric:
+def connect(config: DeviceConfig, *, idle_weights: bool = False) -> Fabric:
     """Fabric for these settings, launched. Under torchrun or SLURM the ranks come from there.
+
+    With `idle_weights` ranks look in every step which weights have no gradient; else all of them must have one.
 
     Errors
         ConfigError     one numbered device for several processes
@@ -83,7 +85,7 @@ def connect(config: DeviceConfig) -> Fabric:
             do="lower device.processes",
         )  # fmt: skip
     devices: Any = [device.index] if numbered else processes
-    strategy = DDPStrategy(find_unused_parameters=True, **KEEP_BUFFERS)
+    strategy = DDPStrategy(find_unused_parameters=idle_weights, **KEEP_BUFFERS)
     fabric = Fabric(
         accelerator={"mps": "mps", "cuda": "cuda"}.get(device.type, "cpu"),
         devices=devices,
@@ -151,6 +153,9 @@ class Agreement:
         return tuple(bool(vote) for vote in votes)
 
 
+# How torch says that a weight which all ranks were to average had no gradient.
+IDLE = "Expected to have finished reduction"
+
 # How gloo and NCCL say that another process is gone: only the text tells it from a defect.
 LOST = (
     *("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed"),
@@ -164,10 +169,17 @@ def lost_rank_explained(fabric: Fabric, checkpoint: Path) -> Iterator[None]:
 
     Errors
         ResourceError   another rank is gone
+        TrainingError   a weight had no gradient, and the card of the method does not say that there are such weights
     """
     try:
         yield
     except RuntimeError as error:
+        if IDLE in str(error):
+            raise TrainingError(
+                "some weights had no gradient in a step, and the ranks waited for them",
+                found="a method whose card does not say so",
+                do="train by one process; or add idle_weights=True to the card of the method",
+            ) from error
         if fabric.world_size == 1 or not any(sign in str(error) for sign in LOST):
             raise
         kept = checkpoint if checkpoint.exists() else None

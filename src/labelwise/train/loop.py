@@ -15,7 +15,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -56,6 +56,8 @@ class LoopConfig:
     steps: tuple[Annotated[int, Field(ge=1)], ...] = (
         6000,
     )  # optimiser steps, one number for each stage of the method
+    # batches whose gradients are averaged for one step: a large batch in the memory of a small one
+    accumulate: Annotated[int, Field(ge=1)] = 1
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     # largest norm of all gradients of an optimiser
@@ -77,7 +79,9 @@ class Stage:
     """One training: what is trained, on what, for how long, and where its checkpoints go."""
 
     method: Method
-    batches: Callable[[int], Iterable[Batch]]  # the batches from a given step on
+    batches: Callable[
+        [int], Iterable[Batch]
+    ]  # from that of a given number on; a step takes `accumulate` of them
     steps: int
     folder: Path
     settings: Mapping[str, Any]  # plain values that a checkpoint must agree with to be continued
@@ -157,12 +161,14 @@ class _Training:
             self.record.end(status)
 
     def _run(self) -> Result:
-        total, batches = self.stage.steps, iter(self.stage.batches(self.step))
+        total, accumulate = self.stage.steps, self.config.accumulate
+        batches = iter(self.stage.batches(self.step * accumulate))
         self.wrapped.train()
         with stop_signal() as stopped:
             (stop,) = self.agreement.any(stopped.is_set())
             while self.step < total and not stop:
-                self._optimise(next(batches), Progress(self.step, total))
+                taken = tuple(islice(batches, accumulate))
+                self._optimise(taken, Progress(self.step, total))
                 self.step += 1
                 if self.step % self.config.log_every == 0 or self.step == total:
                     self._log()
@@ -181,23 +187,28 @@ class _Training:
         self.fabric.barrier()  # all ranks may read the checkpoint now
         return Result(self.step, interrupted, self.best_score, self.best_step)
 
-    def _optimise(self, batch: Batch, progress: Progress) -> None:
+    def _optimise(self, batches: Sequence[Batch], progress: Progress) -> None:
         torch.manual_seed(
             step_seed(self.stage.seed, self.stage.number, progress.step, self.fabric.global_rank)
         )
         set_rate(self.optimizers, self.config.schedule, progress.step, progress.total, self.scores)
         for part in range(self.stage.method.steps_per_batch):
-            self._step(batch, progress._replace(part=part))
+            self._step(batches, progress._replace(part=part))
         if self.average is not None:
             self.average.follow(progress)
         self.counted += 1
 
-    def _step(self, batch: Batch, progress: Progress) -> None:
-        """One step of the optimisers."""
-        # Also in the backward pass, which may compute again what the forward pass did not keep.
-        with self.convolutions():
-            terms: dict[str, Tensor] = self.wrapped(batch, progress)
-            self.fabric.backward(torch.stack(list(terms.values())).sum())
+    def _step(self, batches: Sequence[Batch], progress: Progress) -> None:
+        """One step of the optimisers, down the mean gradient of some batches."""
+        for number, batch in enumerate(batches, start=1):
+            waits = self.fabric.no_backward_sync(cast(Any, self.wrapped), enabled=number < len(batches))
+            # The convolutions also in the backward pass, which may compute again what the forward pass did not keep.
+            with waits, self.convolutions():
+                terms: dict[str, Tensor] = self.wrapped(batch, progress)
+                self.fabric.backward(torch.stack(list(terms.values())).sum() / len(batches))
+            for name, term in terms.items():  # summed on the device; read once per log line
+                here = term.detach() / len(batches)
+                self.sums[name] = self.sums[name] + here if name in self.sums else here
         if self.config.clip_gradient is not None:
             for optimizer in self.optimizers:  # each for itself: a critic must not throttle what it judges
                 parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -206,8 +217,6 @@ class _Training:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.stage.method.after_step(progress)
-        for name, term in terms.items():  # summed on the device; read once per log line
-            self.sums[name] = self.sums[name] + term.detach() if name in self.sums else term.detach()
 
     def _log(self) -> None:
         if not self.counted:

@@ -91,6 +91,7 @@ class Arco(Method):
         paper="https://arxiv.org/abs/2302.01735",
         idea="Voxels from all parts of the image are contrasted with voxels of other classes in a memory.",
         learns_from=frozenset({"full", "partial", "none"}),
+        accumulates=False,
     )
     Config = ArcoConfig
     presets: ClassVar[Presets] = ArcoPretraining.presets

@@ -101,6 +101,7 @@ class ArcoPretraining(Method):
         paper="https://arxiv.org/abs/2302.01735",
         idea="Student and teacher must find an image, and its windows, similar to the same images of a memory.",
         learns_from=frozenset({"full", "partial", "none"}),
+        accumulates=False,
     )
     Config = ArcoConfig
     presets: ClassVar[Presets] = {"acdc": ACDC}

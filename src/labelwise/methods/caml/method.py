@@ -114,6 +114,7 @@ class CAML(Method):
         paper="https://arxiv.org/abs/2307.06312",
         idea="Two networks, one attending across the batch, agree on classes and on similarities to labelled voxels.",
         learns_from=frozenset({"full", "partial", "none"}),
+        idle_weights=True,
     )
     Config = CAMLConfig
     # CAML was not published on ACDC: the weights of MC-Net there, and the correlation as before a twentieth of w.

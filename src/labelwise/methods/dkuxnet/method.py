@@ -105,6 +105,7 @@ class DKUXNet(Method):
         learns_from=frozenset({"full", "partial", "none"}),
         dims=frozenset({3}),
         nets=frozenset({"uxnet"}),
+        idle_weights=True,  # with query_weight = 0
     )
     Config = DKUXNetConfig
     group_of_class: Tensor

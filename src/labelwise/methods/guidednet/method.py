@@ -118,6 +118,7 @@ class GuidedNet(Method):
         paper="https://arxiv.org/abs/2408.04914",
         idea="Two networks teach each other, guided by class Gaussians and class weights of labelled voxels.",
         learns_from=frozenset({"full", "partial", "none"}),
+        accumulates=False,
     )
     Config = GuidedNetConfig
     classifiers = CLASSIFIERS

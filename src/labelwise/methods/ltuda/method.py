@@ -50,6 +50,7 @@ class Ltuda(Method):
         paper="https://arxiv.org/abs/2409.03228",
         idea="Classifiers made of labelled and of pseudo-labelled prototypes must agree on spliced scans.",
         learns_from=frozenset({"full", "partial", "none"}),
+        accumulates=False,
         independent_maps=True,
     )
     Config = LtudaConfig

@@ -65,6 +65,7 @@ class Sassnet(Method):
         paper="https://arxiv.org/abs/2007.10732",
         idea="Distance maps of un-annotated structures must look to a critic like those of annotated ones.",
         learns_from=frozenset({"full", "partial", "none"}),
+        idle_weights=True,
         independent_maps=True,
     )
     Config = SassnetConfig

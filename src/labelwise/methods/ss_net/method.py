@@ -83,6 +83,7 @@ class SsNet(Method):
         paper="https://arxiv.org/abs/2203.01324",
         idea="Answers hold under the worst small change of the image, and voxels of a class resemble its best ones.",
         learns_from=frozenset({"full", "partial", "none"}),
+        accumulates=False,
     )
     Config = SsNetConfig
     presets: ClassVar[Presets] = {

@@ -73,6 +73,7 @@ class Ucmt(Method):
         paper="https://arxiv.org/abs/2301.04465",
         idea="Two students and a teacher share pseudo-labels, also where certain patches cover uncertain ones.",
         learns_from=frozenset({"full", "partial", "none"}),
+        accumulates=False,
     )
     Config = UcmtConfig
     presets: ClassVar[Presets] = {  # 20000 steps of a batch, and two of the optimisers in each
