@@ -398,11 +398,37 @@ def test_a_job_of_slurm_that_ran_out_of_time_is_submitted_again():
     assert submitted.function(*submitted.args) == (2.0, None)
 
 
+class Ranks:
+    """A job of two tasks that is done."""
+
+    job_id, paths = "8", SimpleNamespace(folder=Path("logs"))
+
+    def __init__(self, *answers):
+        self.answers = answers
+
+    def done(self):
+        return True
+
+    def results(self):
+        return list(self.answers)
+
+
+def test_of_several_tasks_an_error_counts():
+    answers = [(1, None), (2, None)]
+    one = OnSlurm(SimpleNamespace(submit=lambda *_: Ranks(*answers)), seconds=0.001)
+    assert one.submit(halve, 4).result(timeout=60) == 1
+    lost = OnSlurm(
+        SimpleNamespace(submit=lambda *_: Ranks((1, None), (None, OSError("lost")))), seconds=0.001
+    )
+    with pytest.raises(OSError, match="lost"):
+        lost.submit(halve, 4).result(timeout=60)
+
+
 class Vanished:
     """A job that SLURM has forgotten, where no accounting says how it ended."""
 
     job_id, state = "7", "UNKNOWN"
-    paths = SimpleNamespace(stderr=Path("7_0_log.err"))
+    paths = SimpleNamespace(stderr=Path("7_0_log.err"), folder=Path("logs"))
 
     def done(self):
         return False

@@ -54,6 +54,7 @@ _LOST = (
 )
 SLURM = "slurm"
 _DAY = 24 * 60  # minutes that a job of SLURM may take where nobody says; submitit's own five are for tests
+_TIMES = 20  # times that a job whose time is over goes into the queue again
 _NOTHING: Mapping[str, Any] = {}
 _place: str | None = None  # of a worker process: which of the places of its engine it got
 
@@ -300,7 +301,9 @@ class OnSlurm(Executor):
 
     def submit(self, fn: Callable[..., Result], /, *args: object, **kwargs: object) -> Future[Result]:
         future: Future[Result] = Future()
-        self._waiting.append((self.executor.submit(_Again(fn), *args), future))
+        job = self.executor.submit(_Again(fn), *args)
+        logger.info("job %s of SLURM, with its log in %s", job.job_id, job.paths.folder)
+        self._waiting.append((job, future))
         if self._watcher is None:
             self._watcher = threading.Thread(target=self._watch, daemon=True)
             self._watcher.start()
@@ -327,7 +330,9 @@ class OnSlurm(Executor):
                         )
                     continue
                 try:
-                    result, error = job.result()
+                    # Of each task, as the ranks of a training are; what one of them could not do, none has done.
+                    answers = job.results()
+                    result, error = next((one for one in answers if one[1] is not None), answers[0])
                 except Exception as failure:  # noqa: BLE001 - an executor hands every exception to its future
                     result, error = None, failure
                 if error is None:
@@ -357,8 +362,10 @@ def _on_slurm(cluster: str, shared: Sequence[Path], settings: Mapping[str, Any])
         )
     logs = (shared[0] if shared else Path()) / SLURM
     try:
-        submitter = submitit.AutoExecutor(folder=logs, cluster=cluster)
-        submitter.update_parameters(**{"timeout_min": _DAY, **settings})
+        given = {"timeout_min": _DAY, "slurm_max_num_timeout": _TIMES, **settings}
+        again = given.pop("slurm_max_num_timeout")  # the only one that is not told later
+        submitter = submitit.AutoExecutor(folder=logs, cluster=cluster, slurm_max_num_timeout=again)
+        submitter.update_parameters(**given)
     except (RuntimeError, TypeError, NameError, ValueError) as error:
         what = "submitit refuses to make jobs of SLURM"
         raise ConfigError(

@@ -92,13 +92,13 @@ def words(value: str | None) -> list[str] | None:
     return None if value is None else [word.strip() for word in value.split(",") if word.strip()]
 
 
-def overrides(texts: list[str] | None) -> dict[str, Any]:
+def overrides(texts: list[str] | None, option: str = "--set") -> dict[str, Any]:
     """``["train.steps=[100]", "method.name=ua_mt"]`` -> {"train.steps": [100], "method.name": "ua_mt"}.
 
     A value is read as TOML; what is not TOML is a string. Of two values for one setting the later counts.
     """
     values: dict[str, Any] = {}
-    for name, value in (pair for text in texts or [] for pair in pairs([text], "--set").items()):
+    for name, value in (pair for text in texts or [] for pair in pairs([text], option).items()):
         try:
             values[name] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:

@@ -97,6 +97,13 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, the forecast and the settings, and stop.")
     ] = False,
+    engine: Annotated[
+        str, typer.Option("--engine", help="Where the training is: local, or slurm as a job of SLURM.")
+    ] = "local",
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option("--slurm", help="What the job may take, e.g. slurm_partition=gpu. Repeatable."),
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -106,6 +113,8 @@ def train(
         logging.getLogger("labelwise").setLevel(logging.ERROR)
     if fold is not None:
         data = _fold(data, fold)
+    if slurm and engine == "local":
+        raise ConfigError("--slurm belongs to --engine slurm", found=f"--slurm {slurm[0]}")
     chosen = _config(
         recipe,
         data,
@@ -122,8 +131,9 @@ def train(
         return
     with console.watch(quiet=quiet or not speaks, as_json=as_json) as progress:
         result = run.train(
-            chosen, folder, budget_minutes=budget_minutes, overwrite=overwrite, progress=progress
-        )
+            chosen, folder, budget_minutes=budget_minutes, overwrite=overwrite, engine=engine,
+            slurm=overrides(slurm, "--slurm"), progress=progress,
+        )  # fmt: skip
     text = f"{folder}: {result.steps} steps" + (
         ", interrupted; repeat the command to continue"
         if result.interrupted

@@ -6,7 +6,7 @@ import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -44,6 +44,7 @@ from labelwise.run.planning import settle_run
 from labelwise.run.prepare import prepare_manifest, read_data
 from labelwise.run.stages import RECORD, Stages, plan_stages, settings_of
 from labelwise.run.thresholds import Thresholds
+from labelwise.run.train_job import train_as_job
 from labelwise.run.validation import Validation
 from labelwise.train.checkpoint import check_continues, load_method
 from labelwise.train.distributed import connect, use_precision
@@ -118,6 +119,8 @@ def train(
     *,
     budget_minutes: float | None = None,
     overwrite: bool = False,
+    engine: str = "local",
+    slurm: Mapping[str, Any] | None = None,
     progress: ShowProgress = silent,
 ) -> TrainingResult:
     """Train a method on the training cases of a manifest; repeating the call resumes an interrupted run.
@@ -132,6 +135,9 @@ def train(
     A folder with a run is continued, or with `overwrite` begun anew: what a run and `predict` and `evaluate`
     wrote there is removed, and nothing else.
 
+    With the `engine` slurm it is a job of SLURM, with the settings `slurm` in the words of submitit, which this call
+    waits for; its progress stands in the log of the job.
+
     Errors
         ConfigError         settings that do not fit each other or the data
         DataError           nothing to learn from, a class that no training case annotates, broken scans
@@ -140,6 +146,11 @@ def train(
         ResourceError       the folder cannot be written to, or another program is writing into it
     """
     folder = Path(output)
+    if engine != "local":
+        return train_as_job(
+            train, config, folder, engine=engine, slurm=slurm or {}, overwrite=overwrite,
+            budget_minutes=budget_minutes,
+        )  # fmt: skip
     fabric = connect(config.device, idle_weights=_has_idle_weights(config))
     if fabric.device.type == "cpu":
         use_allowed_cpus()
