@@ -17,8 +17,18 @@ from types import SimpleNamespace
 
 import pytest
 
+import labelwise
 from labelwise import engine
-from labelwise.engine import InThisProcess, OnSlurm, Outcome, _Again, available_cpus, executor, run_jobs
+from labelwise.engine import (
+    InThisProcess,
+    OnSlurm,
+    Outcome,
+    _Again,
+    available_cpus,
+    executor,
+    own_code,
+    run_jobs,
+)
 from labelwise.errors import ConfigError, DataError, LabelwiseError, ResourceError, naming
 
 
@@ -103,6 +113,12 @@ def test_dask_hands_jobs_to_the_cluster(monkeypatch):
 
         def get_executor(self):
             return InThisProcess()
+
+        def run(self, question, on_error):
+            return {"tcp://worker": question()}
+
+        def run_on_scheduler(self, question):
+            return question()
 
     monkeypatch.setattr(
         "labelwise.engine.importlib.import_module", lambda name: type("M", (), {"Client": Client})
@@ -234,8 +250,8 @@ def test_an_item_that_needs_too_much_memory_is_an_outcome():
 class Cluster:
     """Stands in for the client of Dask: what its workers do is what a test says."""
 
-    def __init__(self, execute, workers=1, unseen=()):
-        self.execute, self.workers, self.unseen = execute, workers, list(unseen)
+    def __init__(self, execute, workers=1, answer=None, of_scheduler=None):
+        self.execute, self.workers, self.answer, self.of_scheduler = execute, workers, answer, of_scheduler
 
     def __call__(self, address, timeout):
         return self
@@ -249,10 +265,6 @@ class Cluster:
     def get_executor(self):
         return self
 
-    @property
-    def _client(self):
-        return self
-
     def submit(self, function, item):
         future = Future()
         self.execute(future, function, item)
@@ -261,8 +273,11 @@ class Cluster:
     def scheduler_info(self):
         return {"workers": {str(number): {} for number in range(self.workers)}}
 
-    def run(self, function, *arguments):
-        return {"tcp://worker": self.unseen}
+    def run(self, question, on_error):
+        return {"tcp://worker": self.answer(question) if self.answer else question()}
+
+    def run_on_scheduler(self, question):
+        return self.of_scheduler(question) if self.of_scheduler else question()
 
 
 def on(monkeypatch, cluster):
@@ -320,11 +335,97 @@ def test_a_missing_scheduler_is_told_with_its_address(monkeypatch, error):
     assert "tcp://host:8786" in str(caught.value)
 
 
+def without(folder):
+    """An answer of a worker for which `folder` is not there."""
+
+    def answer(question):
+        folder.rmdir()
+        return question()
+
+    return answer
+
+
 def test_a_worker_that_does_not_see_the_shared_folder_is_refused(monkeypatch, tmp_path):
-    on(monkeypatch, Cluster(None, unseen=[str(tmp_path)]))
+    on(monkeypatch, Cluster(None, answer=without(tmp_path / "shared")))
     with pytest.raises(ResourceError, match="does not see a folder") as caught:
-        list(run_jobs(halve, [1], engine="dask://host:1", shared=[tmp_path]))
+        list(run_jobs(halve, [1], engine="dask://host:1", shared=[tmp_path / "shared"]))
     assert "tcp://worker" in str(caught.value)
+    assert str(tmp_path / "shared") in str(caught.value)
+
+
+def as_other_code(question):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            engine, "own_code", lambda: "labelwise 0.0.9 (source 12345678)"
+        )
+        return question()
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (as_other_code, "labelwise 0.0.9 (source 12345678)"),
+        (lambda question: Exception("No module named 'labelwise'"), "No module named 'labelwise'"),
+        (lambda question: Exception("Can't get attribute '_Alike'"), "Can't get attribute"),
+    ],
+    ids=["other source", "no labelwise", "an older labelwise"],
+)
+def test_a_worker_that_runs_other_code_is_refused_before_the_first_job(monkeypatch, answer, found):
+    on(monkeypatch, Cluster(None, answer=answer))
+    with pytest.raises(ResourceError, match="runs other code") as caught:
+        list(run_jobs(halve, [1], engine="dask://host:1"))
+    message = str(caught.value)
+    assert found in message
+    assert own_code() in message
+    assert "tcp://worker" in message
+
+
+def has_no_labelwise(question):
+    raise Exception("No module named 'labelwise'")
+
+
+def test_a_scheduler_that_could_not_unpack_the_jobs_is_refused(monkeypatch):
+    on(monkeypatch, Cluster(None, of_scheduler=has_no_labelwise))
+    with pytest.raises(ResourceError, match="runs other code") as caught:
+        list(run_jobs(halve, [1], engine="dask://host:1"))
+    assert "the scheduler: No module named 'labelwise'" in str(caught.value)
+
+
+def test_a_worker_that_comes_later_and_runs_other_code_refuses_its_job(monkeypatch):
+    def execute(future, function, item):
+        try:
+            future.set_result(as_other_code(lambda: function(item)) if item == 2 else function(item))
+        except ResourceError as error:
+            future.set_exception(error)
+
+    on(monkeypatch, Cluster(execute))
+    found = {outcome.item: outcome for outcome in run_jobs(halve, [1, 2], engine="dask://host:1")}
+    assert found[1].result == 0.5
+    assert "labelwise 0.0.9" in str(found[2].error)
+
+
+def test_what_a_process_runs_is_known_by_its_source(tmp_path):
+    """A copy is the same code, wherever it lies and however its lines end; a changed line makes it another one."""
+    package = Path(labelwise.__file__).parent
+    ask = [sys.executable, "-c", "from labelwise.engine import own_code; print(own_code())"]
+    told = []
+    for name in ("copy", "changed"):
+        for file in package.rglob("*.py*"):
+            if file.suffix in (".py", ".pyi"):
+                there = tmp_path / name / "labelwise" / file.relative_to(package)
+                there.parent.mkdir(parents=True, exist_ok=True)
+                text = file.read_bytes().replace(b"\n", b"\r\n")
+                there.write_bytes(
+                    text + (b"# changed\r\n" if name == "changed" and file.name == "lock.py" else b"")
+                )
+        told.append(
+            subprocess.run(
+                ask, env=os.environ | {"PYTHONPATH": str(tmp_path / name)}, capture_output=True, text=True
+            ).stdout.strip()
+        )
+    assert told[0] == own_code()
+    assert told[1].startswith(f"labelwise {labelwise.__version__} (source ")
+    assert told[1] != own_code()
 
 
 PARENT = """

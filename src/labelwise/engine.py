@@ -7,9 +7,11 @@ fails is an outcome, not the end of the job.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import logging
 import os
+import platform
 import signal
 import subprocess
 import threading
@@ -24,7 +26,8 @@ from concurrent.futures import (
     wait,
 )
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import product
 from math import ceil, inf
 from multiprocessing import get_context
@@ -32,6 +35,7 @@ from multiprocessing.queues import SimpleQueue
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
+import labelwise
 from labelwise.atomic import explained
 from labelwise.errors import ConfigError, LabelwiseError, ResourceError
 from labelwise.plugins import import_extra
@@ -153,7 +157,7 @@ def executor(
 
     Errors
         ConfigError     no such engine, or settings that submitit does not know
-        ResourceError   no package or no scheduler; a worker that does not see a shared folder
+        ResourceError   no package or no scheduler; a worker that does not see a shared folder, or runs other code
     """
     if engine.partition(":")[0] == SLURM:
         with _on_slurm(engine.partition(":")[2] or SLURM, shared, slurm) as jobs:
@@ -162,8 +166,9 @@ def executor(
     if engine.startswith("dask://"):
         distributed = import_extra("distributed", "cluster", "the Dask engine needs the extra 'cluster'")
         with _client(distributed, "tcp://" + engine.removeprefix("dask://")) as client:
-            _check_shared(client, shared)
-            yield client.get_executor()
+            jobs = OnDask(client, tuple(str(path) for path in shared))
+            jobs.check_cluster()
+            yield jobs
         return
     if engine != "local":
         raise ConfigError(
@@ -213,7 +218,7 @@ def run_jobs(
                 yield _outcome(item, pool.submit(function, item))
             return
         futures = {pool.submit(function, item): item for item in items}
-        for future in _as_completed(futures, getattr(pool, "_client", None)):
+        for future in _as_completed(futures, pool.client if isinstance(pool, OnDask) else None):
             yield _outcome(futures[future], future)
 
 
@@ -393,25 +398,81 @@ def _client(distributed: Any, address: str) -> Any:
         ) from error
 
 
-def _check_shared(client: Any, shared: Sequence[Path]) -> None:
-    """Refuse a worker that does not see what the others see: it would write beneath itself, or find nothing."""
-    if not shared:
-        return
-    for path in shared:
-        with explained(path):
-            path.mkdir(parents=True, exist_ok=True)
-    for worker, unseen in client.run(_unseen, [str(path) for path in shared]).items():
-        if unseen:
-            raise ResourceError(
-                "a worker of the cluster does not see a folder that all must share",
-                file=unseen[0],
-                found=f"worker {worker}",
-                do="mount the folder on every machine under the same path, or move the data to where all see it",
-            )
+@cache
+def own_code() -> str:
+    """The code that this process runs: version and a digest of the source, as they were when it was first asked."""
+    package, digest = Path(__file__).parent, hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(file.relative_to(package).as_posix().encode())
+        digest.update(file.read_bytes().replace(b"\r\n", b"\n"))
+    return f"labelwise {labelwise.__version__} (source {digest.hexdigest()[:8]})"
 
 
-def _unseen(paths: Sequence[str]) -> list[str]:
-    return [path for path in paths if not Path(path).is_dir()]
+@dataclass(frozen=True)
+class _Alike:
+    """A function that a worker does only if it sees the shared folders and runs the code of who asks for it."""
+
+    function: Callable[..., Any]
+    shared: tuple[str, ...]
+    code: str
+
+    def __call__(self, *args: object) -> Any:
+        if (error := self.unlike()) is not None:
+            raise error
+        return self.function(*args)
+
+    def unlike(self) -> ResourceError | None:
+        """What speaks against doing it in this process: it would write beneath itself, or compute something else."""
+        host = f"on {platform.node()}"
+        for path in self.shared:
+            if not Path(path).is_dir():
+                return ResourceError(
+                    "a worker of the cluster does not see a folder that all must share",
+                    file=path,
+                    found=host,
+                    do="mount the folder on every machine under the same path, or move the data to where all see it",
+                )
+        return None if own_code() == self.code else _other_code(f"{own_code()} {host}", self.code)
+
+
+def _other_code(found: str, expected: str) -> ResourceError:
+    return ResourceError(
+        "the cluster runs other code than this command",
+        found=found,
+        expected=expected,
+        do="install this version where the scheduler and the workers run, and start them anew",
+    )
+
+
+@dataclass
+class OnDask(Executor):
+    """The workers of a Dask cluster. They are asked before the first job; one that comes later, at its first job."""
+
+    client: Any
+    shared: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        self._jobs: Executor = self.client.get_executor()
+
+    def submit(self, fn: Callable[..., Result], /, *args: object, **kwargs: object) -> Future[Result]:
+        return self._jobs.submit(_Alike(fn, self.shared, own_code()), *args)
+
+    def check_cluster(self) -> None:
+        """Refuse a worker that does not see what the others see, and whoever does not run the same code."""
+        for path in self.shared:
+            with explained(Path(path)):
+                Path(path).mkdir(parents=True, exist_ok=True)
+        question = _Alike(len, self.shared, own_code())
+        answers = self.client.run(question.unlike, on_error="return")
+        try:  # the scheduler unpacks jobs, but opens no folder
+            answers["the scheduler"] = self.client.run_on_scheduler(replace(question, shared=()).unlike)
+        except Exception as error:  # noqa: BLE001 - whatever happened there comes as it is
+            answers["the scheduler"] = error
+        for place, answer in answers.items():
+            if isinstance(answer, LabelwiseError):
+                raise answer.but(found=f"{answer.found}: {place}")
+            if isinstance(answer, Exception):  # it has no labelwise, or one without this question
+                raise _other_code(f"{place}: {answer}", own_code())
 
 
 def _as_completed(futures: Iterable[Future[Result]], client: Any) -> Iterator[Future[Result]]:

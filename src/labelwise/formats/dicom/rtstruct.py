@@ -7,7 +7,6 @@ may be contours of their own or be joined by keyholes. Written are keyholes, one
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from scipy.ndimage import find_objects
 from scipy.spatial import cKDTree
 
+import labelwise
 from labelwise.atomic import atomic_path
 from labelwise.errors import DataError
 from labelwise.formats.concepts import Concept, concepts_of
@@ -259,7 +259,7 @@ def _structure_set(source: Source, voxels: Array, concepts: Mapping[int, Concept
     data.SeriesDescription = "Segmentation"
     data.OperatorsName = ""
     data.Manufacturer = data.ManufacturerModelName = "labelwise"
-    data.SoftwareVersions = importlib.metadata.version("labelwise")
+    data.SoftwareVersions = labelwise.__version__
     data.StructureSetLabel = "Segmentation"
     data.StructureSetDate = data.InstanceCreationDate = now.strftime("%Y%m%d")
     data.StructureSetTime = data.InstanceCreationTime = now.strftime("%H%M%S")

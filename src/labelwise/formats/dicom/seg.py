@@ -6,7 +6,6 @@ both, and FRACTIONAL at half of its greatest value.
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from highdicom.seg import Segmentation, SegmentDescription
 from highdicom.sr import CodedConcept
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
+import labelwise
 from labelwise.atomic import atomic_path
 from labelwise.errors import DataError
 from labelwise.formats.concepts import Concept, concepts_of
@@ -235,7 +235,7 @@ def write(
 
 
 def _segmentation(source: Source, frames: Array, concepts: Mapping[int, Concept], binary: bool) -> Any:
-    version = importlib.metadata.version("labelwise")
+    version = labelwise.__version__
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name=_ALGORITHM, family=CodedConcept(*_FAMILY), version=version, source=_ALGORITHM
     )
