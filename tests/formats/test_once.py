@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from labelwise.formats import is_dicom, nifti, once, read_geometry, write_image
+from labelwise.formats import is_dicom, nifti, once, read_geometry, write_image, write_labels
+from labelwise.formats.label_maps import label_maps_among
 from labelwise.formats.once import once_per_file
 from labelwise.types import Volume
 
@@ -95,3 +96,21 @@ def test_headers_and_first_bytes_are_read_once(tmp_path, monkeypatch):
     assert read_geometry(file).shape == read_geometry(file).shape == (2, 3, 4)
     assert opened == [file]
     assert not is_dicom(file)
+
+
+def test_that_no_file_of_a_folder_names_label_values_costs_no_second_look(tmp_path, monkeypatch):
+    monkeypatch.setattr(once, "_SETTLED_NS", -1)
+    files = [tmp_path / name for name in ("a.nii.gz", "b.nii", "c.nii.gz")]
+    for file in files:
+        write_image(file, Volume(np.zeros((1, 2, 3, 4), np.float32), np.eye(4)))
+    labels = Volume(np.zeros((2, 3, 4), np.uint8), np.eye(4))
+    write_labels(tmp_path / "named.nii.gz", labels, like=files[0], names=["", "liver"])
+    opened: list[Path] = []
+    monkeypatch.setattr(nifti, "_open", lambda path, of=nifti._open: opened.append(path) or of(path))
+    monkeypatch.setattr(
+        nifti.nibabel, "load", lambda path, of=nifti.nibabel.load: opened.append(path) or of(path)
+    )
+    for file in files:  # the first one is known since it gave its grid to the labels
+        read_geometry(file)
+    assert list(label_maps_among([*files, tmp_path / "named.nii.gz"])) == [tmp_path / "named.nii.gz"]
+    assert opened == [*files[1:], tmp_path / "named.nii.gz", tmp_path / "named.nii.gz"]

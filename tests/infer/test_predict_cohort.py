@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from labelwise.errors import CheckpointError, ConfigError, DataError, ResourceError
 from labelwise.infer import cohort as module
 from labelwise.infer import image as given
+from labelwise.infer.calibration import Calibration
 from labelwise.infer.cohort import predict_cohort
 from labelwise.infer.model import Model, ModelInfo
 from labelwise.infer.postprocess import PostprocessConfig
@@ -160,6 +161,41 @@ def test_a_repetition_predicts_only_what_is_missing(tmp_path: Path, model: Model
     assert finished.predictor.shapes == []
     predict_cohort(finished, scans, tmp_path / "out", overwrite=True)
     assert finished.predictor.shapes != []
+
+
+def test_results_of_before_a_calibration_are_kept_and_named(
+    tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(
+        module, "told_beside", lambda path, of=module.told_beside: read.append(path.name) or of(path)
+    )
+
+    def said(model: Model, **options: bool) -> str:
+        caplog.clear()
+        outcomes = predict_cohort(model, scans, tmp_path / "out", **options)
+        assert not [outcome for outcome in outcomes if outcome.error]
+        return caplog.text
+
+    for name in ("a", "b"):
+        write_scan(tmp_path / "in" / f"{name}.nii.gz", (8, 8, 8))
+    scans = find_scans(tmp_path / "in", modality="mr")
+    first, second = (Calibration("model-1", heat, 1, 9, 0.3, 0.2, {}) for heat in (1.5, 1.6))
+    calibrated = replace(model, calibration=first)
+    assert said(model) == said(model) == ""
+    (tmp_path / "out" / "b.nii.gz").unlink()
+    before = (tmp_path / "out" / "a.nii.gz").read_bytes()
+    read.clear()
+    warning = said(calibrated)  # b is predicted with the calibration, a is kept
+    assert "was calibrated after these results were written" in warning
+    assert "--overwrite" in warning
+    assert warning.rstrip().endswith(": 1 (a)")
+    assert read == ["a.nii.gz"]  # once
+    assert (tmp_path / "out" / "a.nii.gz").read_bytes() == before
+    assert said(model).rstrip().endswith(": 1 (b)")  # the calibration was removed
+    assert said(calibrated, overwrite=True) == said(calibrated) == ""
+    assert said(replace(model, calibration=second)).rstrip().endswith(": 2 (a, b)")
+    assert said(replace(model, id="another"), overwrite=True) == ""
 
 
 def test_results_of_another_model_are_neither_kept_nor_replaced_silently(

@@ -116,6 +116,8 @@ def read_names(path: Path) -> dict[int, str]:
     Understood are the JSON of `write`, and the label table of Connectome Workbench (CaretExtension), which
     TotalSegmentator writes.
     """
+    if not _read_start(path)[1]:
+        return {}
     try:
         extensions = nibabel.load(path).header.extensions
     except (*_UNREADABLE, ImageFileError) as error:
@@ -177,23 +179,29 @@ def _open(path: Path) -> BinaryIO:
     return cast("BinaryIO", gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
-@once_per_file
 def _read_header(path: Path) -> nibabel.Nifti1Header:
+    return _read_start(path)[0]
+
+
+@once_per_file
+def _read_start(path: Path) -> tuple[nibabel.Nifti1Header, bool]:
+    """The header of a file, and whether it is extended: the first of four bytes behind it is not 0."""
     try:
         with _open(path) as stream:
-            block = stream.read(nibabel.Nifti2Header.sizeof_hdr)
+            block = stream.read(nibabel.Nifti2Header.sizeof_hdr + 4)
         kinds = (nibabel.Nifti1Header, nibabel.Nifti2Header)
         found = [kind for kind in kinds if kind.may_contain_header(block)]
         if not found or len(block) < found[0].sizeof_hdr:
             raise DataError(
                 "this is not a NIfTI file", file=path, do="convert the scan to NIfTI, or rename the file"
             )
-        header = found[0](block[: found[0].sizeof_hdr], check=False)
+        size = found[0].sizeof_hdr
+        header, is_extended = found[0](block[:size], check=False), any(block[size : size + 1])
         header.check_fix(logger=_log)
         _check_header(path, header)
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
-    return header
+    return header, is_extended
 
 
 def _check_header(path: Path, header: nibabel.Nifti1Header) -> None:

@@ -84,14 +84,19 @@ def predict_cohort(
     folder = Path(output_folder)
     _check_format(scans, label_format)
     _check_targets(scans, folder, label_format)
-    found = (
-        _found(scan, result_path(scan, folder, label_format), model, binary)
+    written = {
+        scan: told_beside(target)
         for scan in scans
-        if not overwrite and not _maps_missing(scan, folder, model, maps)
-    )
-    outcomes = [outcome for outcome in found if outcome is not None]
+        if not overwrite
+        and (target := result_path(scan, folder, label_format)).exists()
+        and not _maps_missing(scan, folder, model, maps)
+    }
+    outcomes = [
+        _kept(scan, result_path(scan, folder, label_format), record, model, binary)
+        for scan, record in written.items()
+    ]
     settled = {outcome.item.id for outcome in outcomes}
-    _warn_of_calibration(outcomes, model)
+    _warn_of_calibration({each.item.id: written[each.item] for each in outcomes if each.error is None}, model)
     sizes = {scan.id: _num_voxels(scan) for scan in scans if scan.id not in settled}
     waiting = sorted((scan for scan in scans if scan.id in sizes), key=lambda scan: -sizes[scan.id])
     progress("predict", len(settled), len(scans))
@@ -280,22 +285,20 @@ def _maps_missing(scan: Scan, folder: Path, model: Model, maps: Collection[str])
     return bool(paths) and read_record(folder / f"{scan.id}.json").get("temperature") != model.temperature
 
 
-def _warn_of_calibration(kept: Sequence[Outcome[Scan, Path]], model: Model) -> None:
-    """Say which results that are kept were written under another calibration: it decides all but their labels."""
+def _warn_of_calibration(kept: Mapping[str, Mapping[str, Any]], model: Model) -> None:
+    """Say which results (id -> record) were written under another calibration: it decides all but their labels."""
     now = model.calibration.id if model.calibration else None
-    records = {outcome.item.id: told_beside(outcome.result) for outcome in kept if outcome.result is not None}
     warn_about(
         "the model was calibrated after these results were written, or its calibration was removed: their labels hold, "
         "certainty and flags are of before (--overwrite writes them anew)",
-        [name for name, record in records.items() if record.get("calibration") != now],
+        [name for name, record in kept.items() if record.get("calibration") != now],
     )
 
 
-def _found(scan: Scan, target: Path, model: Model, binary: bool) -> Outcome[Scan, Path] | None:
-    """The outcome of a scan whose result is there already: done, or an error if it is not what is asked for."""
-    if not target.exists():
-        return None
-    record = told_beside(target)
+def _kept(
+    scan: Scan, target: Path, record: Mapping[str, Any], model: Model, binary: bool
+) -> Outcome[Scan, Path]:
+    """The outcome of a scan that has a result and its record: done, or an error if they are not what is asked for."""
     writer, settings = record.get("model"), deciding(record.get("inference"))
     wanted = deciding(json.loads(json.dumps(asdict(model.config))))
     if writer != model.id:
