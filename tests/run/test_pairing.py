@@ -103,6 +103,33 @@ def test_files_whose_values_mean_nothing_are_refused_until_somebody_says_it(fini
     assert {score.value for score in found if score.metric == "dice" and score.status == "ok"} == {1.0}
 
 
+@pytest.mark.parametrize("unnamed", ["the references", "the predictions", "one of the predictions"])
+def test_stated_classes_are_for_the_files_that_do_not_name_their_values(finished, tmp_path, unnamed):
+    """Named files may count otherwise: they are read by their names, and nothing contradicts anything."""
+    turned, plain = tmp_path / "turned", shutil.copytree(finished / "predictions", tmp_path / "plain")
+    turned.mkdir()
+    files = sorted(plain.glob("*.nii.gz"))
+    names = [*value_names(files[0]).values()]
+    without_names(plain)
+    order = [0, *range(len(names) - 1, 0, -1)]
+    for file in files:
+        labels = read_labels(file)
+        write_labels(
+            turned / file.name,
+            Volume(np.array(order)[labels.data], labels.affine),
+            names=[names[n] for n in order],
+        )
+    stated = {name: value for value, name in enumerate(names) if value}
+    predictions, references = (turned, plain) if unnamed == "the references" else (plain, turned)
+    if unnamed == "one of the predictions":
+        for file in files[1:]:
+            shutil.copy(turned / file.name, file)
+    found = run.evaluate(predictions, references, tmp_path / "s.csv", classes=stated).scores
+    assert {score.value for score in found if score.metric == "dice" and score.status == "ok"} == {1.0}
+    with pytest.raises(DataError, match="--classes contradict the names"):
+        run.evaluate(turned, turned, tmp_path / "s.csv", classes=stated)
+
+
 @pytest.mark.parametrize("shift", [(0, 0, 0, 3.6), (0.008, 0, 0, 0), (0, 0, 0.005, 0)])
 def test_grids_that_are_millimetres_apart_are_not_equal(finished, tiny_cohort, tmp_path, shift):
     file = sorted((finished / "predictions").glob("*.nii.gz"))[0]

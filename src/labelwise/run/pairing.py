@@ -29,6 +29,7 @@ class Labels:
     file: Path
     values: Mapping[int, str]  # label value -> class name
     layout: Layout = Layout()  # noqa: RUF009 - frozen
+    names_them: bool = False  # whether the file itself says what its values mean
 
     def knows(self, structure: str) -> bool:
         """Whether a class of this name is among its own."""
@@ -125,11 +126,12 @@ def _in_manifest(
     _require([case.id for case in cases], found, folder)
     pairs = []
     for case in cases:
-        prediction = _labels(found[case.id], classes, case.id) or Labels(
+        prediction = _labels(found[case.id], classes) or Labels(
             found[case.id], _table(manifest, found[case.id], case.id)
         )
         structures = tuple(sorted(case.annotated))
         pairs.append(Pair(case.id, prediction, None, structures, case.images[0], case.group, case.split))
+    _check_stated(pairs, classes)
     for pair in pairs:
         _check_known(pair, manifest.label_space)
     return manifest, manifest.label_space, pairs
@@ -160,7 +162,7 @@ def _in_folder(
 ) -> tuple[None, LabelSpace, list[Pair]]:
     pairs = []
     for case, path in references.items():
-        prediction, reference = _labels(found[case], classes, case), _labels(path, classes, case)
+        prediction, reference = _labels(found[case], classes), _labels(path, classes)
         if prediction is None or reference is None:
             raise DataError(
                 "what the values of these label files mean is not known",
@@ -173,7 +175,9 @@ def _in_folder(
             name for name in dict.fromkeys(reference.values.values()) if name not in _NO_STRUCTURES
         )
         pairs.append(Pair(case, prediction, reference, structures))
-        _check_known(pairs[-1])
+    _check_stated(pairs, classes)
+    for pair in pairs:
+        _check_known(pair)
     names = dict.fromkeys(name for pair in pairs for name in pair.annotated)
     if not names:
         raise DataError("the reference names no class", file=next(iter(references.values())))
@@ -183,23 +187,32 @@ def _in_folder(
 _NO_STRUCTURES = (BACKGROUND, "ignore")
 
 
-def _labels(file: Path, classes: Mapping[int, str] | None, case: str) -> Labels | None:
+def _labels(file: Path, classes: Mapping[int, str] | None) -> Labels | None:
     """A label file with the classes that it names, or that the user states; None if neither says anything."""
     named, segments = value_names(file), () if suffix(file) else segment_names(file)
     if segments:
         named = dict(enumerate(segments, start=1))
-    if classes and named:
-        for value, name in named.items():
+    values = named or classes
+    if not values:
+        return None
+    return Labels(file, {0: BACKGROUND, **values}, Layout(segments=segments), names_them=bool(named))
+
+
+def _check_stated(pairs: Sequence[Pair], classes: Mapping[int, str] | None) -> None:
+    """Stated classes are for files that do not name their values; where all do, they must say the same."""
+    files = [(pair.case, file) for pair in pairs for file in (pair.prediction, pair.reference) if file]
+    if not classes or not all(file.names_them for _, file in files):
+        return
+    for case, file in files:
+        for value, name in file.values.items():
             if value and value in classes and not anatomy.same(classes[value], name):
                 raise DataError(
                     "--classes contradict the names in a label file",
                     case=case,
-                    file=file,
+                    file=file.file,
                     found=f"value {value} is '{name}' by the file, '{classes[value]}' by --classes",
                     do="leave out --classes: files that name their values are read by these names",
                 )
-    values = named or classes
-    return Labels(file, {0: BACKGROUND, **values}, Layout(segments=segments)) if values else None
 
 
 def _check_known(pair: Pair, space: LabelSpace | None = None) -> None:
