@@ -355,9 +355,7 @@ def test_a_worker_that_does_not_see_the_shared_folder_is_refused(monkeypatch, tm
 
 def as_other_code(question):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            engine, "own_code", lambda: "labelwise 0.0.9 (source 12345678)"
-        )
+        patch.setattr(engine, "own_code", lambda: "labelwise 0.0.9 (source 12345678)")
         return question()
 
 

@@ -166,9 +166,9 @@ def executor(
     if engine.startswith("dask://"):
         distributed = import_extra("distributed", "cluster", "the Dask engine needs the extra 'cluster'")
         with _client(distributed, "tcp://" + engine.removeprefix("dask://")) as client:
-            jobs = OnDask(client, tuple(str(path) for path in shared))
-            jobs.check_cluster()
-            yield jobs
+            cluster = OnDask(client, tuple(str(path) for path in shared))
+            cluster.check_cluster()
+            yield cluster
         return
     if engine != "local":
         raise ConfigError(

@@ -59,7 +59,7 @@ def test_scans_beside_the_folder_of_images_are_named(tmp_path, caplog):
     write_scan(tmp_path / "data" / "more" / "b.nii.gz")
     write_scan(tmp_path / "data" / "c.nii.gz")
     assert len(run.import_data([tmp_path / "data"], tmp_path / "m", modality="ct").cases) == 1
-    assert "scans in other folders than the images are passed over" in caplog.text
+    assert "files in other folders than images and labels are passed over" in caplog.text
     for name in ("more/b.nii.gz", "c.nii.gz"):
         assert name in caplog.text
 

@@ -60,6 +60,74 @@ def test_label_maps_in_sibling_folders_never_become_scans(tmp_path, places, hear
     assert f"labels/{places[0]}/c0.nii.gz" in heard.text
 
 
+@pytest.mark.parametrize("names", [("a", "b"), ("a", "a")], ids=["each its own name", "names that repeat"])
+@pytest.mark.parametrize("ending", ["", "_0000"])
+def test_folders_of_labels_beside_those_of_their_images_are_used_at_any_depth(tmp_path, names, ending, heard):
+    for site, name in zip(("north", "south"), names, strict=True):
+        place = tmp_path / "data" / "2020" / site
+        write_scan(place / "images" / f"{name}{ending}.nii.gz")
+        write_scan(place / "images" / f"unlabelled {site}{ending}.nii.gz", 1)
+        write_map(place / "Masks" / f"{name}.nii.gz")
+    write_map(tmp_path / "data" / "2020" / "Masks" / "of nobody.nii.gz")
+    manifest = run.import_data([tmp_path / "data"], tmp_path / "m", **STATED)
+    pairs = {case.images[0].parents[1].name: case.labels for case in manifest.cases if case.labels}
+    assert {site: file.parents[1].name for site, file in pairs.items()} == {
+        "north": "north",
+        "south": "south",
+    }
+    assert sum(case.labels is None for case in manifest.cases) == 2
+    assert "passed over (--labels names their folder): 1 (2020/Masks/of nobody.nii.gz)" in heard.text
+
+
+def test_two_label_files_beside_one_image_are_refused(tmp_path):
+    write_scan(tmp_path / "data" / "north" / "images" / "a.nii.gz")
+    for place in ("masks", "labels"):
+        write_map(tmp_path / "data" / "north" / place / "a.nii.gz")
+    with pytest.raises(DataError, match="two label files of one case") as caught:
+        run.import_data([tmp_path / "data"], tmp_path / "m", **STATED)
+    assert "--labels" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("{}", "{}_mask"),
+        ("img_{}", "label_{}"),
+        ("Scan-{}", "{}.Seg"),
+        ("{}_image_x", "seg {}_x"),
+        ("{}_0000", "{}_label"),
+    ],
+)
+def test_labels_whose_names_say_that_they_are_labels_are_paired_and_told(tmp_path, image, label, heard):
+    for number in (1, 2, 11):
+        write_scan(tmp_path / "data" / "images" / f"{image.format(number)}.nii.gz")
+        if number != 2:
+            write_map(tmp_path / "data" / "labels" / f"{label.format(number)}.nii.gz")
+    manifest = run.import_data([tmp_path / "data"], tmp_path / "m", **STATED)
+    pairs = {case.images[0].name: case.labels and case.labels.name for case in manifest.cases}
+    assert pairs == {
+        f"{image.format(number)}.nii.gz": None if number == 2 else f"{label.format(number)}.nii.gz"
+        for number in (1, 2, 11)
+    }
+    assert "labels are called otherwise than their images" in heard.text
+
+
+def test_names_that_leave_open_which_label_is_whose_are_refused(tmp_path):
+    write_scan(tmp_path / "data" / "images" / "img_1.nii.gz")
+    write_scan(tmp_path / "data" / "images" / "scan_1.nii.gz")
+    write_map(tmp_path / "data" / "labels" / "label_1.nii.gz")
+    with pytest.raises(DataError, match="no label file has the name of an image"):
+        run.import_data([tmp_path / "data"], tmp_path / "m", **STATED)
+
+
+def test_classes_that_are_stated_while_no_label_is_found_are_said_to_be_annotated_nowhere(tmp_path, heard):
+    write_scan(tmp_path / "data" / "images" / "a.nii.gz")
+    write_map(tmp_path / "data" / "labels_rater1" / "a.nii.gz")
+    run.import_data([tmp_path / "data"], tmp_path / "m", **STATED)
+    assert "no case is annotated for the stated classes: 2 (liver, spleen)" in heard.text
+    assert "(--images and --labels name these): 1 (labels_rater1/a.nii.gz)" in heard.text
+
+
 @pytest.mark.parametrize(
     ("scan", "labels"), [("ct", "seg"), ("scan", "liver_mask"), ("{}", "{}_label"), ("ct", ".seg")]
 )

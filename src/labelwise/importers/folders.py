@@ -3,6 +3,9 @@
     <folder>/images/<case>.nii.gz          also <case>_0000.nii.gz, _0001, ... for the channels of a case
     <folder>/labels/<case>.nii.gz          an image without a label is an unlabelled case
 
+    <folder>/<site>/images/<case>.nii.gz   the same in a folder for each site or patient
+    <folder>/<site>/labels/<case>.nii.gz
+
     <folder>/<case>/ct.nii.gz              any name; several that are the same in every folder are channels
     <folder>/<case>/seg.nii.gz             a word such as seg, mask or label in its name, or .seg.nrrd
 
@@ -44,6 +47,7 @@ LOOKS_FOR = (
     "images/<case>.nii.gz and labels/<case>.nii.gz, or <case>/<scan> and <case>/<labels>, or scans alone"
 )
 IMAGE_FOLDERS = ("images", "image", "imagestr", "imgs", "img", "scans", "volumes")
+_KIND_WORDS = (*IMAGE_FOLDERS, *LABEL_FOLDERS, "scan", "volume")  # in names of files
 MAX_CHANNELS = 8  # more files called _0000, _0001, ... are numbered cases, not channels
 
 
@@ -97,6 +101,8 @@ def scan(
         labelled=bool(label_files),
     )
     names, name = class_names(classes), data_set or folder.name
+    if names[1:] and not label_files:
+        warn_about("no label file was found, so no case is annotated for the stated classes", names[1:])
     structures = annotated_structures(annotated, names[1:])
     cases = [
         Case(
@@ -163,29 +169,32 @@ def _files(
     image_files = [file for file in image_files if suffix(file) != SEGMENTATION]
     if not image_files:
         raise DataError("there are no images", file=image_folder, expected=LOOKS_FOR)
+    in_places = {} if label_folder else _by_place(image_folder, image_files, passed_over)
     warn_about(
         "label files in other folders than the labels are passed over (--labels names their folder)",
-        [file.relative_to(folder).as_posix() for file in passed_over],
+        [file.relative_to(folder).as_posix() for file in passed_over if file not in in_places.values()],
     )
     _report_elsewhere(folder, image_folder, label_folder, without)
-    if label_folder is None:
+    if label_folder is not None:
+        label_files = _by_name(
+            label_folder, [file for file in files_below(label_folder) if file not in without]
+        )
+    elif in_places:
+        label_files = in_places
+    else:
         if found := _by_patient(image_folder, image_files, segmentations):
             return found
         if not segmentations:
             _refuse_labels_among(image_files)
-        label_files = _by_name(image_folder, segmentations)
-    else:
-        label_files = _by_name(
-            label_folder, [file for file in files_below(label_folder) if file not in without]
-        )
-        warn_about(
-            "segmentations beside the scans are passed over: the labels lie in another folder",
-            [file.relative_to(folder).as_posix() for file in segmentations],
-        )
+        label_files, segmentations = _by_name(image_folder, segmentations), []
+    warn_about(
+        "segmentations beside the scans are passed over: the labels lie in another folder",
+        [file.relative_to(folder).as_posix() for file in segmentations],
+    )
     image_groups = _by_case(image_folder, image_files, label_files)
     if label_folder is not None:
         _refuse_choice(folder, label_folder, image_groups, label_files)
-    label_files = _without_channel(image_groups, label_files)
+    label_files = _called_as_images(image_groups, label_files)
     _report_orphans(image_groups, label_files, label_folder)
     return image_groups, label_files
 
@@ -202,7 +211,10 @@ def _report_elsewhere(
         and label_folder not in file.parents
         and file not in without
     ]
-    warn_about("scans in other folders than the images are passed over (--images names their folder)", beside)
+    warn_about(
+        "files in other folders than images and labels are passed over (--images and --labels name these)",
+        beside,
+    )
 
 
 def _refuse_label_maps(scans: Sequence[Path]) -> None:
@@ -281,11 +293,49 @@ def _by_patient(
     )
 
 
-def _without_channel(images: Mapping[str, object], labels: Mapping[str, Path]) -> dict[str, Path]:
-    """Label files by case, also where all their names end in _0000 as those of images do."""
-    if labels and not set(labels) & set(images) and all(name.endswith("_0000") for name in labels):
+def _by_place(folder: Path, images: Sequence[Path], labels: Sequence[Path]) -> dict[str, Path]:
+    """Label files by case, where folders of labels lie beside those of the images they belong to."""
+
+    def place(parent: Path, name: str) -> tuple[str, ...]:
+        parts = parent.relative_to(folder).parts
+        return (*(part for part in parts if part.lower() not in (*IMAGE_FOLDERS, *LABEL_FOLDERS)), name)
+
+    cases = {
+        place(files[0].parent, Path(key).name): key for key, files in _by_case(folder, images, {}).items()
+    }
+    found: dict[str, Path] = {}
+    for file in labels:
+        if key := cases.get(place(file.parent, _key(file, folder, nested=False))):
+            if key in found:
+                raise DataError(
+                    "two label files of one case", case=_case_id(key), file=file, found=found[key],
+                    do="remove one of them, or choose their folder: --labels",
+                )  # fmt: skip
+            found[key] = file
+    return found
+
+
+def _called_as_images(images: Mapping[str, object], labels: Mapping[str, Path]) -> dict[str, Path]:
+    """Label files by case, also where all their names end in _0000 as those of images do, or say what they are."""
+    if not labels or set(labels) & set(images):
+        return dict(labels)
+    if all(name.endswith("_0000") for name in labels):
         return {name.removesuffix("_0000"): file for name, file in labels.items()}
-    return dict(labels)
+    cases = {_own_words(name): name for name in images}
+    named = {_own_words(name): name for name in labels}
+    if len(cases) < len(images) or len(named) < len(labels) or not set(cases) & set(named):
+        return dict(labels)
+    paired = {cases.get(words, name): name for words, name in named.items()}
+    warn_about(
+        "labels are called otherwise than their images: paired by their names without words such as mask or image",
+        [f"{label} with {case}" for case, label in paired.items() if case in images],
+    )
+    return {case: labels[name] for case, name in paired.items()}
+
+
+def _own_words(name: str) -> tuple[str, ...]:
+    """The words of a file's name but those that say what it is: of ``seg_a-1`` and ``a-1_mask`` a and 1."""
+    return tuple(word for word in re.split(r"[\s/_.-]+", name.lower()) if word and word not in _KIND_WORDS)
 
 
 def _subfolder(folder: Path, given: Path | str | None, usual: Sequence[str]) -> Path | None:
