@@ -192,7 +192,7 @@ def tries(name: str, *names: str, volume: str = "") -> str:
     headings = [f"Dice [%], {number} patients" for number in held_out] if len(held_out) > 1 else ["Dice [%]"]
     if volume:
         headings.append(f"volume of the {volume}, prediction minus reference [voxels]")
-    return table([" and ".join(names), "seed", *headings], rows) + source(
+    return table([" and ".join(names[:2]), "seed", *headings], rows) + source(
         f"{name}_tuning", loaded["metadata"]
     )
 
@@ -588,7 +588,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "tries_long_supervised": lambda: tries("acdc_long", "supervised_of_3", "supervised_of_one"),
     "tries_long_self_training": lambda: tries("acdc_long", "self_training_of_3", "self_training_of_one"),
     "tries_long_of_7": lambda: tries(
-        "acdc_long", "self_training_of_7", "supervised_of_7", volume="myocardium"
+        "acdc_long",
+        *(f"{method}_of_7{which}" for which in ("", "_alike") for method in ("self_training", "supervised")),
+        volume="myocardium",
     ),
     "tries_ltuda": lambda: tries("acdc_one_structure", "ltuda"),
     "long": long,
