@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -53,10 +55,35 @@ def test_the_image_is_built_from_the_files_that_it_copies(tmp_path):
 
 def test_the_image_has_extras_that_exist_and_an_ordinary_user():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    (extras,) = re.findall(r'pip install "\.\[(.+)\]"', DOCKERFILE)
+    (extras,) = re.findall(r'pip install .*"\.\[(.+)\]"', DOCKERFILE)
     assert set(extras.split(",")) <= set(project["optional-dependencies"])
-    assert instructions("USER") == ["labelwise"]
+    assert instructions("USER") == ["1000"]  # a number, so that Kubernetes sees that it is not root
     assert instructions("ENTRYPOINT") == ['["labelwise"]']
+
+
+def test_the_image_has_one_version_of_every_package():
+    lock = runpy.run_path(str(DEPLOY / "lock.py"))
+    pinned = [Requirement(line) for line in (DEPLOY / "constraints.txt").read_text().splitlines()]
+    versions = {one.name: str(one.specifier).removeprefix("==") for one in pinned}
+    assert len(versions) == len(pinned) > 50
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"]]
+    for extra in lock["extras"]():
+        wanted += project["optional-dependencies"][extra]
+    for requirement in map(Requirement, wanted):
+        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        assert name == "torch" or requirement.specifier.contains(versions[name]), requirement
+    # What is installed here may be newer; that nothing is missing can be seen all the same.
+    assert lock["needed"]("labelwise", lock["extras"](), {}).keys() <= versions.keys()
+
+
+def test_the_job_of_kubernetes_is_what_its_api_takes():
+    kubernetes = pytest.importorskip("kubernetes_validate")
+    job = yaml.safe_load((DEPLOY / "train.yaml").read_text(encoding="utf-8"))
+    kubernetes.validate(job, kubernetes.latest_version(), strict=True)
+    job["spec"]["backofLimit"] = job["spec"].pop("backoffLimit")
+    with pytest.raises(kubernetes.ValidationError, match="backofLimit"):
+        kubernetes.validate(job, kubernetes.latest_version(), strict=True)
 
 
 def test_the_job_of_kubernetes_calls_the_command_as_it_is(command):

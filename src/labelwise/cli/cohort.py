@@ -19,6 +19,7 @@ from labelwise.cli.options import (
     class_values,
     overrides,
     pairs,
+    regions,
     settings_option,
     show,
     words,
@@ -123,7 +124,8 @@ def import_(
         typer.Option(help="Label values that no class has: background or ignore; default: an error."),
     ] = None,
     overlap: Annotated[
-        str | None, typer.Option(help="Which structure counts where two overlap: later or smaller.")
+        str | None,
+        typer.Option(help="Which structure counts where two overlap: later, smaller, or kept (both)."),
     ] = None,
     undrawn: Annotated[
         str,
@@ -175,12 +177,12 @@ def import_(
     terms: Any = None
     if licence:
         terms = pairs(licence, "--licence") if _named(licence, "--licence") else "; ".join(licence)
-    regions = {name: words(classes) or () for name, classes in pairs(region, "--region").items()}
     with console.watch(quiet=quiet, as_json=as_json) as progress:
         manifest = run.import_data(
             found, output, importer=importer, annotated=known, sides=_sides(sides), licence=terms, **reading,
             find_duplicates=find_duplicates, test_data_set=test_data_set, validation=_share(validation),
-            test=_share(test), seed=seed, region=regions, workers=workers, engine=engine, progress=progress, **options,
+            test=_share(test), seed=seed, region=regions(region), workers=workers, engine=engine, progress=progress,
+            **options,
         )  # fmt: skip
     splits = {name or "none": len(manifest.split(name)) for name in ("train", "validation", "test", "")}
     facts = {"manifest": str(output), "classes": list(manifest.label_space.names), "cases": splits}

@@ -18,6 +18,7 @@ from labelwise.cli.options import (
     Workers,
     class_values,
     is_model,
+    regions,
     show,
 )
 from labelwise.errors import ConfigError
@@ -59,13 +60,17 @@ def convert(
         str, typer.Option(help="Which structure counts where two overlap: later or smaller.")
     ] = "later",
     binary: Binary = False,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(help="A further segment of DICOM-SEG: 'whole tumour=edema,core'. Repeatable."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write labels in another format, or as meshes. NIfTI, 3D Slicer, DICOM-SEG, RTSTRUCT; STL and GLB."""
     named = class_values(classes) if classes else None
     result = run.convert(
         labels, output, like=like, label_format=label_format, classes=named, overlap=cast("Any", overlap),
-        binary=binary,
+        binary=binary, region=regions(region),
     )  # fmt: skip
     show(result.to_text(), result.facts(), as_json)
 

@@ -92,6 +92,11 @@ def words(value: str | None) -> list[str] | None:
     return None if value is None else [word.strip() for word in value.split(",") if word.strip()]
 
 
+def regions(values: list[str] | None) -> dict[str, list[str]]:
+    """``["whole tumour=edema,core"]`` -> {"whole tumour": ["edema", "core"]}."""
+    return {name: words(classes) or [] for name, classes in pairs(values, "--region").items()}
+
+
 def overrides(texts: list[str] | None, option: str = "--set") -> dict[str, Any]:
     """``["train.steps=[100]", "method.name=ua_mt"]`` -> {"train.steps": [100], "method.name": "ua_mt"}.
 

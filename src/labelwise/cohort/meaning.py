@@ -48,7 +48,8 @@ def shown_structures(data_set: DataSet, file: Path, tally: Tally) -> frozenset[s
         structures = (
             frozenset(data_set.values[value] for value in named if value in data_set.values) & structures
         )
-    if file.is_dir() or not tally.counted:
+    # Which of the combinations a case knows, the import has found out.
+    if file.is_dir() or not tally.counted or data_set.layout.overlap == "kept":
         return structures
     whole = frozenset(
         name for value, name in data_set.values.items() if tally.drawn[value] and value not in tally.dropped

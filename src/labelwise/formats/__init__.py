@@ -7,7 +7,7 @@ them; turning them to RAS+ and judging their values is done here, once for all f
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -153,6 +153,7 @@ def write_labels(
     *,
     label_format: str | None = None,
     binary: bool = False,
+    regions: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
     """Write a label map in one of LABEL_FORMATS.
 
@@ -169,9 +170,10 @@ def write_labels(
         names    class names by label value; empty ones are no classes. NIfTI keeps them as JSON in a header extension
         label_format    a key of LABEL_FORMATS; default: by the end of the name
         binary   DICOM-SEG of the type BINARY instead of LABELMAP
+        regions  name -> the values that lie in it: DICOM-SEG, as BINARY, holds them as segments that overlap the others
 
     Errors
-        ConfigError     DICOM without a series as `like` or without names; `binary` of another format
+        ConfigError     DICOM without a series as `like` or without names; `binary` or `regions` of another format
         DataError       `labels` does not lie on the grid of `like`, has values outside 0..65535, or, in a format
                         that names its labels, values without a name
         ResourceError   the file cannot be written, or the extra `dicom` is not installed
@@ -179,6 +181,14 @@ def write_labels(
     kind = _label_format(Path(path), label_format)
     if binary and kind != "dicom-seg":
         raise ConfigError("binary is a type of DICOM-SEG", file=path, found=kind, expected="dicom-seg")
+    if regions and kind != "dicom-seg":
+        raise ConfigError(
+            "only DICOM-SEG holds regions beside their classes",
+            file=path,
+            found=kind,
+            expected="dicom-seg",
+            do="write DICOM-SEG, or leave the regions out",
+        )
     voxels = _as_smallest_unsigned(path, labels.data)
     if like is None:
         if kind in _DICOM:
@@ -189,7 +199,7 @@ def write_labels(
         voxels = orientation_of(grid.affine).from_ras(voxels)
     if kind in _DICOM:
         assert like is not None
-        options = {"binary": binary} if kind == "dicom-seg" else {}
+        options: dict[str, Any] = {"binary": binary, "regions": regions} if kind == "dicom-seg" else {}
         _writer(_DICOM[kind]).write(path, voxels, grid, Path(like), names, **options)
     elif kind == "nrrd":
         _writer("slicer").write(path, voxels, grid.affine, names)

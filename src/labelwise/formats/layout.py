@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from labelwise.errors import ConfigError
 
-Overlap = Literal["later", "smaller"]
+Overlap = Literal["later", "smaller", "kept"]
 Flip = Literal["", "x", "y", "z", "xy", "xz", "yz", "xyz"]
 
 
@@ -29,9 +29,9 @@ class Layout:
     # Labels that are known by names: files of a folder (one mask each), segments of a DICOM-SEG or a .seg.nrrd,
     # regions of an RTSTRUCT. The n-th name becomes the label value n, from 1.
     segments: tuple[str, ...] = ()
-    overlap: Overlap = (
-        "later"  # which of them counts where they overlap: the later name, or the smaller structure
-    )
+    # Which of them counts where they overlap: the later name, or the smaller structure; kept: each combination has a
+    # value of its own, the sum of 2^(n - 1) over its names.
+    overlap: Overlap = "later"
     # Names that a label file gives to its values decide what they mean, whatever the numbers; "ignored": numbers do.
     file_names: Literal["believed", "ignored"] = "believed"
     # Headers that are wrong

@@ -18,7 +18,7 @@ from labelwise.errors import DataError
 from labelwise.formats import nifti
 from labelwise.formats.geometry import Geometry
 from labelwise.formats.layout import Overlap
-from labelwise.formats.segments import Canvas, Tally, in_order
+from labelwise.formats.segments import Canvas, Tally, empty, in_order
 from labelwise.types import Array
 
 ENDINGS = (".nii.gz", ".nii")
@@ -77,9 +77,7 @@ def read(
         mask, own = _mask(there[value])
         if canvas is None or grid is None:
             # In the order of the file: a mask in another order than the labels takes ten times as long.
-            canvas = Canvas(
-                np.zeros(own.shape, np.uint8 if len(segments) < 256 else np.uint16, order="F"), tally
-            )
+            canvas = Canvas(empty(own, segments, overlap), tally, overlap)
             grid = own
         elif not grid.matches(own):
             raise DataError(

@@ -91,7 +91,7 @@ def read_segments(
     value_of = values_of(path, segments, {number: segment.name for number, segment in known.items()})
     grid = as_geometry(path, reader.GetSize(), _affine(reader))
     layers = _execute(path, reader).T.reshape(-1, *grid.shape)
-    canvas = Canvas(empty(grid, segments), tally)
+    canvas = Canvas(empty(grid, segments, overlap), tally, overlap)
 
     def mask(number: int) -> Array:
         segment = known[number]

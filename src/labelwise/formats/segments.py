@@ -1,7 +1,8 @@
 """Labels that are known by names: the n-th name that is asked for becomes the label value n.
 
 Structures of a file may overlap, voxels of a label map do not. `Canvas` draws one structure after the other and counts
-what each loses, so that nobody learns from a tumour that the liver covers.
+what each loses, so that nobody learns from a tumour that the liver covers. Or overlaps are kept: the n-th name is the
+bit 2^(n - 1), and each combination that occurs is a value of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ import numpy as np
 
 from labelwise.errors import DataError
 from labelwise.formats.geometry import Geometry
+from labelwise.formats.layout import Overlap
 from labelwise.types import Array
+
+MOST_KEPT = 16  # names of which every combination has a value
 
 
 @dataclass
@@ -51,16 +55,20 @@ class Tally:
 
 
 class Canvas:
-    """A label map on which structures are drawn; where they overlap the later one counts."""
+    """A label map on which structures are drawn; where they overlap the later one counts, or both are kept."""
 
-    def __init__(self, labels: Array, tally: Tally | None = None):
+    def __init__(self, labels: Array, tally: Tally | None = None, overlap: Overlap = "later"):
         self.labels, self.tally = labels, Tally() if tally is None else tally
         self.tally.counted = True
+        self._kept = overlap == "kept"
 
     def draw(self, value: int, mask: Array, view: Array | None = None) -> None:
         """Give a value to the voxels of a mask; `view` is the part of `labels` under it, default: the whole."""
         view = self.labels if view is None else view
         beneath = view[mask]
+        if self._kept:
+            view[mask] = beneath | 1 << (value - 1)
+            return
         counts = np.bincount(beneath)
         for other in np.flatnonzero(counts).tolist():
             if other == value:
@@ -96,6 +104,23 @@ def values_of(path: Path, wanted: Sequence[str], known: Mapping[int, str]) -> di
     return found
 
 
-def empty(grid: Geometry, wanted: Sequence[str]) -> Array:
-    """(I, J, K) zeros of the smallest type that holds a value for each name."""
-    return np.zeros(grid.shape, np.uint8 if len(wanted) < 256 else np.uint16)
+def empty(grid: Geometry, wanted: Sequence[str], overlap: Overlap = "later") -> Array:
+    """(I, J, K) zeros, in the order of files, of the smallest type that holds a value for each name, or combination.
+
+    Errors
+        DataError   more names than overlaps can be kept of
+    """
+    if overlap == "kept" and len(wanted) > MOST_KEPT:
+        raise DataError(
+            f"overlaps are kept among {MOST_KEPT} structures at most",
+            found=f"{len(wanted)} structures",
+            do="import those that matter only, or let one count where two overlap: --overlap smaller",
+            code="too-many-structures",
+        )
+    highest = 2 ** len(wanted) - 1 if overlap == "kept" else len(wanted)
+    return np.zeros(grid.shape, np.uint8 if highest < 256 else np.uint16, order="F")
+
+
+def combined(value: int, names: Sequence[str]) -> tuple[str, ...]:
+    """The names that a kept value combines."""
+    return tuple(name for number, name in enumerate(names) if value >> number & 1)

@@ -163,7 +163,10 @@ def labels(
     if not layout.segments and _kind(path) in ITK and itk().has_layers(path):
         layout = replace(layout, segments=itk().segment_names(path))
     if layout.segments:
-        return _named_segments(path, layout, like, tally)
+        voxels, grid = _named_segments(path, layout, like, tally)
+        if tally is not None and layout.overlap == "kept":
+            tally.count(voxels)
+        return voxels, grid
     voxels, grid = _voxels(path, layout, layout.label_key)
     if tally is not None and voxels.dtype.kind == "u" and _kind(path) in ITK and itk().value_names(path):
         tally.count(voxels)

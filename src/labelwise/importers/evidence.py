@@ -17,8 +17,10 @@ from labelwise.cohort.meaning import data_set_of_file, losses, refuse_hidden, sh
 from labelwise.errors import DataError, LabelwiseError, naming, warn_about
 from labelwise.formats import Tally, read_labels
 from labelwise.formats.layout import Overlap
+from labelwise.formats.segments import combined
 from labelwise.formats.stored import ITK, suffix
 from labelwise.importers.listing import chosen
+from labelwise.importers.overlaps import classes_of_segments, with_overlaps
 from labelwise.types import Case, LabelSpace
 
 Undrawn = Literal["unknown", "absent"]
@@ -30,7 +32,7 @@ class Reading:
     """How label files are read and believed; what is not given stays as the importer has it."""
 
     others: Others | None = None  # what values without a class are: background or ignore
-    overlap: Overlap | None = None  # which structure counts where two overlap: later or smaller
+    overlap: Overlap | None = None  # which structure counts where two overlap: later or smaller; kept: both
     undrawn: Undrawn = (
         "unknown"  # what a listed structure is that nobody drew: unknown (not annotated), or absent
     )
@@ -41,7 +43,7 @@ class Reading:
         if self.others is not None:
             chosen("others", self.others, ("background", "ignore"))
         if self.overlap is not None:
-            chosen("overlap", self.overlap, ("later", "smaller"))
+            chosen("overlap", self.overlap, ("later", "smaller", "kept"))
         chosen("undrawn", self.undrawn, ("unknown", "absent"))
         if self.file_names is not None:
             chosen("file-names", self.file_names, ("believed", "ignored"))
@@ -59,12 +61,21 @@ def believed(manifest: Manifest, reading: Reading) -> Manifest:
     data_sets = {name: _read_so(data_set, reading) for name, data_set in manifest.data_sets.items()}
     manifest = replace(manifest, data_sets=data_sets)
     cases, undrawn, overlaps = [], [], []
+    combinations: dict[str, set[tuple[str, ...]]] = {}  # of segments, by data set whose overlaps are kept
     for case in manifest.cases:
         if case.labels is None or not case.annotated:
             cases.append(case)
             continue
-        shown, lost = _shown(case, manifest.data_set_of(case))
-        overlaps += [f"{case.id}: {loss}" for loss in lost]
+        data_set = manifest.data_set_of(case)
+        if data_set.layout.segments and data_set.layout.overlap == "kept":
+            own = _combinations(case, data_set)
+            combinations.setdefault(data_set.name, set()).update(own)
+            class_of = classes_of_segments(data_set)
+            drawn = frozenset(class_of[segment] for segments in own for segment in segments)
+            shown = data_set.structures if case.labels.is_dir() else drawn
+        else:
+            shown, lost = _shown(case, data_set)
+            overlaps += [f"{case.id}: {loss}" for loss in lost]
         known = case.annotated if reading.undrawn == "absent" else case.annotated & shown
         undrawn += [f"{case.id}: {structure}" for structure in sorted(case.annotated - known)]
         cases.append(replace(case, annotated=known))
@@ -73,8 +84,25 @@ def believed(manifest: Manifest, reading: Reading) -> Manifest:
         "they are absent)",
         undrawn,
     )
-    warn_about("structures overlap, and the later one counts (--overlap smaller: the smaller)", overlaps)
-    return _without_unseen(manifest.replace_cases(cases), manifest)
+    warn_about(
+        "structures overlap, and the later one counts (--overlap smaller: the smaller; kept: both)", overlaps
+    )
+    found = _without_unseen(manifest.replace_cases(cases), manifest)
+    for name, seen in combinations.items():
+        found = with_overlaps(found, found.data_sets[name], seen)
+    return found
+
+
+def _combinations(case: Case, data_set: DataSet) -> set[tuple[str, ...]]:
+    """The combinations of segments that a label file shows; none if it cannot be read, which `check` tells."""
+    assert case.labels is not None
+    tally = Tally()
+    try:
+        read_labels(case.labels, data_set.layout, case.images[0], tally)
+    except LabelwiseError as error:
+        if error.code == "too-many-structures":
+            raise
+    return {combined(value, data_set.layout.segments) for value in tally.drawn}
 
 
 def _without_unseen(manifest: Manifest, before: Manifest) -> Manifest:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from labelwise.formats import (
 )
 from labelwise.formats.layout import Overlap
 from labelwise.formats.mesh import MESH_FORMATS, write_meshes
-from labelwise.types import BACKGROUND
+from labelwise.types import BACKGROUND, LabelSpace
 
 __all__ = ["Conversion", "Conversions", "Surfaces", "convert"]
 
@@ -102,6 +103,7 @@ def convert(
     classes: Mapping[str, int] | None = None,
     overlap: Overlap = "later",
     binary: bool = False,
+    region: Mapping[str, Sequence[str]] | None = None,
 ) -> Conversion | Surfaces | Conversions:
     """Write a label file in another format, on the grid and in the orientation of its scan, or as surfaces.
 
@@ -121,6 +123,8 @@ def convert(
         classes     name -> value in `labels`; default: the names in the file, or in the record beside it
         overlap     later or smaller: which structure counts where two overlap
         binary      DICOM-SEG of the type BINARY instead of LABELMAP
+        region      name -> the classes and regions of which it consists: further segments of DICOM-SEG (BINARY), which
+                    overlap the classes
 
     Errors
         ConfigError     unknown format, `binary` of another than DICOM-SEG, no names where the format needs them,
@@ -142,12 +146,11 @@ def convert(
         )
     if not source.exists():
         raise DataError("there is no such file", file=source, do="correct its path", code="not-found")
+    job = partial(_one, classes=classes, overlap=overlap, binary=binary, region=region or {})
     files = label_files(source, classes, like)
     if not files:
         scan = None if like is None else Path(like)
-        return _one(
-            source, _target(source, target, label_format), scan, label_format, classes, overlap, binary
-        )
+        return job(source, _target(source, target, label_format), scan, label_format)
     if target.is_file() or _named_like_a_file(target):
         raise ConfigError(
             "a folder of label files is converted to a folder",
@@ -158,10 +161,7 @@ def convert(
     pairs = [(file, scan_of(file, like)) for file in files]  # all of them, before anything is written
     kind = label_format or "nifti"
     return Conversions(
-        tuple(
-            _one(file, _target(file, target, kind, of_folder=True), scan, kind, classes, overlap, binary)
-            for file, scan in pairs
-        )
+        tuple(job(file, _target(file, target, kind, of_folder=True), scan, kind) for file, scan in pairs)
     )
 
 
@@ -170,9 +170,11 @@ def _one(
     target: Path,
     scan: Path | None,
     label_format: str | None,
+    *,
     classes: Mapping[str, int] | None,
     overlap: Overlap,
     binary: bool,
+    region: Mapping[str, Sequence[str]],
 ) -> Conversion | Surfaces:
     if target.exists() and target.samefile(source):
         raise ConfigError(
@@ -193,19 +195,23 @@ def _one(
     names = (BACKGROUND, *segments) if segments else _by_value(classes) if classes else _in_a_row(named)
     if classes:
         check_agreement(source, named, classes)
+    regions = _region_values(names, region)
     tally = Tally()
     volume = read_labels(source, Layout(segments=segments, overlap=overlap), scan, tally)
     _report(source, dict(enumerate(names)), tally)
     if (mesh_format := _mesh_format(target, label_format)) is not None:
-        if binary:
+        if binary or regions:
             raise ConfigError(
-                "binary is a type of DICOM-SEG", file=target, found=mesh_format, expected="dicom-seg"
+                "BINARY and regions are of DICOM-SEG", file=target, found=mesh_format, expected="dicom-seg"
             )
         return Surfaces(*write_meshes(target, volume, names, mesh_format))
     if scan is not None:
         volume = placed_on(volume, read_geometry(scan))
-    write_labels(target, volume, like=scan, names=names, label_format=label_format, binary=binary)
-    return Conversion(target, {value: name for value, name in enumerate(names) if value and name})
+    write_labels(
+        target, volume, like=scan, names=names, label_format=label_format, binary=binary, regions=regions
+    )
+    written = dict(enumerate((*names, *regions)))
+    return Conversion(target, {value: name for value, name in written.items() if value and name})
 
 
 def _report(source: Path, names: Mapping[int, str], tally: Tally) -> None:
@@ -338,6 +344,17 @@ def _named_like_a_file(target: Path) -> bool:
 
 
 # names
+
+
+def _region_values(names: Sequence[str], region: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
+    """Region -> the values of its classes, of class names by value.
+
+    Errors
+        ConfigError     an unknown class; a region holds itself, or has the name of a class
+    """
+    classes = [name for name in names if name and name != BACKGROUND]
+    space = LabelSpace((BACKGROUND, *classes), tuple((name, tuple(parts)) for name, parts in region.items()))
+    return {name: sorted(map(names.index, space.classes_of(name))) for name in region}
 
 
 def check_agreement(source: Path, named: Mapping[int, str], classes: Mapping[str, int]) -> None:

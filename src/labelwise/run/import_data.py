@@ -66,7 +66,8 @@ def import_data(
         test_data_set     the data set that tests, while all others train
         validation, test    training patients to set aside: a number, or a fraction below 1
         others          background or ignore: what values of label files are that no class has; default: an error
-        overlap         later or smaller: which structure counts where two of one file overlap
+        overlap         later or smaller: which structure counts where two of one file overlap; kept: each combination
+                        that occurs is a class, and each structure that overlaps a region of them
         undrawn         unknown or absent: what a structure is that a label file lists, but of which nothing was
                         drawn; unknown: not annotated in that case
         file_names      ignored: the names that label files give to their values are wrong, their numbers right

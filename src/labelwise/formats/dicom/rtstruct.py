@@ -117,7 +117,7 @@ def read(
         in_voxels = [_in_voxels(points, grid) for points in contours[value]]
         pictures[value], outside = _drawn(path, in_voxels, grid)
         lost += outside
-    canvas = Canvas(empty(grid, segments), tally)
+    canvas = Canvas(empty(grid, segments, overlap), tally, overlap)
     sizes = None
     if overlap == "smaller":
         sizes = {

@@ -1,6 +1,7 @@
 """DICOM-SEG: label maps as frames with coded segments, read and written; frames are placed by their position.
 
-Written is the type LABELMAP, one frame for each image with a label, or BINARY, one for each segment of it; read are
+Written is the type LABELMAP, one frame for each image with a label, or BINARY, one for each segment of it, where
+segments overlap (regions) in any case; read are
 both, and FRACTIONAL at half of its greatest value.
 """
 
@@ -88,7 +89,7 @@ def read(
     with understood(path):
         data = pydicom.dcmread(path, force=True)
         _check_kind(path, data)
-        canvas = Canvas(empty(grid, segments), tally)
+        canvas = Canvas(empty(grid, segments, overlap), tally, overlap)
         _fill(path, data, canvas, values_of(path, segments, _segments(data)), grid, overlap)
     return canvas.labels
 
@@ -208,29 +209,41 @@ def _numbers(data: Any, count: int) -> list[int]:
 
 
 def write(
-    path: Path, voxels: Array, grid: Geometry, like: Path, names: Sequence[str], *, binary: bool = False
+    path: Path,
+    voxels: Array,
+    grid: Geometry,
+    like: Path,
+    names: Sequence[str],
+    *,
+    binary: bool = False,
+    regions: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
     """Write (I, J, K) labels on the stored grid of the series `like`, whole or not at all.
 
     Arguments
         names   class names by label value; each is a segment, present or not, coded in SNOMED CT where that is known
         binary  the type BINARY instead of LABELMAP, for programs that do not know the latter, which is new
+        regions name -> the labels that lie in it: further segments, which overlap the classes, and need BINARY
 
     Errors
         ConfigError     `like` is not a DICOM series, or no class is named
         DataError       labels without a name; a source series that DICOM cannot refer to
     """
-    concepts = concepts_of(path, names, voxels)
+    further = dict(enumerate((regions or {}).values(), start=len(names)))
+    concepts = concepts_of(path, [*names, *(regions or {})], voxels)
     source = open_source(like, grid, voxels)
     frames = source.stacked(voxels)
-    if binary:  # its segments are counted without gaps
+    if further:  # a mask (frames, rows, columns) of each segment
+        masks = [np.isin(frames, further.get(value, [value])) for value in concepts]
+        frames, concepts = np.stack(masks, axis=-1), dict(enumerate(concepts.values(), start=1))
+    elif binary:  # its segments are counted without gaps
         table = np.zeros(max(concepts) + 1, frames.dtype)
         table[list(concepts)] = np.arange(1, len(concepts) + 1)
         frames = table[frames]
         concepts = dict(enumerate(concepts.values(), start=1))
     with atomic_path(path) as temporary:
         with understood(like, "the series has headers that a segmentation cannot refer to"):
-            made = _segmentation(source, frames, concepts, binary)
+            made = _segmentation(source, frames, concepts, binary or bool(further))
         made.save_as(temporary, enforce_file_format=True)
 
 
