@@ -179,7 +179,7 @@ def test_results_of_before_a_calibration_are_kept_and_named(
 
     for name in ("a", "b"):
         write_scan(tmp_path / "in" / f"{name}.nii.gz", (8, 8, 8))
-    scans = find_scans(tmp_path / "in", modality="mr")
+    scans = find_scans(tmp_path / "in", intensity="mr")
     first, second = (Calibration("model-1", heat, 1, 9, 0.3, 0.2, {}) for heat in (1.5, 1.6))
     calibrated = replace(model, calibration=first)
     assert said(model) == said(model) == ""

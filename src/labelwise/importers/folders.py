@@ -412,4 +412,4 @@ def _report_orphans(
 
 
 def _case_id(key: str) -> str:
-    return re.sub(r'[/\\:*?"<>|]', "_", key)
+    return "".join("_" if sign in '/\\:*?"<>|' or not sign.isprintable() else sign for sign in key)
