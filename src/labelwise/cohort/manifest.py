@@ -160,7 +160,7 @@ def _id_problem(name: str) -> str:
     if not name:
         return "the case has no id"
     if name.startswith(".") or any(sign in name for sign in '/\\:*?"<>|') or not name.isprintable():
-        return "the id of a case becomes a file name: no '.' in front, no / \\ : * ? \" < > | and no sign that has no shape"
+        return "the id of a case becomes a file name: no '.' in front, no / \\ : * ? \" < > |, no sign without a shape"
     return ""
 
 
