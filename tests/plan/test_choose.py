@@ -176,6 +176,12 @@ def test_methods_that_use_unlabelled_scans_get_as_many_of_them():
     assert planned(complete, method="mean_teacher")[0].sampling.unlabelled_cases == 0
 
 
+def test_methods_that_learn_mostly_from_unlabelled_scans_train_longer():
+    alone, both = (planned(SHORT_AXIS, method=name)[0] for name in ("supervised", "self_training"))
+    few = planned(replace(SHORT_AXIS, labelled=20, complete=20), method="self_training")[0]
+    assert (alone.train.steps, few.train.steps, both.train.steps) == ((3000,), (3000,), (4500,))
+
+
 def test_the_rate_fits_the_optimizer():
     assert planned(train__optimizer__name="sgd")[0].train.optimizer.rate == 0.01
     assert planned()[0].train.optimizer.rate < 0.01
