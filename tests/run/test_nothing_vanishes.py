@@ -120,12 +120,19 @@ def test_names_that_leave_open_which_label_is_whose_are_refused(tmp_path):
         run.import_data([tmp_path / "data"], tmp_path / "m", **STATED)
 
 
-@pytest.mark.parametrize("sign", ["\t", '"', "\u200b", "*"])
-def test_a_sign_that_no_file_name_should_hold_costs_no_case(tmp_path, sign):
+@pytest.mark.parametrize("sign", ['"', "*", "?"])
+def test_a_sign_that_no_id_may_hold_costs_no_case(tmp_path, sign):
     write_scan(tmp_path / "data" / "images" / f"a{sign}1.nii.gz")
     write_map(tmp_path / "data" / "labels" / f"a{sign}1.nii.gz")
     manifest = run.import_data([tmp_path / "data"], tmp_path / "m", **STATED)
     assert labelled(manifest) == {"a_1": True}
+
+
+@pytest.mark.parametrize(("sign", "shown"), [("\t", r"\\t"), ("\u200b", r"\\u200b")], ids=["tab", "no width"])
+def test_a_sign_without_a_shape_is_shown_where_a_file_is_refused_for_it(tmp_path, sign, shown):
+    write_scan(tmp_path / "data" / "images" / f"a{sign}1.nii.gz")
+    with pytest.raises(DataError, match=f"found .*{shown}(.|\n)*do .*signs without a shape"):
+        run.import_data([tmp_path / "data"], tmp_path / "m", modality="ct")
 
 
 def test_classes_that_are_stated_while_no_label_is_found_are_said_to_be_annotated_nowhere(tmp_path, heard):

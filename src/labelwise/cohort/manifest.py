@@ -479,6 +479,7 @@ def _path_cell(path: Path, folder: Path, case: Case) -> str:
             "the path cannot stand in a table",
             case=case.id,
             file=path,
-            do="rename it without ';' and line breaks",
+            found=repr(cell),
+            do="rename it without ';', spaces at its ends, line breaks and other signs without a shape",
         )
     return cell
