@@ -25,6 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import CO_OPTIMIZED
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -121,8 +122,9 @@ def ran(work: Callable[[], object]) -> dict[str, int]:
 
 
 def is_ours(code: CodeType) -> bool:
-    """A function of the package that has a name: no body of a file, no comprehension."""
-    return code.co_filename.startswith(str(SOURCE)) and not code.co_name.startswith("<")
+    """A function of the package that has a name: no body of a file or of a class, no comprehension."""
+    in_function = bool(code.co_flags & CO_OPTIMIZED)
+    return code.co_filename.startswith(str(SOURCE)) and not code.co_name.startswith("<") and in_function
 
 
 class Counted:

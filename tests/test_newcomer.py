@@ -12,7 +12,7 @@ import pytest
 
 from labelwise import load_config, load_model, run
 from labelwise.config import RunConfig
-from labelwise.methods import METHODS, find_method, method_names
+from labelwise.methods import METHODS, PARTS, find_method
 from labelwise.synthetic.generate import SyntheticConfig, make_cohort
 from labelwise.testing import METHOD_CHECKS, check_method
 
@@ -62,7 +62,7 @@ def test_step_1_the_method_is_one_short_file():
 
 
 def test_step_2_one_line_makes_the_method_known(registered):
-    assert NAME in method_names()
+    assert NAME in PARTS.names()
     assert find_method(NAME).card.title in {row["title"] for row in run.methods()}
 
 
@@ -128,7 +128,7 @@ def test_another_package_registers_it_by_an_entry_point(cohort, tmp_path, monkey
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
     (package / "entry_points.txt").write_text(f"[labelwise.methods]\n{NAME} = {TARGET}\n")
     monkeypatch.syspath_prepend(str(package.parent))
-    assert method_names()[-1] == NAME
+    assert PARTS.names()[-1] == NAME
     assert run.train(configured(cohort), tmp_path / "run").steps == 4
 
 

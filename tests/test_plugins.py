@@ -11,10 +11,10 @@ import pytest
 
 from labelwise import ConfigError, importers, load_config, methods, run
 from labelwise.evaluate import further
-from labelwise.methods import METHODS, all_methods, find_method, method_names, name_of
+from labelwise.methods import METHODS, PARTS, all_cards, find_method, name_of
 from labelwise.methods.card import read_card
 from labelwise.nets import factory
-from labelwise.nets.factory import find_net, net_names
+from labelwise.nets.factory import find_net
 from labelwise.plugins import Parts, _warn_once
 from labelwise.train import loggers
 from tiny_cohort import write_map, write_scan
@@ -67,7 +67,7 @@ def install(tmp_path, monkeypatch):
 
 def test_a_method_of_another_package_is_listed_after_ours_and_found(install):
     install("theirs", "labelwise.methods", {"theirs": "their_method:Theirs"}, their_method=METHOD)
-    assert method_names()[-1] == "theirs"
+    assert PARTS.names()[-1] == "theirs"
     assert run.methods()[-1]["title"] == "Theirs"
     assert name_of(find_method("theirs")) == "theirs"
     assert name_of(find_method("supervised")) == "supervised"
@@ -94,7 +94,7 @@ def test_a_broken_plug_in_is_passed_over_with_its_package_and_entry_point(instal
     points = {name: place, "theirs": "their_method:Theirs"}
     install("broken_things", "labelwise.methods", points, **MODULES)
     with caplog.at_level(logging.WARNING, "labelwise"):
-        listed = all_methods()
+        listed = all_cards()
     assert "theirs" in listed
     assert name not in listed
     (message,) = [record.getMessage() for record in caplog.records]
@@ -118,16 +118,16 @@ def test_a_broken_plug_in_does_not_disturb_the_others(install):
 
 
 @pytest.mark.parametrize(
-    ("group", "name", "find", "names", "ours"),
+    ("group", "name", "find", "parts", "ours"),
     [
-        ("labelwise.methods", "supervised", find_method, method_names, "labelwise.methods"),
-        ("labelwise.networks", "unet", find_net, net_names, "labelwise.nets"),
+        ("labelwise.methods", "supervised", find_method, PARTS, "labelwise.methods"),
+        ("labelwise.networks", "unet", find_net, factory.PARTS, "labelwise.nets"),
     ],
 )
-def test_a_plug_in_that_takes_the_name_of_ours_is_refused(install, caplog, group, name, find, names, ours):
+def test_a_plug_in_that_takes_the_name_of_ours_is_refused(install, caplog, group, name, find, parts, ours):
     install("greedy", group, {name: "their_method:Theirs"}, their_method=METHOD)
     with caplog.at_level(logging.WARNING, "labelwise"):
-        assert names().count(name) == 1
+        assert parts.names().count(name) == 1
         assert find(name).__module__.startswith(ours)
     (message,) = {record.getMessage() for record in caplog.records}
     for word in ("greedy 1.5", "refused", f"{name} = their_method:Theirs", group):
@@ -138,7 +138,7 @@ def test_two_packages_cannot_share_a_name(install, caplog):
     install("first", "labelwise.methods", {"theirs": "their_method:Theirs"}, their_method=METHOD)
     install("second", "labelwise.methods", {"theirs": "their_method:Theirs"})
     with caplog.at_level(logging.WARNING, "labelwise"):
-        assert method_names().count("theirs") == 1
+        assert PARTS.names().count("theirs") == 1
     (message,) = {record.getMessage() for record in caplog.records}
     assert "first 1.5" in message
     assert "second 1.5" in message
@@ -203,7 +203,7 @@ def test_a_part_may_be_a_module(install):
 
 GROUPS = {
     parts.group: parts
-    for parts in (methods._PARTS, factory._PARTS, importers._PARTS, further.parts, loggers.PARTS)
+    for parts in (methods.PARTS, factory.PARTS, importers.PARTS, further.parts, loggers.PARTS)
 }
 FAULTS = {
     "no module": ("nowhere_at_all", ""),
@@ -286,7 +286,7 @@ def test_an_importer_of_another_package_is_found_by_the_folder_and_takes_options
     ]
     with pytest.raises(ConfigError, match="did you mean 'liver'"):
         run.import_data([folder], tmp_path / "n", livre=4)
-    assert "archive" in importers.importer_names()
+    assert "archive" in importers.PARTS.names()
 
 
 @pytest.mark.parametrize("fault", ["return None", "return 3", "return (1, 2)", "return []"])

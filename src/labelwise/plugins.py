@@ -64,10 +64,6 @@ class Parts(Generic[Part]):
             )
         return self._load(others[name])
 
-    def all(self) -> dict[str, Part]:
-        """Every part that can be used, by name, ours first."""
-        return {name: cast(Part, _imported(place)) for name, place in self.ours.items()} | self.theirs()
-
     def theirs(self) -> dict[str, Part]:
         """Every part of other packages that can be used, by name."""
         found = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -96,3 +97,9 @@ def write_segments(
             image.SetMetaData(f"Segment{number}_{key}", text)
     SimpleITK.WriteImage(image, str(path), useCompression=True)
     return path
+
+
+def history_of(data: Path) -> list[dict[str, Any]]:
+    """The events of a manifest's history, the oldest first."""
+    lines = (data / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]

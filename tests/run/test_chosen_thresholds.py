@@ -12,7 +12,7 @@ from conftest import make_method, tiny_config
 from labelwise import load_model, run
 from labelwise.documents import read_json
 from labelwise.infer.sliding_window import InferenceConfig
-from labelwise.methods import all_methods
+from labelwise.methods import METHODS
 from labelwise.methods.base import IndependentMaps, Sigmoid
 from labelwise.run.prepare import prepare_manifest, read_data
 from labelwise.run.thresholds import Thresholds
@@ -79,7 +79,7 @@ def test_a_trained_model_keeps_its_thresholds_and_predict_says_them(tiny_cohort,
     assert half.id != model.id
 
 
-@pytest.mark.parametrize("name", list(all_methods()))
+@pytest.mark.parametrize("name", list(METHODS))
 def test_the_card_says_which_methods_have_a_map_for_each_structure(name):
     method = make_method(name, dims=3 if name == "dkuxnet" else 2)
     assert isinstance(method.predictor(), IndependentMaps) == type(method).card.independent_maps

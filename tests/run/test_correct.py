@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clinic import AFFINE, BOXES, SHAPE, box, label_map, write_scan, write_segments
+from clinic import AFFINE, BOXES, SHAPE, box, history_of, label_map, write_scan, write_segments
 
 from labelwise import run
-from labelwise.cohort.history import read_history
 from labelwise.cohort.manifest import DataSet, Manifest, read_case_labels, read_manifest, write_manifest
 from labelwise.errors import ConfigError, DataError
 from labelwise.formats import write_labels
@@ -91,7 +90,7 @@ def test_a_changed_class_is_taken_over_and_the_others_stay_as_they_were(data, tm
     assert {
         name: contents(data)[name] for name in old if name != "manifest.csv" and name != "dataset.toml"
     } == {name: content for name, content in old.items() if name not in ("manifest.csv", "dataset.toml")}
-    (event,) = read_history(data)
+    (event,) = history_of(data)
     assert event["structures"] == {
         "spleen": {
             "state": "corrected",
@@ -112,7 +111,7 @@ def test_a_second_correction_is_a_second_file_and_the_first_is_kept(data, tmp_pa
     run.correct(data, [returned(tmp_path / "second", second)])
     assert (data / "corrections/0001/a.nii.gz").read_bytes() == kept
     assert np.array_equal(labels_of(data) == 2, second == 2)
-    assert [event["labels"] for event in read_history(data)] == [
+    assert [event["labels"] for event in history_of(data)] == [
         "corrections/0001/a.nii.gz", "corrections/0002/a.nii.gz",
     ]  # fmt: skip
     assert read_manifest(data).cases[0].data_set == "north_reviewed"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clinic import history_of
 
 from conftest import TINY_SITES, tiny_config
 from labelwise import run
-from labelwise.cohort.history import read_history
 from labelwise.cohort.manifest import DataSet, Manifest, read_case_labels, read_manifest, write_manifest
 from labelwise.errors import ConfigError, DataError
 from labelwise.evaluate.scores import read_scores
@@ -132,7 +132,7 @@ def test_the_loop_is_walked_twice(data, tiny_run, truth, tmp_path):
     assert all(file.read_bytes() == content for file, content in before.items()), (
         "label files are never rewritten"
     )
-    told = [(event["event"], event["labels"]) for event in read_history(data) if event["case"] == CASE]
+    told = [(event["event"], event["labels"]) for event in history_of(data) if event["case"] == CASE]
     assert told == [
         ("predicted", f"proposals/{first}/{CASE}.nii.gz"),
         ("corrected", f"corrections/0001/{CASE}.nii.gz"),
@@ -143,9 +143,9 @@ def test_the_loop_is_walked_twice(data, tiny_run, truth, tmp_path):
 
 def test_proposing_twice_changes_nothing(data, tiny_run):
     run.propose(tiny_run, data, device="cpu")
-    table, history = (data / "manifest.csv").read_bytes(), read_history(data)
+    table, history = (data / "manifest.csv").read_bytes(), history_of(data)
     run.propose(tiny_run, data, device="cpu")
-    assert ((data / "manifest.csv").read_bytes(), read_history(data)) == (table, history)
+    assert ((data / "manifest.csv").read_bytes(), history_of(data)) == (table, history)
 
 
 def test_other_settings_are_other_proposals(data, tiny_run):

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from labelwise.atomic import explained
-from labelwise.errors import DataError
 
 HISTORY = "history.jsonl"
 
@@ -34,23 +33,3 @@ def append_history(folder: Path, events: Iterable[Mapping[str, Any]]) -> None:
     lines = "".join(json.dumps({"time": now, **event}, ensure_ascii=False) + "\n" for event in events)
     with explained(folder / HISTORY), (folder / HISTORY).open("a", encoding="utf-8") as file:
         file.write(lines)
-
-
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    """All events, the oldest first; none if nothing happened yet.
-
-    Errors
-        DataError   a line is damaged
-    """
-    file = folder / HISTORY
-    if not file.exists():
-        return []
-    events = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            events.append(json.loads(line))
-        except ValueError as error:
-            raise DataError(
-                "the history is damaged", file=f"{file}, line {number}", found=line[:100]
-            ) from error
-    return events

@@ -43,8 +43,6 @@ FOLDERS = {
     "test": ("imagesTs", "labelsTs"),
 }
 
-LEARNT = ("train", "validation")
-
 
 @dataclass(frozen=True)
 class Layout:

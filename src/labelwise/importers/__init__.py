@@ -44,18 +44,13 @@ def _is_importer(part: Any) -> bool:
     return callable(part.matches) and isinstance(part.LOOKS_FOR, str) and "data_set" in taken
 
 
-_PARTS: Parts[ModuleType] = Parts(
+PARTS: Parts[ModuleType] = Parts(
     "importer",
     "labelwise.importers",
     IMPORTERS,
     "a module with matches(folder), scan(folder, *, data set='NAME', ...) and the sentence LOOKS_FOR",
     _is_importer,
 )
-
-
-def importer_names() -> tuple[str, ...]:
-    """All names that `load` knows, ours first."""
-    return _PARTS.names()
 
 
 def load(name: str) -> ModuleType:
@@ -66,14 +61,14 @@ def load(name: str) -> ModuleType:
     Errors
         ConfigError   there is no importer of that name, or it comes from a package that is broken
     """
-    return _PARTS.find(name)
+    return PARTS.find(name)
 
 
 def _asked_in_order() -> Iterator[tuple[str, ModuleType]]:
     """The importers in the order in which they are asked for a folder: those of other packages before the last."""
     *first, last = IMPORTERS
     yield from ((name, load(name)) for name in first)
-    yield from _PARTS.theirs().items()
+    yield from PARTS.theirs().items()
     yield last, load(last)
 
 

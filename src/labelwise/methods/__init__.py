@@ -58,7 +58,7 @@ def _is_method(part: Any) -> bool:
     return issubclass(part, base.Method) and isinstance(part.card, Card) and is_dataclass(part.Config)
 
 
-_PARTS: Parts[type[Method]] = Parts(
+PARTS: Parts[type[Method]] = Parts(
     "method",
     "labelwise.methods",
     METHODS,
@@ -67,29 +67,19 @@ _PARTS: Parts[type[Method]] = Parts(
 )
 
 
-def method_names() -> tuple[str, ...]:
-    """All names that `find_method` knows, ours first."""
-    return _PARTS.names()
-
-
 def find_method(name: str) -> type[Method]:
     """The class of a registered method.
 
     Errors
         ConfigError     there is no such method, or it comes from a package that is broken
     """
-    return _PARTS.find(name)
-
-
-def all_methods() -> dict[str, type[Method]]:
-    """Every method that can be used, by name; those of broken packages are passed over with a warning."""
-    return _PARTS.all()
+    return PARTS.find(name)
 
 
 def all_cards() -> dict[str, Card]:
     """The card of every method that can be used, by name. Only others' methods are imported for it."""
     return {name: _card(name) for name in METHODS} | {
-        name: method.card for name, method in _PARTS.theirs().items()
+        name: method.card for name, method in PARTS.theirs().items()
     }
 
 
@@ -102,7 +92,7 @@ def _card(name: str) -> Card:
 
 def name_of(method: type[Method]) -> str:
     """The registered name of a method; that of its class if it is not registered."""
-    return _PARTS.name_of(method)
+    return PARTS.name_of(method)
 
 
 def stages_of(method: type[Method]) -> tuple[type[Method], ...]:

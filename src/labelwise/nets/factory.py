@@ -39,7 +39,7 @@ def _is_blueprint(part: Any) -> bool:
     return issubclass(part, Blueprint) and is_dataclass(part.Settings)
 
 
-_PARTS: Parts[type[Blueprint]] = Parts(
+PARTS: Parts[type[Blueprint]] = Parts(
     "network",
     "labelwise.networks",
     NETS,
@@ -50,7 +50,7 @@ _PARTS: Parts[type[Blueprint]] = Parts(
 
 def net_names() -> tuple[str, ...]:
     """All names that `find_net` knows, ours first."""
-    return _PARTS.names()
+    return PARTS.names()
 
 
 def find_net(name: str) -> type[Blueprint]:
@@ -61,7 +61,7 @@ def find_net(name: str) -> type[Blueprint]:
     Errors
         ConfigError     there is no such network, or it comes from a package that is broken
     """
-    return _PARTS.find(name)
+    return PARTS.find(name)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

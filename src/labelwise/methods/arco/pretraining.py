@@ -116,7 +116,6 @@ class ArcoPretraining(Method):
         self.window_predictor = two_convolutions(nets.dims, nets.num_classes, nets.num_classes)
         self.images = RingMemory((config.memory_size,), IMAGE_FEATURES)
         count = prod(self.student.windows)
-        self.window_shape = (count, window_features)
         self.windows = RingMemory((config.memory_size,), count * window_features, dtype=torch.float16)
         self.entries: Entries | None = None
 
