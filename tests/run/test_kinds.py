@@ -174,7 +174,7 @@ def test_no_scan_and_no_label_of_a_folder_vanishes(fresh, caplog, cases, places,
     assert {case.id for case in manifest.cases if case.labels} == {
         name for name, (is_labelled, _) in cases.items() if is_labelled
     }
-    assert {scan.id for scan in find_scans(folder / "in" / places[0], modality="ct")} >= set(cases)
+    assert {scan.id for scan in find_scans(folder / "in" / places[0], intensity="ct")} >= set(cases)
 
 
 def copy_as(source: Path, target: Path) -> None:
