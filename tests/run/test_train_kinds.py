@@ -94,3 +94,13 @@ def test_the_model_says_how_it_was_made_but_not_where(tiny_run, tiny_cohort):
     assert (training["cases"], training["steps"], training["selected"]) == (3, 4, "last")
     assert str(tiny_cohort) not in text
     assert str(tiny_run.parent) not in text
+
+
+def test_a_training_that_computes_its_stages_twice_is_the_same(tiny_cohort, tmp_path):
+    net = {"net.name": "residual_unet", "net.settings": {"width": 2, "blocks": [1, 1, 2]}, "train.steps": [2]}
+    weights = []
+    for recompute in (False, True):
+        folder = tmp_path / str(recompute)
+        run.train(tiny_config(tiny_cohort, "mean_teacher", **net, device__recompute=recompute), folder)
+        weights.append((folder / "model" / "weights.safetensors").read_bytes())
+    assert weights[0] == weights[1]

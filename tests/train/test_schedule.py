@@ -89,3 +89,19 @@ def test_groups_scale_the_rate_or_bring_their_own_optimiser():
 def test_settings_that_would_climb_the_loss_or_crash_the_optimiser_are_refused(settings):
     with pytest.raises(ConfigError):
         build_settings(LoopConfig, settings, "[train]")
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_weights_that_move_in_one_call_move_alike(name):
+    moved = []
+    for fused in (False, True):
+        weight = torch.nn.Parameter(torch.linspace(-1, 1, 7, dtype=torch.float64))
+        groups = [{"params": [weight], "lr_scale": 0.5}]
+        (optimizer,) = build_optimizers(groups, OptimizerConfig(name=name, rate=0.1), fused=fused)
+        assert bool(optimizer.param_groups[0]["fused"]) is fused
+        for step in range(3):
+            set_rate([optimizer], ScheduleConfig(), step, 3)
+            weight.grad = weight.detach().sin() * (step + 1)
+            optimizer.step()
+        moved.append(weight.detach())
+    torch.testing.assert_close(*moved, rtol=1e-12, atol=1e-12)

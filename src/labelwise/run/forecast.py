@@ -30,6 +30,7 @@ from labelwise.infer.windows import WindowGrid
 from labelwise.loading.augment import Views, augment
 from labelwise.methods import find_method, stages_of
 from labelwise.methods.base import Method
+from labelwise.nets.recompute import recompute_stages
 from labelwise.plan.facts import Facts
 from labelwise.run.stages import settings_of
 from labelwise.train.loop import Stage, fit
@@ -105,6 +106,8 @@ def measure(config: RunConfig, cohort: Cohort, fabric: Fabric) -> Forecast | Non
         for kind in kinds:
             torch.manual_seed(config.seed)
             method = kind(nets, settings_of(kind, config))
+            if config.device.recompute:
+                recompute_stages(method)
             seconds = _step_seconds(method, config, cohort, fabric)
             if seconds is None:
                 return None

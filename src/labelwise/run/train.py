@@ -33,6 +33,7 @@ from labelwise.loading.prepare import Prepared
 from labelwise.lock import only_writer
 from labelwise.methods import find_method, name_of, stages_of
 from labelwise.methods.base import Method
+from labelwise.nets.recompute import recompute_stages
 from labelwise.preprocess.fingerprint import scan_ranges
 from labelwise.run import warm_start
 from labelwise.run.circumstances import COST, PLAN, add_cost
@@ -111,7 +112,8 @@ class TrainingResult:
 @memory_explained(
     "the memory is too small for this training",
     do="lower sampling.patch_size, sampling.labelled_cases and sampling.unlabelled_cases (train.accumulate takes "
-    "several batches for a step), or the width of the network (net.settings); the last checkpoint is kept",
+    "several batches for a step), or the width of the network (net.settings), or set device.recompute; the last "
+    "checkpoint is kept",
 )
 def train(
     config: RunConfig,
@@ -424,6 +426,8 @@ class _Trainer:
         """Train the stage at a place of those of this run; `offset` were trained by another one."""
         number, steps = place + offset, self.config.train.steps[place]
         validation = self._validation()
+        if self.config.device.recompute:
+            recompute_stages(method)
         stage = Stage(
             method=method,
             batches=self._batches(method, number, steps),

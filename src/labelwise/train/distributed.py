@@ -48,6 +48,8 @@ class DeviceConfig:
     )
     # auto: bf16 where a GPU has it, and on a CPU where a step is measured to be faster; losses are always float32
     precision: Precision = "auto"
+    # compute the stages of the network again in the backward pass instead of keeping what they computed: less memory
+    recompute: bool = False
 
 
 @contextmanager

@@ -119,7 +119,9 @@ class _Training:
         self.stage, self.config, self.fabric, self.progress = stage, config, fabric, progress
         stage.folder.mkdir(parents=True, exist_ok=True)
         self.last, self.best = stage.folder / LAST, stage.folder / BEST
-        self.optimizers = build_optimizers(stage.method.parameter_groups(), config.optimizer)
+        self.optimizers = build_optimizers(
+            stage.method.parameter_groups(), config.optimizer, fused=fabric.device.type == "cuda"
+        )
         self.wrapped, self.steppers = set_up(fabric, stage.method, self.optimizers)
         # Every call of torch passes through SafeConvolutions: only where they are needed.
         needed = fabric.device.type == "cpu" and precision_of(fabric) == "bf16"

@@ -73,26 +73,33 @@ def _plateaus(scores: Sequence[float], patience: int) -> int:
     return plateaus
 
 
-def build_optimizers(groups: list[dict[str, Any]], config: OptimizerConfig) -> list[Optimizer]:
-    """One optimiser for all groups, and one more for each group that brings its own ``optimizer`` settings."""
+def build_optimizers(
+    groups: list[dict[str, Any]], config: OptimizerConfig, *, fused: bool = False
+) -> list[Optimizer]:
+    """One optimiser for all groups, and one more for each group that brings its own ``optimizer`` settings.
+
+    `fused` moves all weights in one call, which spares a GPU its many small ones.
+    """
     own = [group for group in groups if "optimizer" in group]
     shared = [group for group in groups if "optimizer" not in group]
-    optimizers = [_build(shared, config)] if shared else []
+    optimizers = [_build(shared, config, fused)] if shared else []
     for group in own:
         settings = group["optimizer"]
         parameters = {key: value for key, value in group.items() if key != "optimizer"}
-        optimizers.append(_build([parameters], OptimizerConfig(**settings)))
+        optimizers.append(_build([parameters], OptimizerConfig(**settings), fused))
     return optimizers
 
 
-def _build(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
+def _build(groups: list[dict[str, Any]], config: OptimizerConfig, fused: bool) -> Optimizer:
+    one_call = fused or None  # None: as torch chooses
     groups = [{"lr_scale": 1.0, "base_rate": config.rate, **group} for group in groups]
     if config.name == "sgd":
         return torch.optim.SGD(
-            groups, config.rate, config.momentum, weight_decay=config.weight_decay, nesterov=config.nesterov
-        )
+            groups, config.rate, config.momentum, weight_decay=config.weight_decay, nesterov=config.nesterov,
+            fused=one_call,
+        )  # fmt: skip
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return kind(groups, config.rate, config.betas, weight_decay=config.weight_decay)
+    return kind(groups, config.rate, config.betas, weight_decay=config.weight_decay, fused=one_call)
 
 
 def set_rate(
