@@ -45,7 +45,7 @@ ORGANS = ("liver", "spleen", "kidneys", "pancreas")
 SPACE = LabelSpace(("background", *ORGANS))
 
 
-def a_batch(cases: int = 2, patch: tuple[int, int, int] = PATCH, *, unlabelled: int = 0) -> Batch:
+def a_batch(cases: int = 2, patch: tuple[int, ...] = PATCH, *, unlabelled: int = 0) -> Batch:
     """Noise with labels; the last `unlabelled` cases know nothing."""
     torch.manual_seed(0)
     labels = torch.randint(0, SPACE.num_classes, (cases, *patch))

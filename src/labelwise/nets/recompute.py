@@ -36,7 +36,7 @@ def recompute_stages(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, Encoder | Decoder):
             for stage in part.stages:
-                stage.forward = partial(_forward, stage, stage.forward)  # type: ignore[method-assign]
+                stage.forward = partial(_forward, stage, stage.forward)
 
 
 def _forward(stage: nn.Module, forward: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
