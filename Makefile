@@ -18,7 +18,7 @@ $(VENV)/.package: pyproject.toml
 	touch $@
 
 $(VENV)/.development: $(VENV)/.package
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[fast,dicom,mesh,onnx,serve,dev]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[fast,dicom,dicom-node,mesh,onnx,serve,dev]"
 	touch $@
 
 demo: $(VENV)/.package

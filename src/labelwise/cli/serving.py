@@ -9,7 +9,9 @@ import typer
 
 from labelwise import run
 from labelwise.cli.options import AsJson, Device, seconds, show
+from labelwise.errors import ConfigError
 from labelwise.serve.limits import Limits
+from labelwise.serve.listener import DicomListener
 
 _DEFAULT = Limits()
 
@@ -55,6 +57,22 @@ def serve(
         str, typer.Option(help="For sending a scan, and for segmenting it, such as 30m.")
     ] = "30m",
     keep: Annotated[str, typer.Option(help="How long results are kept, such as 1h.")] = "1h",
+    dicom_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Also take series by DICOM (C-STORE) on this port.", show_default=False
+        ),
+    ] = None,
+    dicom_to: Annotated[
+        str | None,
+        typer.Option(help="Where their labels go as DICOM-SEG: TITLE@HOST:PORT.", show_default=False),
+    ] = None,
+    dicom_wait: Annotated[
+        str,
+        typer.Option(
+            help="Time without a new image after which a series is complete, when its sender has left."
+        ),
+    ] = "5s",
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -63,7 +81,14 @@ def serve(
         upload_bytes=upload_mib * 2**20, unpacked_bytes=unpacked_mib * 2**20, waiting=waiting,
         seconds=seconds(time_limit, "--time-limit"), keep_seconds=seconds(keep, "--keep"),
     )  # fmt: skip
+    if (dicom_port is None) != (dicom_to is None):
+        raise ConfigError(
+            "--dicom-port and --dicom-to go together", do="name both: where it listens, and who gets labels"
+        )
+    dicom = None
+    if dicom_port is not None and dicom_to is not None:
+        dicom = DicomListener(dicom_port, dicom_to, seconds(dicom_wait, "--dicom-wait"))
     run.serve(
         models, host=host, port=port, token_file=token_file, audit=audit, corrections=corrections, device=device,
-        limits=limits, listening=lambda serving: show(serving.to_text(), serving.facts(), as_json),
+        limits=limits, dicom=dicom, listening=lambda serving: show(serving.to_text(), serving.facts(), as_json),
     )  # fmt: skip

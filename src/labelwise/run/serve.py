@@ -7,8 +7,8 @@ import re
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,10 @@ from labelwise.infer.model import model_folder
 from labelwise.plugins import import_extra
 from labelwise.report.upload_page import upload_page
 from labelwise.run.served import load_served
-from labelwise.serve.audit import open_audit
+from labelwise.serve.audit import Audit, open_audit
 from labelwise.serve.jobs import Jobs
 from labelwise.serve.limits import Limits
+from labelwise.serve.listener import DicomListener
 from labelwise.serve.worker import Worker
 
 __all__ = ["Serving", "serve"]
@@ -39,6 +40,7 @@ class Serving:
     url: str
     models: Sequence[dict[str, Any]]
     needs_token: bool
+    dicom: str = ""  # where the DICOM node answers, and where it sends; "" if there is none
 
     def to_text(self) -> str:
         """A line for each model, and where they answer."""
@@ -47,11 +49,13 @@ class Serving:
             for model in self.models
         ]
         token = ", with the token" if self.needs_token else ""
-        return "\n".join([*lines, f"answers at {self.url}{token}; Ctrl-C ends it"])
+        node = [f"DICOM: {self.dicom}"] if self.dicom else []
+        return "\n".join([*lines, *node, f"answers at {self.url}{token}; Ctrl-C ends it"])
 
     def facts(self) -> dict[str, Any]:
         """The same as plain values."""
-        return {"url": self.url, "models": list(self.models), "needs_token": self.needs_token}
+        facts = {"url": self.url, "models": list(self.models), "needs_token": self.needs_token}
+        return facts | ({"dicom": self.dicom} if self.dicom else {})
 
 
 def serve(
@@ -64,6 +68,7 @@ def serve(
     corrections: Path | str | None = None,
     device: str = "auto",
     limits: Limits | None = None,
+    dicom: DicomListener | None = None,
     listening: Callable[[Serving], None] = lambda serving: None,
 ) -> None:
     """Answer requests until the program is ended (Ctrl-C, SIGTERM). What is served is what `predict` writes.
@@ -78,10 +83,12 @@ def serve(
         token_file  file with the token (16 signs or more) that clients send as ``Authorization: Bearer TOKEN``
         audit       file to which a line is appended for each request and each job; default: stderr
         corrections folder for label files that clients of MONAI Label send back; `labelwise import --into` takes it
+        dicom       also take series by C-STORE, on this machine only, and send their labels to another node
         listening   is told when the server answers
 
     Errors
-        ConfigError     two models of one name, a name that fits into no address, no token although others could ask
+        ConfigError     two models of one name, a name that fits into no address, no token although others could ask,
+                        models that DICOM cannot tell apart
         CheckpointError, ConfigError    those of `load_model`
         ResourceError   the port is taken, the extra `serve` is not installed, the token cannot be read
     """
@@ -94,6 +101,7 @@ def serve(
         corrections=corrections,
         device=device,
         limits=limits,
+        dicom=dicom,
     )
     with _ended_as_by_a_key(), opened as (serving, server, door):
         listening(serving)
@@ -112,6 +120,7 @@ def ready(
     corrections: Path | str | None = None,
     device: str = "auto",
     limits: Limits | None = None,
+    dicom: DicomListener | None = None,
 ) -> Iterator[tuple[Serving, Any, socket.socket]]:
     """A server of uvicorn whose models are loaded, and the socket to run it on. Arguments and errors of `serve`."""
     why = "serving needs the extra 'serve'"
@@ -121,6 +130,7 @@ def ready(
     uvicorn = import_extra("uvicorn", "serve", why)
     limits = limits or Limits()
     folders = _named(models)
+    node = None if dicom is None else _node(folders)
     token = None if token_file is None else _token(Path(token_file))
     if not _is_loopback(host) and token is None:
         raise ConfigError(
@@ -135,6 +145,7 @@ def ready(
     ):
         worker = Worker(partial(load_served, folders, device, limits.unpacked_bytes), Path(root))
         jobs = Jobs(Path(root), worker, worker.start(), limits, log)
+        with_dicom = _taking_dicom(node, dicom, jobs, log) if dicom and node else nullcontext("")
         guarded = gate.Gate(
             monai_label.with_monai_label(
                 app.make_app(jobs, upload_page()),
@@ -155,8 +166,9 @@ def ready(
             timeout_graceful_shutdown=_LAST_ANSWERS_SECONDS,
         )
         try:
-            serving = Serving(_url(door, host), list(jobs.models.values()), token is not None)
-            yield serving, uvicorn.Server(config), door
+            with with_dicom as address:
+                serving = Serving(_url(door, host), list(jobs.models.values()), token is not None, address)
+                yield serving, uvicorn.Server(config), door
         finally:
             jobs.close()
 
@@ -188,6 +200,32 @@ def _named(models: Sequence[Path | str]) -> dict[str, list[Path]]:
     if not named:
         raise ConfigError("no model named", do="name the folder of a model or of a run")
     return named
+
+
+def _node(names: Collection[str]) -> Any:
+    """The module of the DICOM node, if it can tell the models of these names apart."""
+    node = import_extra(
+        "labelwise.serve.dicom_node", "dicom-node", "a DICOM node needs the extra 'dicom-node'"
+    )
+    if len({node.title_of(name) for name in names}) < len(names):
+        raise ConfigError(
+            "two models have one title in DICOM",
+            found=", ".join(names),
+            expected=f"names that differ in their first {node.LONGEST_TITLE} signs, in more than capitals",
+            do="give them other names: NAME=FOLDER",
+        )
+    return node
+
+
+@contextmanager
+def _taking_dicom(node: Any, dicom: DicomListener, jobs: Jobs, log: Audit) -> Iterator[str]:
+    """A node that listens; what is said of it."""
+    opened = node.DicomNode(jobs, dicom, log)
+    try:
+        titles = " or ".join(map(node.title_of, jobs.models)) if len(jobs.models) > 1 else dicom.title
+        yield f"{titles} at {node.LOOPBACK}, port {opened.port}; labels go to {dicom.to}"
+    finally:
+        opened.close()
 
 
 def _token(file: Path) -> str:

@@ -112,7 +112,11 @@ def segment(
     if outcome.error is not None:
         raise outcome.error
     assert outcome.result is not None
-    formats = ["nifti", *_further_formats(scan, outcome.result, folder / RESULT, model.label_space.names)]
+    binary = bool(request.get("binary"))
+    formats = [
+        "nifti",
+        *_further_formats(scan, outcome.result, folder / RESULT, model.label_space.names, binary),
+    ]
     record = told_beside(outcome.result)
     warnings = [*_passed_over(folder / SCAN, request["passed_over"]), *record.get("warnings", [])]
     page = bool(request["page"])
@@ -215,11 +219,14 @@ def _check_size(scan: Scan, most_bytes: int) -> None:
         )
 
 
-def _further_formats(scan: Scan, nifti: Path, folder: Path, names: Sequence[str]) -> list[str]:
-    """Write the labels for 3D Slicer too, and of a DICOM series as DICOM-SEG; returns the formats."""
+def _further_formats(scan: Scan, nifti: Path, folder: Path, names: Sequence[str], binary: bool) -> list[str]:
+    """Write the labels for 3D Slicer too, and of a DICOM series as DICOM-SEG (`binary`); returns the formats."""
     image = scan.images[0]
     formats = ["nrrd", *(["dicom-seg"] if image.is_dir() or is_dicom(image) else [])]
     labels = read_labels(nifti)
     for label_format in formats:
-        write_labels(result_path(scan, folder, label_format), labels, like=image, names=names)
+        as_masks = binary and label_format == "dicom-seg"
+        write_labels(
+            result_path(scan, folder, label_format), labels, like=image, names=names, binary=as_masks
+        )
     return formats
