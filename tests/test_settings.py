@@ -27,6 +27,7 @@ class Outer:
     norm: Literal["batch", "group"] = "batch"
     stride: tuple[int, int, int] | None = None
     inner: Inner | None = None
+    precision: Literal["full", "mixed"] | int = "full"
 
     def __post_init__(self) -> None:
         if self.norm == "group" and self.width < 4:
@@ -70,6 +71,10 @@ def test_unknown_nested_setting_lists_the_settings_of_its_own_table():
         ({"folder": "a", "width": "16"}, ["setting 'width'", "found     '16'", "integer"]),
         ({"folder": "a", "norm": "layer"}, ["setting 'norm'", "'layer'", "'batch' or 'group'"]),
         ({"folder": "a", "stride": [1, 2]}, ["setting 'stride"]),
+        ({"folder": "a", "stride": [1, 2, "3"]}, ["setting 'stride.2'", "'3'", "expected  an integer"]),
+        ({"folder": "a", "stride": "1"}, ["setting 'stride'", "expected  a list in square brackets"]),
+        ({"folder": "a", "inner": {"decay": "1"}}, ["setting 'inner.decay'", "expected  a number"]),
+        ({"folder": "a", "precision": "half"}, ["setting 'precision' is wrong", "'full' or 'mixed'"]),
         ({"folder": "a", "norm": "group", "width": 2}, ["group norm needs a width of at least 4"]),
         ({"folder": object()}, ["not a plain value"]),
         ([1, 2], ["must be a table"]),

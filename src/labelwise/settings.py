@@ -6,7 +6,7 @@ converted silently (``true`` is not 1, ``"16"`` is not 16).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -40,6 +40,16 @@ OLDER_VALUES: Mapping[str, Mapping[str, str]] = {
     "consistency_on": {"incomplete": "unlabelled"},
 }
 
+# What pydantic expects -> the words of TOML.
+_IN_TOML: Mapping[str, str] = {
+    "a valid array": "a list in square brackets",
+    "a valid boolean": "true or false",
+    "a valid integer": "an integer",
+    "a valid number": "a number",
+    "a valid string": "a text in quotes",
+    "an object": "a table",
+}
+
 
 def build_settings(cls: type[Settings], values: Mapping[str, Any] | Settings, where: str) -> Settings:
     """An instance of the dataclass `cls`, of pydantic or of Python, with `values` in place of its defaults.
@@ -54,13 +64,14 @@ def build_settings(cls: type[Settings], values: Mapping[str, Any] | Settings, wh
         return values
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: settings must be a table", found=values, expected=_known(cls))
+    named = _by_new_names(cls, values)
     try:
         # The settings of other packages are as strict as ours, whatever their dataclass allows.
         return TypeAdapter(cls).validate_json(
-            to_json(_by_new_names(cls, values), inf_nan_mode="constants"), strict=True, extra="forbid"
+            to_json(named, inf_nan_mode="constants"), strict=True, extra="forbid"
         )
     except ValidationError as error:
-        raise _as_config_error(cls, error, where) from None
+        raise _as_config_error(cls, error, named, where) from None
     except PydanticSerializationError as error:
         raise ConfigError(f"{where}: a setting is not a plain value", found=error) from None
 
@@ -122,7 +133,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _as_config_error(cls: type, error: ValidationError, where: str) -> ConfigError:
+def _as_config_error(cls: type, error: ValidationError, values: Mapping[str, Any], where: str) -> ConfigError:
     problems = error.errors(include_url=False)
     problem = min(problems, key=lambda p: p["type"] != "unexpected_keyword_argument")
     location = problem["loc"]
@@ -133,12 +144,24 @@ def _as_config_error(cls: type, error: ValidationError, where: str) -> ConfigErr
         return ConfigError(f"{where}: unknown setting '{name}'{near}", expected=_known(owner))
     if problem["type"] == "missing" and isinstance(location[-1], str):
         return ConfigError(f"{where}: setting '{name}' is missing", expected=_known(_owner(cls, location)))
+    name = ".".join(str(part) for part in _stated(values, location))
     expected = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    expected = _IN_TOML.get(expected, expected)
     if problem["type"] == "dataclass_type" and location:
         expected = _known(_owner(cls, (*location, "")))
     if not location:
         return ConfigError(f"{where}: the settings do not fit together", expected=expected)
     return ConfigError(f"{where}: setting '{name}' is wrong", found=repr(problem["input"]), expected=expected)
+
+
+def _stated(values: Any, location: Sequence[int | str]) -> Iterator[int | str]:
+    """The parts of a location that lead through the values; others name a type that was tried, of several."""
+    for part in location:
+        try:
+            values = values[part]
+        except (IndexError, KeyError, TypeError):
+            continue
+        yield part
 
 
 def _owner(cls: type, location: Sequence[int | str]) -> Any:

@@ -172,6 +172,11 @@ def test_columns_may_stand_in_any_order(tmp_path: Path):
         ("a,a.nii.gz,,,,lits,trian\n", ["'split'", "did you mean 'train'"]),
         ("a,a.nii.gz,,,,list,train\n", ["'data_set'", "did you mean 'lits'"]),
         ("a,,,,,lits,train\n", ["'images'", "at least one image"]),
+        (
+            "a,t1.nii.gz;;flair.nii.gz,,,,lits,train\n",
+            ["row 2", "'images'", "has no name", "with - for an image"],
+        ),
+        ("a,t1.nii.gz;,,,,lits,train\n", ["'images'", "has no name"]),
         ("a,x,,,,lits,\nb,x,,,,lits,\na,y,,,,lits,\n", ["row 4", "'id'", "first in row 2"]),
         (",a.nii.gz,,,,lits,train\n", ["row 2", "no id"]),
         ("x/y,a.nii.gz,,,,lits,train\n", ["'id'", "file name"]),

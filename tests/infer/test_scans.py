@@ -99,6 +99,7 @@ def test_a_manifest_will_do_as_list(tmp_path: Path) -> None:
     [
         ("list.csv", "id,path\na,b.nii.gz\n", "no column 'images'"),
         ("list.csv", "id,images\na,\n", "names no image"),
+        ("list.csv", "id,images\na,t1.nii.gz;;flair.nii.gz\n", "case 'a': one of the images has no name"),
         ("list.txt", "", "no scan here"),
         ("list.txt", "ct/a.nii.gz\nmr/a.nii.gz\n", "two scans have the same id"),
         ("list.txt", "a.nii.gz\nA.nii.gz\n", "two scans have the same id"),

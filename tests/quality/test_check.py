@@ -238,6 +238,15 @@ def test_a_case_with_other_channels_is_an_error(tmp_path: Path):
     only(problems(*cases), "case 'b'", "has 2 images, most cases have 1")
 
 
+def test_an_image_that_every_training_case_lacks_is_an_error(tmp_path: Path):
+    cases = [make_case(tmp_path, name, *EVERYTHING) for name in "abc"]
+    lacking = [replace(case, missing=(1,)) for case in cases]
+    only(problems(*lacking), "no training case has image 2")
+    second = write_scan(tmp_path / "second.nii.gz", seed=5)
+    whole = replace(cases[2], images=(*cases[2].images, second))
+    assert problems(*lacking[:2], whole) == []
+
+
 def test_a_class_that_no_training_case_annotates_is_an_error(tmp_path: Path):
     train = make_case(tmp_path, "a", 1, 3, annotated=["liver", "spleen"])
     test = make_case(tmp_path, "b", *EVERYTHING, split="test")

@@ -156,3 +156,15 @@ def test_nnunet_is_not_given_cases_that_lack_a_channel(two_channels, tmp_path):
     with pytest.raises(DataError, match="every case of nnU-Net has all channels"):
         run.export(two_channels, tmp_path / "nnunet")
     assert not (tmp_path / "nnunet").exists()
+
+
+def test_an_image_that_every_training_case_lacks_is_refused(two_channels: Path, tmp_path: Path):
+    manifest = read_manifest(two_channels)
+    without = [
+        replace(case, images=case.images[:1], missing=(1,)) if case.split == "train" else case
+        for case in manifest.cases
+    ]
+    write_manifest(manifest.replace_cases(without), tmp_path / "data")
+    with pytest.raises(DataError, match="no training case has image 2 of 2"):
+        run.train(tiny_config(tmp_path / "data"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

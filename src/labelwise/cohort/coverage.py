@@ -90,6 +90,12 @@ def never_annotated(manifest: Manifest) -> tuple[str, ...]:
     return tuple(structure for structure in manifest.label_space.structures if structure not in known)
 
 
+def never_taken(manifest: Manifest) -> tuple[int, ...]:
+    """The images of a scan, counted from 1, that every training case lacks, so that nothing can learn from them."""
+    lacking = [{number + 1 for number in case.missing} for case in manifest.split("train")]
+    return tuple(sorted(set.intersection(*lacking))) if lacking else ()
+
+
 @dataclass(frozen=True)
 class CoveredCase:
     """What is annotated in one case, and what of it is there."""

@@ -358,7 +358,7 @@ def _case(row: Row, first: int, label_space: LabelSpace, data_sets: Mapping[str,
             f"unknown split '{cells['split']}'{did_you_mean(cells['split'], SPLITS)}",
             expected="train, validation, test or empty",
         )
-    images, missing = taken_and_missing(row.items("images"))
+    images, missing = taken_and_missing(row.images("images"))
     if not images:
         row.refuse("images", "a case needs at least one image")
     annotated = _annotated(row, label_space, data_sets[cells["data_set"]])

@@ -15,6 +15,8 @@ from labelwise.settings import OLDER_NAMES
 
 Result = TypeVar("Result")
 MISSING = "-"  # in the place of an image that was not taken
+NO_NAME = "one of the images has no name"
+NAMES = f"files joined by ';', with {MISSING} for an image that was not taken"
 _MOST_REFUSED = 20  # rows of one message
 _IMPORT = "name a folder with a manifest.csv, or import one"
 _SAVE = "save it as 'CSV UTF-8 (comma delimited)'"
@@ -67,6 +69,12 @@ class Row:
         """The parts of a cell that holds a list joined by ';'."""
         return [item.strip() for item in self.cells[column].split(";") if item.strip()]
 
+    def images(self, column: str) -> list[str]:
+        """The images of a case, joined by ';'; a place that is left empty is refused: the next image would take it."""
+        if left_empty(self.cells[column]):
+            self.refuse(column, NO_NAME, expected=NAMES)
+        return self.items(column)
+
 
 def read_rows(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> list[Row]:
     """The rows of a table that has exactly these columns, in any order; the `optional` ones may be missing.
@@ -88,6 +96,11 @@ def read_rows(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) 
     rows = [_row(file, number, header, line) for number, line in lines[1:]]
     absent = {name: "" for name in optional if name not in header}
     return [Row(row.file, row.number, absent | dict(row.cells)) for row in rows] if absent else rows
+
+
+def left_empty(cell: str) -> bool:
+    """Whether a cell joins several items by ';', of which one is empty."""
+    return ";" in cell and not all(item.strip() for item in cell.split(";"))
 
 
 def taken_and_missing(items: Sequence[str]) -> tuple[list[str], tuple[int, ...]]:

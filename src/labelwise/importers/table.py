@@ -229,7 +229,7 @@ def _cell(row: Row, columns: Mapping[str, Sequence[str]], what: str) -> str:
 def _images(row: Row, columns: Sequence[str], base: Path) -> tuple[Path, ...]:
     files = []
     for column in columns:
-        named = row.items(column)
+        named = row.images(column)
         if not named:
             row.refuse(column, "a case needs an image", do="name the file, or remove the row")
         files += [_existing(row, column, base / name) for name in named]

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from labelwise.cohort.text import MISSING
+from labelwise.cohort.text import MISSING, NAMES, NO_NAME, left_empty
 from labelwise.documents import cell as plain
 from labelwise.documents import decode
 from labelwise.errors import DataError, LabelwiseError, warn_about
@@ -251,6 +251,8 @@ def _in_list(file: Path) -> Iterator[_Named]:
             )
         rows = ((plain(row.get("id") or ""), plain(row["images"] or "")) for row in table)
     for id, cell in rows:
+        if left_empty(cell):
+            raise DataError(NO_NAME, case=id.strip() or None, file=file, found=cell, expected=NAMES)
         parts = [part.strip() for part in cell.split(";") if part.strip()]
         images = tuple(_NOT_TAKEN if part == MISSING else file.parent / part for part in parts)
         first = next((image for image in images if image != _NOT_TAKEN), None)

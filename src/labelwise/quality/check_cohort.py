@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from labelwise.cohort.coverage import never_annotated
+from labelwise.cohort.coverage import never_annotated, never_taken
 from labelwise.cohort.manifest import Manifest
 from labelwise.cohort.split import groups_of
 from labelwise.preprocess.intensity import Intensity
@@ -83,6 +83,10 @@ def _channels(manifest: Manifest, facts: Sequence[CaseFacts]) -> Iterator[Proble
                 what,
                 _SAME_CHANNELS,
             )
+    for number in never_taken(manifest):
+        what = f"no training case has image {number}"
+        remedy = "take its place out of the column 'images' in every case, or add a case that has it"
+        yield of_cohort("error", "channel-never-taken", what, remedy)
 
 
 def _by_data_set(

@@ -17,7 +17,7 @@ import torch
 from lightning_fabric import Fabric
 
 from labelwise.atomic import discard_leftovers, write_json, write_text
-from labelwise.cohort.coverage import never_annotated
+from labelwise.cohort.coverage import never_annotated, never_taken
 from labelwise.cohort.data_set import not_commercial
 from labelwise.cohort.manifest import Manifest
 from labelwise.cohort.parts import part_key
@@ -276,6 +276,12 @@ def _check_trainable(manifest: Manifest, config: RunConfig) -> None:
                 found=f"{case.channels} image(s)",
                 expected=f"{cases[0].channels}, as in case '{cases[0].id}'; '-' for one that was not taken",
             )
+    if unseen := never_taken(manifest):
+        raise DataError(
+            f"no training case has image {' and '.join(map(str, unseen))} of {cases[0].channels}",
+            file=config.data,
+            do="take its place out of the column 'images' in every case, or add a case that has it",
+        )
     if config.augment.drop_channels and cases[0].channels == 1:
         raise ConfigError(
             "the only channel of a scan cannot be left out",
