@@ -101,7 +101,8 @@ def repair(
     _check_target(manifest, folder)
     jobs = _jobs(manifest, findings.problems, folder)
     done: dict[str, _Done] = {}
-    for number, outcome in enumerate(run_jobs(_mend, jobs, engine=engine, workers=workers), start=1):
+    outcomes = run_jobs(_mend, jobs, engine=engine, workers=workers, shared=[folder])
+    for number, outcome in enumerate(outcomes, start=1):
         name = outcome.item.single.cases[0].id
         if outcome.result is not None:
             done[name] = outcome.result

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from labelwise.atomic import atomic_path, write_json
-from labelwise.cohort.manifest import read_manifest
+from labelwise.cohort.manifest import absolute, read_manifest
 from labelwise.cohort.nnunet import Layout, Unknown, dataset_name, write_case
 from labelwise.console import ShowProgress, silent
 from labelwise.engine import run_jobs
@@ -93,8 +93,10 @@ def export(
     with atomic_path(target) as temporary:
         for folder in ("imagesTr", "labelsTr"):
             (temporary / folder).mkdir(parents=True)
-        job = partial(write_case, layout=layout.without_cases(), folder=temporary)
-        for done, outcome in enumerate(run_jobs(job, cases, engine=engine, workers=workers), start=1):
+        there = absolute(temporary)  # workers may stand in other folders
+        job = partial(write_case, layout=layout.without_cases(), folder=there)
+        outcomes = run_jobs(job, cases, engine=engine, workers=workers, shared=[there])
+        for done, outcome in enumerate(outcomes, start=1):
             ignores |= bool(outcome.result)
             errors += [outcome.error] if outcome.error else []
             progress("export", done, len(cases))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from labelwise import anatomy
-from labelwise.cohort.manifest import MANIFEST_NAME, Manifest, manifest_file, read_manifest
+from labelwise.cohort.manifest import MANIFEST_NAME, Manifest, absolute, manifest_file, read_manifest
 from labelwise.errors import DataError
 from labelwise.formats import Layout, case_of, is_dicom, segment_names, suffix, value_names
 from labelwise.types import BACKGROUND, IGNORE, Array, LabelSpace
@@ -244,7 +244,7 @@ def _label_files(folder: Path) -> dict[str, Path]:
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
-    for file in sorted(folder.iterdir()) if folder.is_dir() else []:
+    for file in sorted(absolute(folder).iterdir()) if folder.is_dir() else []:  # others may stand elsewhere
         known = suffix(file) or (file.name.lower().endswith(".dcm") and is_dicom(file))
         if known and not file.name.startswith("."):
             yield file
