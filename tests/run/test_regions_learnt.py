@@ -118,3 +118,19 @@ def test_regions_are_named_at_import(command, tiny_cohort, tmp_path):
     assert answer.code != 0
     assert "regions go round in a circle: a > b > a" in answer.err
     assert not (tmp_path / "other").exists()
+
+
+def test_a_corrected_file_shows_classes_and_no_region_any_more(data, tmp_path, caplog):
+    """Else the region would be learnt as absent: the new file has no value for it."""
+    before = next(case for case in read_manifest(data).cases if case.data_set == "north" and case.annotated)
+    drawn = np.zeros(read_labels(before.labels).data.shape, np.uint8)
+    drawn[3:6, 3:6, 3:6] = 1
+    file = tmp_path / f"{before.id}.nii.gz"
+    write_labels(file, Volume(drawn, read_labels(before.labels).affine), names=("background", "kidneys"))
+    run.correct(data, [file])
+    after = next(case for case in read_manifest(data).cases if case.id == before.id)
+    assert before.annotated == {"upper abdomen"}
+    assert after.annotated == {"kidneys"}
+    assert (
+        f"regions are not annotated any more, for corrected files show classes: 1 ({before.id}" in caplog.text
+    )

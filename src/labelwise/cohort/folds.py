@@ -90,7 +90,7 @@ def leave_each_data_set_out(manifest: Manifest) -> dict[str, Manifest]:
     """
     owners: dict[str, set[str]] = {structure: set() for structure in manifest.label_space.structures}
     for case in manifest.split("train"):
-        for structure in case.annotated:
+        for structure in manifest.label_space.told_apart(case.annotated):
             owners[structure].add(case.data_set)
     alone = [structure for structure, names in owners.items() if len(names) < 2]
     if len(alone) == len(owners):

@@ -27,7 +27,7 @@ from labelwise.cohort.review import (
     write_reviewed,
 )
 from labelwise.console import ShowProgress, silent
-from labelwise.errors import ConfigError, DataError, LabelwiseError, did_you_mean, naming
+from labelwise.errors import ConfigError, DataError, LabelwiseError, did_you_mean, naming, warn_about
 from labelwise.formats import case_of, is_dicom, suffix
 from labelwise.lock import only_writer
 from labelwise.types import CORRECTED, VERIFIED, Case
@@ -279,6 +279,7 @@ def _take(manifest: Manifest, folder: Path, news: Sequence[_Judged], classes: Ma
     target = _next_folder(folder / CORRECTIONS)
     cases: dict[str, Case] = {}
     events = []
+    regions: list[str] = []  # annotated as one before
     data_sets = dict(manifest.data_sets)
     with atomic_path(target) as temporary:
         temporary.mkdir()
@@ -290,8 +291,13 @@ def _take(manifest: Manifest, folder: Path, news: Sequence[_Judged], classes: Ma
             name = f"{each.case.id}.nii.gz"
             write_reviewed(temporary / name, labels, each.case, data_set, manifest.label_space)
             wider = drawn_beyond(drawn.labels, each.case, set(each.states), manifest.label_space)
-            cases[each.case.id] = _with_states(each, target / name, data_set.name, wider)
+            classes_only = replace(each.case, annotated=manifest.label_space.told_apart(each.case.annotated))
+            regions += [f"{each.case.id}: {name}" for name in each.case.annotated - classes_only.annotated]
+            cases[each.case.id] = _with_states(
+                replace(each, case=classes_only), target / name, data_set.name, wider
+            )
             events.append(_event(each, drawn, target / name, folder, manifest))
+    warn_about("regions are not annotated any more, for corrected files show classes", sorted(regions))
     append_history(folder, events)
     changed = replace(
         manifest, data_sets=data_sets, cases=tuple(cases.get(case.id, case) for case in manifest.cases)

@@ -40,6 +40,7 @@ def learnable(manifest: Manifest, states: Collection[str], folder: Path) -> Mani
                 data_sets[data_set.name] = data_set
                 file = _with_proposals(case, manifest, data_set, folder)
                 case = replace(case, labels=file, data_set=data_set.name)
+                known = manifest.label_space.told_apart(known)  # the file shows classes, and no region as one
             case = replace(case, annotated=known | predicted)
         cases.append(case)
     return replace(manifest, data_sets=data_sets, cases=tuple(cases))
