@@ -186,6 +186,18 @@ class LeavesWeightsOut(Good):
         return [{"params": list(self.parameters())[1:]}]
 
 
+class HasAnIdleHead(Good):
+    def __init__(self, nets, config):
+        super().__init__(nets, config)
+        self.idle = torch.nn.Linear(2, 2)
+
+
+class LeavesTheBatch(Good):
+    def forward(self, batch, progress):
+        self.seen = batch.images
+        return self.terms(batch)
+
+
 BROKEN = {
     "the_card_says_what_the_method_is": NoSentence,
     "terms_are_finite_for_every_mix_of_cases": NotFinite,
@@ -207,6 +219,8 @@ BROKEN = {
     "averaged_networks_are_declared_and_their_statistics_can_be_renewed": AveragesInSecret,
     "the_defaults_suit_every_length_of_training": KeepsItsStart,
     "parameter_groups_cover_every_trainable_weight_once": LeavesWeightsOut,
+    "a_weight_without_a_gradient_is_declared": HasAnIdleHead,
+    "what_a_batch_leaves_for_after_step_is_declared": LeavesTheBatch,
 }
 
 
