@@ -96,6 +96,15 @@ def test_a_layout_is_set_by_a_table(command, tmp_path: Path):
     assert (answer.code, "did you mean 'label_grid'" in answer.err) == (2, True)
 
 
+def test_normalised_is_understood_as_the_modality_that_it_once_was(command, tmp_path: Path):
+    folder = plain(tmp_path / "site", "a")
+    words = ("import", folder, "--classes", "liver=1,spleen=2", "--modality", "normalised")
+    answer = command(*words, "-o", tmp_path / "out")
+    assert (answer.code, "--modality other --normalised all" in answer.err) == (0, True)
+    (data_set,) = read_manifest(tmp_path / "out").data_sets.values()
+    assert (data_set.modality, data_set.normalised) == ("other", True)
+
+
 def test_data_sets_are_said_to_be_normalised_all_or_by_name(command, tmp_path: Path):
     folders = [plain(tmp_path / name, name) for name in ("site", "ward")]
     words = ("import", *folders, "--classes", "liver=1,spleen=2", "--modality", "mr")
@@ -105,8 +114,6 @@ def test_data_sets_are_said_to_be_normalised_all_or_by_name(command, tmp_path: P
         assert {name: one.normalised for name, one in data_sets.items()} == expected
     answer = command(*words, "--normalised", "sit", "-o", tmp_path / "wrong")
     assert (answer.code, "did you mean 'site'" in answer.err) == (2, True)
-    answer = command(*words[:-1], "normalised", "-o", tmp_path / "wrong")
-    assert (answer.code, "--normalised all" in answer.err) == (2, True)
 
 
 def test_the_help_names_every_importer(command):

@@ -68,7 +68,9 @@ def predict(
     intensity: Annotated[
         str | None,
         typer.Option(
-            help="What the intensities are, if the model knows several kinds: ct, mr or normalised."
+            "--intensity",
+            "--modality",
+            help="What the intensities are, if the model knows several kinds: ct, mr or normalised.",
         ),
     ] = None,
     classifier: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from labelwise.importers.options import plan
 from labelwise.quality import duplicates as duplicated
 
 __all__ = ["import_data"]
+
+logger = logging.getLogger("labelwise")
 
 
 def import_data(
@@ -86,6 +89,11 @@ def import_data(
         DataError, ConfigError      nothing is written if one data set cannot be imported
     """
     named = _named(folders)
+    if options.get("modality") == "normalised":  # as it was stated once
+        logger.warning(
+            "'normalised' says nothing of the modality: taken for --modality other --normalised all"
+        )
+        options["modality"], normalised = "other", True
     for option, given in (
         ("--annotated", annotated if isinstance(annotated, Mapping) else ()),
         ("--licence", licence if isinstance(licence, Mapping) else ()),

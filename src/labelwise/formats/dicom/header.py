@@ -35,7 +35,6 @@ except ImportError as error:
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # it writes the values of tags
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # likewise
 
-NO_DICOM = "no-dicom"  # the code of that error
 UNREADABLE = (
     OSError,
     EOFError,
@@ -182,7 +181,7 @@ def read_header(file: Path) -> Header:
         raise DataError("there is no such file", file=file, do="correct its path", code="not-found")
     with readable(file), file.open("rb") as opened:
         if not stored.begins_as_dicom(opened):
-            raise DataError("this is no DICOM file", file=file, do="name another file", code=NO_DICOM)
+            raise DataError("this is no DICOM file", file=file, do="name another file", code="no-dicom")
         data = pydicom.dcmread(opened, stop_before_pixels=True, force=True, specific_tags=_TAGS)
         return _header(file, data)
 

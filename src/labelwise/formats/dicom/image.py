@@ -15,7 +15,7 @@ import numpy as np
 
 from labelwise.errors import DataError
 from labelwise.formats import stored
-from labelwise.formats.dicom.header import NO_DICOM, Header, fingerprint, read_header
+from labelwise.formats.dicom.header import Header, fingerprint, read_header
 from labelwise.formats.dicom.pixels import check_length, read_frames, same_pixels, value_type
 from labelwise.formats.dicom.series import Series, series_of
 from labelwise.formats.geometry import Geometry, as_geometry
@@ -237,7 +237,7 @@ def _headers(folder: Path, *, warn: bool = True) -> list[Header]:
         try:
             headers.append(read_header(file))
         except DataError as error:
-            damaged += [] if error.code == NO_DICOM else [file.name]
+            damaged += [] if error.code == "no-dicom" else [file.name]
     if damaged and warn:
         names = ", ".join(damaged[:3]) + (" ..." if len(damaged) > 3 else "")
         logger.warning("%s: damaged DICOM files are passed over: %d (%s)", folder, len(damaged), names)
