@@ -157,6 +157,16 @@ def test_methods_with_teachers_targets_and_stages_can_be_forecast(tiny_cohort, q
     assert planned.plan.lines == []
 
 
+@pytest.mark.parametrize(("method", "steps"), [("supervised", [2, 2]), ("arco", [2])])
+def test_a_number_of_steps_for_each_stage_is_needed_also_by_a_plan(tiny_cohort, tmp_path, method, steps):
+    config = open_config(tiny_cohort, train__steps=steps, method={"name": method})
+    with pytest.raises(ConfigError, match=r"trains in \d stage"):
+        run.plan(config)
+    with pytest.raises(ConfigError, match=r"trains in \d stage"):
+        run.train(config, tmp_path / "run", budget_minutes=1)
+    assert not (tmp_path / "run").exists()
+
+
 def test_dry_run_prints_plan_forecast_and_a_recipe(command, tiny_cohort, tmp_path, quick_trials):
     options = ["--set", "net.settings.width=2", "--set", "train.steps=[2]", "--device", "cpu"]
     answer = command("train", "--data", tiny_cohort, "-o", tmp_path / "x", "--dry-run", *options)

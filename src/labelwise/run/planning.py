@@ -38,6 +38,7 @@ from labelwise.run.forecast import (
     with_steps,
 )
 from labelwise.run.prepare import fingerprint_file, store_folder
+from labelwise.run.stages import plan_stages
 from labelwise.run.warm_start import find_source, kept_model
 from labelwise.settings import build_settings
 from labelwise.train.distributed import precision_of, use_precision
@@ -168,7 +169,8 @@ def settle(
     no forecast, and no budget.
 
     Errors
-        ConfigError     the budget is too short for a step; a budget for several processes
+        ConfigError     the budget is too short for a step; a budget for several processes; another number of
+                        steps than of stages
         DataError       no training scan can be read
     """
     facts = _facts(config, manifest, jobs)
@@ -179,6 +181,7 @@ def settle(
     if kept := kept_model(config):
         made = with_clean_up_of(kept, made)
     chosen = with_settings(config, made.settings)
+    plan_stages(chosen)  # refuses a wrong number of steps, by which a trial cannot be counted
     if chosen.prepare.spacing_mm:
         facts = facts.at_spacing(chosen.prepare.spacing_mm)
     cohort = _cohort(chosen, manifest, facts)
