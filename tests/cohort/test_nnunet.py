@@ -15,7 +15,7 @@ from labelwise import ConfigError, DataError, run
 from labelwise.cohort.manifest import Manifest, read_case_image, read_case_labels, write_manifest
 from labelwise.cohort.nnunet import dataset_name
 from labelwise.importers import nnunet
-from labelwise.types import IGNORE
+from labelwise.types import IGNORE, LabelSpace
 from tiny_cohort import SHAPE, make_case, manifest_of, write_nifti
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -68,6 +68,17 @@ def test_unannotated_structures_are_ignored_and_background_is_background_only_wh
         *(f"labelsTr/{name}.nii.gz" for name in ("full", "held", "part")),
         "labelsTs/test.nii.gz",
     ]
+
+
+@pytest.mark.parametrize("unknown", ["ignore", "background"])
+def test_a_case_that_annotates_only_a_region_as_one_is_left_out(tmp_path, unknown):
+    whole = make_case(tmp_path, "whole", *VALUES)
+    as_one = make_case(tmp_path, "as_one", *VALUES, annotated=("abdomen",))
+    drawn = manifest_of(whole)
+    space = LabelSpace(drawn.label_space.names, (("abdomen", ("liver", "spleen")),))
+    site = replace(drawn.data_sets["site"], values={**drawn.data_sets["site"].values, 9: "abdomen"})
+    write_manifest(Manifest(space, {"site": site}, (whole, as_one)), tmp_path / "data")
+    assert run.export(tmp_path / "data", tmp_path / "raw", unknown=unknown).left_out == ("as_one",)
 
 
 def test_on_request_unannotated_structures_are_background_but_ignored_voxels_stay_ignored(tmp_path, caplog):

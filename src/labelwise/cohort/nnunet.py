@@ -64,7 +64,7 @@ class Layout:
                 do="export each kind of intensities by itself",
             )
         if not self.manifest.split("train") or not any(
-            case.annotated for case in self.manifest.split("train")
+            self._teaches(case) for case in self.manifest.split("train")
         ):
             raise DataError("no training case is annotated, so nnU-Net has nothing to learn from")
         if lacking := [case for case in self.cases if case.missing]:
@@ -88,17 +88,20 @@ class Layout:
         return tuple(
             case
             for case in self.manifest.cases
-            if case.split in FOLDERS and (case.annotated or case.split == "test")
+            if case.split in FOLDERS and (self._teaches(case) or case.split == "test")
         )
 
     @property
     def left_out(self) -> tuple[Case, ...]:
-        """Training and validation cases without any annotation."""
+        """Training and validation cases in which no class is annotated, or only regions as one."""
         return tuple(
             case
             for case in self.manifest.cases
-            if case.split in ("train", "validation") and not case.annotated
+            if case.split in ("train", "validation") and not self._teaches(case)
         )
+
+    def _teaches(self, case: Case) -> bool:
+        return not case.annotated.isdisjoint(self.manifest.label_space.structures)
 
     @property
     def ignore_value(self) -> int:
@@ -128,7 +131,7 @@ class Layout:
 
     def without_cases(self) -> Layout:
         """The same with one case only: what a job needs beside its own."""
-        one = next(case for case in self.manifest.cases if case.split == "train" and case.annotated)
+        one = next(case for case in self.manifest.cases if case.split == "train" and self._teaches(case))
         return Layout(self.manifest.replace_cases([one]), self.unknown)
 
 

@@ -113,7 +113,7 @@ def export(
 def _warn(layout: Layout, *, ignores: bool) -> None:
     if layout.left_out:
         logger.warning(
-            "%d cases without any annotation are left out: nnU-Net learns from labelled ones only",
+            "%d cases in which no class is annotated are left out: nnU-Net learns from labelled ones only",
             len(layout.left_out),
         )
     training = [case for case in layout.cases if case.split == "train"]
