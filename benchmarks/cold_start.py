@@ -64,6 +64,7 @@ def main() -> None:
                 target = Path(folder) / f"{name.split()[0]}_{repetition}"
                 to = {"labelwise predict": ["-o", target], "nnUNetv2_predict": ["-i", incoming, "-o", target]}
                 measured[name].append(_seconds([*command, *to.get(name, [])], variables))
+                print(f"{name:60} {measured[name][-1]}", flush=True)
                 if name in to and not list(target.rglob("*.nii.gz")):
                     raise SystemExit(f"{name} left no label file")
     rows = {name: _summary(both) for name, both in measured.items()}
