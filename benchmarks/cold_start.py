@@ -3,9 +3,9 @@
     python benchmarks/cold_start.py --work runs/versus_nnunet
 
 `--work` is the folder of benchmarks/versus_nnunet.py, whose finished trainings with complete labels predict here, each
-with its own program, without mirror images, on one thread; nnU-Net's command takes as many as there are cores. Both plan a 2D network for ACDC; the networks are not the
-same one, so the imports stand beside: that part is no network's. The sides take turns. Processor seconds include
-those of child processes.
+with its own program, without mirror images, on one thread; nnU-Net's command takes as many as there are cores. Both
+plan a 2D network for ACDC; the networks are not the same one, so the imports stand beside: that part is no network's.
+The sides take turns. Processor seconds include those of child processes.
 """
 
 from __future__ import annotations
