@@ -22,7 +22,14 @@ from labelwise.settings import OLDER_NAMES
 ROOT = Path(__file__).parents[1]
 METHOD_PAGES = ROOT / "docs" / "methods"
 EXPLANATION = ROOT / "docs" / "explanation" / "what-makes-it-train.md"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", EXPLANATION, *sorted(METHOD_PAGES.glob("*.md")))
+SPEED = ROOT / "docs" / "performance.md"
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs" / "results.md",
+    SPEED,
+    EXPLANATION,
+    *sorted(METHOD_PAGES.glob("*.md")),
+)
 # Where the pages of the methods find their numbers: heading -> result file and how names of its rows end.
 COLUMNS = {
     "ACDC, one structure": ("acdc_one_structure", ""),
@@ -505,6 +512,17 @@ def consistency_share() -> str:
     return table(["form, temperature", *head], rows) + source("consistency_share", loaded["metadata"])
 
 
+def cold_start() -> str:
+    """From the start of a process to the label file, and what imports cost."""
+    loaded = result("cold_start")
+    rows = [
+        [f"`{name}`", *(f"{row[clock][form]:.2f}" for clock in row for form in ("least", "median"))]
+        for name, row in loaded["rows"].items()
+    ]
+    head = ["", "processor s, least", "median", "elapsed s, least", "median"]
+    return table(head, rows) + source("cold_start", loaded["metadata"])
+
+
 def added_class() -> str:
     """A structure that is added to a trained model: every structure before and after."""
     loaded = result("add_a_class")
@@ -613,6 +631,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "consistency_share": consistency_share,
     "quality": quality,
     "added_class": added_class,
+    "cold_start": cold_start,
     "coverage": coverage,
     "false_positives": false_positives,
     "mutation": mutation,
