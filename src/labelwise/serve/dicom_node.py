@@ -31,13 +31,13 @@ from labelwise.serve.worker import Facts
 
 LOOPBACK = "127.0.0.1"
 LONGEST_TITLE = 16  # signs of the name of a node
-# What is taken, and the intensities of it; of PET only the grid is that of a scan.
+# What is taken, and the intensities of it; what those of PET are only a model of one kind can say.
 _TAKEN: Mapping[str, str] = {
     classes.CTImageStorage: "ct",
     classes.EnhancedCTImageStorage: "ct",
     classes.MRImageStorage: "mr",
     classes.EnhancedMRImageStorage: "mr",
-    classes.PositronEmissionTomographyImageStorage: "normalised",
+    classes.PositronEmissionTomographyImageStorage: "",
 }
 _DONE: Final = 0x0000
 _OUT_OF_RESOURCES: Final = 0xA700
