@@ -90,7 +90,7 @@ def test_a_budget_decides_the_steps_once(tiny_cohort, tmp_path, measured):
     plan = json.loads((tmp_path / "run" / "plan.json").read_text(encoding="utf-8"))
     (line,) = [line for line in plan["plan"] if line["setting"] == "train.steps"]
     assert line["value"] == [4]
-    assert "0.3 minutes at 2000 ms a step" in line["why"]
+    assert "18 s at 2000 ms a step" in line["why"]
     assert plan["forecast"]["training_hours"] == pytest.approx(18 / 3600)
 
 

@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from labelwise.atomic import write_json
 from labelwise.cohort.manifest import Manifest
 from labelwise.config import AUTO, RunConfig, load_config, setting, with_settings
-from labelwise.console import ShowProgress
+from labelwise.console import ShowProgress, duration
 from labelwise.devices import choose_device
 from labelwise.engine import available_cpus
 from labelwise.errors import ConfigError
@@ -109,14 +109,15 @@ class Settled:
         truth["disk_gib"] = truth["store_gib"] + _num_bytes(folder) / GIB
         write_json(folder / PLAN, {**kept, "truth": truth})
         if finished:
+            hours = [duration(3600 * facts["training_hours"]) for facts in (kept["forecast"], truth)]
             told = [
-                f"{name} {kept['forecast'][key]:.2f} -> {truth[key]:.2f} {unit}"
-                for name, key, unit in (
-                    ("training", "training_hours", "h"), ("memory", "ram_gib", "GiB"),
-                    ("GPU memory", "gpu_gib", "GiB"), ("disk", "disk_gib", "GiB"),
-                )
-                if truth[key] is not None
-            ]  # fmt: skip
+                f"training {' -> '.join(hours)}",
+                *(
+                    f"{name} {kept['forecast'][key]:.2f} -> {truth[key]:.2f} GiB"
+                    for name, key in (("memory", "ram_gib"), ("GPU memory", "gpu_gib"), ("disk", "disk_gib"))
+                    if truth[key] is not None
+                ),
+            ]
             logger.info("forecast -> truth: %s", ", ".join(told))
 
 
@@ -294,7 +295,7 @@ def _within(
     if not min(steps):
         raise ConfigError(
             "the budget is too short for a single step and the validation",
-            found=f"{minutes:g} minutes; a step takes {sum(expected.step_seconds):.1f} s, "
+            found=f"{duration(60 * minutes)}; a step takes {sum(expected.step_seconds):.1f} s, "
             f"a validation {expected.validation_seconds:.0f} s",
             do="allow more time, or choose a smaller sampling.patch_size",
         )
@@ -306,7 +307,7 @@ def _within(
         [name for name in config.planned if name.startswith("train.schedule")],
     )
     told = " and ".join(f"{1000 * seconds:.0f} ms" for seconds in expected.step_seconds)
-    why = f"{minutes:g} minutes at {told} a step, measured, and {expected.validation_seconds:.0f} s a validation"
+    why = f"{duration(60 * minutes)} at {told} a step, measured, and {expected.validation_seconds:.0f} s a validation"
     new = {line.setting: line for line in again.lines} | {
         "train.steps": Line("train.steps", chosen.train.steps, why)
     }
