@@ -201,7 +201,7 @@ def test_what_makes_no_mesh_is_refused_and_leaves_nothing(tmp_path, monkeypatch)
         run.convert(source, tmp_path / "a.glb", label_format="nifti")
     with pytest.raises(ConfigError, match="does not fit the format"):
         run.convert(source, tmp_path / "a.nii.gz", label_format="glb")
-    with pytest.raises(ConfigError, match="binary is a type of DICOM-SEG"):
+    with pytest.raises(ConfigError, match="BINARY and regions are of DICOM-SEG"):
         run.convert(source, tmp_path / "a.glb", binary=True)
     write_labels(tmp_path / "empty.nii.gz", Volume(np.zeros((5, 6, 7), np.uint8), np.eye(4)), names=NAMES)
     with pytest.raises(DataError, match="no structure has a voxel"):

@@ -352,6 +352,8 @@ def _region_values(names: Sequence[str], region: Mapping[str, Sequence[str]]) ->
     Errors
         ConfigError     an unknown class; a region holds itself, or has the name of a class
     """
+    if not region:
+        return {}
     classes = [name for name in names if name and name != BACKGROUND]
     space = LabelSpace((BACKGROUND, *classes), tuple((name, tuple(parts)) for name, parts in region.items()))
     return {name: sorted(map(names.index, space.classes_of(name))) for name in region}
