@@ -265,13 +265,8 @@ def cases_annotated_in_parts_are_learnt_from(candidate: Candidate) -> None:
     """Three of four planes that nobody annotated are open: the others still supervise."""
     method = candidate.make(dims=candidate.dims[0])
     batch = annotated_in_parts(candidate.dims[0])
-    terms_of(method, batch)  # memories are filled by the first step
-    method.after_step(HALFWAY)
-    terms = terms_of(method, batch)
-    torch.autograd.backward(torch.stack(list(terms.values())).sum())
-    for name, term in terms.items():
-        require(bool(term.isfinite()), f"term '{name}' is {term.item()}")
-    require(terms["supervised"].item() > 0, "the annotated planes do not supervise")
+    supervision = _finite_terms_of_a_second_step(method, batch)["supervised"]
+    require(supervision.item() > 0, "the annotated planes do not supervise")
 
 
 def a_class_is_learnt_only_where_it_is_annotated(candidate: Candidate) -> None:
@@ -304,16 +299,22 @@ def cases_annotated_for_a_region_are_learnt_from(candidate: Candidate) -> None:
     labels[1][within] = IGNORE
     method = candidate.make(dims=dims)
     told = batch._replace(labels=labels, annotated=annotated)
-    terms_of(method, told)  # memories are filled by the first step
-    method.after_step(HALFWAY)
-    terms = terms_of(method, told)
-    torch.autograd.backward(torch.stack(list(terms.values())).sum())
-    for name, term in terms.items():
-        require(bool(term.isfinite()), f"term '{name}' is {term.item()}")
+    supervision = _finite_terms_of_a_second_step(method, told)["supervised"]
     for name, value in method.named_parameters():
         finite = value.grad is None or bool(value.grad.isfinite().all())
         require(finite, f"the gradient of {name} is not finite")
-    require(terms["supervised"].item() > 0, "the labelled voxels do not supervise")
+    require(supervision.item() > 0, "the labelled voxels do not supervise")
+
+
+def _finite_terms_of_a_second_step(method: Method, batch: Batch) -> dict[str, Tensor]:
+    """The terms, all finite, with their gradients taken; the first step has filled the memories."""
+    terms_of(method, batch)
+    method.after_step(HALFWAY)
+    terms = terms_of(method, batch)
+    torch.autograd.backward(torch.stack(list(terms.values())).sum())
+    for name, term in terms.items():
+        require(bool(term.isfinite()), f"term '{name}' is {term.item()}")
+    return terms
 
 
 def what_lies_beyond_the_scan_is_not_learnt_from(candidate: Candidate) -> None:
