@@ -396,6 +396,19 @@ def drawn_volumes() -> str:
     )
 
 
+def resolution_ceiling() -> str:
+    """The Dice that a perfect network could reach with slices of another size."""
+    loaded = result("resolution_ceiling")
+    lines = [
+        [f"{side}x{side}: {way}", *(f"{100 * row[way][name]:.1f}" for name in loaded["structures"])]
+        for side, row in loaded["rows"].items()
+        for way in row
+    ]
+    return table(["Dice [%] of the labels themselves", *loaded["structures"]], lines) + source(
+        "resolution_ceiling", loaded["metadata"]
+    )
+
+
 def labelled_or_not() -> str:
     """Dice on the training scans of the synthetic cohort, with labels and without."""
     loaded = result("labelled_or_not")
@@ -626,6 +639,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "apart": apart,
     "labelled_or_not": labelled_or_not,
     "drawn_volumes": drawn_volumes,
+    "resolution_ceiling": resolution_ceiling,
     "semi_costs": semi_costs,
     "shortcut": shortcut,
     "consistency_share": consistency_share,
