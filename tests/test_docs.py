@@ -284,7 +284,7 @@ def test_the_glossary_explains_each_word_once_and_names_words_that_are_there():
     assert len(words) > 40
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
     named = [name for row in rows for name in re.findall(r"`([^`]+)`", row[-1])]
-    known = {"[data_sets.NAME.values]", "labelwise plan", "corrections/", "proposals/"}  # made of parts
+    known = {"[sources.NAME.values]", "labelwise plan", "corrections/", "proposals/"}  # made of parts
     parts = [name.removeprefix("--").split(".")[-1].replace("-", "_") for name in named if name not in known]
     assert [part for part in parts if part not in source and part not in ("toml", "csv")] == []
 

@@ -52,8 +52,8 @@ def test_lists_plans_and_manifests_are_read_in_any_encoding(tmp_path, encoding, 
     plan = write("plan.toml", 'data = "data"\nmethods = ["supervised"]\nseeds = [0]  # für alle\n')
     assert read_plan(plan).methods == ("supervised",)
     write("manifest.csv", "id,images,labels,annotated,group,data_set,split\nä,a.nii.gz,,,,site,train\n")
-    write("dataset.toml", 'schema = 1\nclasses = ["background", "liver"]\n[data_sets.site]\nmodality = "ct"\n'
-          "[data_sets.site.values]\nbackground = [0]\nliver = [1]\n")  # fmt: skip
+    write("dataset.toml", 'schema = 1\nclasses = ["background", "liver"]\n[sources.site]\nmodality = "ct"\n'
+          "[sources.site.values]\nbackground = [0]\nliver = [1]\n")  # fmt: skip
     assert read_manifest(tmp_path).cases[0].id == "ä"
 
 

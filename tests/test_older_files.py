@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 from labelwise.cohort.hide import hide
 from labelwise.cohort.manifest import read_manifest, write_manifest
 from labelwise.config import load_config, with_settings
-from labelwise.errors import CheckpointError
+from labelwise.errors import CheckpointError, DataError
 from labelwise.infer.model import ModelInfo, model_info
 from labelwise.train.checkpoint import check_continues, save_checkpoint
 from tiny_cohort import make_case, manifest_of
@@ -33,17 +34,38 @@ fill_holes = true
 """
 
 
-def test_a_manifest_whose_data_sets_are_called_sources_is_the_same_manifest(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("file", "present", "other"),
+    [("manifest.csv", ",data_set,", ",source,"), ("dataset.toml", "[sources.", "[data_sets.")],
+)
+def test_a_manifest_with_another_word_for_data_sets_is_the_same_manifest(
+    tmp_path: Path, file: str, present: str, other: str
+):
     manifest = manifest_of(make_case(tmp_path, "a", 1), make_case(tmp_path, "b"))
-    table = write_manifest(manifest, tmp_path)
-    for file, new, old in (
-        (table, ",data_set,", ",source,"),
-        (tmp_path / "dataset.toml", "[data_sets.", "[sources."),
-    ):
-        text = file.read_text(encoding="utf-8")
-        assert new in text
-        file.write_text(text.replace(new, old), encoding="utf-8")
+    write_manifest(manifest, tmp_path)
+    text = (tmp_path / file).read_text(encoding="utf-8")
+    assert present in text
+    (tmp_path / file).write_text(text.replace(present, other), encoding="utf-8")
     assert read_manifest(tmp_path) == manifest
+
+
+def test_convention_other_programs_find_the_data_sets_of_a_manifest_under_sources(tmp_path: Path):
+    manifest = manifest_of(make_case(tmp_path, "a", 1))
+    write_manifest(manifest, tmp_path)
+    (data_set,) = manifest.data_sets.values()
+    table = tomllib.loads((tmp_path / "dataset.toml").read_text(encoding="utf-8"))["sources"][data_set.name]
+    assert table["modality"] == "ct"
+    assert {value: name for name, values in table["values"].items() for value in values} == data_set.values
+
+
+def test_a_class_table_with_data_sets_under_two_keys_is_refused(tmp_path: Path):
+    write_manifest(manifest_of(make_case(tmp_path, "a", 1)), tmp_path)
+    file = tmp_path / "dataset.toml"
+    tables = file.read_text(encoding="utf-8")
+    more = tables[tables.index("[sources.") :].replace("[sources.", "[data_sets.")
+    file.write_text(tables + more, encoding="utf-8")
+    with pytest.raises(DataError, match=r"two keys.*\n.*dataset\.toml"):
+        read_manifest(tmp_path)
 
 
 @pytest.mark.parametrize(

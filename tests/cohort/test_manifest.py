@@ -26,9 +26,9 @@ from tiny_cohort import SHAPE, SPACE, VALUES, make_case, manifest_of, paper_case
 HEADER = "id,images,labels,annotated,group,data_set,split\n"
 TOML = """schema = 1
 classes = ["background", "liver", "spleen"]
-[data_sets.lits]
+[sources.lits]
 modality = "ct"
-[data_sets.lits.values]
+[sources.lits.values]
 background = [0]
 liver = [1, 2]
 spleen = [3]
@@ -232,13 +232,13 @@ def test_an_empty_file_and_a_missing_file_are_refused(tmp_path: Path):
         (('modality = "ct"', 'modality = "CT"'), ["modality", "'ct'"]),
         (('"background", "liver"', '"liver"'), ["starts with 'background'"]),
         (
-            ("[data_sets.lits.values]", "[data_sets.lits.layout]\naxis = 'xyz'\n[data_sets.lits.values]"),
+            ("[sources.lits.values]", "[sources.lits.layout]\naxis = 'xyz'\n[sources.lits.values]"),
             ["axis", "did you mean"],
         ),
         (
             (
-                "[data_sets.lits.values]",
-                "[data_sets.lits.layout]\nspacing_mm = [1, 0, 1]\n[data_sets.lits.values]",
+                "[sources.lits.values]",
+                "[sources.lits.layout]\nspacing_mm = [1, 0, 1]\n[sources.lits.values]",
             ),
             ["positive"],
         ),

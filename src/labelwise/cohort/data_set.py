@@ -5,12 +5,12 @@ dataset.toml                              read by people, by tomllib and by nobo
     classes = ["background", "liver", "spleen"]
     [regions]                             names for several classes together; without this table there are none
     abdomen = ["liver", "spleen"]
-    [data_sets.lits]
+    [sources.lits]                        one table for each data set
     modality = "ct"                       ct, mr or other
     normalised = true                     whoever made the files has normalised the intensities; else left out
     licence = "CC BY-NC-ND 4.0"           what its terms are; without this line nobody stated them
     others = "ignore"                     what values without a class are; without this line they are an error
-    [data_sets.lits.values]
+    [sources.lits.values]
     background = [0]
     liver = [1, 2]                        structure and tumour
     ignore = [255]                        voxels about which nothing is known
@@ -41,6 +41,10 @@ from labelwise.types import BACKGROUND, IGNORE, Array, LabelSpace
 SCHEMA = 1
 FILE_NAME = "dataset.toml"
 IGNORE_NAME = "ignore"
+# The key of the data sets in the file stays as the first version wrote it, since programs of others read it.
+# Versions in between wrote `data_sets`, which is read as well.
+DATA_SETS_KEY = "sources"
+_KEY_IN_BETWEEN = "data_sets"
 
 Modality = Literal["ct", "mr", "other"]
 Others = Literal["", "background", "ignore"]
@@ -179,7 +183,7 @@ def unknown_values(data_set: DataSet, stored: Array, case: str, file: Path) -> D
         file=file,
         found="; ".join(_voxels(found[number], number, stored.size) for number in shown),
         expected=", ".join(f"{number} {name}" for number, name in sorted(data_set.values.items())),
-        do=f'in {FILE_NAME}, add  "<class>" = [{shown[0]}]  to [data_sets.{table}.values], '
+        do=f'in {FILE_NAME}, add  "<class>" = [{shown[0]}]  to [{DATA_SETS_KEY}.{table}.values], '
         f"or  {IGNORE_NAME} = [{shown[0]}]  to leave those voxels out; for all of them others = 'background' or "
         "'ignore' (--others at import)",
         code="unknown-label-value",
@@ -204,7 +208,7 @@ class _DataSetTable:
 class _Document:
     schema: int
     classes: list[str]
-    data_sets: dict[str, _DataSetTable]
+    sources: dict[str, _DataSetTable]
     regions: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -236,7 +240,7 @@ def read_class_table(file: Path) -> tuple[LabelSpace, dict[str, DataSet]]:
             error.what, file=file, found=error.found, expected=error.expected, do=error.do
         ) from error
     return label_space, {
-        name: _data_set(name, table, label_space, file) for name, table in checked.data_sets.items()
+        name: _data_set(name, table, label_space, file) for name, table in checked.sources.items()
     }
 
 
@@ -249,7 +253,7 @@ def write_class_table(file: Path, label_space: LabelSpace, data_sets: Mapping[st
                 "schema": SCHEMA,
                 "classes": label_space.names,
                 **({"regions": dict(label_space.regions)} if label_space.regions else {}),
-                "data_sets": {data_set.name: _table(data_set) for data_set in data_sets.values()},
+                DATA_SETS_KEY: {data_set.name: _table(data_set) for data_set in data_sets.values()},
             }
         ),
     )
@@ -333,11 +337,21 @@ def _read_toml(file: Path) -> dict[str, Any]:
         do="copy it from where the manifest was made, or import the data set again",
     )
     try:
-        return parse_toml(text)
+        document = parse_toml(text)
     except ValueError as error:
         raise DataError(
             f"the class table cannot be read: {error}", file=file, expected="TOML", code="unreadable"
         ) from error
+    if _KEY_IN_BETWEEN in document:
+        if DATA_SETS_KEY in document:
+            raise DataError(
+                "the data sets stand under two keys",
+                file=file,
+                found=f"[{DATA_SETS_KEY}] and [{_KEY_IN_BETWEEN}]",
+                do=f"move all of them to [{DATA_SETS_KEY}]",
+            )
+        document[DATA_SETS_KEY] = document.pop(_KEY_IN_BETWEEN)
+    return document
 
 
 def _by_name(data_set: DataSet) -> dict[str, list[int]]:

@@ -24,6 +24,7 @@ import numpy as np
 
 from labelwise.atomic import write_text
 from labelwise.cohort.data_set import (
+    DATA_SETS_KEY,
     FILE_NAME,
     IGNORE_NAME,
     DataSet,
@@ -406,7 +407,7 @@ def _annotated(row: Row, label_space: LabelSpace, data_set: DataSet) -> frozense
             "annotated",
             f"the label files of data set '{data_set.name}' cannot show {', '.join(sorted(missing))}",
             expected=";".join(structure for structure in known if structure in data_set.structures),
-            do=f"name the annotated structures, or complete [data_sets.{data_set.name}.values] in {FILE_NAME}",
+            do=f"name the annotated structures, or complete [{DATA_SETS_KEY}.{data_set.name}.values] in {FILE_NAME}",
         )
     return structures
 

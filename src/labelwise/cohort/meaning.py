@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from labelwise import anatomy
-from labelwise.cohort.data_set import FILE_NAME, IGNORE_NAME, DataSet
+from labelwise.cohort.data_set import DATA_SETS_KEY, FILE_NAME, IGNORE_NAME, DataSet
 from labelwise.errors import DataError
 from labelwise.formats import Tally, value_names
 from labelwise.types import BACKGROUND
@@ -79,7 +79,7 @@ def _reconciled(data_set: DataSet, file: Path, named: Mapping[int, str]) -> dict
                 file=file,
                 found=f"value {value} is '{name}' by the file",
                 expected=f"value {value} is '{told}' by data set '{data_set.name}' in {FILE_NAME}",
-                do=f"correct --classes, or [data_sets.{data_set.name}.values], to the names of the file; or give "
+                do=f"correct --classes, or [{DATA_SETS_KEY}.{data_set.name}.values], to the names of the file; or give "
                 f"file_names = 'ignored' in the layout of the data set (--file-names ignored at import) if its "
                 "numbers are right and its names are wrong",
                 code="names-contradict",
