@@ -22,7 +22,8 @@ from statistics import median
 from typing import Any
 
 from metadata import write_result
-from versus_nnunet import NNUNET, TRAINER
+from nnunet_peer import NNUNET
+from versus_nnunet import TRAINER
 
 REPETITIONS = 3
 

@@ -1,31 +1,38 @@
-"""What it costs to read a training patch: from the store, or by unpacking the whole scan as the LA codes do.
+"""What a training patch costs: from the store, from nnU-Net's files, or by unpacking the whole scan as the LA codes do.
 
-    python benchmarks/read_speed.py             # needs nothing: volumes of the shape of the LA scans
-    LABELWISE_TEST_DATA=folder python ...       # the LA scans under folder/la2018
+    python benchmarks/read_speed.py --work runs/versus_nnunet                  # volumes of the shape of the LA scans
+    python benchmarks/read_speed.py --work runs/versus_nnunet --source LA2018_FOLDER
 
-Three ways to the same voxels, image and label map. Milliseconds of CPU time in one thread, the files in the
-page cache: that is what a loader pays, and it does not depend on what else the machine does.
+`--work` is where nnU-Net's virtual environment lies, or is made. Four ways to the same voxels, image and label map, in
+turns, one thread, the files in the page cache:
 
     store       labelwise's chunked store, only the patch (image stored as float16)
+    nnunet      nnU-Net's files as its own preprocessing writes them (blosc2, float32, blocks that fit the patch), read
+                by the lines of its loader: open the case, cut the patch, to float32 and int16
     whole h5    read both arrays of the gzip-compressed h5 file, then cut: what the published codes do
     h5 patch    let h5py read only the patch from the same file
 """
 
 from __future__ import annotations
 
-import os
+import argparse
 import tempfile
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from time import perf_counter, process_time
 from typing import Any
 
 import h5py
 import numpy as np
+import torch
+from clocks import Seconds, summary, timed
 from metadata import write_result
+from nnunet_peer import NNUNET, module
 from scipy import ndimage
 
 from labelwise.cohort.manifest import Manifest
+from labelwise.devices import keep_freed_memory
 from labelwise.importers.la2018 import FILE_NAME, scan
 from labelwise.loading.prepare import prepare
 from labelwise.loading.store import Store, annotated_table
@@ -33,57 +40,129 @@ from labelwise.preprocess.pipeline import IntensityRule, Plan
 from labelwise.types import Array
 
 PATCH_SIZES = ((112, 112, 80), (56, 56, 40), (112, 112, 1))
-NUM_SCANS, NUM_READS = 10, 60
+NUM_SCANS, NUM_READS = 10, 100
 UNCHANGED = Plan(intensity={"normalised": IntensityRule("none")})
+GOALS = {"whole_h5": 20, "nnunet": 1}  # times faster
 Corner = tuple[int, int, int]
+Read = Callable[[str, Corner], tuple[Array, Array]]
 
 
 def main() -> None:
-    data = os.environ.get("LABELWISE_TEST_DATA")
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description="Reading of a training patch.")
+    parser.add_argument("--work", type=Path, required=True, help="folder of nnU-Net's environment (venv)")
+    parser.add_argument("--source", type=Path, help="folder of LA 2018; made-up scans otherwise")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()  # as processes do that load the batches of a training
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(data) / "la2018" if data else make_scans(Path(temporary) / "scans")
-        manifest = scan(folder)
+        folder = Path(temporary)
+        manifest = scan(options.source or make_scans(folder / "scans"))
         manifest = manifest.replace_cases(manifest.cases[:NUM_SCANS])
-        start = perf_counter()
-        prepared = prepare(manifest, Path(temporary) / "store", UNCHANGED, workers=1)
-        seconds = perf_counter() - start
+        prepared, seconds = timed(lambda: prepare(manifest, folder / "store", UNCHANGED, workers=1))
         payload = {
-            "scans": "LA2018" if data else "synthetic, shape of LA2018",
+            "scans": "LA2018" if options.source else "synthetic, shape of LA2018",
             "num_scans": NUM_SCANS,
             "num_reads": NUM_READS,
-            "clock": "CPU time of one thread",
-            "prepare_seconds_per_scan": round(seconds / NUM_SCANS, 3),
-            "bytes": sizes(manifest, prepared.store),
-            "patches": [measure(manifest, prepared.store, size) for size in PATCH_SIZES],
+            "unit": "milliseconds of one thread",
+            "peer": NNUNET,
+            "goals": GOALS,
+            "prepare_seconds_per_scan": round(seconds.elapsed / NUM_SCANS, 3),
+            "patches": [
+                measure(manifest, prepared.store, size, options.work, folder) for size in PATCH_SIZES
+            ],
         }
     print(write_result("read_speed", payload).read_text())
 
 
-def measure(manifest: Manifest, store: Store, size: Corner) -> dict[str, Any]:
-    """Milliseconds per patch for each of the three ways, over the same random places."""
+def measure(manifest: Manifest, store: Store, size: Corner, work: Path, folder: Path) -> dict[str, Any]:
+    """Milliseconds of each of the ways, over the same random places; and how large their files are."""
+    files = {case.id: case.images[0] for case in manifest.cases}
+    theirs = folder / f"nnunet_{'x'.join(map(str, size))}"
+    write_as_nnunet(files, theirs, size, work)
+    loading, cutting = (
+        module(work, name)
+        for name in (
+            "nnunetv2.training.dataloading.nnunet_dataset",
+            "acvl_utils.cropping_and_padding.bounding_boxes",
+        )
+    )
     table = annotated_table(np.array([True, True]))
-    random = np.random.default_rng(0)
-    ways: dict[str, Callable[[str, Path, Corner], tuple[Array, Array]]] = {
-        "store": lambda case, _, corner: from_store(store, case, corner, size, table),
-        "whole_h5": lambda _, file, corner: from_whole_h5(file, corner, size),
-        "h5_patch": lambda _, file, corner: from_h5_patch(file, corner, size),
+    ways: dict[str, Read] = {
+        "store": lambda case, corner: from_store(store, case, corner, size, table),
+        "nnunet": partial(
+            from_nnunet, loading.nnUNetDatasetBlosc2(str(theirs)), cutting.crop_and_pad_nd, size=size
+        ),
+        "whole_h5": lambda case, corner: from_whole_h5(files[case], corner, size),
+        "h5_patch": lambda case, corner: from_h5_patch(files[case], corner, size),
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    random = np.random.default_rng(0)
+    times: dict[str, list[Seconds]] = {name: [] for name in ways}
     for number in range(NUM_READS + NUM_SCANS):
-        case = manifest.cases[number % NUM_SCANS]
-        free = np.subtract(store.case(case.id).shape, size)
+        case = manifest.cases[number % NUM_SCANS].id
+        free = np.subtract(store.case(case).shape, size)
         x, y, z = (int(random.integers(0, n + 1)) for n in free)
-        patches = []
-        for name, read in ways.items():
-            start = process_time()
-            patches.append(read(case.id, case.images[0], (x, y, z)))
-            times[name].append(1000 * (process_time() - start))
-        for image, labels in patches[1:]:
-            np.testing.assert_allclose(patches[0][0], image, rtol=1e-3, atol=1e-6)
-            np.testing.assert_array_equal(patches[0][1], labels)
-    summary = {name: summarise(values[NUM_SCANS:]) for name, values in times.items()}  # the first warm up
-    faster = summary["whole_h5"]["median_ms"] / summary["store"]["median_ms"]
-    return {"patch": list(size), **summary, "times_faster_than_whole_h5": round(faster, 1)}
+        order = deque(ways)
+        order.rotate(number)  # what was read before has emptied the processor's caches
+        patches = {}
+        for name in order:
+            patches[name], seconds = timed(partial(ways[name], case, (x, y, z)))
+            times[name].append(seconds)
+        for image, labels in patches.values() if number < NUM_SCANS else ():
+            np.testing.assert_allclose(patches["store"][0], image, rtol=1e-3, atol=1e-6)
+            np.testing.assert_array_equal(patches["store"][1], labels)
+    found = {
+        name: summary(each[NUM_SCANS:], per_second=1000) for name, each in times.items()
+    }  # the first warm up
+    ours = found["store"]["processor"]["median"]
+    return {
+        "patch": list(size),
+        "ways": found,
+        "bytes": {
+            "store": size_of(store.case(case.id).folder for case in manifest.cases),
+            "nnunet": size_of([theirs]),
+            "whole_h5": sum(file.stat().st_size for file in files.values()),
+        },
+        "store_times_faster_than": {
+            name: round(each["processor"]["median"] / ours, 1)
+            for name, each in found.items()
+            if name != "store"
+        },
+    }
+
+
+def write_as_nnunet(files: Mapping[str, Path], folder: Path, patch: Corner, work: Path) -> None:
+    """The scans as nnU-Net's preprocessing writes them for this patch: its blocks, its places of the structure."""
+    loading = module(work, "nnunetv2.training.dataloading.nnunet_dataset")
+    kind = module(work, "nnunetv2.preprocessing.preprocessors.default_preprocessor").DefaultPreprocessor
+    folder.mkdir()
+    for case, file in files.items():
+        with h5py.File(file, "r") as scan_file:
+            image = scan_file["image"][:][None].astype(np.float32)
+            labels = scan_file["label"][:][None].astype(np.int16)
+        blocks, chunks = loading.comp_blosc2_params(image.shape, patch, image.itemsize)
+        blocks_seg, chunks_seg = loading.comp_blosc2_params(labels.shape, patch, labels.itemsize)
+        loading.nnUNetDatasetBlosc2.save_case(
+            image,
+            labels,
+            {"class_locations": kind._sample_foreground_locations(labels, [1])},
+            str(folder / case),
+            chunks=chunks,
+            blocks=blocks,
+            chunks_seg=chunks_seg,
+            blocks_seg=blocks_seg,
+        )
+
+
+def from_nnunet(
+    files: Any, crop_and_pad: Callable[..., Array], case: str, corner: Corner, *, size: Corner
+) -> tuple[Array, Array]:
+    """As `generate_train_batch` of nnU-Net's loader reads a patch."""
+    data, seg, _, _ = files.load_case(case)
+    box = [[begin, begin + length] for begin, length in zip(corner, size, strict=True)]
+    image = torch.from_numpy(crop_and_pad(data, box, 0)).float()
+    labels = torch.from_numpy(crop_and_pad(seg, box, -1, cast_cropped_to=np.int16)).to(torch.int16)
+    return image.numpy()[0], labels.numpy()[0]
 
 
 def from_store(store: Store, case: str, corner: Corner, size: Corner, table: Array) -> tuple[Array, Array]:
@@ -107,18 +186,9 @@ def from_h5_patch(file: Path, corner: Corner, size: Corner) -> tuple[Array, Arra
         return scan_file["image"][box], scan_file["label"][box]
 
 
-def summarise(milliseconds: list[float]) -> dict[str, float]:
-    low, median, high = np.percentile(milliseconds, [25, 50, 75])
-    return {"median_ms": round(float(median), 2), "iqr_ms": round(float(high - low), 2)}
-
-
-def sizes(manifest: Manifest, store: Store) -> dict[str, int]:
-    """Bytes on disk of the same scans."""
-    folders = [store.case(case.id).folder for case in manifest.cases]
-    return {
-        "store": sum(file.stat().st_size for folder in folders for file in folder.iterdir()),
-        "h5": sum(case.images[0].stat().st_size for case in manifest.cases),
-    }
+def size_of(folders: Iterable[Path]) -> int:
+    """Bytes on disk."""
+    return sum(file.stat().st_size for folder in folders for file in folder.iterdir())
 
 
 def make_scans(folder: Path) -> Path:

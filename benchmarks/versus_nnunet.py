@@ -29,7 +29,6 @@ import resource
 import subprocess
 import sys
 import time
-import venv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -38,13 +37,13 @@ from statistics import mean
 from typing import Any
 
 from metadata import RESULTS, metadata
+from nnunet_peer import NNUNET, call, environment
 from sweep import MEAN, spread, summarise_scores
 
 from labelwise import run
 from labelwise.atomic import write_json, write_text
 from labelwise.cohort.manifest import MANIFEST_NAME, read_manifest
 
-NNUNET = "nnunetv2==2.8.1"
 TRAINER = "nnUNetTrainerForTime"
 TRIAL, WARM_UP = 10, 4  # iterations of a trial; the first ones fill the queue of batches
 VALIDATION = 1 / 3  # of an iteration: an epoch validates one batch, which has no backward pass
@@ -236,7 +235,7 @@ def _ours(row: Row, seed: int, data: Path, folder: Path, options: argparse.Names
     planned = _json([*program, "train", "--data", str(data), *method, "--dry-run", "--json", "-q"])
     spacing = planned["prepare"]["spacing_mm"]
     asked = ["--set", f"prepare.spacing_mm={json.dumps(spacing)}"] if spacing else []
-    _call([*program, "prepare", str(data), *asked, "-q"])
+    call([*program, "prepare", str(data), *asked, "-q"])
     seconds = _processor_seconds_of_nnunet(row, seed, options) or 60 * options.minutes * options.threads
     trained = _timed(
         folder / "time.json",
@@ -245,7 +244,7 @@ def _ours(row: Row, seed: int, data: Path, folder: Path, options: argparse.Names
             *("-q", "--budget", f"{seconds / options.threads:.0f}s"),
         ],
     )
-    _call(
+    call(
         [*program, "predict", str(training), str(data), "-o", str(folder / "predictions"), "-q", "-d", "cpu"]
     )
     plan = json.loads((training / "plan.json").read_text(encoding="utf-8"))
@@ -281,7 +280,7 @@ def _nnunet(row: Row, seed: int, data: Path, folder: Path, options: argparse.Nam
         run.export(
             data, raw, number=number, name=row.labels, unknown=_unknown(row), overwrite=True, workers=1
         )
-        _call(
+        call(
             [
                 *(program / "nnUNetv2_plan_and_preprocess", "-d", number, "-c", "2d", "-np", 1, "-npfp", 1),
                 *("--verify_dataset_integrity", "-gpu_memory_target", options.memory),
@@ -296,7 +295,7 @@ def _nnunet(row: Row, seed: int, data: Path, folder: Path, options: argparse.Nam
     )
     target = folder / "predictions"
     dataset = next(raw.glob(f"Dataset{number:03d}_*"))
-    _call(
+    call(
         [
             *(
                 program / "nnUNetv2_predict",
@@ -324,16 +323,8 @@ def _unknown(row: Row) -> Any:
 
 
 def _environment(folder: Path) -> Path:
-    """The programs of a virtual environment with nnU-Net and the torch of this one, made if it is not there."""
-    programs = folder / "bin"
-    if not (programs / "nnUNetv2_train").exists():
-        venv.create(folder, with_pip=True, clear=True)
-        pip = [programs / "python", "-m", "pip", "install", "--quiet"]
-        _call([*pip, "--upgrade", "pip"])
-        torch = version("torch")
-        if subprocess.run([*map(str, pip), f"torch=={torch}"], check=False).returncode:
-            _call([*pip, f"torch=={torch.partition('+')[0]}"])  # builds for one platform are not everywhere
-        _call([*pip, NNUNET])
+    """Its programs, and beside its trainers the one for some time."""
+    programs = environment(folder)
     place = _output([programs / "python", "-c", "import nnunetv2; print(nnunetv2.__path__[0])"])
     write_text(Path(place) / "training" / "nnUNetTrainer" / f"{TRAINER}.py", TRAINER_CODE)
     return programs
@@ -349,7 +340,7 @@ def _iterations(
         seconds = folder / "trial.json"
         folder.mkdir(parents=True, exist_ok=True)
         elsewhere = {**variables, "nnUNet_results": str(folder / "trial")}
-        _call(
+        call(
             [program / "nnUNetv2_train", number, "2d", "all", "-tr", TRAINER, "-device", "cpu"],
             _for_time(elsewhere, trial, seconds),
         )
@@ -381,7 +372,7 @@ def _timed(
     before = json.loads(memory.read_text()) if memory.exists() else {"processor": 0.0, "wall": 0.0}
     used, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     try:
-        _call(words, variables)
+        call(words, variables)
     finally:
         now = resource.getrusage(resource.RUSAGE_CHILDREN)
         processor = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
@@ -391,10 +382,6 @@ def _timed(
         }
         write_json(memory, total)
     return total["processor"], total["wall"]
-
-
-def _call(words: Sequence[object], variables: Mapping[str, str] | None = None) -> None:
-    subprocess.run([str(word) for word in words], check=True, env=variables, stdout=subprocess.DEVNULL)
 
 
 def _output(words: Sequence[object]) -> str:

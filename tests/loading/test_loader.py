@@ -19,6 +19,7 @@ import torch
 from labelwise.cohort.manifest import Manifest
 from labelwise.errors import ConfigError, DataError, ResourceError
 from labelwise.importers import la2018
+from labelwise.loading import loader
 from labelwise.loading.augment import AugmentConfig
 from labelwise.loading.loader import StepDataset, batches
 from labelwise.loading.prepare import prepare
@@ -67,6 +68,15 @@ def test_worker_processes_give_the_same_batches(cohort):
     none, two = (list(load(cohort, workers=workers, **augmented)) for workers in (0, 2))
     assert_equal(none, two)
     assert len({batch.images.numpy().tobytes() for batch in none}) == 6
+
+
+def test_processes_that_load_batches_keep_freed_memory_as_the_training_does(cohort, monkeypatch):
+    manifest, store = cohort
+    calls = []
+    monkeypatch.setattr(loader, "keep_freed_memory", lambda: calls.append("kept"))
+    dataset = StepDataset(store, manifest.cases, SPACE, SAMPLING, PLAIN, seed=0)
+    loader._loader(dataset, range(2), 1, torch.device("cpu")).worker_init_fn(0)
+    assert calls == ["kept"]
 
 
 def test_augmenting_after_the_transfer_gives_the_same_as_in_the_worker(cohort):

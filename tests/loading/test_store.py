@@ -51,6 +51,14 @@ def read(store: Store, name: str, corner: tuple[int, int, int], size: tuple[int,
     return image[0], labels
 
 
+def forget_slices(folder: Path) -> None:
+    """As a store was written before it noted which slices hold which structure."""
+    facts = json.loads((folder / "case.json").read_text())
+    del facts["slices"]
+    write_json(folder / "case.json", facts)
+    (folder / "checksum").write_bytes(f"{zlib.crc32((folder / 'case.json').read_bytes()):08x}\n".encode())
+
+
 def test_a_patch_is_a_slice_of_the_scan(original):
     image, labels = read(original, "full_2", (3, 0, 5), (9, 18, 7))
     np.testing.assert_array_equal(image, scan(1)[3:12, :, 5:12])
@@ -86,6 +94,16 @@ def test_structures_that_are_not_annotated_are_erased(original):
     liver_only = annotated_table(np.array([False, True, False, False]))
     _, labels = read(original, "partial", (0, 0, 0), scan(2).shape, liver_only)
     np.testing.assert_array_equal(labels, np.where(label_map(2) == 1, 1, 0))
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_every_set_of_classes_reads_what_its_table_says_of_each_voxel(store, noted):
+    if not noted:
+        forget_slices(store.case_folder(store.keys["full_1"]))
+    stored = label_map(NUMBERS["full_1"])
+    for known in itertools.product([False, True], repeat=3):
+        for table in (annotated_table(np.array([False, *known])), np.arange(255, -1, -1, dtype=np.uint8)):
+            np.testing.assert_array_equal(store.case("full_1").labels(table), table[stored])
 
 
 @pytest.mark.parametrize("name", ["hidden", "bare"])
@@ -147,11 +165,7 @@ def test_the_first_and_the_last_slice_of_each_structure_are_noted(original, stor
 
 
 def test_a_scan_that_was_prepared_before_slices_were_noted_says_what_to_do(store):
-    folder = store.case_folder(store.keys["full_1"])
-    facts = json.loads((folder / "case.json").read_text())
-    del facts["slices"]
-    write_json(folder / "case.json", facts)
-    (folder / "checksum").write_bytes(f"{zlib.crc32((folder / 'case.json').read_bytes()):08x}\n".encode())
+    forget_slices(store.case_folder(store.keys["full_1"]))
     with pytest.raises(DataError, match="which slices hold which structure") as caught:
         _ = store.case("full_1").slices
     assert "delete the store" in caught.value.do

@@ -18,6 +18,7 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from labelwise.devices import keep_freed_memory
 from labelwise.errors import ConfigError, DataError, LabelwiseError, ResourceError
 from labelwise.loading.augment import AugmentConfig, Views, augment
 from labelwise.loading.known import KnownLabels, Meaning, meaning_of, without_codes
@@ -109,6 +110,7 @@ def _loader(
         pin_memory=device.type == "cuda",
         # Spawned, not forked: threads do not survive a fork.
         multiprocessing_context="spawn" if workers else None,
+        worker_init_fn=_begin_worker,
         generator=Generator(),  # so that torch's global one is left alone
     )
 
@@ -134,6 +136,10 @@ def _answers(
             do="lower the setting workers (0 loads in the training process); nothing is lost: repeat the command",
             code="out-of-memory",
         ) from error
+
+
+def _begin_worker(_number: int) -> None:
+    keep_freed_memory()  # a spawned process has not what `train` set for its own
 
 
 def _unchanged(item: Any) -> Any:

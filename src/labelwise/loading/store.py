@@ -159,8 +159,9 @@ class StoredCase:
         if not self.has_labels or (table == IGNORE).all():
             out.fill(IGNORE)
             return
+        hides = not np.array_equal(table[self._values], self._values)
         with self._reporting_damage():
-            _read(self._labels, self.shape, corner, out, fill=IGNORE, table=table)
+            _read(self._labels, self.shape, corner, out, fill=IGNORE, table=table if hides else None)
 
     def image(self) -> Array:
         """(M, X, Y, Z) float32, the whole scan."""
@@ -173,6 +174,11 @@ class StoredCase:
         out = np.empty(self.shape, np.uint8)
         self.read_labels((0, 0, 0), out, table)
         return out
+
+    @cached_property
+    def _values(self) -> Array:
+        """What may stand in the label file, uint8."""
+        return AS_STORED if self._slices is None else np.array([0, *map(int, self._slices), IGNORE], np.uint8)
 
     @cached_property
     def _image(self) -> CheckedArray:
@@ -430,7 +436,6 @@ def _read(
         target = out[..., x, y, z]
         if table is None:  # torch turns float16 into float32 ten times as fast as NumPy
             torch.from_numpy(target).copy_(torch.from_numpy(patch))
-        elif np.array_equal(table, AS_STORED):
-            target[...] = patch
-        else:
-            target[...] = table.take(patch, mode="clip")
+        else:  # `bytes.translate` is twice as fast as NumPy's `take`
+            seen = patch.tobytes().translate(table.tobytes())
+            target[...] = np.frombuffer(seen, np.uint8).reshape(patch.shape)
