@@ -23,7 +23,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from labelwise.cohort.review import Noted, noted
 from labelwise.errors import ConfigError
+from labelwise.types import Case, LabelSpace
 
 By = Literal["random", "doubt"]
 
@@ -38,6 +40,18 @@ class Candidate:
     class_name: str
     voxels: int | None  # that a model takes for it; None: no model was asked
     expected_dice: float  # of what the model says; NaN: nobody noted it
+
+
+def open_masks(cases: Iterable[Case], label_space: LabelSpace) -> list[Candidate]:
+    """Every structure that nobody annotated in a case, with what the proposals of the case say of it."""
+    nothing = Noted(None, math.nan)
+    return [
+        Candidate(case.id, case.group, case.data_set, name, *facts.get(name, nothing))
+        for case in cases
+        for facts in [noted(case, label_space)]
+        for name in label_space.structures
+        if name not in case.annotated
+    ]
 
 
 def suggest_masks(

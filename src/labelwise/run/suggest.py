@@ -12,8 +12,7 @@ from typing import Any
 
 from labelwise.atomic import write_text
 from labelwise.cohort.manifest import manifest_file, read_manifest
-from labelwise.cohort.review import Noted, noted
-from labelwise.cohort.suggest import By, Candidate, suggest_masks
+from labelwise.cohort.suggest import By, Candidate, open_masks, suggest_masks
 from labelwise.documents import cells
 from labelwise.errors import ConfigError, DataError
 
@@ -109,13 +108,7 @@ def suggest(
     file = manifest_file(data)
     manifest = read_manifest(file)
     cases = manifest.split(split)
-    candidates = []
-    for case in cases:
-        facts = noted(case, manifest.label_space)
-        for name in manifest.label_space.structures:
-            if name not in case.annotated:
-                said = facts.get(name, Noted(None, math.nan))
-                candidates.append(Candidate(case.id, case.group, case.data_set, name, *said))
+    candidates = open_masks(cases, manifest.label_space)
     if not candidates:
         raise DataError(
             f"nothing is left to annotate: every class is annotated in every case of the split '{split}'"
