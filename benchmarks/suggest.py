@@ -27,6 +27,7 @@ from sweep import MEAN, spread, summarise_scores
 from labelwise import load_config, run
 from labelwise.atomic import write_json
 from labelwise.cohort.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
+from labelwise.cohort.split import groups_of
 from labelwise.cohort.suggest import By, Candidate, open_masks, suggest_masks
 from labelwise.formats import record_of
 from labelwise.run.trial import Trial, score_trial, train_trial
@@ -34,9 +35,10 @@ from labelwise.synthetic.generate import SyntheticConfig, make_cohort
 from synthetic import ORGANS, SITES
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "acdc" / "long_128.toml"
-ROUNDS = 3
+ROUNDS = 2
 MASKS_OF_A_CLASS = 2  # drawn at the start, and in each round times the classes
-FIRST_STEPS, MORE_STEPS = 400, 150
+FIRST_STEPS, MORE_STEPS = 300, 120
+PATIENTS = 30  # of ACDC, to draw masks in: the first of its list
 SETTINGS: Mapping[str, Any] = {
     "method.name": "supervised",
     **THEIR_DICE,
@@ -49,8 +51,8 @@ SETTINGS: Mapping[str, Any] = {
 }
 
 PROTOCOL = {
-    "data": "synthetic CT: 20 training scans of four sites, 8 test scans. ACDC, h5 volumes: 70 training patients of "
-    "train.list in two phases, tested on the 10 patients of val.list",
+    "data": "synthetic CT: 20 training scans of four sites, 8 test scans. ACDC, h5 volumes: the first "
+    f"{PATIENTS} training patients of train.list in two phases, tested on the 10 patients of val.list",
     "start": f"{MASKS_OF_A_CLASS} masks of each class, as `suggest` draws them without a model; for all strategies",
     "rounds": f"{ROUNDS}; each adds {MASKS_OF_A_CLASS} masks for each class there is",
     "random": "any open mask is as likely as any other",
@@ -113,8 +115,11 @@ def synthetic(source: Path, folder: Path) -> None:
 
 
 def acdc(source: Path, folder: Path) -> None:
-    """70 training patients of two phases, 10 test patients."""
-    run.import_data([source], folder, split="ssl4mis")
+    """The first training patients, in two phases each, and 10 test patients."""
+    manifest = run.import_data([source], folder.with_name("all"), split="ssl4mis")
+    taken = list(groups_of(manifest.split("train")))[:PATIENTS]
+    cases = [case for case in manifest.cases if case.split == "test" or case.group in taken]
+    write_manifest(manifest.replace_cases(cases), folder)
 
 
 DATA: Mapping[str, Callable[[Path, Path], None]] = {"synthetic CT": synthetic, "ACDC": acdc}
