@@ -3,10 +3,11 @@
     python benchmarks/read_speed.py --work runs/versus_nnunet                  # volumes of the shape of the LA scans
     python benchmarks/read_speed.py --work runs/versus_nnunet --source LA2018_FOLDER
 
-`--work` is where nnU-Net's virtual environment lies, or is made. Four ways to the same voxels, image and label map, in
-turns, one thread, the files in the page cache:
+`--work` is where nnU-Net's virtual environment lies, or is made. Ways to the same voxels, image and label map, in turns, one
+thread, the files in the page cache:
 
     store       labelwise's chunked store, only the patch (image stored as float16)
+    limit       the same blocks unpacked by blosc2, and nothing else
     nnunet      nnU-Net's files as its own preprocessing writes them (blosc2, float32, blocks that fit the patch), read
                 by the lines of its loader: open the case, cut the patch, to float32 and int16
     whole h5    read both arrays of the gzip-compressed h5 file, then cut: what the published codes do
@@ -23,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import blosc2
 import h5py
 import numpy as np
 import torch
@@ -35,7 +37,7 @@ from labelwise.cohort.manifest import Manifest
 from labelwise.devices import keep_freed_memory
 from labelwise.importers.la2018 import FILE_NAME, scan
 from labelwise.loading.prepare import prepare
-from labelwise.loading.store import Store, annotated_table
+from labelwise.loading.store import IMAGE, LABELS, Store, annotated_table
 from labelwise.preprocess.pipeline import IntensityRule, Plan
 from labelwise.types import Array
 
@@ -90,6 +92,9 @@ def measure(manifest: Manifest, store: Store, size: Corner, work: Path, folder: 
     table = annotated_table(np.array([True, True]))
     ways: dict[str, Read] = {
         "store": lambda case, corner: from_store(store, case, corner, size, table),
+        "limit": partial(
+            from_blocks, {case.id: open_blocks(store.case(case.id).folder) for case in manifest.cases}, size
+        ),
         "nnunet": partial(
             from_nnunet, loading.nnUNetDatasetBlosc2(str(theirs)), cutting.crop_and_pad_nd, size=size
         ),
@@ -171,6 +176,21 @@ def from_store(store: Store, case: str, corner: Corner, size: Corner, table: Arr
     stored.read_image(corner, image)
     stored.read_labels(corner, labels, table)
     return image[0], labels
+
+
+def open_blocks(folder: Path) -> tuple[Any, Any]:
+    """Image and label map of a prepared scan, as blosc2 opens them."""
+    reading = {"mode": "r", "mmap_mode": "r", "dparams": {"nthreads": 1}}
+    return blosc2.open(str(folder / IMAGE), **reading), blosc2.open(str(folder / LABELS), **reading)
+
+
+def from_blocks(
+    files: Mapping[str, tuple[Any, Any]], size: Corner, case: str, corner: Corner
+) -> tuple[Array, Array]:
+    """Image as float16 and labels, as blosc2 unpacks them."""
+    image, labels = files[case]
+    x, y, z = (slice(begin, begin + length) for begin, length in zip(corner, size, strict=True))
+    return image[0, x, y, z], labels[x, y, z]
 
 
 def from_whole_h5(file: Path, corner: Corner, size: Corner) -> tuple[Array, Array]:
