@@ -3,11 +3,11 @@
     python benchmarks/read_speed.py --work runs/versus_nnunet                  # volumes of the shape of the LA scans
     python benchmarks/read_speed.py --work runs/versus_nnunet --source LA2018_FOLDER
 
-`--work` is where nnU-Net's virtual environment lies, or is made. Ways to the same voxels, image and label map, in turns, one
-thread, the files in the page cache:
+`--work` is where nnU-Net's virtual environment lies, or is made. Ways to the same voxels, image and label map, in
+turns, one thread, the files in the page cache:
 
     store       labelwise's chunked store, only the patch (image stored as float16)
-    limit       the same blocks unpacked by blosc2, and nothing else
+    limit       the same blocks unpacked by blosc2 into memory, and nothing else
     nnunet      nnU-Net's files as its own preprocessing writes them (blosc2, float32, blocks that fit the patch), read
                 by the lines of its loader: open the case, cut the patch, to float32 and int16
     whole h5    read both arrays of the gzip-compressed h5 file, then cut: what the published codes do
@@ -187,10 +187,13 @@ def open_blocks(folder: Path) -> tuple[Any, Any]:
 def from_blocks(
     files: Mapping[str, tuple[Any, Any]], size: Corner, case: str, corner: Corner
 ) -> tuple[Array, Array]:
-    """Image as float16 and labels, as blosc2 unpacks them."""
+    """Image as float16 and labels, as blosc2 unpacks them, without the Python around its `[]`."""
     image, labels = files[case]
-    x, y, z = (slice(begin, begin + length) for begin, length in zip(corner, size, strict=True))
-    return image[0, x, y, z], labels[x, y, z]
+    end = [begin + length for begin, length in zip(corner, size, strict=True)]
+    patch, classes = np.empty(size, image.dtype), np.empty(size, labels.dtype)
+    image.get_slice_numpy(patch[None], ([0, *corner], [1, *end]))
+    labels.get_slice_numpy(classes, ([*corner], end))
+    return patch, classes
 
 
 def from_whole_h5(file: Path, corner: Corner, size: Corner) -> tuple[Array, Array]:

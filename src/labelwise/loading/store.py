@@ -156,12 +156,14 @@ class StoredCase:
 
     def read_labels(self, corner: Corner, out: Array, table: Array) -> None:
         """Fill `out` (*size) uint8 with labels seen through `annotated_table`; IGNORE beyond the scan."""
-        if not self.has_labels or (table == IGNORE).all():
+        seen_as = table.tobytes()
+        seen = self._values.translate(seen_as)
+        if not self.has_labels or seen == bytes([IGNORE]) * len(seen):
             out.fill(IGNORE)
             return
-        hides = not np.array_equal(table[self._values], self._values)
+        changed = None if seen == self._values else seen_as
         with self._reporting_damage():
-            _read(self._labels, self.shape, corner, out, fill=IGNORE, table=table if hides else None)
+            _read(self._labels, self.shape, corner, out, fill=IGNORE, table=changed)
 
     def image(self) -> Array:
         """(M, X, Y, Z) float32, the whole scan."""
@@ -176,9 +178,9 @@ class StoredCase:
         return out
 
     @cached_property
-    def _values(self) -> Array:
-        """What may stand in the label file, uint8."""
-        return AS_STORED if self._slices is None else np.array([0, *map(int, self._slices), IGNORE], np.uint8)
+    def _values(self) -> bytes:
+        """What may stand in the label file."""
+        return AS_STORED.tobytes() if self._slices is None else bytes([0, *map(int, self._slices), IGNORE])
 
     @cached_property
     def _image(self) -> CheckedArray:
@@ -421,7 +423,7 @@ def _read(
     out: Array,
     *,
     fill: float,
-    table: Array | None = None,
+    table: bytes | None = None,
 ) -> None:
     """Fill `out` with the patch at `corner` of `stored`, and what lies beyond the scan with `fill`."""
     size = out.shape[-3:]
@@ -437,5 +439,4 @@ def _read(
         if table is None:  # torch turns float16 into float32 ten times as fast as NumPy
             torch.from_numpy(target).copy_(torch.from_numpy(patch))
         else:  # `bytes.translate` is twice as fast as NumPy's `take`
-            seen = patch.tobytes().translate(table.tobytes())
-            target[...] = np.frombuffer(seen, np.uint8).reshape(patch.shape)
+            target[...] = np.frombuffer(patch.tobytes().translate(table), np.uint8).reshape(patch.shape)
